@@ -1,0 +1,36 @@
+"""Who is calling: what a good key says about its bearer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import Enum
+from uuid import UUID
+
+
+class Scope(Enum):
+    COMPLETIONS = "COMPLETIONS"
+    COSTS = "COSTS"
+    BUDGETS = "BUDGETS"
+    VECTORS = "VECTORS"
+    CACHE = "CACHE"
+    PROVIDERS = "PROVIDERS"
+    ADMIN = "ADMIN"
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """`agent` is the one agent the key is bound to; `requests_per_minute` and `max_concurrent` are the key's own limits."""
+
+    key_id: UUID
+    key_name: str
+    tenant: str
+    scopes: frozenset[Scope]
+    agent: str | None = None
+    expires_at: datetime | None = None
+    requests_per_minute: int | None = None
+    max_concurrent: int | None = None
+
+    def may(self, scope: Scope) -> bool:
+        """ADMIN may everything."""
+        return scope in self.scopes or Scope.ADMIN in self.scopes

@@ -1,0 +1,118 @@
+"""A completion as callers ask for it and as they see it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from decimal import Decimal
+from enum import Enum
+from uuid import UUID
+
+from app.attempts import Attempt
+from app.ids import format_id
+from app.llm.messages import (
+    FinishReason,
+    Json,
+    Message,
+    ReasoningEffort,
+    ResponseFormat,
+    Tool,
+    ToolCall,
+    ToolChoice,
+)
+from app.llm.routing import RoutingPreference
+from app.usage import Label, TokenUsage
+
+
+class CompletionStatus(Enum):
+    RUNNING = "RUNNING"
+    FINISHED = "FINISHED"
+    FAILED = "FAILED"
+    CANCELLED = "CANCELLED"
+
+
+class CacheMode(Enum):
+    OFF = "OFF"
+    USE = "USE"
+    REFRESH = "REFRESH"
+
+
+class CacheTier(Enum):
+    MEMORY = "MEMORY"
+    LOCAL_REDIS = "LOCAL_REDIS"
+    SHARED_REDIS = "SHARED_REDIS"
+    POSTGRES = "POSTGRES"
+
+
+@dataclass(frozen=True, slots=True)
+class CachePolicy:
+    mode: CacheMode = CacheMode.USE
+    ttl: timedelta | None = None
+    tags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class CompletionRequest:
+    """`model` is `provider/model` or a route's name; None is the route `default`."""
+
+    messages: tuple[Message, ...]
+    model: str | None = None
+    tools: tuple[Tool, ...] = ()
+    tool_choice: ToolChoice | None = None
+    response_format: ResponseFormat | None = None
+    max_output_tokens: int | None = None
+    min_output_tokens: int | None = None
+    reasoning_effort: ReasoningEffort | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+    routing: RoutingPreference = RoutingPreference()
+    cache: CachePolicy | None = None
+    agent: str | None = None
+    labels: tuple[Label, ...] = ()
+    timeout: timedelta | None = None
+    idempotency_key: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CacheHit:
+    tier: CacheTier
+    age_seconds: float
+    saved_usd: Decimal | None
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """`problem` is the frozen dataclass of why it failed; `cost_usd` is None where any attempt's price is unknown."""
+
+    key: UUID
+    status: CompletionStatus
+    tenant: str
+    created_at: datetime
+    text: str | None = None
+    reasoning: Json = None
+    tool_calls: tuple[ToolCall, ...] = ()
+    finish_reason: FinishReason | None = None
+    problem: object | None = None
+    notes: tuple[str, ...] = ()
+    requested_model: str | None = None
+    route: str | None = None
+    output_cap_tokens: int | None = None
+    capped_by_budget: bool = False
+    provider: str | None = None
+    model: str | None = None
+    usage: TokenUsage | None = None
+    cost_usd: Decimal | None = None
+    cache: CacheHit | None = None
+    attempts: tuple[Attempt, ...] = ()
+    latency_ms: float | None = None
+    overhead_ms: float | None = None
+    first_token_ms: float | None = None
+    agent: str | None = None
+    labels: tuple[Label, ...] = ()
+    finished_at: datetime | None = None
+
+    @property
+    def id(self) -> str:
+        return format_id("cmp", self.key)

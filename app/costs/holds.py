@@ -1,0 +1,115 @@
+"""The shape of reserve, act, settle for money: what the gateway asks of the ledger and what it gives back.
+
+A call is admitted before anything is sent, topped up before every further attempt, and settled once, before its caller sees
+the answer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from typing import Protocol
+from uuid import UUID
+
+from app.attempts import Attempt
+from app.usage import Label, Operation
+
+
+@dataclass(frozen=True, slots=True)
+class Payer:
+    """Who pays for a call, as budgets and the ledger see it."""
+
+    tenant: str
+    key_name: str
+    agent: str | None = None
+    labels: tuple[Label, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """The worst case of one attempt at one target. Prices are None where unknown.
+
+    Worst case = `input_usd` + the output cap * `output_token_usd`; the cap may be lowered from `max_output_tokens` to what
+    the tightest budget can pay, never below `min_output_tokens`.
+    """
+
+    provider: str
+    model: str
+    input_tokens: int
+    max_output_tokens: int
+    min_output_tokens: int
+    input_usd: Decimal | None
+    output_token_usd: Decimal | None
+
+
+@dataclass(frozen=True, slots=True)
+class IdempotencyKey:
+    """`request_hash` is SHA-256 of the canonical input: the same key with another hash is a Conflict."""
+
+    key: str
+    request_hash: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class AdmissionRequest:
+    call: UUID
+    operation: Operation
+    payer: Payer
+    estimate: Estimate
+    idempotency: IdempotencyKey | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """Held: the call may be sent. `output_cap_tokens` is what the budgets can pay for; `admitted_at` is database time and
+    decides the period that the call is charged to."""
+
+    call: UUID
+    output_cap_tokens: int
+    capped_by_budget: bool
+    admitted_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """The same idempotency key and input came before: `call` is the one to wait for or to give back."""
+
+    call: UUID
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """All that a call has used. `document` is the finished completion as the gateway stores it, opaque here; None keeps none.
+
+    `attempts` holds every attempt that reached a provider; an attempt with usage and no cost is an unpriced one.
+    """
+
+    call: UUID
+    operation: Operation
+    payer: Payer
+    attempts: tuple[Attempt, ...]
+    status: str
+    document: bytes | None
+    cache_tier: str | None = None
+    saved_usd: Decimal | None = None
+
+
+class Ledger(Protocol):
+    async def admit(self, request: AdmissionRequest) -> Admitted | Joined:
+        """One atomic hold over every budget in scope. Raises Refused(BudgetExceeded | Conflict | InvalidInput with
+        UNPRICED_MODEL) and StoreUnavailable; then nothing is held."""
+        ...
+
+    async def top_up(self, call: UUID, payer: Payer, estimate: Estimate) -> int | None:
+        """The output cap that a further attempt may use; None where a budget cannot pay for it."""
+        ...
+
+    async def settle(self, settlement: Settlement) -> None:
+        """Committed when it returns; idempotent by call and attempt. Raises StoreUnavailable once its bounded time is up:
+        the hold then stays and is swept as unconfirmed."""
+        ...
+
+    async def release(self, call: UUID) -> None:
+        """Gives a hold back of which nothing was used."""
+        ...

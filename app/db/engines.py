@@ -1,0 +1,56 @@
+"""Connections to the primary and its replicas.
+
+One engine a server: a list of hosts in one URL is not balanced by the driver, so reads are spread here.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from app.settings import DatabaseSettings
+
+
+def build_engine(url: str, settings: DatabaseSettings) -> AsyncEngine:
+    """`url` is `postgresql://…`; raises nothing: the first use connects."""
+    connect_args: dict[str, object] = {
+        "timeout": settings.connect_timeout.total_seconds(),
+        "server_settings": {
+            "application_name": "greenlang",
+            "statement_timeout": str(int(settings.statement_timeout.total_seconds() * 1000)),
+        },
+    }
+    if not settings.statement_cache:
+        connect_args |= {"statement_cache_size": 0, "prepared_statement_cache_size": 0}
+    return create_async_engine(
+        url.replace("postgresql://", "postgresql+asyncpg://", 1),
+        pool_size=settings.pool_size,
+        max_overflow=settings.max_overflow,
+        pool_timeout=settings.pool_timeout.total_seconds(),
+        pool_pre_ping=True,
+        connect_args=connect_args,
+    )
+
+
+@dataclass(frozen=True)
+class Engines:
+    primary: AsyncEngine
+    replicas: tuple[AsyncEngine, ...] = ()
+    _turn: itertools.count[int] = field(default_factory=itertools.count)
+
+    def reader(self) -> AsyncEngine:
+        """The next replica in turn; the primary where there is none."""
+        if not self.replicas:
+            return self.primary
+        return self.replicas[next(self._turn) % len(self.replicas)]
+
+    async def close(self) -> None:
+        for engine in (self.primary, *self.replicas):
+            await engine.dispose()
+
+
+def build_engines(primary: str, replicas: Sequence[str], settings: DatabaseSettings) -> Engines:
+    return Engines(build_engine(primary, settings), tuple(build_engine(url, settings) for url in replicas))

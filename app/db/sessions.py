@@ -1,0 +1,75 @@
+"""A transaction that writes and a snapshot that only reads are different types: a function that reads asks for the first
+that fits, and sending a write to a replica does not type-check.
+
+A lost connection is StoreUnavailable, whoever noticed it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import NewType
+
+import asyncpg
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from app.db.engines import Engines
+from app.errors import StoreUnavailable
+
+ReadSession = NewType("ReadSession", AsyncConnection)
+WriteSession = NewType("WriteSession", AsyncConnection)
+
+
+def is_unavailable(error: BaseException) -> bool:
+    """True where the server is away, shutting down, read-only or out of connections, rather than the statement wrong."""
+    if isinstance(error, (OSError, TimeoutError, PoolTimeout, InterfaceError)):
+        return True
+    if isinstance(error, DBAPIError):
+        if error.connection_invalidated or isinstance(error, OperationalError):
+            return True
+        cause = error.orig.__cause__ if error.orig is not None else None
+        return isinstance(
+            cause,
+            (
+                asyncpg.PostgresConnectionError,
+                asyncpg.InterfaceError,
+                asyncpg.OperatorInterventionError,
+                asyncpg.InsufficientResourcesError,
+                asyncpg.ReadOnlySQLTransactionError,
+            ),
+        )
+    return isinstance(
+        error,
+        (asyncpg.PostgresConnectionError, asyncpg.OperatorInterventionError, asyncpg.InsufficientResourcesError),
+    )
+
+
+@asynccontextmanager
+async def _translating() -> AsyncIterator[None]:
+    try:
+        yield
+    except (OSError, TimeoutError, PoolTimeout, DBAPIError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        if is_unavailable(error):
+            raise StoreUnavailable("PostgreSQL") from error
+        raise
+
+
+@dataclass(frozen=True)
+class Sessions:
+    engines: Engines
+
+    @asynccontextmanager
+    async def read(self, *, primary: bool = False) -> AsyncIterator[ReadSession]:
+        """One snapshot; `primary` where the caller must see its own writes."""
+        engine = self.engines.primary if primary else self.engines.reader()
+        async with _translating(), engine.connect() as connection:
+            yield ReadSession(connection)
+
+    @asynccontextmanager
+    async def write(self) -> AsyncIterator[WriteSession]:
+        """One transaction on the primary: committed at the end, rolled back when an error leaves it."""
+        async with _translating(), self.engines.primary.begin() as connection:
+            yield WriteSession(connection)

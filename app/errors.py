@@ -1,0 +1,156 @@
+"""Every failure the service knows by name.
+
+GreenLangError
+├── SettingsError         the configuration is wrong: `path`, and what would be right
+├── Unauthenticated       no key, or one that is wrong, expired or revoked
+├── Forbidden             a good key without the right
+├── LimitExceeded         a document or body over a limit: which, had, allowed
+├── Overloaded            too much in flight; come back after `retry_after_ms`
+├── DeadlineExceeded      the time given has run out
+├── StoreUnavailable      PostgreSQL or Redis is away
+├── Refused               an expected refusal; `reason` is the frozen dataclass the caller is shown
+└── ProviderError         one try at one target failed: `kind` says how
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from enum import Enum
+
+
+class GreenLangError(Exception):
+    """Base of every failure raised on purpose."""
+
+
+class SettingsError(GreenLangError):
+    def __init__(self, path: str, problem: str) -> None:
+        super().__init__(f"{path}: {problem}")
+        self.path = path
+        self.problem = problem
+
+
+class Unauthenticated(GreenLangError):
+    pass
+
+
+class Forbidden(GreenLangError):
+    pass
+
+
+class LimitExceeded(GreenLangError):
+    def __init__(self, limit: str, had: int, allowed: int) -> None:
+        super().__init__(f"{limit} is {had}, allowed are {allowed}")
+        self.limit = limit
+        self.had = had
+        self.allowed = allowed
+
+
+class Overloaded(GreenLangError):
+    def __init__(self, retry_after_ms: int) -> None:
+        super().__init__("too much is in flight")
+        self.retry_after_ms = retry_after_ms
+
+
+class DeadlineExceeded(GreenLangError):
+    pass
+
+
+class StoreUnavailable(GreenLangError):
+    def __init__(self, store: str) -> None:
+        super().__init__(f"{store} does not answer")
+        self.store = store
+
+
+class Refused(GreenLangError):
+    """Raised with the problem as data: a frozen dataclass that lives beside its domain."""
+
+    def __init__(self, reason: object) -> None:
+        super().__init__(type(reason).__name__)
+        self.reason = reason
+
+
+class FailureKind(Enum):
+    """How one try at a provider failed. What follows from each is decided once, in ProviderError."""
+
+    CONNECTION = "connection"
+    CONNECT_TIMEOUT = "connect_timeout"
+    FIRST_TOKEN_TIMEOUT = "first_token_timeout"
+    IDLE_TIMEOUT = "idle_timeout"
+    TOTAL_TIMEOUT = "total_timeout"
+    POOL_EXHAUSTED = "pool_exhausted"
+    RATE_LIMITED = "rate_limited"
+    OVERLOADED = "overloaded"
+    SERVER_ERROR = "server_error"
+    MALFORMED = "malformed"
+    TRUNCATED = "truncated"
+    KEY_REFUSED = "key_refused"
+    MODEL_NOT_FOUND = "model_not_found"
+    BAD_REQUEST = "bad_request"
+    CONTEXT_TOO_LONG = "context_too_long"
+    CONTENT_FILTERED = "content_filtered"
+    SCHEMA_MISMATCH = "schema_mismatch"
+    CANCELLED = "cancelled"
+
+
+_RETRYABLE = frozenset(
+    {
+        FailureKind.CONNECTION,
+        FailureKind.RATE_LIMITED,
+        FailureKind.OVERLOADED,
+        FailureKind.SERVER_ERROR,
+        FailureKind.MALFORMED,
+        FailureKind.TRUNCATED,
+    }
+)
+_FINAL = frozenset(
+    {
+        FailureKind.BAD_REQUEST,
+        FailureKind.CONTENT_FILTERED,
+        FailureKind.SCHEMA_MISMATCH,
+        FailureKind.CANCELLED,
+    }
+)
+_BREAKER = frozenset(
+    {
+        FailureKind.CONNECTION,
+        FailureKind.CONNECT_TIMEOUT,
+        FailureKind.FIRST_TOKEN_TIMEOUT,
+        FailureKind.IDLE_TIMEOUT,
+        FailureKind.OVERLOADED,
+        FailureKind.SERVER_ERROR,
+        FailureKind.MALFORMED,
+        FailureKind.TRUNCATED,
+    }
+)
+
+
+class ProviderError(GreenLangError):
+    """One failed try, mapped by type and status in the adapter. The message never holds the provider's raw text or a key."""
+
+    def __init__(
+        self,
+        kind: FailureKind,
+        *,
+        status_code: int | None = None,
+        retry_after: timedelta | None = None,
+        provider_request_id: str | None = None,
+    ) -> None:
+        super().__init__(kind.value if status_code is None else f"{kind.value} ({status_code})")
+        self.kind = kind
+        self.status_code = status_code
+        self.retry_after = retry_after
+        self.provider_request_id = provider_request_id
+
+    @property
+    def retryable(self) -> bool:
+        """The same target may be asked again."""
+        return self.kind in _RETRYABLE
+
+    @property
+    def final(self) -> bool:
+        """No other target can mend it (a larger window may mend CONTEXT_TOO_LONG)."""
+        return self.kind in _FINAL
+
+    @property
+    def counts_for_breaker(self) -> bool:
+        return self.kind in _BREAKER

@@ -1,0 +1,223 @@
+"""What is said to a model and what it says back, in words no provider owns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import Enum
+from typing import TypeAlias
+
+from app.usage import TokenUsage
+
+Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
+
+
+class Role(Enum):
+    SYSTEM = "SYSTEM"
+    USER = "USER"
+    ASSISTANT = "ASSISTANT"
+    TOOL = "TOOL"
+
+
+class ToolChoiceMode(Enum):
+    AUTO = "AUTO"
+    NONE = "NONE"
+    REQUIRED = "REQUIRED"
+
+
+class ReasoningEffort(Enum):
+    NONE = "NONE"
+    LOW = "LOW"
+    MEDIUM = "MEDIUM"
+    HIGH = "HIGH"
+
+
+class FinishReason(Enum):
+    STOP = "STOP"
+    LENGTH = "LENGTH"
+    TOOL_CALLS = "TOOL_CALLS"
+    CONTENT_FILTER = "CONTENT_FILTER"
+    CANCELLED = "CANCELLED"
+
+
+class UnsupportedPolicy(Enum):
+    """What happens to a parameter the model does not take: dropped with a note in the answer, or refused."""
+
+    DROP = "drop"
+    REFUSE = "refuse"
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ImageUrl:
+    """Passed on, never fetched by us."""
+
+    url: str
+
+
+@dataclass(frozen=True, slots=True)
+class InlineImage:
+    """`data` is base64 text, checked on the way in."""
+
+    data: str
+    media_type: str
+
+
+Part: TypeAlias = Text | ImageUrl | InlineImage
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """`arguments` is JSON text, as the model wrote it."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolResult:
+    id: str
+    content: str
+    is_error: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """SYSTEM and USER have parts; ASSISTANT parts, tool calls or both; TOOL exactly a tool result."""
+
+    role: Role
+    parts: tuple[Part, ...] = ()
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_result: ToolResult | None = None
+    reasoning: Json = None
+    cache_up_to: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """`parameters` is a JSON Schema."""
+
+    name: str
+    parameters: Mapping[str, Json]
+    description: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NamedTool:
+    name: str
+
+
+ToolChoice: TypeAlias = ToolChoiceMode | NamedTool
+
+
+@dataclass(frozen=True, slots=True)
+class JsonObjectFormat:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class JsonSchemaFormat:
+    name: str
+    schema: Mapping[str, Json]
+
+
+ResponseFormat: TypeAlias = JsonObjectFormat | JsonSchemaFormat
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    connect: timedelta = timedelta(seconds=5)
+    first_token: timedelta = timedelta(seconds=60)
+    idle: timedelta = timedelta(seconds=30)
+    total: timedelta = timedelta(seconds=600)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCall:
+    """One call as it is to be sent to one model. `deadline` is in the Clock's monotonic seconds."""
+
+    model: str
+    messages: tuple[Message, ...]
+    max_output_tokens: int
+    deadline: float
+    tools: tuple[Tool, ...] = ()
+    tool_choice: ToolChoice | None = None
+    response_format: ResponseFormat | None = None
+    reasoning_effort: ReasoningEffort | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+    unsupported: UnsupportedPolicy = UnsupportedPolicy.DROP
+
+
+@dataclass(frozen=True, slots=True)
+class RateLimitReport:
+    """What the provider's own headers say is left; None where it did not say."""
+
+    requests_remaining: int | None = None
+    tokens_remaining: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A whole answer. `model` is the provider's own name of what answered; `notes` says what was changed on the way."""
+
+    text: str | None
+    finish_reason: FinishReason
+    usage: TokenUsage
+    model: str
+    tool_calls: tuple[ToolCall, ...] = ()
+    reasoning: Json = None
+    notes: tuple[str, ...] = ()
+    status_code: int = 200
+    provider_request_id: str | None = None
+    rate_limits: RateLimitReport | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TextDelta:
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCallDelta:
+    """The first delta of a call has its name; arguments arrive in pieces."""
+
+    tool_call_id: str
+    arguments_delta: str
+    name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerEnd:
+    """The provider's own terminal event was seen: the answer is complete."""
+
+    answer: Answer
+
+
+StreamPart: TypeAlias = TextDelta | ToolCallDelta | AnswerEnd
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedCall:
+    model: str
+    texts: tuple[str, ...]
+    deadline: float
+    dimensions: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    vectors: tuple[tuple[float, ...], ...]
+    usage: TokenUsage
+    model: str
+    status_code: int = 200
+    provider_request_id: str | None = None
+    rate_limits: RateLimitReport | None = None

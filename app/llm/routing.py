@@ -1,0 +1,71 @@
+"""Which targets a call tries, and in which order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from decimal import Decimal
+from enum import Enum
+
+from app.attempts import Attempt
+from app.problems import ProblemCode
+
+
+class RoutingStrategy(Enum):
+    PRIORITY = "PRIORITY"
+    LEAST_COST = "LEAST_COST"
+    LEAST_LATENCY = "LEAST_LATENCY"
+    ROUND_ROBIN = "ROUND_ROBIN"
+    RANDOM = "RANDOM"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    provider: str
+    model: str
+
+    def __str__(self) -> str:
+        return f"{self.provider}/{self.model}"
+
+
+@dataclass(frozen=True, slots=True)
+class RoutingPreference:
+    """`only` and `avoid` name providers or `provider/model` targets; empty `only` means all."""
+
+    strategy: RoutingStrategy | None = None
+    fallback: bool = True
+    only: tuple[str, ...] = ()
+    avoid: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RouteCandidate:
+    target: str
+    eligible: bool
+    reason: str
+    estimated_cost_usd: Decimal | None = None
+    latency_p50_ms: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RateLimited:
+    """A limiter had no room within the queue's timeout. `scope` says which: a key, a provider or a model."""
+
+    message: str
+    retry_after: timedelta
+    scope: str
+    code: ProblemCode = ProblemCode.RATE_LIMITED
+
+    @property
+    def retry_after_ms(self) -> int:
+        return max(1, round(self.retry_after.total_seconds() * 1000))
+
+
+@dataclass(frozen=True, slots=True)
+class ProvidersFailed:
+    """Every target failed, or the failure is one that no other target can mend."""
+
+    message: str
+    attempts: tuple[Attempt, ...]
+    retryable: bool
+    code: ProblemCode = ProblemCode.PROVIDER_ERROR

@@ -1,0 +1,86 @@
+"""Pages of a list that can grow: at most 100 at a time, from an opaque cursor on."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from app.errors import Refused
+from app.problems import InvalidInput
+
+Node = TypeVar("Node")
+
+LARGEST = 100
+
+
+def encode_cursor(kind: str, *position: str) -> str:
+    """`kind` keeps the cursor of one list out of another."""
+    return base64.urlsafe_b64encode(json.dumps([kind, *position]).encode()).decode().rstrip("=")
+
+
+def decode_cursor(kind: str, cursor: str, parts: int) -> tuple[str, ...]:
+    """The position behind a cursor of `kind`; raises Refused(InvalidInput) for any other text."""
+    try:
+        found = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+    except (binascii.Error, ValueError):
+        found = None
+    if (
+        not isinstance(found, list)
+        or len(found) != parts + 1
+        or found[0] != kind
+        or not all(isinstance(part, str) for part in found)
+    ):
+        raise Refused(InvalidInput("not a cursor of this list", ("after",)))
+    return tuple(found[1:])
+
+
+@dataclass(frozen=True, slots=True)
+class PageRequest:
+    first: int = 50
+    after: str | None = None
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.first <= LARGEST:
+            raise Refused(InvalidInput(f"first is {self.first}; 1 to {LARGEST} are allowed", ("first",)))
+
+
+@dataclass(frozen=True, slots=True)
+class Edge(Generic[Node]):
+    node: Node
+    cursor: str
+
+
+@dataclass(frozen=True, slots=True)
+class PageInfo:
+    has_next_page: bool
+    has_previous_page: bool
+    start_cursor: str | None
+    end_cursor: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[Node]):
+    edges: tuple[Edge[Node], ...]
+    page_info: PageInfo
+
+    @property
+    def nodes(self) -> tuple[Node, ...]:
+        return tuple(edge.node for edge in self.edges)
+
+
+def build_page(request: PageRequest, found: Sequence[Node], cursor: Callable[[Node], str]) -> Page[Node]:
+    """`found` holds up to `first + 1` nodes: the one too many says that there is a next page."""
+    edges = tuple(Edge(node, cursor(node)) for node in found[: request.first])
+    return Page(
+        edges,
+        PageInfo(
+            has_next_page=len(found) > request.first,
+            has_previous_page=request.after is not None,
+            start_cursor=edges[0].cursor if edges else None,
+            end_cursor=edges[-1].cursor if edges else None,
+        ),
+    )

@@ -1,0 +1,53 @@
+"""What a caller can act on, as data. Problems of one domain live beside it; these belong to all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+class ProblemCode(Enum):
+    BUDGET_EXCEEDED = "BUDGET_EXCEEDED"
+    CANCELLED = "CANCELLED"
+    CIRCUIT_OPEN = "CIRCUIT_OPEN"
+    CONFLICT = "CONFLICT"
+    CONTENT_FILTERED = "CONTENT_FILTERED"
+    CONTEXT_TOO_LONG = "CONTEXT_TOO_LONG"
+    CURSOR_EXPIRED = "CURSOR_EXPIRED"
+    IDEMPOTENCY_MISMATCH = "IDEMPOTENCY_MISMATCH"
+    IN_PROGRESS = "IN_PROGRESS"
+    INVALID_INPUT = "INVALID_INPUT"
+    NOT_FOUND = "NOT_FOUND"
+    NO_ROUTE = "NO_ROUTE"
+    PROVIDER_ERROR = "PROVIDER_ERROR"
+    RATE_LIMITED = "RATE_LIMITED"
+    SCHEMA_MISMATCH = "SCHEMA_MISMATCH"
+    TIMEOUT = "TIMEOUT"
+    UNPRICED_MODEL = "UNPRICED_MODEL"
+
+
+@dataclass(frozen=True, slots=True)
+class InvalidInput:
+    """Also UNPRICED_MODEL and NO_ROUTE. `path` leads to the field at fault, in the input's own (camelCase) names."""
+
+    message: str
+    path: tuple[str, ...] | None = None
+    code: ProblemCode = ProblemCode.INVALID_INPUT
+
+
+@dataclass(frozen=True, slots=True)
+class NotFound:
+    message: str
+    code: ProblemCode = ProblemCode.NOT_FOUND
+
+
+@dataclass(frozen=True, slots=True)
+class Conflict:
+    message: str
+    code: ProblemCode = ProblemCode.CONFLICT
+
+
+@dataclass(frozen=True, slots=True)
+class CursorExpired:
+    message: str
+    code: ProblemCode = ProblemCode.CURSOR_EXPIRED

@@ -1,0 +1,50 @@
+"""Tokens as providers bill them, in disjoint classes: a token is in exactly one, so nothing can be priced twice.
+
+Inside the classes never overlap; the inclusive figures that people know (input with its cached part, output with its
+reasoning) are derived.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+class Operation(Enum):
+    COMPLETION = "COMPLETION"
+    EMBEDDING = "EMBEDDING"
+    ANSWER = "ANSWER"
+    SEARCH = "SEARCH"
+
+
+@dataclass(frozen=True, slots=True)
+class TokenUsage:
+    uncached_input_tokens: int = 0
+    cached_input_tokens: int = 0
+    cache_write_5m_tokens: int = 0
+    cache_write_1h_tokens: int = 0
+    visible_output_tokens: int = 0
+    reasoning_tokens: int = 0
+    confirmed: bool = True
+
+    @property
+    def cache_write_tokens(self) -> int:
+        return self.cache_write_5m_tokens + self.cache_write_1h_tokens
+
+    @property
+    def input_tokens(self) -> int:
+        return self.uncached_input_tokens + self.cached_input_tokens + self.cache_write_tokens
+
+    @property
+    def output_tokens(self) -> int:
+        return self.visible_output_tokens + self.reasoning_tokens
+
+    @property
+    def total_tokens(self) -> int:
+        return self.input_tokens + self.output_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    key: str
+    value: str
