@@ -88,12 +88,19 @@ class ProviderTimeouts(Group):
 
 
 class BreakerSettings(Group):
+    """Opens after `failures` in a row, or when `failure_rate` of at least `window_min_calls` calls in `window` failed."""
+
     failures: int = 5
     probe_after: timedelta = timedelta(seconds=60)
+    failure_rate: float = 0.5
+    window: timedelta = timedelta(seconds=30)
+    window_min_calls: int = 20
 
 
 class RetrySettings(Group):
-    attempts: int = 3
+    """`attempts` at one target, the first included; with another target left, two are made before moving on."""
+
+    attempts: int = 5
     first_delay: timedelta = timedelta(seconds=1)
     max_delay: timedelta = timedelta(seconds=8)
     budget_ratio: float = 0.2
