@@ -37,7 +37,7 @@ def upgrade() -> None:
         """
     )
     op.execute("create unique index uq_api_keys_live_tenant_name on api_keys (tenant, name) where revoked_at is null")
-    op.execute("create index ix_api_keys_changed_at on api_keys (changed_at)")
+    op.execute("create index ix_api_keys_changed_at on api_keys (changed_at) where version > 1")
 
 
 def downgrade() -> None:

@@ -39,4 +39,4 @@ Index(
     unique=True,
     postgresql_where=api_keys.c.revoked_at.is_(None),
 )
-Index("ix_api_keys_changed_at", api_keys.c.changed_at)
+Index("ix_api_keys_changed_at", api_keys.c.changed_at, postgresql_where=api_keys.c.version > 1)

@@ -1,0 +1,40 @@
+"""The text of a key: `sk-<hint>-<secret part>`. The hint finds the row and may be shown; the rest is 190 random bits.
+
+Only SHA-256 of the whole text is stored. A slow hash protects secrets that people choose; nobody can guess 190 random bits,
+whatever the hash costs, and a slow one would be paid for by every call.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+import secrets
+import string
+
+_HINT_LETTERS = string.ascii_lowercase + string.digits
+_SECRET_LETTERS = string.ascii_letters + string.digits
+_HINT_LENGTH = 12
+_SECRET_LENGTH = 32
+_FORMAT = re.compile(rf"sk-([a-z0-9]{{{_HINT_LENGTH}}})-[A-Za-z0-9]{{{_SECRET_LENGTH}}}", re.ASCII)
+
+
+def new_secret() -> tuple[str, str]:
+    """The hint and the whole text of a new key."""
+    hint = "".join(secrets.choice(_HINT_LETTERS) for _ in range(_HINT_LENGTH))
+    return hint, f"sk-{hint}-{''.join(secrets.choice(_SECRET_LETTERS) for _ in range(_SECRET_LENGTH))}"
+
+
+def hint_of(bearer: str) -> str | None:
+    """None where the text is no key at all."""
+    found = _FORMAT.fullmatch(bearer)
+    return found[1] if found else None
+
+
+def hash_secret(bearer: str) -> bytes:
+    return hashlib.sha256(bearer.encode()).digest()
+
+
+def matches(bearer: str, secret_hash: bytes) -> bool:
+    """In a time that does not depend on where they differ."""
+    return hmac.compare_digest(hash_secret(bearer), secret_hash)

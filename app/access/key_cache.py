@@ -1,0 +1,91 @@
+"""What one process remembers of keys, so that a call costs no SQL.
+
+An entry is what was read from its row and is never written back. It lives for the TTL and no longer, whoever uses it, and
+no older version of a row can take the place of a change that was already seen.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+from app.access.principal import Principal
+from app.clock import Clock
+
+
+@dataclass(frozen=True, slots=True)
+class KeyEntry:
+    hint: str
+    secret_hash: bytes
+    version: int
+    revoked: bool
+    principal: Principal
+
+
+@dataclass(frozen=True, slots=True)
+class KeyCacheLimits:
+    """`unknown` are hints that no row has: they keep a caller who guesses from reading the database at every try."""
+
+    ttl: timedelta = timedelta(seconds=30)
+    entries: int = 20_000
+    unknown_ttl: timedelta = timedelta(seconds=5)
+    unknown: int = 1_000
+
+
+class KeyCache:
+    def __init__(self, clock: Clock, limits: KeyCacheLimits) -> None:
+        self._clock = clock
+        self._limits = limits
+        self._entries: OrderedDict[str, tuple[KeyEntry, float]] = OrderedDict()
+        self._unknown: OrderedDict[str, float] = OrderedDict()
+        self._changed: dict[str, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._entries) + len(self._unknown)
+
+    def get(self, hint: str) -> KeyEntry | None:
+        found = self._entries.get(hint)
+        if found is None:
+            return None
+        entry, until = found
+        if self._clock.monotonic() >= until:
+            del self._entries[hint]
+            return None
+        self._entries.move_to_end(hint)
+        return entry
+
+    def is_unknown(self, hint: str) -> bool:
+        until = self._unknown.get(hint)
+        return until is not None and self._clock.monotonic() < until
+
+    def remember(self, entry: KeyEntry) -> bool:
+        """False where a newer version is known: the entry was read before a change that has been seen since."""
+        if entry.version < self._changed.get(entry.hint, 0):
+            return False
+        self._unknown.pop(entry.hint, None)
+        self._entries[entry.hint] = (entry, self._clock.monotonic() + self._limits.ttl.total_seconds())
+        self._entries.move_to_end(entry.hint)
+        while len(self._entries) > self._limits.entries:
+            self._entries.popitem(last=False)
+        return True
+
+    def remember_unknown(self, hint: str) -> None:
+        self._unknown[hint] = self._clock.monotonic() + self._limits.unknown_ttl.total_seconds()
+        self._unknown.move_to_end(hint)
+        while len(self._unknown) > self._limits.unknown:
+            self._unknown.popitem(last=False)
+
+    def forget(self, hint: str) -> None:
+        self._entries.pop(hint, None)
+        self._unknown.pop(hint, None)
+
+    def take_changes(self, recent: Sequence[KeyEntry]) -> tuple[KeyEntry, ...]:
+        """`recent` are all rows that changed of late; gives back those whose version was not seen before."""
+        before, self._changed = self._changed, {entry.hint: entry.version for entry in recent}
+        for entry in recent:
+            cached = self._entries.get(entry.hint)
+            if cached is None or cached[0].version < entry.version:
+                self.forget(entry.hint)
+        return tuple(entry for entry in recent if entry.version > before.get(entry.hint, 0))

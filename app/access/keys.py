@@ -1,0 +1,239 @@
+"""API keys: made once, shown once, checked at every call.
+
+A call costs no SQL while its key is cached, for at most the cache's TTL; within it a key works even while PostgreSQL is
+away, after it the answer is StoreUnavailable. A revocation reaches every process at once by NOTIFY and at the latest with
+the next poll. All keys that are asked for at one time are read in one statement, and only one is under way: callers who
+guess keys cannot take the connections of those who have one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from types import TracebackType
+from typing import Final, Self, TypeAlias
+from uuid import UUID
+
+from app.access.credentials import hash_secret, hint_of, matches, new_secret
+from app.access.key_cache import KeyCache, KeyCacheLimits, KeyEntry
+from app.access.key_rows import CHANNEL, ApiKey, NewKey, any_key, insert_key, read_changes, read_entries, read_keys, revoke_key
+from app.access.limits import KeyLimits
+from app.access.principal import Principal
+from app.clock import Clock
+from app.db.sessions import Sessions
+from app.db.wakeups import Wakeup, listen
+from app.errors import Refused, StoreUnavailable, Unauthenticated
+from app.ids import new_uuid
+from app.problems import InvalidInput, NotFound
+
+POLL_SECONDS: Final = 5.0
+READ_SECONDS: Final = 5.0
+OVERLAP: Final = timedelta(seconds=60)
+"""So long may a change take from its stamp to its commit and still be seen by a poll."""
+
+_REFUSAL: Final = "the API key is missing, wrong, expired or revoked"
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class CreatedKey:
+    """The one time that a secret can be seen."""
+
+    key: ApiKey
+    secret: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class KeyChanged:
+    key_id: UUID
+    revoked: bool
+
+
+ChangeListener: TypeAlias = Callable[[KeyChanged], None]
+_Found: TypeAlias = KeyEntry | StoreUnavailable | None
+
+
+class KeyStore:
+    """Use it by `async with`, which follows what other processes change; without, a change is seen when the TTL has passed."""
+
+    def __init__(
+        self, sessions: Sessions, clock: Clock, limits: KeyLimits | None = None, cache: KeyCacheLimits | None = None
+    ) -> None:
+        self._sessions = sessions
+        self._clock = clock
+        self._limits = limits or KeyLimits(clock)
+        self._cache = KeyCache(clock, cache or KeyCacheLimits())
+        self._wakeup = Wakeup(clock)
+        self._listeners: dict[object, ChangeListener] = {}
+        self._waiting: dict[str, asyncio.Future[_Found]] = {}
+        self._reading: asyncio.Task[None] | None = None
+        self._following: tuple[asyncio.Task[None], ...] = ()
+        self._changes_read_at: datetime | None = None
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await self.close()
+
+    async def start(self) -> None:
+        primary = self._sessions.engines.primary
+        self._following = (
+            _task(listen(primary, CHANNEL, self._wakeup.set, self._clock)),
+            _task(self._follow()),
+        )
+
+    async def close(self) -> None:
+        tasks = (*self._following, self._reading) if self._reading is not None else self._following
+        self._following = ()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def authenticate(self, bearer: str | None) -> Principal:
+        """`bearer` is what stands behind `Bearer `. Raises Unauthenticated, always in the same words, and StoreUnavailable."""
+        hint = hint_of(bearer) if bearer else None
+        if bearer is None or hint is None:
+            raise Unauthenticated(_REFUSAL)
+        entry = self._cache.get(hint) or await self._look_up(hint)
+        if entry is None or not matches(bearer, entry.secret_hash) or entry.revoked or self._has_expired(entry.principal):
+            raise Unauthenticated(_REFUSAL)
+        return entry.principal
+
+    def slot(self, principal: Principal) -> AbstractAsyncContextManager[None]:
+        """Room under the key's own rate and number of calls at once; entering raises KeyLimited where there is none."""
+        return self._limits.slot(principal)
+
+    def on_change(self, listener: ChangeListener) -> Callable[[], None]:
+        """Tells of every revocation, in whichever process it happened, once; an expiry is the principal's own date.
+
+        Gives back how to stop.
+        """
+        registration = object()
+        self._listeners[registration] = listener
+
+        def stop() -> None:
+            self._listeners.pop(registration, None)
+
+        return stop
+
+    async def create(self, new: NewKey) -> CreatedKey:
+        """Raises Refused(Conflict) for a name that a live key of the tenant has, Refused(InvalidInput), StoreUnavailable."""
+        if new.expires_at is not None and new.expires_at <= self._clock.now():
+            raise Refused(InvalidInput("the key would have expired already", ("expiresAt",)))
+        hint, secret = new_secret()
+        async with self._sessions.write() as session:
+            key = await insert_key(session, new_uuid(self._clock.now()), new, hint, hash_secret(secret))
+        return CreatedKey(key, secret)
+
+    async def revoke(self, reference: str, tenant: str | None = None) -> ApiKey:
+        """By id or by name; revoking twice changes nothing. Raises Refused(NotFound), Refused(InvalidInput) where keys of
+        several tenants have the name, StoreUnavailable."""
+        async with self._sessions.write() as session:
+            key = await revoke_key(session, reference, tenant)
+        if key is None:
+            raise Refused(NotFound(f"there is no key {reference}"))
+        self._cache.forget(key.hint)
+        self._wakeup.set()
+        return key
+
+    async def list(self, tenant: str | None = None) -> tuple[ApiKey, ...]:
+        """Of one tenant or of all, with those that are expired or revoked, oldest first."""
+        async with self._sessions.read(primary=True) as session:
+            return await read_keys(session, tenant)
+
+    async def has_any(self) -> bool:
+        """True from the first key on, also when it is revoked."""
+        async with self._sessions.read(primary=True) as session:
+            return await any_key(session)
+
+    async def refresh(self) -> None:
+        """Learns what has changed since the last time; raises StoreUnavailable."""
+        async with _bounded(), self._sessions.read(primary=True) as session:
+            recent, self._changes_read_at = await read_changes(session, self._changes_read_at, OVERLAP)
+        loop = asyncio.get_running_loop()
+        for entry in self._cache.take_changes(recent):
+            for listener in self._listeners.values():
+                loop.call_soon(listener, KeyChanged(entry.principal.key_id, entry.revoked))
+
+    async def _follow(self) -> None:
+        while True:
+            try:
+                await self.refresh()
+            except StoreUnavailable:
+                _log.warning("changes of keys cannot be read")
+            await self._wakeup.wait(POLL_SECONDS)
+
+    def _has_expired(self, principal: Principal) -> bool:
+        return principal.expires_at is not None and principal.expires_at <= self._clock.now()
+
+    async def _look_up(self, hint: str) -> KeyEntry | None:
+        if self._cache.is_unknown(hint):
+            return None
+        for _ in range(2):
+            found = await asyncio.shield(self._ask(hint))
+            if isinstance(found, StoreUnavailable):
+                raise StoreUnavailable(found.store) from found
+            if found is None:
+                self._cache.remember_unknown(hint)
+                return None
+            if self._cache.remember(found):
+                return found
+        return None
+
+    def _ask(self, hint: str) -> asyncio.Future[_Found]:
+        answer = self._waiting.get(hint)
+        if answer is None:
+            answer = self._waiting[hint] = asyncio.get_running_loop().create_future()
+        if self._reading is None:
+            self._reading = _task(self._read_waiting())
+        return answer
+
+    async def _read_waiting(self) -> None:
+        batch: dict[str, asyncio.Future[_Found]] = {}
+        try:
+            while self._waiting:
+                batch, self._waiting = self._waiting, {}
+                found = await self._read(tuple(batch))
+                for hint, answer in batch.items():
+                    answer.set_result(found if isinstance(found, StoreUnavailable) else found.get(hint))
+        finally:
+            self._reading = None
+            for answer in (*batch.values(), *self._waiting.values()):
+                if not answer.done():
+                    answer.set_result(StoreUnavailable("PostgreSQL"))
+            self._waiting.clear()
+
+    async def _read(self, hints: tuple[str, ...]) -> dict[str, KeyEntry] | StoreUnavailable:
+        try:
+            async with _bounded(), self._sessions.read(primary=True) as session:
+                return await read_entries(session, hints)
+        except StoreUnavailable as error:
+            return error
+
+
+@asynccontextmanager
+async def _bounded() -> AsyncIterator[None]:
+    """A server that takes the connection and then says nothing is away too."""
+    try:
+        async with asyncio.timeout(READ_SECONDS):
+            yield
+    except TimeoutError as error:
+        raise StoreUnavailable("PostgreSQL") from error
+
+
+def _task(work: Coroutine[object, object, None]) -> asyncio.Task[None]:
+    task = asyncio.create_task(work)
+    task.add_done_callback(_report)
+    return task
+
+
+def _report(task: asyncio.Task[None]) -> None:
+    error = None if task.cancelled() else task.exception()
+    if error is not None:
+        _log.error("a task of the key store ended", exc_info=error)

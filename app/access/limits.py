@@ -1,0 +1,102 @@
+"""A key's own limits: how many calls a minute, and how many at once. There is no queue: a call over a limit is refused at once.
+
+The rate is a token bucket that holds one minute's worth and starts full. A call that is refused takes nothing from either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Final
+from uuid import UUID
+
+from app.access.principal import Principal
+from app.clock import Clock
+from app.errors import GreenLangError
+
+MOST_KEYS: Final = 10_000
+CONCURRENCY_RETRY: Final = timedelta(seconds=1)
+"""When a running call ends nobody knows; this is a fair time to try again."""
+
+_UNLIMITED: Final = nullcontext()
+_ROUNDING: Final = 1e-9
+
+
+class KeyLimited(GreenLangError):
+    """The key's own limit has no room. `scope` says which key and which limit."""
+
+    def __init__(self, retry_after: timedelta, scope: str) -> None:
+        super().__init__(f"no room within {scope}")
+        self.retry_after = retry_after
+        self.scope = scope
+
+
+@dataclass(slots=True)
+class _Use:
+    """`tokens` are whole at one call each; `at` is when they were counted, in monotonic seconds."""
+
+    tokens: float
+    at: float
+    running: int = 0
+
+
+class KeyLimits:
+    """The limits of one process. `share` is the part of each that it may use, 1 over the number of processes.
+
+    A share never falls below one call at once and one call a minute.
+    """
+
+    def __init__(self, clock: Clock, share: float = 1.0) -> None:
+        self._clock = clock
+        self._share = share
+        self._uses: dict[UUID, _Use] = {}
+
+    def slot(self, principal: Principal) -> AbstractAsyncContextManager[None]:
+        """Entering raises KeyLimited where the key has no room left; leaving gives back its place among the calls at once."""
+        if principal.requests_per_minute is None and principal.max_concurrent is None:
+            return _UNLIMITED
+        return self._limited(principal)
+
+    @asynccontextmanager
+    async def _limited(self, principal: Principal) -> AsyncIterator[None]:
+        use = self._use(principal)
+        self._check_concurrency(use, principal)
+        self._take_request(use, principal)
+        use.running += 1
+        try:
+            yield
+        finally:
+            use.running -= 1
+
+    def _use(self, principal: Principal) -> _Use:
+        found = self._uses.get(principal.key_id)
+        if found is None:
+            if len(self._uses) >= MOST_KEYS:
+                self._forget_idle()
+            found = self._uses[principal.key_id] = _Use(self._rate(principal), self._clock.monotonic())
+        return found
+
+    def _forget_idle(self) -> None:
+        """A key that has no call running and had none for a minute is as good as new."""
+        now = self._clock.monotonic()
+        self._uses = {key: use for key, use in self._uses.items() if use.running or now - use.at < 60}
+
+    def _rate(self, principal: Principal) -> float:
+        return max(1.0, (principal.requests_per_minute or 1) * self._share)
+
+    def _check_concurrency(self, use: _Use, principal: Principal) -> None:
+        if principal.max_concurrent is not None and use.running >= max(1, int(principal.max_concurrent * self._share)):
+            raise KeyLimited(CONCURRENCY_RETRY, f"key {principal.key_name}: calls at once")
+
+    def _take_request(self, use: _Use, principal: Principal) -> None:
+        now = self._clock.monotonic()
+        if principal.requests_per_minute is not None:
+            rate = self._rate(principal)
+            use.tokens = min(rate, use.tokens + (now - use.at) * rate / 60)
+            use.at = now
+            if use.tokens < 1 - _ROUNDING:
+                raise KeyLimited(timedelta(minutes=(1 - use.tokens) / rate), f"key {principal.key_name}: calls a minute")
+            use.tokens -= 1
+        use.at = now

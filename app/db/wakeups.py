@@ -1,0 +1,71 @@
+"""NOTIFY as a wake-up call: it carries no data, so that whoever is woken re-reads the table and one lost call loses nothing.
+
+It needs a connection that is its own for good: behind a pooler in transaction mode nothing arrives, and only polling is left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+import asyncpg
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from app.clock import Clock
+
+RECONNECT_SECONDS = 1.0
+CHECK_SECONDS = 15.0
+CHECK_TIMEOUT_SECONDS = 5.0
+
+_log = logging.getLogger(__name__)
+
+
+class Wakeup:
+    """An event that one task waits for, at most so many seconds."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._event = asyncio.Event()
+
+    def set(self) -> None:
+        self._event.set()
+
+    async def wait(self, seconds: float) -> bool:
+        """True where it was set, False where the time ran out; it is unset afterwards."""
+        waiters = {asyncio.ensure_future(self._event.wait()), asyncio.ensure_future(self._clock.sleep(seconds))}
+        try:
+            await asyncio.wait(waiters, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for waiter in waiters:
+                waiter.cancel()
+        woken = self._event.is_set()
+        self._event.clear()
+        return woken
+
+
+async def listen(engine: AsyncEngine, channel: str, wake: Callable[[], None], clock: Clock) -> None:
+    """Calls `wake` at every NOTIFY on `channel` and after every connect, for what came while nobody listened; never returns."""
+    while True:
+        try:
+            async with engine.connect() as connection:
+                await _listen_until_lost(connection, channel, wake, clock)
+        except (OSError, TimeoutError, PoolTimeout, DBAPIError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            _log.warning("not listening", extra={"channel": channel, "reason": type(error).__name__})
+        await clock.sleep(RECONNECT_SECONDS)
+
+
+async def _listen_until_lost(connection: AsyncConnection, channel: str, wake: Callable[[], None], clock: Clock) -> None:
+    driver = (await connection.get_raw_connection()).driver_connection
+    assert driver is not None
+    lost = Wakeup(clock)
+    driver.add_termination_listener(lambda *_: lost.set())
+    try:
+        await driver.add_listener(channel, lambda *_: wake())
+        wake()
+        while not await lost.wait(CHECK_SECONDS):
+            await driver.execute("select 1", timeout=CHECK_TIMEOUT_SECONDS)
+    finally:
+        await connection.invalidate()
