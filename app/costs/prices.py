@@ -1,0 +1,194 @@
+"""What a token costs. Each model's prices are compiled once into flat rates, because the price list takes 200 µs a call.
+
+A price is the configuration's, else the public list's for the provider's kind, else None: unknown is never zero. An
+openai-compatible server sells other people's models at prices of its own, so only the configuration prices it. A price that
+depends on the size of the context applies to every token of the call once its input passes the tier's start.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+
+from genai_prices.data_snapshot import get_snapshot
+from genai_prices.types import ConditionalPrice, ModelInfo, ModelPrice, TieredPrices
+
+from app.money import ZERO, round_usd
+from app.settings import PriceSettings, ProviderKindName, Settings
+from app.usage import TokenUsage
+
+_LISTED = {ProviderKindName.ANTHROPIC: "anthropic", ProviderKindName.OPENAI: "openai"}
+_PER_MILLION = -6
+
+
+@dataclass(frozen=True, slots=True)
+class PriceUsed:
+    """US dollars per million tokens, as they were used."""
+
+    input_usd: Decimal
+    output_usd: Decimal
+    cache_read_usd: Decimal | None
+    cache_write_usd: Decimal | None
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tier:
+    """US dollars per token for calls whose input is more than `start` tokens."""
+
+    start: int
+    input_usd: Decimal
+    cache_read_usd: Decimal
+    cache_write_5m_usd: Decimal
+    cache_write_1h_usd: Decimal
+    output_usd: Decimal
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """`tiers` ascend by start, the first from below zero. A class without a price of its own costs what input costs."""
+
+    tiers: tuple[Tier, ...]
+    source: str
+    has_cache_read: bool = False
+    has_cache_write: bool = False
+
+    def tier(self, input_tokens: int) -> Tier:
+        for tier in reversed(self.tiers):
+            if input_tokens > tier.start:
+                return tier
+        return self.tiers[0]
+
+    def cost(self, usage: TokenUsage) -> Decimal:
+        """US dollars, exact and then rounded once."""
+        tier = self.tier(usage.input_tokens)
+        return round_usd(
+            tier.input_usd * usage.uncached_input_tokens
+            + tier.cache_read_usd * usage.cached_input_tokens
+            + tier.cache_write_5m_usd * usage.cache_write_5m_tokens
+            + tier.cache_write_1h_usd * usage.cache_write_1h_tokens
+            + tier.output_usd * usage.output_tokens
+        )
+
+    def input_cost(self, tokens: int) -> Decimal:
+        """The most that `tokens` of input can cost: providers may write a prefix to their cache and charge for it."""
+        tier = self.tier(tokens)
+        return round_usd(max(tier.input_usd, tier.cache_write_5m_usd) * tokens)
+
+    def output_token_usd(self, input_tokens: int) -> Decimal:
+        """US dollars per output token of a call with so much input."""
+        return self.tier(input_tokens).output_usd
+
+    def used(self, input_tokens: int) -> PriceUsed:
+        tier = self.tier(input_tokens)
+        return PriceUsed(
+            _per_million(tier.input_usd),
+            _per_million(tier.output_usd),
+            _per_million(tier.cache_read_usd) if self.has_cache_read else None,
+            _per_million(tier.cache_write_5m_usd) if self.has_cache_write else None,
+            self.source,
+        )
+
+
+class PriceBook:
+    """Prices by the configured provider's name and the model's. A provider's kind is enough for one that is not configured."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._listed: dict[str, str] = {kind.value: listed for kind, listed in _LISTED.items()}
+        self._compiled: dict[tuple[str, str], tuple[_Dated, ...]] = {}
+        for provider in settings.providers:
+            listed = _LISTED.get(provider.kind)
+            if listed is None:
+                self._listed.pop(provider.name, None)
+            else:
+                self._listed[provider.name] = listed
+            for model in provider.models:
+                if model.price is not None:
+                    self._compiled[provider.name, model.name] = (_Dated(None, _configured(model.price)),)
+
+    def rates(self, provider: str, model: str, at: datetime) -> Rates | None:
+        """The rates in force at `at`; None where the price is unknown."""
+        compiled = self._compiled.get((provider, model))
+        if compiled is None:
+            compiled = self._compiled[provider, model] = self._compile(provider, model)
+        if not compiled:
+            return None
+        for dated in reversed(compiled):
+            if dated.condition is None or dated.condition.constraint is None or dated.condition.constraint.active(at):
+                return dated.rates
+        return compiled[0].rates
+
+    def _compile(self, provider: str, model: str) -> tuple[_Dated, ...]:
+        listed = self._listed.get(provider)
+        if listed is None:
+            return ()
+        try:
+            _, info = get_snapshot().find_provider_model(model, None, listed, None)
+        except LookupError:
+            return ()
+        return _dated(info, f"genai-prices {listed}/{info.id}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Dated:
+    """The last one whose condition holds is in force."""
+
+    condition: ConditionalPrice | None
+    rates: Rates | None
+
+
+def _dated(info: ModelInfo, source: str) -> tuple[_Dated, ...]:
+    if isinstance(info.prices, ModelPrice):
+        return (_Dated(None, _compile_rates(info.prices, source)),)
+    return tuple(_Dated(price, _compile_rates(price.prices, source)) for price in info.prices)
+
+
+def _compile_rates(price: ModelPrice, source: str) -> Rates | None:
+    if price.input_mtok is None:
+        return None
+    starts = sorted({tier.start for value in vars(price).values() if isinstance(value, TieredPrices) for tier in value.tiers})
+    return Rates(
+        tuple(_compile_tier(price, start) for start in (-1, *starts)),
+        source,
+        has_cache_read=price.cache_read_mtok is not None,
+        has_cache_write=price.cache_write_mtok is not None,
+    )
+
+
+def _compile_tier(price: ModelPrice, start: int) -> Tier:
+    base = _rate(price.input_mtok, start, ZERO)
+    write = _rate(price.cache_write_mtok, start, base)
+    return Tier(
+        start=start,
+        input_usd=base,
+        cache_read_usd=_rate(price.cache_read_mtok, start, base),
+        cache_write_5m_usd=_rate(price.cache_write_5m_mtok, start, write),
+        cache_write_1h_usd=_rate(price.cache_write_1h_mtok, start, write),
+        output_usd=_rate(price.output_mtok, start, ZERO),
+    )
+
+
+def _rate(price: Decimal | TieredPrices | None, start: int, absent: Decimal) -> Decimal:
+    if price is None:
+        return absent
+    if isinstance(price, TieredPrices):
+        price = next((tier.price for tier in reversed(price.tiers) if tier.start <= start), price.base)
+    return price.scaleb(_PER_MILLION)
+
+
+def _configured(price: PriceSettings) -> Rates:
+    base = price.input_usd.scaleb(_PER_MILLION)
+    read = base if price.cache_read_usd is None else price.cache_read_usd.scaleb(_PER_MILLION)
+    write = base if price.cache_write_usd is None else price.cache_write_usd.scaleb(_PER_MILLION)
+    write_1h = write if price.cache_write_1h_usd is None else price.cache_write_1h_usd.scaleb(_PER_MILLION)
+    return Rates(
+        (Tier(-1, base, read, write, write_1h, price.output_usd.scaleb(_PER_MILLION)),),
+        "configuration",
+        has_cache_read=price.cache_read_usd is not None,
+        has_cache_write=price.cache_write_usd is not None,
+    )
+
+
+def _per_million(rate: Decimal) -> Decimal:
+    return rate.scaleb(-_PER_MILLION)
