@@ -17,6 +17,8 @@ from __future__ import annotations
 from datetime import timedelta
 from enum import Enum
 
+from app.usage import TokenUsage
+
 
 class GreenLangError(Exception):
     """Base of every failure raised on purpose."""
@@ -125,7 +127,10 @@ _BREAKER = frozenset(
 
 
 class ProviderError(GreenLangError):
-    """One failed try, mapped by type and status in the adapter. The message never holds the provider's raw text or a key."""
+    """One failed try, mapped by type and status in the adapter. The message never holds the provider's raw text or a key.
+
+    `usage` is what the provider billed although it failed; None where nothing was billed or known.
+    """
 
     def __init__(
         self,
@@ -134,12 +139,14 @@ class ProviderError(GreenLangError):
         status_code: int | None = None,
         retry_after: timedelta | None = None,
         provider_request_id: str | None = None,
+        usage: TokenUsage | None = None,
     ) -> None:
         super().__init__(kind.value if status_code is None else f"{kind.value} ({status_code})")
         self.kind = kind
         self.status_code = status_code
         self.retry_after = retry_after
         self.provider_request_id = provider_request_id
+        self.usage = usage
 
     @property
     def retryable(self) -> bool:
