@@ -1,0 +1,161 @@
+"""The circuit breaker of one provider's model, as a state machine whose only input is time and what became of calls.
+
+CLOSED -> OPEN after `failures` in a row, or when too large a part of a window's calls failed; OPEN -> HALF_OPEN once
+`probe_after` has passed, for exactly one call; that call decides: CLOSED or OPEN again. A permit that was given in an earlier
+state says nothing about the present one. A probe whose owner never came back expires, so that another may try.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import Enum
+
+from app.clock import Clock
+from app.settings import BreakerSettings
+
+
+class BreakerStatus(Enum):
+    CLOSED = "CLOSED"
+    OPEN = "OPEN"
+    HALF_OPEN = "HALF_OPEN"
+
+
+@dataclass(frozen=True, slots=True)
+class BreakerState:
+    """`probe_at` is when the next probe is let through; None unless OPEN."""
+
+    status: BreakerStatus
+    consecutive_failures: int
+    opened_count: int
+    changed_at: datetime
+    probe_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Permit:
+    """Leave for one call. Whoever got it reports back by exactly one of succeeded, failed and released."""
+
+    epoch: int
+    probe: bool
+
+
+PROBE_LEASE_SECONDS = 90.0
+_WINDOW_CALLS = 500
+
+
+class Breaker:
+    def __init__(self, settings: BreakerSettings, clock: Clock, changed: Callable[[BreakerState], None]) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._changed = changed
+        self._status = BreakerStatus.CLOSED
+        self._changed_at = clock.now()
+        self._failures = 0
+        self._opened = 0
+        self._epoch = 0
+        self._probe_at = 0.0
+        self._lease_until = 0.0
+        self._last_success: float | None = None
+        self._window: deque[tuple[float, bool]] = deque(maxlen=_WINDOW_CALLS)
+        self._window_failures = 0
+
+    @property
+    def status(self) -> BreakerStatus:
+        return self._status
+
+    @property
+    def state(self) -> BreakerState:
+        probe_at = None
+        if self._status is BreakerStatus.OPEN:
+            probe_at = self._clock.now() + timedelta(seconds=max(0.0, self._probe_at - self._clock.monotonic()))
+        return BreakerState(self._status, self._failures, self._opened, self._changed_at, probe_at)
+
+    @property
+    def seconds_to_probe(self) -> float:
+        """How long calls are still refused; 0 where one would be let through now."""
+        if self._status is BreakerStatus.CLOSED:
+            return 0.0
+        until = self._probe_at if self._status is BreakerStatus.OPEN else self._lease_until
+        return max(0.0, until - self._clock.monotonic())
+
+    def enter(self) -> Permit | None:
+        """Leave to call now, or None. In OPEN past its time, the first who asks gets the probe."""
+        if self._status is BreakerStatus.CLOSED:
+            return Permit(self._epoch, probe=False)
+        if self.seconds_to_probe > 0:
+            return None
+        self._lease_until = self._clock.monotonic() + PROBE_LEASE_SECONDS
+        self._become(BreakerStatus.HALF_OPEN)
+        return Permit(self._epoch, probe=True)
+
+    def succeeded(self, permit: Permit) -> None:
+        if permit.epoch != self._epoch:
+            return
+        self._last_success = self._clock.monotonic()
+        self._failures = 0
+        if permit.probe:
+            self.close()
+        else:
+            self._remember(failed=False)
+
+    def failed(self, permit: Permit) -> None:
+        if permit.epoch != self._epoch:
+            return
+        self._failures += 1
+        if permit.probe:
+            self.open(self._settings.probe_after.total_seconds())
+            return
+        self._remember(failed=True)
+        if self._failures >= self._settings.failures or self._rate_is_too_high():
+            self.open(self._settings.probe_after.total_seconds())
+
+    def released(self, permit: Permit) -> None:
+        """The call said nothing about the target: cancelled, refused, limited. A probe is given back."""
+        if permit.probe and permit.epoch == self._epoch:
+            self._probe_at = self._clock.monotonic()
+            self._become(BreakerStatus.OPEN)
+
+    def open(self, probe_after: float) -> None:
+        """Refuses calls for `probe_after` seconds."""
+        self._opened += 1
+        self._probe_at = self._clock.monotonic() + probe_after
+        self._forget_window()
+        self._become(BreakerStatus.OPEN)
+
+    def close(self) -> None:
+        """Lets every call through and forgets the failures."""
+        self._failures = 0
+        self._forget_window()
+        if self._status is not BreakerStatus.CLOSED:
+            self._become(BreakerStatus.CLOSED)
+
+    def has_reason_to_doubt(self, recent: float) -> bool:
+        """It saw failures itself, or no success in the last `recent` seconds."""
+        return self._failures > 0 or self._last_success is None or self._clock.monotonic() - self._last_success > recent
+
+    def _become(self, status: BreakerStatus) -> None:
+        self._status = status
+        self._epoch += 1
+        self._changed_at = self._clock.now()
+        self._changed(self.state)
+
+    def _remember(self, *, failed: bool) -> None:
+        window = self._window
+        if len(window) == window.maxlen:
+            self._window_failures -= window[0][1]
+        window.append((self._clock.monotonic(), failed))
+        self._window_failures += failed
+
+    def _rate_is_too_high(self) -> bool:
+        oldest = self._clock.monotonic() - self._settings.window.total_seconds()
+        while self._window and self._window[0][0] < oldest:
+            self._window_failures -= self._window.popleft()[1]
+        calls = len(self._window)
+        return calls >= self._settings.window_min_calls and self._window_failures / calls >= self._settings.failure_rate
+
+    def _forget_window(self) -> None:
+        self._window.clear()
+        self._window_failures = 0
