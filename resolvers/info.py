@@ -1,0 +1,11 @@
+"""What a resolver is told about its operation."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import strawberry
+
+from app.context import OperationContext
+
+Info: TypeAlias = strawberry.Info[OperationContext, None]

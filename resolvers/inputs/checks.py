@@ -1,0 +1,75 @@
+"""What every input is checked for. A refusal names the field by its path in the input's own words."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import TypeAlias
+
+from strawberry.utils.str_converters import to_camel_case
+
+from app.errors import Refused
+from app.problems import InvalidInput
+
+Path: TypeAlias = tuple[str, ...]
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def invalid(message: str, path: Path) -> Refused:
+    return Refused(InvalidInput(message, path))
+
+
+def unfit_text(text: str) -> str | None:
+    """What keeps a text from being stored and sent; None where nothing does."""
+    if "\0" in text:
+        return "holds the character NUL"
+    if not text.isascii() and _SURROGATE.search(text):
+        return "holds half of a surrogate pair"
+    return None
+
+
+def check_texts(value: object, path: Path = ()) -> None:
+    """Walks an input object and refuses the first text that cannot be stored; JSON values are checked by their scalar."""
+    if isinstance(value, str):
+        if problem := unfit_text(value):
+            raise invalid(f"The text {problem}.", path)
+    elif isinstance(value, list):
+        for position, item in enumerate(value):
+            check_texts(item, (*path, str(position)))
+    elif hasattr(value, "__strawberry_definition__") and hasattr(value, "__dict__"):
+        for name, item in vars(value).items():
+            if item is not None:
+                check_texts(item, (*path, to_camel_case(name)))
+
+
+def check_length(text: str | None, most: int, path: Path) -> None:
+    if text is not None and not 1 <= len(text) <= most:
+        raise invalid(f"The text has {len(text)} characters; 1 to {most} are allowed.", path)
+
+
+def check_range(number: float | None, least: float, most: float, path: Path) -> None:
+    """Refuses NaN too."""
+    if number is not None and not least <= number <= most:
+        raise invalid(f"The number is {number:g}; {least:g} to {most:g} are allowed.", path)
+
+
+def check_count(items: Sequence[object] | None, most: int, path: Path) -> None:
+    if items is not None and len(items) > most:
+        raise invalid(f"There are {len(items)}; at most {most} are allowed.", path)
+
+
+def check_names(names: Sequence[str] | None, most: int, longest: int, path: Path) -> tuple[str, ...]:
+    """At most `most` texts of 1 to `longest` characters each."""
+    check_count(names, most, path)
+    for position, name in enumerate(names or ()):
+        check_length(name, longest, (*path, str(position)))
+    return tuple(names or ())
+
+
+def check_distinct(keys: Iterable[str], path: Path) -> None:
+    seen: set[str] = set()
+    for key in keys:
+        if key in seen:
+            raise invalid(f"{key!r} is given twice.", path)
+        seen.add(key)

@@ -1,0 +1,225 @@
+"""A completion as it is asked for. Everything is checked here, before anything is held or sent."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import cast
+
+import strawberry
+from strawberry import field
+from strawberry.scalars import JSON
+
+from app.completions import CacheMode, CachePolicy, CompletionRequest
+from app.llm.messages import (
+    Json,
+    JsonObjectFormat,
+    JsonSchemaFormat,
+    Message,
+    NamedTool,
+    ReasoningEffort,
+    ResponseFormat,
+    Tool,
+    ToolChoice,
+    ToolChoiceMode,
+)
+from app.llm.routing import RoutingPreference, RoutingStrategy
+from resolvers.inputs.checks import (
+    Path,
+    check_count,
+    check_distinct,
+    check_length,
+    check_names,
+    check_range,
+    check_texts,
+    invalid,
+)
+from resolvers.inputs.labels import LabelInput, to_labels
+from resolvers.inputs.messages import MessageInput
+
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_MOST_TOKENS = 10_000_000
+_MOST_TOOLS = 128
+_MOST_STOPS = 4
+_LONGEST_STOP = 256
+_MOST_TARGETS = 50
+_LONGEST_TARGET = 256
+_MOST_TAGS = 20
+_LONGEST_TAG = 128
+_LONGEST_TTL_SECONDS = 30 * 24 * 3600
+_LONGEST_AGENT = 128
+_LONGEST_TIMEOUT_MS = 3_600_000
+_LONGEST_IDEMPOTENCY_KEY = 255
+_LONGEST_DESCRIPTION = 16 * 1024
+
+
+def _check_name(name: str, path: Path) -> None:
+    if not _NAME.fullmatch(name):
+        raise invalid("The name is not 1 to 64 letters, digits, underscores or hyphens.", path)
+
+
+def _to_schema(value: object, path: Path) -> Mapping[str, Json]:
+    if not isinstance(value, dict):
+        raise invalid("A JSON Schema is an object.", path)
+    return cast("Mapping[str, Json]", value)
+
+
+@strawberry.input(description="A tool that the model may ask for.")
+class ToolInput:
+    name: str = field(description="1 to 64 letters, digits, underscores or hyphens, such as `weather_today`.")
+    description: str | None = field(description="When and how to use it, for the model.")
+    parameters: JSON = field(description='JSON Schema of its arguments, such as `{"type": "object", "properties": {}}`.')
+
+    def to_domain(self, path: Path) -> Tool:
+        _check_name(self.name, (*path, "name"))
+        if self.description is not None and len(self.description) > _LONGEST_DESCRIPTION:
+            raise invalid(f"The description has over {_LONGEST_DESCRIPTION} characters.", (*path, "description"))
+        return Tool(self.name, _to_schema(self.parameters, (*path, "parameters")), self.description)
+
+
+@strawberry.input(one_of=True, description="Which tools the model may or must ask for.")
+class ToolChoiceInput:
+    mode: ToolChoiceMode | None = field(description="One rule for all tools.")
+    name: str | None = field(description="The one tool that it must ask for.")
+
+    def to_domain(self, tools: tuple[Tool, ...]) -> ToolChoice:
+        if self.name is None:
+            assert self.mode is not None
+            if not tools and self.mode is ToolChoiceMode.REQUIRED:
+                raise invalid("There are no tools to choose from.", ("toolChoice", "mode"))
+            return self.mode
+        if all(tool.name != self.name for tool in tools):
+            raise invalid("No tool has this name.", ("toolChoice", "name"))
+        return NamedTool(self.name)
+
+
+@strawberry.input(description="The form that the answer must have.")
+class JsonSchemaInput:
+    name: str = field(description="1 to 64 letters, digits, underscores or hyphens, such as `invoice`.")
+    schema: JSON = field(description='JSON Schema, such as `{"type": "object", "properties": {"total": {"type": "number"}}}`.')
+
+    def to_domain(self, path: Path) -> JsonSchemaFormat:
+        _check_name(self.name, (*path, "name"))
+        return JsonSchemaFormat(self.name, _to_schema(self.schema, (*path, "schema")))
+
+
+@strawberry.input(one_of=True, description="Left out: plain text.")
+class ResponseFormatInput:
+    json_object: bool | None = field(description="True: any JSON object.")
+    json_schema: JsonSchemaInput | None = field(description="JSON of this form.")
+
+    def to_domain(self) -> ResponseFormat:
+        if self.json_schema is not None:
+            return self.json_schema.to_domain(("responseFormat", "jsonSchema"))
+        if not self.json_object:
+            raise invalid("For plain text leave responseFormat out.", ("responseFormat", "jsonObject"))
+        return JsonObjectFormat()
+
+
+@strawberry.input(description="Narrows the route for one call.")
+class RoutingInput:
+    strategy: RoutingStrategy | None = field(description="Left out: the route's own.")
+    fallback: bool = field(description="False: one target only, no other after it.", default=True)
+    only: list[str] | None = field(description="Providers or `provider/model` targets; no other is tried.")
+    avoid: list[str] | None = field(description="Providers or `provider/model` targets that are not tried.")
+
+    def to_domain(self) -> RoutingPreference:
+        return RoutingPreference(
+            self.strategy,
+            self.fallback,
+            check_names(self.only, _MOST_TARGETS, _LONGEST_TARGET, ("routing", "only")),
+            check_names(self.avoid, _MOST_TARGETS, _LONGEST_TARGET, ("routing", "avoid")),
+        )
+
+
+@strawberry.input(description="Whether a stored answer to the same question will do.")
+class CacheInput:
+    mode: CacheMode = field(description="How the cache is used.", default=CacheMode.USE)
+    ttl_seconds: int | None = field(description="How long the answer may be given again: 1 second to 30 days.")
+    tags: list[str] | None = field(description="Marks by which stored answers can be invalidated.")
+
+    def to_domain(self) -> CachePolicy:
+        check_range(self.ttl_seconds, 1, _LONGEST_TTL_SECONDS, ("cache", "ttlSeconds"))
+        ttl = None if self.ttl_seconds is None else timedelta(seconds=self.ttl_seconds)
+        return CachePolicy(self.mode, ttl, check_names(self.tags, _MOST_TAGS, _LONGEST_TAG, ("cache", "tags")))
+
+
+@strawberry.input(description="One call of a language model.")
+class CompletionInput:
+    messages: list[MessageInput] = field(description="The conversation so far, oldest first; at least one message.")
+    model: str | None = field(
+        description="`provider/model`, such as `anthropic/claude-sonnet-4-5`, or a route's name; left out, the default route."
+    )
+    tools: list[ToolInput] | None = field(description="Tools that the model may ask for.")
+    tool_choice: ToolChoiceInput | None = field(description="Left out: the model decides.")
+    response_format: ResponseFormatInput | None = field(description="Left out: plain text.")
+    max_output_tokens: int | None = field(
+        description="Never exceeded; left out, the route's default. Lowered where a budget can pay only for less, but not below "
+        "minOutputTokens."
+    )
+    min_output_tokens: int | None = field(
+        description="Below this the call is refused instead (BudgetExceeded); left out, a quarter of maxOutputTokens."
+    )
+    reasoning_effort: ReasoningEffort | None = field(description="How long the model may think; left out, its own default.")
+    temperature: float | None = field(description="0 to 2: how freely the model chooses its words.")
+    top_p: float | None = field(description="0 to 1: the share of likely words it chooses from.")
+    stop: list[str] | None = field(description="Up to 4 texts at which the answer ends.")
+    seed: int | None = field(description="Asks for the same answer again, where the model can.")
+    routing: RoutingInput | None = field(description="Narrows the route for this call.")
+    cache: CacheInput | None = field(description="Left out: no caching.")
+    agent: str | None = field(description="Who pays, within the caller's tenant, such as `research-7`.")
+    labels: list[LabelInput] | None = field(description="Up to 16 marks by which costs can be split, each key once.")
+    timeout_ms: int | None = field(description="Deadline of the whole call, retries and failover included; up to one hour.")
+    idempotency_key: str | None = field(
+        description="Same key and input: the same completion, charged once. Same key, other input: Conflict. "
+        "At most 255 characters."
+    )
+
+    def to_domain(self) -> CompletionRequest:
+        """Raises Refused(InvalidInput) with the path of the first fault."""
+        check_texts(self)
+        self._check_figures()
+        tools = self._tools()
+        return CompletionRequest(
+            messages=self._messages(),
+            model=self.model,
+            tools=tools,
+            tool_choice=None if self.tool_choice is None else self.tool_choice.to_domain(tools),
+            response_format=None if self.response_format is None else self.response_format.to_domain(),
+            max_output_tokens=self.max_output_tokens,
+            min_output_tokens=self.min_output_tokens,
+            reasoning_effort=self.reasoning_effort,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            stop=check_names(self.stop, _MOST_STOPS, _LONGEST_STOP, ("stop",)),
+            seed=self.seed,
+            routing=RoutingPreference() if self.routing is None else self.routing.to_domain(),
+            cache=None if self.cache is None else self.cache.to_domain(),
+            agent=self.agent,
+            labels=to_labels(self.labels, ("labels",)),
+            timeout=None if self.timeout_ms is None else timedelta(milliseconds=self.timeout_ms),
+            idempotency_key=self.idempotency_key,
+        )
+
+    def _messages(self) -> tuple[Message, ...]:
+        if not self.messages:
+            raise invalid("There are no messages.", ("messages",))
+        return tuple(message.to_domain(("messages", str(index))) for index, message in enumerate(self.messages))
+
+    def _tools(self) -> tuple[Tool, ...]:
+        if not self.tools:
+            return ()
+        check_count(self.tools, _MOST_TOOLS, ("tools",))
+        check_distinct((tool.name for tool in self.tools), ("tools",))
+        return tuple(tool.to_domain(("tools", str(index))) for index, tool in enumerate(self.tools))
+
+    def _check_figures(self) -> None:
+        check_length(self.model, _LONGEST_TARGET, ("model",))
+        check_length(self.agent, _LONGEST_AGENT, ("agent",))
+        check_length(self.idempotency_key, _LONGEST_IDEMPOTENCY_KEY, ("idempotencyKey",))
+        check_range(self.max_output_tokens, 1, _MOST_TOKENS, ("maxOutputTokens",))
+        check_range(self.min_output_tokens, 1, self.max_output_tokens or _MOST_TOKENS, ("minOutputTokens",))
+        check_range(self.temperature, 0, 2, ("temperature",))
+        check_range(self.top_p, 0, 1, ("topP",))
+        check_range(self.timeout_ms, 1, _LONGEST_TIMEOUT_MS, ("timeoutMs",))

@@ -1,0 +1,94 @@
+"""Who may see what, as a table. A type or a root field without a row is refused: the schema does not build.
+
+A row of a root field is checked whenever the field is called. What lies below a root field goes with it: `Rule.WITH_PARENT` says
+that whoever was given the object may read the field.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from enum import Enum
+from typing import Any, TypeAlias
+
+from graphql import GraphQLField, GraphQLObjectType, GraphQLSchema
+
+from app.access.principal import Principal, Scope
+from app.errors import Forbidden
+
+
+class Rule(Enum):
+    ANY_KEY = "any good key"
+    WITH_PARENT = "whoever was given the object"
+
+
+Permission: TypeAlias = Scope | Rule
+
+EVERY_FIELD = "*"
+
+PERMISSIONS: Mapping[tuple[str, str], Permission] = {
+    ("Query", "completion"): Scope.COMPLETIONS,
+    ("Query", "viewer"): Rule.ANY_KEY,
+    ("Mutation", "completionCreate"): Scope.COMPLETIONS,
+    ("Allowance", EVERY_FIELD): Rule.WITH_PARENT,
+    ("Attempt", EVERY_FIELD): Rule.WITH_PARENT,
+    ("CacheHit", EVERY_FIELD): Rule.WITH_PARENT,
+    ("Completion", EVERY_FIELD): Rule.WITH_PARENT,
+    ("Conflict", EVERY_FIELD): Rule.WITH_PARENT,
+    ("CursorExpired", EVERY_FIELD): Rule.WITH_PARENT,
+    ("InvalidInput", EVERY_FIELD): Rule.WITH_PARENT,
+    ("Label", EVERY_FIELD): Rule.WITH_PARENT,
+    ("NotFound", EVERY_FIELD): Rule.WITH_PARENT,
+    ("ProvidersFailed", EVERY_FIELD): Rule.WITH_PARENT,
+    ("RateLimited", EVERY_FIELD): Rule.WITH_PARENT,
+    ("TokenUsage", EVERY_FIELD): Rule.WITH_PARENT,
+    ("ToolCall", EVERY_FIELD): Rule.WITH_PARENT,
+    ("Viewer", EVERY_FIELD): Rule.WITH_PARENT,
+}
+
+
+class Unlisted(LookupError):
+    """A field that the table does not know."""
+
+
+def permission(type_name: str, field_name: str, *, root: bool = False) -> Permission:
+    """The row of a field. A root field needs one of its own; below the roots a type's row for every field will do."""
+    row = PERMISSIONS.get((type_name, field_name))
+    if row is None and not root:
+        row = PERMISSIONS.get((type_name, EVERY_FIELD))
+    if row is None or (root and row is Rule.WITH_PARENT):
+        raise Unlisted(f"{type_name}.{field_name} has no row in the table of permissions")
+    return row
+
+
+def check(type_name: str, field_name: str, principal: Principal) -> None:
+    """Raises Forbidden where the principal may not call the field."""
+    row = PERMISSIONS.get((type_name, field_name))
+    if isinstance(row, Scope) and not principal.may(row):
+        raise Forbidden(f"{field_name} needs the scope {row.value}")
+    if row is None:
+        raise Forbidden(f"{field_name} is not open to anyone")
+
+
+def enforce(schema: GraphQLSchema) -> None:
+    """Puts the check in front of every field that a scope guards; raises Unlisted where a field has no row."""
+    roots = {schema.query_type, schema.mutation_type, schema.subscription_type}
+    for graphql_type in schema.type_map.values():
+        if isinstance(graphql_type, GraphQLObjectType) and not graphql_type.name.startswith("__"):
+            for name, field in graphql_type.fields.items():
+                if isinstance(permission(graphql_type.name, name, root=graphql_type in roots), Scope):
+                    _guard(graphql_type.name, name, field)
+
+
+def _guard(type_name: str, field_name: str, field: GraphQLField) -> None:
+    if field.subscribe is not None:
+        field.subscribe = _checked(type_name, field_name, field.subscribe)
+    elif field.resolve is not None:
+        field.resolve = _checked(type_name, field_name, field.resolve)
+
+
+def _checked(type_name: str, field_name: str, resolve: Callable[..., Any]) -> Callable[..., Any]:
+    def checked(root: object, info: Any, **arguments: object) -> Any:  # graphql-core types resolvers this loosely
+        check(type_name, field_name, info.context.principal)
+        return resolve(root, info, **arguments)
+
+    return checked

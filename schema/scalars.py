@@ -1,0 +1,160 @@
+"""The scalars of the contract. They refuse what is not exact: in literals, in variables and in results.
+
+What a parser here lets through is safe for PostgreSQL, for JSON and for arithmetic: no NaN, no infinity, no time without its
+offset, no text that UTF-8 or a database column cannot hold.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import NewType
+
+import msgspec
+import strawberry
+from strawberry.types.scalar import ScalarDefinition
+
+from app.money import PLACES, format_decimal
+from resolvers.inputs.checks import unfit_text
+
+BigInt = NewType("BigInt", int)
+Cursor = NewType("Cursor", str)
+JSON = strawberry.scalars.JSON
+
+JSON_LEVELS = 16
+JSON_BYTES = 64 * 1024
+
+_DATE_TIME = re.compile(
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?([Zz]|[+-][0-9]{2}:[0-9]{2})",
+)
+_DECIMAL = re.compile(r"-?(0|[1-9][0-9]{0,17})(\.[0-9]{1,12})?")
+_WHOLE = re.compile(r"-?(0|[1-9][0-9]{0,18})")
+_CURSOR = re.compile(r"[!-~]{1,1024}")
+_INT64 = range(-(2**63), 2**63)
+
+
+def parse_date_time(value: object) -> datetime:
+    if not isinstance(value, str) or not _DATE_TIME.fullmatch(value):
+        raise ValueError("a time is RFC 3339 text with an offset, such as 2026-03-01T00:00:00Z")
+    try:
+        return datetime.fromisoformat(value.upper()).astimezone(UTC)
+    except OverflowError:
+        raise ValueError("a time is between the years 1 and 9999 in UTC") from None
+
+
+def print_date_time(value: object) -> str:
+    if not isinstance(value, datetime) or value.tzinfo is None:
+        raise ValueError("not an instant")
+    text = (value if value.tzinfo is UTC else value.astimezone(UTC)).isoformat()
+    return text.removesuffix("+00:00") + "Z"
+
+
+def parse_decimal(value: object) -> Decimal:
+    if not isinstance(value, str) or not _DECIMAL.fullmatch(value):
+        raise ValueError(
+            f'an amount is text, such as "12.50": up to 18 digits, then up to {PLACES} after the point, without exponent'
+        )
+    return Decimal(value)
+
+
+def print_decimal(value: object) -> str:
+    if not isinstance(value, Decimal) or not value.is_finite():
+        raise ValueError("not a finite decimal")
+    text = format_decimal(value)
+    if len(text.partition(".")[2]) > PLACES:
+        raise ValueError(f"more than {PLACES} digits after the point")
+    return text
+
+
+def parse_big_int(value: object) -> int:
+    if not isinstance(value, str) or not _WHOLE.fullmatch(value) or int(value) not in _INT64:
+        raise ValueError('a whole number of up to 64 bits is text, such as "9007199254740993"')
+    return int(value)
+
+
+def print_big_int(value: object) -> str:
+    if not isinstance(value, int) or isinstance(value, bool) or value not in _INT64:
+        raise ValueError("not a whole number of up to 64 bits")
+    return str(value)
+
+
+def check_cursor(value: object) -> str:
+    if not isinstance(value, str) or not _CURSOR.fullmatch(value):
+        raise ValueError("a cursor is given back as it came")
+    return value
+
+
+def _check_tree(value: object, levels: int) -> None:
+    if value is None or isinstance(value, bool):
+        return
+    if isinstance(value, str):
+        if problem := unfit_text(value):
+            raise ValueError(f"a text of the JSON value {problem}")
+    elif isinstance(value, float):
+        if not math.isfinite(value):
+            raise ValueError("a number of the JSON value is not finite")
+    elif isinstance(value, int):
+        if value not in _INT64:
+            raise ValueError("a whole number of the JSON value is over 64 bits")
+    elif isinstance(value, (list, tuple, Mapping)):
+        _check_branches(value, levels)
+    else:
+        raise TypeError("not a JSON value")
+
+
+def _check_branches(value: list[object] | tuple[object, ...] | Mapping[object, object], levels: int) -> None:
+    if levels == 0:
+        raise ValueError(f"a JSON value has at most {JSON_LEVELS} levels")
+    if isinstance(value, Mapping):
+        for key in value:
+            if not isinstance(key, str):
+                raise TypeError("a key of the JSON value is not text")
+            _check_tree(key, 0)
+        value = tuple(value.values())
+    for branch in value:
+        _check_tree(branch, levels - 1)
+
+
+def check_json(value: object) -> object:
+    _check_tree(value, JSON_LEVELS)
+    if len(msgspec.json.encode(value)) > JSON_BYTES:
+        raise ValueError(f"a JSON value has at most {JSON_BYTES // 1024} KiB")
+    return value
+
+
+SCALARS: Mapping[object, ScalarDefinition] = {
+    datetime: strawberry.scalar(
+        name="DateTime",
+        description="RFC 3339 instant in UTC with a trailing Z, such as `2026-03-01T00:00:00Z`. Another offset is accepted and "
+        "converted; a value without an offset is rejected.",
+        serialize=print_date_time,
+        parse_value=parse_date_time,
+    ),
+    Decimal: strawberry.scalar(
+        name="Decimal",
+        description='Exact decimal as a string, such as `"0.0015"`: at most 12 fraction digits, no exponent, no NaN.',
+        serialize=print_decimal,
+        parse_value=parse_decimal,
+    ),
+    BigInt: strawberry.scalar(
+        name="BigInt",
+        description='Whole number of up to 64 bits, as a string, such as `"9007199254740993"`.',
+        serialize=print_big_int,
+        parse_value=parse_big_int,
+    ),
+    JSON: strawberry.scalar(
+        name="JSON",
+        description="Any JSON value: finite numbers, at most 64 KiB and 16 levels.",
+        serialize=check_json,
+        parse_value=check_json,
+    ),
+    Cursor: strawberry.scalar(
+        name="Cursor",
+        description="Opaque position in a list or stream: give it back as it came.",
+        serialize=check_cursor,
+        parse_value=check_cursor,
+    ),
+}

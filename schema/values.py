@@ -1,0 +1,81 @@
+"""Small values that several types show."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from decimal import Decimal
+
+import strawberry
+from strawberry import ID, field
+
+from app import attempts, usage
+from app.attempts import AttemptOutcome
+from app.problems import ProblemCode
+from app.usage import Operation
+from schema.describes import describe_enum, describes
+
+describe_enum(
+    AttemptOutcome,
+    description="How one try at one target ended.",
+    values={
+        "SUCCEEDED": "The target answered.",
+        "FAILED": "The target failed, or answered what cannot be used.",
+        "TIMED_OUT": "The target did not answer, or fell silent, within the time given.",
+        "RATE_LIMITED": "The provider itself refused for its rate limit.",
+        "CANCELLED": "The call was cancelled while the target was working.",
+        "SKIPPED_OPEN_CIRCUIT": "Not tried: the target failed too often of late.",
+        "SKIPPED_LIMIT": "Not tried: the rate limit kept for the target had no room in time.",
+        "SKIPPED_BUDGET": "Not tried: a budget cannot pay for this target.",
+    },
+)
+describe_enum(
+    Operation,
+    description="What kind of call was paid for.",
+    values={
+        "COMPLETION": "An answer of a language model.",
+        "EMBEDDING": "Texts turned into vectors.",
+        "ANSWER": "A question answered from stored passages.",
+        "SEARCH": "The embedding of a search.",
+    },
+)
+
+
+@strawberry.interface(description="Something with an id of its own, found again by `node`.")
+class Node:
+    id: ID = field(description="Opaque and never used again, such as `cmp_0199f2c1a4b87c3d9e1f5a6b7c8d9e0f`.")
+
+
+@describes(usage.Label, description="A mark on a call or a budget by which costs can be split.")
+class Label:
+    key: str = field(description="What the label says something about, such as `team`.")
+    value: str = field(description="What it says, such as `search`.")
+
+
+@describes(
+    usage.TokenUsage,
+    description="Tokens of a call. inputTokens includes cachedInputTokens and cacheWriteTokens; outputTokens includes "
+    "reasoningTokens.",
+)
+class TokenUsage:
+    input_tokens: int = field(description="All that was sent, such as 1200.")
+    cached_input_tokens: int = field(description="Part of inputTokens that the provider read from its prompt cache.")
+    cache_write_tokens: int = field(description="Part of inputTokens that the provider wrote to its prompt cache.")
+    output_tokens: int = field(description="All that the model wrote, such as 350.")
+    reasoning_tokens: int = field(description="Part of outputTokens that the model spent on thinking.")
+    total_tokens: int = field(description="inputTokens and outputTokens together.")
+    confirmed: bool = field(description="False where the provider's figures never came and these are estimates.")
+
+
+@describes(attempts.Attempt, description="One try at one target.")
+class Attempt:
+    id: ID = field(description="Such as `att_0199f2c1a4b87c3d9e1f5a6b7c8d9e0f`.")
+    provider: str = field(description="Name of the provider, such as `anthropic`.")
+    model: str = field(description="Name of the model, such as `claude-sonnet-4-5`.")
+    outcome: AttemptOutcome = field(description="How it ended.")
+    status_code: int | None = field(description="The provider's HTTP status, such as 529; null where none came.")
+    reason: ProblemCode | None = field(description="Category of the failure; never the provider's raw text.")
+    provider_request_id: str | None = field(description="The provider's own id of the request, for its support.")
+    started_at: datetime = field(description="When it was begun.")
+    latency_ms: float = field(description="How long it took, in milliseconds.")
+    usage: TokenUsage | None = field(description="Null where nothing was billed or known.")
+    cost_usd: Decimal | None = field(description='Such as `"0.0042"`; null where the price is unknown.')

@@ -1,0 +1,45 @@
+"""Who is calling."""
+
+from __future__ import annotations
+
+import strawberry
+from strawberry import field
+
+from app import context
+from app.access.principal import Principal, Scope
+from resolvers import viewer
+from schema.describes import describe_enum, describes
+
+describe_enum(
+    Scope,
+    description="What a key may do.",
+    values={
+        "COMPLETIONS": "Call models, and read its tenant's completions.",
+        "COSTS": "Read costs and usage records.",
+        "BUDGETS": "Read, make and change budgets, and watch their alerts.",
+        "VECTORS": "Read and write collections of documents.",
+        "CACHE": "Read the cache's figures and invalidate what is in it.",
+        "PROVIDERS": "Read the state of providers, models and routes.",
+        "ADMIN": "Everything, in every tenant.",
+    },
+)
+
+
+@describes(
+    context.Allowance,
+    description="Points a caller may spend on documents; each document's points are in `extensions.cost`.",
+)
+class Allowance:
+    capacity: int = field(description="The most that can be saved up, such as 100000.")
+    remaining: int = field(description="What is left now.")
+    restores_per_second: float = field(description="How fast it fills again, such as 1000.")
+
+
+@describes(Principal, description="Who is calling: what the key says about its bearer.")
+class Viewer:
+    tenant: str = field(description="The tenant that the key belongs to.")
+    key_name: str = field(description="Name of the key; never the key itself.")
+    scopes: list[Scope] = strawberry.field(resolver=viewer.scopes, description="What the key may do.")
+    allowance = strawberry.field(
+        resolver=viewer.allowance, graphql_type=Allowance, description="What is left to spend on documents."
+    )
