@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import is_dataclass
 from typing import TypeAlias
 
 from strawberry.utils.str_converters import to_camel_case
@@ -31,16 +32,25 @@ def unfit_text(text: str) -> str | None:
 
 def check_texts(value: object, path: Path = ()) -> None:
     """Walks an input object and refuses the first text that cannot be stored; JSON values are checked by their scalar."""
+    if found := _find_unfit(value):
+        problem, below = found
+        raise invalid(f"The text {problem}.", (*path, *below))
+
+
+def _find_unfit(value: object) -> tuple[str, Path] | None:
     if isinstance(value, str):
-        if problem := unfit_text(value):
-            raise invalid(f"The text {problem}.", path)
-    elif isinstance(value, list):
-        for position, item in enumerate(value):
-            check_texts(item, (*path, str(position)))
-    elif hasattr(value, "__strawberry_definition__") and hasattr(value, "__dict__"):
-        for name, item in vars(value).items():
-            if item is not None:
-                check_texts(item, (*path, to_camel_case(name)))
+        problem = unfit_text(value)
+        return None if problem is None else (problem, ())
+    if isinstance(value, list):
+        branches: Iterable[tuple[object, object]] = enumerate(value)
+    elif is_dataclass(value):
+        branches = vars(value).items()
+    else:
+        return None
+    for name, branch in branches:
+        if branch is not None and (found := _find_unfit(branch)):
+            return found[0], (to_camel_case(str(name)), *found[1])
+    return None
 
 
 def check_length(text: str | None, most: int, path: Path) -> None:
