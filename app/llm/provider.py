@@ -16,7 +16,8 @@ class ProviderKind(Enum):
 
 
 class Provider(Protocol):
-    """Every method raises ProviderError, whose kind says how the try failed; nothing else leaves an adapter."""
+    """Every method raises ProviderError, whose kind says how the try failed. Beside it only Refused(InvalidInput) leaves an
+    adapter: the call asks for what its model does not take and its policy is to refuse; then nothing was sent."""
 
     @property
     def name(self) -> str: ...
