@@ -7,6 +7,7 @@ from strawberry.schema.config import StrawberryConfig
 
 from resolvers import completions, viewer
 from schema.completions import Completion, CompletionCreateResult
+from schema.inputs import plan_inputs
 from schema.permissions import enforce
 from schema.scalars import SCALARS
 from schema.viewer import Viewer
@@ -42,5 +43,6 @@ def build_schema() -> strawberry.Schema:
         mutation=Mutation,
         config=StrawberryConfig(scalar_map=SCALARS),
     )
+    plan_inputs(schema._schema, schema.config)
     enforce(schema._schema)
     return schema

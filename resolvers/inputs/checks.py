@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import is_dataclass
+from enum import Enum
 from typing import TypeAlias
 
 from strawberry.utils.str_converters import to_camel_case
@@ -43,12 +43,12 @@ def _find_unfit(value: object) -> tuple[str, Path] | None:
         return None if problem is None else (problem, ())
     if isinstance(value, list):
         branches: Iterable[tuple[object, object]] = enumerate(value)
-    elif is_dataclass(value):
-        branches = vars(value).items()
-    else:
+    elif value is None or isinstance(value, (bool, int, float, Enum, dict)):
         return None
+    else:
+        branches = vars(value).items()
     for name, branch in branches:
-        if branch is not None and (found := _find_unfit(branch)):
+        if found := _find_unfit(branch):
             return found[0], (to_camel_case(str(name)), *found[1])
     return None
 
