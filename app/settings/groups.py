@@ -1,0 +1,240 @@
+"""The groups of the configuration. Every key is documented, with its default, in greenlang.example.toml."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Literal, TypeAlias
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from app.secrets import SecretReference
+from app.settings.values import (
+    Count,
+    CountOrNone,
+    Delay,
+    Duration,
+    Flag,
+    ModelName,
+    Name,
+    Percent,
+    Port,
+    Rate,
+    Ratio,
+    Share,
+    TimeZone,
+    Url,
+    Usd,
+    listed,
+    named,
+)
+
+
+class Group(BaseModel):
+    """Input is never repeated in an error: a secret may stand where it does not belong."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+
+SecretList: TypeAlias = Annotated[tuple[SecretReference, ...], BeforeValidator(listed)]
+
+
+class ServerSettings(Group):
+    host: str = "127.0.0.1"
+    port: Port = 8400
+    data_dir: Path = Path(".greenlang")
+    workers: Count = 1
+    max_in_flight: Count = 2000
+    retry_after: Duration = timedelta(seconds=1)
+    production: Flag = False
+    allowed_origins: tuple[str, ...] = ()
+    metrics_port: Port | None = None
+    shutdown_grace: Delay = timedelta(seconds=20)
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class DatabaseSettings(Group):
+    """`primary` left out: the embedded PostgreSQL. `statement_cache = false` for PgBouncer before 1.21."""
+
+    primary: SecretReference | None = None
+    replicas: SecretList = ()
+    pool_size: Count = 10
+    max_overflow: CountOrNone = 40
+    pool_timeout: Duration = timedelta(seconds=5)
+    connect_timeout: Duration = timedelta(seconds=2)
+    statement_timeout: Duration = timedelta(seconds=30)
+    statement_cache: Flag = True
+
+
+class RedisSettings(Group):
+    """`url` left out: the embedded Valkey."""
+
+    url: SecretReference | None = None
+    socket_timeout: Duration = timedelta(milliseconds=100)
+
+
+class ProviderKindName(StrEnum):
+    ANTHROPIC = "anthropic"
+    OPENAI = "openai"
+    OPENAI_COMPATIBLE = "openai-compatible"
+
+
+class PriceSettings(Group):
+    """US dollars per million tokens."""
+
+    input_usd: Usd
+    output_usd: Usd
+    cache_read_usd: Usd | None = None
+    cache_write_usd: Usd | None = None
+    cache_write_1h_usd: Usd | None = None
+
+
+class ModelSettings(Group):
+    name: ModelName
+    price: PriceSettings | None = None
+    context_tokens: Count | None = None
+    max_output_tokens: Count | None = None
+
+
+ModelList: TypeAlias = Annotated[tuple[Annotated[ModelSettings, BeforeValidator(named)], ...], BeforeValidator(listed)]
+
+
+class ProviderLimits(Group):
+    requests_per_minute: Count | None = None
+    tokens_per_minute: Count | None = None
+    queue_timeout: Delay = timedelta(seconds=30)
+    max_waiting: CountOrNone = 10_000
+
+
+class ProviderTimeouts(Group):
+    connect: Duration = timedelta(seconds=5)
+    first_token: Duration = timedelta(seconds=60)
+    idle: Duration = timedelta(seconds=30)
+    total: Duration = timedelta(seconds=600)
+
+
+class BreakerSettings(Group):
+    """Opens after `failures` in a row, or when `failure_rate` of at least `window_min_calls` calls in `window` failed."""
+
+    failures: Count = 5
+    probe_after: Duration = timedelta(seconds=60)
+    failure_rate: Share = 0.5
+    window: Duration = timedelta(seconds=30)
+    window_min_calls: Count = 20
+
+
+class RetrySettings(Group):
+    """`attempts` at one target, the first included; with another target left, two are made before moving on."""
+
+    attempts: Count = 5
+    first_delay: Delay = timedelta(seconds=1)
+    max_delay: Delay = timedelta(seconds=8)
+    budget_ratio: Ratio = 0.2
+    budget_per_second: Ratio = 3.0
+
+
+class ProviderSettings(Group):
+    """`simulated` is set by the server where the simulator stands in; a file cannot say it."""
+
+    name: Name
+    kind: ProviderKindName
+    base_url: Url | None = None
+    api_keys: SecretList = ()
+    models: ModelList = ()
+    pool_size: Count = 100
+    enabled: Flag = True
+    limits: ProviderLimits = ProviderLimits()
+    timeouts: ProviderTimeouts = ProviderTimeouts()
+    breaker: BreakerSettings = BreakerSettings()
+    retry: RetrySettings = RetrySettings()
+    simulated: Flag = False
+
+
+class StrategyName(StrEnum):
+    PRIORITY = "PRIORITY"
+    LEAST_COST = "LEAST_COST"
+    LEAST_LATENCY = "LEAST_LATENCY"
+    ROUND_ROBIN = "ROUND_ROBIN"
+    RANDOM = "RANDOM"
+
+
+class UnsupportedName(StrEnum):
+    DROP = "drop"
+    REFUSE = "refuse"
+
+
+class RouteSettings(Group):
+    """`targets` are `provider/model` in order."""
+
+    name: Name
+    targets: Annotated[tuple[str, ...], Field(min_length=1)]
+    strategy: StrategyName = StrategyName.PRIORITY
+    default_max_output_tokens: Count = 4096
+    unsupported: UnsupportedName = UnsupportedName.DROP
+
+
+class LimitSettings(Group):
+    """What one document, body, socket or key may ask for."""
+
+    document_bytes: Count = 64 * 1024
+    body_bytes: Count = 32 * 1024 * 1024
+    bytes_in_flight: Count = 256 * 1024 * 1024
+    tokens: Count = 2000
+    depth: Count = 12
+    fields: Count = 500
+    aliases: Count = 30
+    root_fields: Count = 20
+    directives: Count = 20
+    directives_per_field: Count = 4
+    repeated_keys: Count = 10
+    operations: Count = 10
+    cost: Count = 5000
+    execution_timeout: Duration = timedelta(seconds=600)
+    allowance_capacity: Count = 100_000
+    allowance_per_second: Rate = 1000.0
+    documents_cached: Count = 1000
+    trusted_documents: Path | None = None
+    trusted_only: Flag = False
+    sockets_per_key: Count = 200
+    operations_per_socket: Count = 100
+    connection_init_timeout: Duration = timedelta(seconds=10)
+    send_timeout: Duration = timedelta(seconds=30)
+
+
+class CacheSettings(Group):
+    enabled: Flag = True
+
+
+class BudgetDefault(Group):
+    limit_usd: Usd
+    period: Literal["HOUR", "DAY", "WEEK", "MONTH", "TOTAL"] = "MONTH"
+    time_zone: TimeZone = "UTC"
+    thresholds: tuple[Percent, ...] = (80, 90, 100)
+    enforcement: Literal["BLOCK", "ALERT_ONLY"] = "BLOCK"
+
+
+class BudgetSettings(Group):
+    hold_ttl: Duration = timedelta(seconds=60)
+    per_tenant: BudgetDefault | None = None
+    per_agent: BudgetDefault | None = None
+
+
+class ContentSettings(Group):
+    """How long prompts and answers are kept; encrypted at rest when a key is given."""
+
+    store: Flag = True
+    ttl: Duration = timedelta(hours=24)
+    encryption_key: SecretReference | None = None
+
+
+class Settings(Group):
+    server: ServerSettings = ServerSettings()
+    database: DatabaseSettings = DatabaseSettings()
+    redis: RedisSettings = RedisSettings()
+    providers: tuple[ProviderSettings, ...] = ()
+    routes: tuple[RouteSettings, ...] = ()
+    limits: LimitSettings = LimitSettings()
+    cache: CacheSettings = CacheSettings()
+    budgets: BudgetSettings = BudgetSettings()
+    content: ContentSettings = ContentSettings()

@@ -1,0 +1,86 @@
+"""Values as the configuration may write them. Each says what would be right, and never repeats what was there."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+from decimal import Decimal
+from typing import Annotated, TypeAlias
+from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer
+
+from app.settings.durations import format_duration, parse_duration
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9_-]*", re.ASCII)
+
+
+def _positive(length: timedelta) -> timedelta:
+    if not length:
+        raise ValueError("it must be longer than nothing")
+    return length
+
+
+def _name(text: str) -> str:
+    if not _NAME.fullmatch(text) or len(text) > 64:
+        raise ValueError("a name has up to 64 of a-z, 0-9, _ and -, and begins with a letter or digit")
+    return text
+
+
+def _model_name(text: str) -> str:
+    if not text.isprintable() or not 1 <= len(text) <= 200 or any(letter.isspace() for letter in text):
+        raise ValueError("a model's name has 1 to 200 printable characters and no space")
+    return text
+
+
+def _url(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise ValueError('an address is "http://host…" or "https://host…"')
+    if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
+        raise ValueError("an address holds no user, password, query or fragment")
+    return text.rstrip("/")
+
+
+def _time_zone(text: str) -> str:
+    try:
+        ZoneInfo(text)
+    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+        raise ValueError('a time zone has its IANA name, as "Europe/Berlin" or "UTC"') from error
+    return text
+
+
+def listed(value: object) -> object:
+    """One where a list may stand is a list of one."""
+    return value if isinstance(value, (list, tuple)) else [value]
+
+
+def named(value: object) -> object:
+    """A name where a table may stand is a table with that name."""
+    return {"name": value} if isinstance(value, str) else value
+
+
+def _number(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError("it must be a number")
+    return value
+
+
+_WRITE_DURATION = PlainSerializer(format_duration, return_type=str, when_used="json")
+
+Delay: TypeAlias = Annotated[timedelta, BeforeValidator(parse_duration), _WRITE_DURATION]
+Duration: TypeAlias = Annotated[timedelta, AfterValidator(_positive), BeforeValidator(parse_duration), _WRITE_DURATION]
+Flag: TypeAlias = Annotated[bool, Field(strict=True)]
+Count: TypeAlias = Annotated[int, Field(strict=True, gt=0, lt=2**63)]
+CountOrNone: TypeAlias = Annotated[int, Field(strict=True, ge=0, lt=2**63)]
+Port: TypeAlias = Annotated[int, Field(strict=True, ge=0, le=65_535)]
+Percent: TypeAlias = Annotated[int, Field(strict=True, ge=1, le=1_000)]
+Rate: TypeAlias = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
+Ratio: TypeAlias = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
+Share: TypeAlias = Annotated[float, Field(strict=True, gt=0, le=1, allow_inf_nan=False)]
+Usd: TypeAlias = Annotated[Decimal, BeforeValidator(_number), Field(ge=0, allow_inf_nan=False, max_digits=30, decimal_places=12)]
+Name: TypeAlias = Annotated[str, AfterValidator(_name)]
+ModelName: TypeAlias = Annotated[str, AfterValidator(_model_name)]
+Url: TypeAlias = Annotated[str, AfterValidator(_url)]
+TimeZone: TypeAlias = Annotated[str, AfterValidator(_time_zone)]
