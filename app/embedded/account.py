@@ -1,0 +1,71 @@
+"""The account that the private stores run as. PostgreSQL refuses root, so root steps down first: inside a user namespace of its
+own, where files stay root's, else as the owner of the data directory or of the folder it lies in, else as nobody.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from app.errors import SettingsError
+
+NOBODY = 65534
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """`prefix` is put before a command; `uid` and `gid` own what the stores write, as the system sees them."""
+
+    prefix: tuple[str, ...]
+    uid: int
+    gid: int
+
+
+def choose_account(data_dir: Path, must_read: Path) -> Account:
+    """The first account that can work in `data_dir` and read `must_read`; hands `data_dir` over to it. SettingsError where
+    none can."""
+    if os.geteuid() != 0:
+        return Account((), os.geteuid(), os.getegid())
+    for account in _candidates(data_dir):
+        _hand_over(data_dir, account)
+        if _can_work(account, data_dir, must_read):
+            return account
+    raise SettingsError(
+        "database.primary",
+        "PostgreSQL may not run as root, and neither user namespaces nor another account can work in "
+        f"{data_dir}; start as an ordinary user, choose another --data-dir, or name a server: GREENLANG_DATABASE__PRIMARY",
+    )
+
+
+def _candidates(data_dir: Path) -> Iterator[Account]:
+    namespace = Account(("unshare", "--user", f"--map-user={NOBODY}", f"--map-group={NOBODY}", "--"), 0, 0)
+    owner, folder = data_dir.stat(), data_dir.parent.stat()
+    if owner.st_uid != 0:
+        yield _switched(owner.st_uid, owner.st_gid)
+    yield namespace
+    if folder.st_uid != 0:
+        yield _switched(folder.st_uid, folder.st_gid)
+    yield _switched(NOBODY, NOBODY)
+
+
+def _switched(uid: int, gid: int) -> Account:
+    return Account(("setpriv", f"--reuid={uid}", f"--regid={gid}", "--clear-groups", "--"), uid, gid)
+
+
+def _hand_over(data_dir: Path, account: Account) -> None:
+    if data_dir.stat().st_uid == account.uid and all(path.lstat().st_uid == account.uid for path in data_dir.iterdir()):
+        return
+    for path in (data_dir, *data_dir.rglob("*")):
+        os.chown(path, account.uid, account.gid, follow_symlinks=False)
+
+
+def _can_work(account: Account, data_dir: Path, must_read: Path) -> bool:
+    probe = ("/bin/sh", "-c", 'cd "$1" && test -w . && test -r "$2"', "sh", str(data_dir), str(must_read))
+    try:
+        probed = subprocess.run([*account.prefix, *probe], capture_output=True, timeout=10, check=False)  # noqa: S603 - built above
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return probed.returncode == 0

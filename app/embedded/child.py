@@ -1,0 +1,87 @@
+"""A store's process as its keeper runs it: the system sends it `farewell` when the keeper dies, however that happens."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from app.errors import GreenLangError
+
+_PR_SET_PDEATHSIG = 1
+_LARGEST_LOG = 16 * 1024 * 1024
+_LAST_LINES = 5
+
+
+class StoreFailed(GreenLangError):
+    """A store that does not start; the message ends with its own last words."""
+
+
+@dataclass(frozen=True, slots=True)
+class Child:
+    """`farewell` asks for an orderly end."""
+
+    process: subprocess.Popen[bytes]
+    farewell: signal.Signals
+    log: Path
+    log_start: int
+
+    def wait_until(self, ready: Callable[[], bool], seconds: float) -> None:
+        """Raises StoreFailed when the process ends or the time is up before `ready()`."""
+        deadline = time.monotonic() + seconds
+        while not ready():
+            if self.process.poll() is not None:
+                raise StoreFailed(self._last_words())
+            if time.monotonic() > deadline:
+                raise StoreFailed(f"not ready within {seconds:g} s: {self._last_words()}")
+            time.sleep(0.01)
+
+    def stop(self, seconds: float) -> None:
+        """In order within `seconds`, else by force."""
+        for sign, patience in ((self.farewell, seconds), (signal.SIGQUIT, 2.0), (signal.SIGKILL, 5.0)):
+            with suppress(ProcessLookupError):
+                self.process.send_signal(sign)
+            with suppress(subprocess.TimeoutExpired):
+                self.process.wait(patience)
+                return
+
+    def _last_words(self) -> str:
+        with self.log.open("rb") as file:
+            file.seek(self.log_start)
+            lines = file.read().decode(errors="replace").strip().splitlines()
+        return " | ".join(lines[-_LAST_LINES:])
+
+
+def start_child(command: Sequence[str | Path], folder: Path, log: Path, farewell: signal.Signals, lock: int) -> Child:
+    """`folder` becomes the working directory; `lock` is a descriptor that is held as long as any process of the store lives."""
+    log.parent.mkdir(mode=0o700, exist_ok=True)
+    if log.is_file() and log.stat().st_size > _LARGEST_LOG:
+        log.replace(log.with_suffix(".old.log"))
+    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+    with log.open("ab") as output:
+        start = output.tell()
+        process = subprocess.Popen(  # noqa: S603 - the command is built from programs that this package found
+            command,
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            pass_fds=(lock,),
+            preexec_fn=functools.partial(_follow, os.getpid(), farewell, libc),  # noqa: PLW1509 - the keeper has one thread
+        )
+    return Child(process, farewell, log, start)
+
+
+def _follow(keeper: int, farewell: signal.Signals, libc: ctypes.CDLL | None) -> None:
+    if libc is not None:
+        libc.prctl(_PR_SET_PDEATHSIG, int(farewell), 0, 0, 0)
+    if os.getppid() != keeper:
+        os._exit(1)

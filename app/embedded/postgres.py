@@ -1,0 +1,100 @@
+"""The private PostgreSQL: its own cluster in the data directory, TCP on loopback only, a password for everybody."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from app.embedded.addresses import DATABASE_URL, HOST, keep_address, read_address
+from app.embedded.binaries import PostgresBinaries
+from app.embedded.child import Child, StoreFailed, start_child
+
+_BUILTIN_LOCALE_SINCE = 17
+_START_SECONDS = 60.0
+_PM_STATUS_LINE = 7
+_SETTINGS = {
+    "listen_addresses": HOST,
+    "unix_socket_directories": "",
+    "max_connections": "200",
+    "shared_buffers": "64MB",
+    "max_wal_size": "512MB",
+    "jit": "off",
+    "timezone": "UTC",
+    "log_timezone": "UTC",
+}
+_VOLATILE = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+
+
+@dataclass(frozen=True, slots=True)
+class Postgres:
+    """`volatile` trades durability for speed: for tests alone."""
+
+    binaries: PostgresBinaries
+    data_dir: Path
+    volatile: bool = False
+
+    @property
+    def name(self) -> str:
+        return "PostgreSQL"
+
+    @property
+    def cluster(self) -> Path:
+        return self.data_dir / "postgres"
+
+    @property
+    def url_file(self) -> Path:
+        return self.data_dir / DATABASE_URL
+
+    def prepare(self, lock: int) -> None:
+        """Makes the cluster where there is none, and clears away what an earlier life left. Only while no server runs on it:
+        its `postmaster.pid` may by now be the number of some other program."""
+        if not self.cluster.is_dir():
+            self._make_cluster(lock)
+        elif not self.url_file.is_file():
+            raise StoreFailed(f"{self.url_file} is gone, and with it the password of {self.cluster}")
+        self._check_version()
+        (self.cluster / "postmaster.pid").unlink(missing_ok=True)
+        keep_address(self.url_file)
+
+    def _make_cluster(self, lock: int) -> None:
+        address = keep_address(self.url_file)
+        unfinished = self.data_dir / "postgres.unfinished"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        newer = self.binaries.major >= _BUILTIN_LOCALE_SINCE
+        locale = ("--locale-provider=builtin", "--locale=C.UTF-8") if newer else ("--no-locale",)
+        command: list[str | Path] = [self.binaries.bin / "initdb", "-D", unfinished, "-U", "greenlang", "--pwfile=/dev/stdin"]
+        options = ["--auth=scram-sha-256", "-E", "UTF8", *locale, *(["--no-sync"] if self.volatile else [])]
+        made = subprocess.run(  # noqa: S603 - a program that this package found
+            [*command, *options], input=address.password + "\n", text=True, capture_output=True, check=False, pass_fds=(lock,)
+        )
+        if made.returncode != 0:
+            raise StoreFailed(f"initdb: {made.stderr.strip() or made.stdout.strip()}")
+        unfinished.rename(self.cluster)
+
+    def start(self, lock: int) -> Child:
+        """A server that answers; raises StoreFailed."""
+        settings = _SETTINGS | (_VOLATILE if self.volatile else {}) | {"port": str(read_address(self.url_file).port)}
+        command: list[str | Path] = [self.binaries.bin / "postgres", "-D", self.cluster]
+        for name, value in settings.items():
+            command += ["-c", f"{name}={value}"]
+        child = start_child(command, self.cluster, self.data_dir / "log" / "postgres.log", signal.SIGINT, lock)
+        child.wait_until(lambda: self._is_ready(child), _START_SECONDS)
+        return child
+
+    def _is_ready(self, child: Child) -> bool:
+        try:
+            lines = (self.cluster / "postmaster.pid").read_text(encoding="utf-8").splitlines()
+        except FileNotFoundError:
+            return False
+        return len(lines) > _PM_STATUS_LINE and lines[0] == str(child.process.pid) and lines[_PM_STATUS_LINE].strip() == "ready"
+
+    def _check_version(self) -> None:
+        made_by = (self.cluster / "PG_VERSION").read_text(encoding="utf-8").strip()
+        if made_by != str(self.binaries.major):
+            raise StoreFailed(
+                f"{self.cluster} was made by PostgreSQL {made_by}, and this machine has PostgreSQL {self.binaries.major}; "
+                "move the data with pg_dump, or choose another --data-dir"
+            )

@@ -1,0 +1,129 @@
+"""The private stores of a data directory, seen from the process that wants them: launch, wait, use the addresses, stop.
+
+They live exactly as long as their launcher: a pipe held by it is their keeper's lifeline. A lock on the data directory is held by
+every one of their processes, so two sets never run on the same files, and what a killed launcher left is waited for or ended.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from app.embedded.account import choose_account
+from app.embedded.addresses import DATABASE_URL, REDIS_URL
+from app.errors import GreenLangError
+from app.secrets import SecretReference
+
+_SOURCE = Path(__file__).resolve().parents[2]
+_ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "TMPDIR")
+_STORE_NAMES = frozenset({"postgres", "valkey-server", "redis-server"})
+_LEAVE_SECONDS = 20.0
+_STOP_SECONDS = 60.0
+
+
+class StoresFailed(GreenLangError):
+    """The private stores do not start; the message says which and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class PrivateStores:
+    """Start by `launch`. `database` and `redis` refer to files that hold the URLs."""
+
+    data_dir: Path
+    keeper: subprocess.Popen[str]
+
+    @classmethod
+    def launch(cls, data_dir: Path, *, postgres: bool = True, valkey: bool = True, volatile: bool = False) -> PrivateStores:
+        """Returns while they start. The caller owns the data directory: what still runs in it is a killed owner's and is ended.
+
+        Raises SettingsError where no account can run them and StoresFailed where something will not let go.
+        """
+        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        data_dir = data_dir.resolve()
+        lock = os.open(data_dir / "stores.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            _take(lock, data_dir)
+            account = choose_account(data_dir, Path(__file__))
+            data_dir.chmod(0o700)
+            wanted = [
+                *(["--postgres"] if postgres else []),
+                *(["--valkey"] if valkey else []),
+                *(["--volatile"] if volatile else []),
+            ]
+            program = [sys.executable, "-m", "app.embedded.keeper", "--data-dir", str(data_dir), "--lock", str(lock)]
+            environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
+            keeper = subprocess.Popen(  # noqa: S603 - our own module
+                [*account.prefix, *program, *wanted],
+                cwd=data_dir,
+                env=environment | {"PYTHONPATH": str(_SOURCE), "PYTHONDONTWRITEBYTECODE": "1"},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                pass_fds=(lock,),
+                start_new_session=True,
+            )
+        finally:
+            os.close(lock)
+        return cls(data_dir, keeper)
+
+    @property
+    def database(self) -> SecretReference:
+        return SecretReference(file=self.data_dir / DATABASE_URL)
+
+    @property
+    def redis(self) -> SecretReference:
+        return SecretReference(file=self.data_dir / REDIS_URL)
+
+    def wait(self) -> None:
+        """Returns once they answer; raises StoresFailed."""
+        assert self.keeper.stdout is not None
+        said = self.keeper.stdout.readline().strip()
+        if said != "ready":
+            self.stop()
+            raise StoresFailed(said.removeprefix("failed: ") or "the private stores' keeper ended at once")
+
+    def stop(self) -> None:
+        """In order; returns when no process of theirs is left."""
+        self.let_go()
+        try:
+            self.keeper.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.keeper.kill()
+            self.keeper.wait()
+
+    def let_go(self) -> None:
+        """Drops this process's ends of the pipes: what a forked child does first, or the stores would outlive the launcher."""
+        for pipe in (self.keeper.stdin, self.keeper.stdout):
+            if pipe is not None:
+                pipe.close()
+
+
+def _take(lock: int, data_dir: Path) -> None:
+    """Waits for what a killed launcher left to go by itself, then ends it."""
+    begun = time.monotonic()
+    for sign, until in ((None, 3.0), (signal.SIGINT, _LEAVE_SECONDS), (signal.SIGKILL, _LEAVE_SECONDS + 5)):
+        if sign is not None:
+            _signal_stores(data_dir, sign)
+        while time.monotonic() - begun < until:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                time.sleep(0.02)
+            else:
+                return
+    raise StoresFailed(f"another process still holds {data_dir / 'stores.lock'}")
+
+
+def _signal_stores(data_dir: Path, sign: signal.Signals) -> None:
+    for file in (data_dir / "postgres" / "postmaster.pid", data_dir / "valkey" / "valkey.pid"):
+        with suppress(OSError, ValueError, IndexError):
+            pid = int(file.read_text(encoding="utf-8").split()[0])
+            if Path(f"/proc/{pid}/comm").read_text(encoding="utf-8").strip() in _STORE_NAMES:
+                os.kill(pid, sign)
