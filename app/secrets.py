@@ -1,36 +1,148 @@
-"""A secret is a reference, `{ env = "NAME" }` or `{ file = "PATH" }`; its value is read where it is used and shown nowhere."""
+"""A secret is a reference, `{ env = "NAME" }` or `{ file = "PATH" }`; its value is read where it is used and shown nowhere.
+
+What is sealed says by which key, so that a key can be changed while older content is still read. Each seal has a key of its
+own, derived from the configured one and fresh random bytes: no number of seals wears a key out.
+"""
 
 from __future__ import annotations
 
+import base64
+import binascii
+import hashlib
+import hmac
 import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from pydantic import BaseModel, ConfigDict, model_validator
 
-from app.errors import SettingsError
+from app.errors import GreenLangError, SettingsError
+
+_KEY_BYTES: Final = 32
+_KEY_ID_BYTES: Final = 4
+_SALT_BYTES: Final = 16
+_NONCE_BYTES: Final = 12
+_OPEN: Final = b"\x00"
+_SEALED: Final = b"\x01"
+_REFERENCE: Final = 'a secret is { env = "NAME" } or { file = "PATH" }'
 
 
 class SecretReference(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     env: str | None = None
     file: Path | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _no_plain_text(cls, value: object) -> object:
+        if isinstance(value, (str, bytes)):
+            raise ValueError(f"{_REFERENCE}, never its own text")
+        return value
+
     @model_validator(mode="after")
     def _exactly_one(self) -> SecretReference:
-        if (self.env is None) == (self.file is None):
-            raise ValueError('a secret is { env = "NAME" } or { file = "PATH" }')
+        if (self.env is None) == (self.file is None) or self.env == "":
+            raise ValueError(_REFERENCE)
         return self
 
     def reveal(self) -> str:
-        """The secret's value; raises SettingsError where there is none."""
+        """The secret's value without blanks around it; raises SettingsError where there is none."""
         if self.env is not None:
-            value = os.environ.get(self.env, "").strip()
-            if not value:
-                raise SettingsError(f"env {self.env}", "is not set")
-            return value
+            return _not_empty(os.environ.get(self.env, ""), f"env {self.env}", "is not set")
         assert self.file is not None
         try:
-            return self.file.read_text(encoding="utf-8").strip()
+            text = self.file.read_text(encoding="utf-8")
         except OSError as error:
-            raise SettingsError(f"file {self.file}", error.strerror or "cannot be read") from error
+            raise SettingsError(f"file {self.file}", error.strerror or "cannot be read") from None
+        except UnicodeDecodeError:
+            raise SettingsError(f"file {self.file}", "is not UTF-8 text") from None
+        return _not_empty(text, f"file {self.file}", "is empty")
+
+
+class UnsealError(GreenLangError):
+    """Sealed by a key that is not configured, in another context, or changed since."""
+
+
+class Sealer:
+    """AES-256-GCM under the first of `keys`; the others open what was sealed before. Without a key content is kept as it is.
+
+    What was kept as it is can still be read once there is a key.
+    """
+
+    def __init__(self, keys: Sequence[bytes] = ()) -> None:
+        self._keys = {_key_id(key): key for key in reversed(keys)}
+        self._current = _key_id(keys[0]) if keys else None
+
+    def seal(self, content: bytes, context: bytes) -> bytes:
+        """`context` says whose content it is and has to be the same for unseal; it is not in the result."""
+        if self._current is None:
+            return _OPEN + content
+        salt, nonce = os.urandom(_SALT_BYTES), os.urandom(_NONCE_BYTES)
+        sealed = AESGCM(_derive(self._keys[self._current], salt)).encrypt(nonce, content, context)
+        return b"".join((_SEALED, self._current, salt, nonce, sealed))
+
+    def unseal(self, sealed: bytes, context: bytes) -> bytes:
+        """Raises UnsealError."""
+        if sealed[:1] == _OPEN:
+            return sealed[1:]
+        key_id, salt, nonce, rest = _cut(sealed[1:], _KEY_ID_BYTES, _SALT_BYTES, _NONCE_BYTES)
+        key = self._keys.get(key_id)
+        if sealed[:1] != _SEALED or key is None:
+            raise UnsealError("not sealed by a configured key")
+        try:
+            return AESGCM(_derive(key, salt)).decrypt(nonce, rest, context)
+        except InvalidTag:
+            raise UnsealError("sealed in another context, or changed since") from None
+
+
+def build_sealer(references: Sequence[SecretReference]) -> Sealer:
+    """Each secret is 32 random bytes in base64 or hexadecimal; raises SettingsError for any other."""
+    return Sealer([_read_key(reference) for reference in references])
+
+
+def _read_key(reference: SecretReference) -> bytes:
+    text = reference.reveal()
+    for decode in (bytes.fromhex, _from_base64):
+        try:
+            key = decode(text)
+        except ValueError:
+            continue
+        if len(key) == _KEY_BYTES:
+            return key
+    where = f"env {reference.env}" if reference.env is not None else f"file {reference.file}"
+    raise SettingsError(where, "is no key: 32 random bytes in base64 or hexadecimal, as `openssl rand -base64 32` makes them")
+
+
+def _from_base64(text: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except binascii.Error as error:
+        raise ValueError("not base64") from error
+
+
+def _not_empty(text: str, where: str, problem: str) -> str:
+    value = text.strip()
+    if not value:
+        raise SettingsError(where, problem)
+    return value
+
+
+def _key_id(key: bytes) -> bytes:
+    return hashlib.sha256(b"greenlang key id" + key).digest()[:_KEY_ID_BYTES]
+
+
+def _derive(key: bytes, salt: bytes) -> bytes:
+    return hmac.digest(key, b"greenlang content" + salt, "sha256")
+
+
+def _cut(data: bytes, *lengths: int) -> tuple[bytes, ...]:
+    """Pieces of these lengths and then the rest; short where the data are."""
+    pieces = []
+    for length in lengths:
+        pieces.append(data[:length])
+        data = data[length:]
+    return (*pieces, data)

@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+from app.settings.defaults import (
+    DEFAULT_ROUTE,
+    SIMULATOR_KEY,
+    needs_simulator,
+    simulated_providers,
+    with_simulator,
+)
 from app.settings.groups import (
     BreakerSettings,
     BudgetDefault,
@@ -24,8 +31,11 @@ from app.settings.groups import (
     StrategyName,
     UnsupportedName,
 )
+from app.settings.load import load_settings
 
 __all__ = [
+    "DEFAULT_ROUTE",
+    "SIMULATOR_KEY",
     "BreakerSettings",
     "BudgetDefault",
     "BudgetSettings",
@@ -46,4 +56,8 @@ __all__ = [
     "Settings",
     "StrategyName",
     "UnsupportedName",
+    "load_settings",
+    "needs_simulator",
+    "simulated_providers",
+    "with_simulator",
 ]

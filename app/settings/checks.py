@@ -1,0 +1,57 @@
+"""What one key alone cannot tell: names that must differ, and names that must be there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
+from typing import TypeAlias
+
+from app.settings.defaults import needs_simulator, simulated_providers
+from app.settings.groups import ProviderKindName, ProviderSettings, RouteSettings, Settings
+from app.settings.shape import Place
+
+Fault: TypeAlias = tuple[Place, str]
+
+
+def faults(settings: Settings) -> Iterator[Fault]:
+    """Each with its place and what would be right."""
+    yield from _repeats(("providers",), [provider.name for provider in settings.providers])
+    yield from _repeats(("routes",), [route.name for route in settings.routes])
+    for index, provider in enumerate(settings.providers):
+        yield from _provider_faults(("providers", index), provider)
+    if settings.providers and not any(provider.enabled for provider in settings.providers):
+        yield ("providers",), "none is enabled; leave all of them out to run with the simulator"
+    providers = simulated_providers("http://127.0.0.1") if needs_simulator(settings) else settings.providers
+    targets = [f"{provider.name}/{model.name}" for provider in providers for model in provider.models]
+    for index, route in enumerate(settings.routes):
+        yield from _target_faults(("routes", index), route, targets)
+    if settings.content.earlier_encryption_keys and settings.content.encryption_key is None:
+        yield ("content", "encryption_key"), "it is missing: earlier keys only open what they sealed"
+    if settings.limits.trusted_only and settings.limits.trusted_documents is None:
+        yield ("limits", "trusted_documents"), "it is needed where trusted_only is true: the file of the documents"
+
+
+def _repeats(place: Place, names: Sequence[str], key: str = "name") -> Iterator[Fault]:
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            yield (*place, index, key), f"{name} is taken by [{names.index(name)}]; names must differ"
+
+
+def _provider_faults(place: Place, provider: ProviderSettings) -> Iterator[Fault]:
+    if provider.kind is ProviderKindName.OPENAI_COMPATIBLE:
+        if provider.base_url is None:
+            yield (*place, "base_url"), "it is missing: where the server listens"
+        if not provider.models:
+            yield (*place, "models"), "it is missing: the names of the models that the server has"
+    yield from _repeats((*place, "models"), [model.name for model in provider.models])
+
+
+def _target_faults(place: Place, route: RouteSettings, known: Sequence[str]) -> Iterator[Fault]:
+    for index, target in enumerate(route.targets):
+        here: Place = (*place, "targets", index)
+        if target in route.targets[:index]:
+            yield here, f"{target} is in this route already"
+        elif target not in known:
+            close = get_close_matches(target, known, n=1)
+            right = f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"
+            yield here, f"no provider is configured with this model, written provider/model; {right}"

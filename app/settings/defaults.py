@@ -1,0 +1,86 @@
+"""What stands where the configuration says nothing: providers, their keys and models, and the route `default`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final
+
+from app.secrets import SecretReference
+from app.settings.groups import ModelSettings, ProviderKindName, ProviderSettings, RouteSettings, Settings
+
+DEFAULT_ROUTE: Final = "default"
+SIMULATOR_KEY: Final = "GREENLANG_SIMULATOR_KEY"
+"""The variable that holds the key for the simulator; whoever starts the simulator sets it."""
+UNPRICED_MODEL: Final = "sim-unpriced"
+
+KEY_VARIABLES: Final[Mapping[ProviderKindName, str]] = MappingProxyType(
+    {ProviderKindName.ANTHROPIC: "ANTHROPIC_API_KEY", ProviderKindName.OPENAI: "OPENAI_API_KEY"}
+)
+MODELS: Final[Mapping[ProviderKindName, tuple[str, ...]]] = MappingProxyType(
+    {
+        ProviderKindName.ANTHROPIC: ("claude-sonnet-5-5", "claude-haiku-5-5", "claude-opus-5-5"),
+        ProviderKindName.OPENAI: ("gpt-6-sol", "gpt-6-luna", "gpt-5.4-mini", "text-embedding-3-small"),
+    }
+)
+_SIMULATED_PATHS: Final[Mapping[ProviderKindName, str]] = MappingProxyType(
+    {ProviderKindName.ANTHROPIC: "/anthropic", ProviderKindName.OPENAI: "/v1"}
+)
+
+
+def with_defaults(settings: Settings, environ: Mapping[str, str]) -> Settings:
+    """Providers whose usual key variable is set where none is configured, models and keys where a provider has none, and the
+    route `default`."""
+    providers = settings.providers or tuple(
+        ProviderSettings(name=kind.value, kind=kind)
+        for kind, variable in KEY_VARIABLES.items()
+        if environ.get(variable, "").strip()
+    )
+    return with_default_route(settings.model_copy(update={"providers": tuple(map(_complete, providers))}))
+
+
+def with_default_route(settings: Settings) -> Settings:
+    """Over the first model of each enabled provider, in order, where there are providers and no such route."""
+    targets = tuple(
+        f"{provider.name}/{provider.models[0].name}" for provider in settings.providers if provider.enabled and provider.models
+    )
+    if not targets or any(route.name == DEFAULT_ROUTE for route in settings.routes):
+        return settings
+    return settings.model_copy(update={"routes": (*settings.routes, RouteSettings(name=DEFAULT_ROUTE, targets=targets))})
+
+
+def needs_simulator(settings: Settings) -> bool:
+    return not settings.providers
+
+
+def simulated_providers(address: str) -> tuple[ProviderSettings, ...]:
+    """Both providers as the simulator at `address` (`http://host:port`) plays them, under the names of the real ones."""
+    return tuple(
+        ProviderSettings(
+            name=kind.value,
+            kind=kind,
+            base_url=f"{address.rstrip('/')}{path}",
+            api_keys=(SecretReference(env=SIMULATOR_KEY),),
+            models=_models(*MODELS[kind], UNPRICED_MODEL),
+            simulated=True,
+        )
+        for kind, path in _SIMULATED_PATHS.items()
+    )
+
+
+def with_simulator(settings: Settings, address: str) -> Settings:
+    """The same settings with the simulator's providers and, where there is none, a route `default` over them."""
+    return with_default_route(settings.model_copy(update={"providers": simulated_providers(address)}))
+
+
+def _complete(provider: ProviderSettings) -> ProviderSettings:
+    found: dict[str, object] = {}
+    if not provider.api_keys and provider.kind in KEY_VARIABLES:
+        found["api_keys"] = (SecretReference(env=KEY_VARIABLES[provider.kind]),)
+    if not provider.models and provider.kind in MODELS:
+        found["models"] = _models(*MODELS[provider.kind])
+    return provider.model_copy(update=found) if found else provider
+
+
+def _models(*names: str) -> tuple[ModelSettings, ...]:
+    return tuple(ModelSettings(name=name) for name in names)
