@@ -1,7 +1,7 @@
 from __future__ import annotations
 
+from app.access.allowance import Allowance
 from app.access.principal import Principal, Scope
-from app.context import Allowance
 from resolvers.info import Info
 
 

@@ -10,53 +10,16 @@ import strawberry
 from strawberry import ID, field
 
 from app import completions
-from app.completions import CacheMode, CacheTier, CompletionStatus
+from app.completions import CacheTier, CompletionStatus
 from app.llm import messages
-from app.llm.messages import FinishReason, ReasoningEffort, Role, ToolChoiceMode
-from schema.describes import describe_enum, describes
+from app.llm.messages import FinishReason
+from resolvers.inputs.enums import describe_enum
+from schema.describes import describes
 from schema.problems import Conflict, CursorExpired, InvalidInput, NotFound
 from schema.providers import ProvidersFailed, RateLimited
 from schema.scalars import JSON
 from schema.values import Attempt, Label, Node, TokenUsage
 
-describe_enum(
-    Role,
-    description="Who speaks in a message.",
-    values={
-        "SYSTEM": "Whoever instructs the model.",
-        "USER": "Whoever asks.",
-        "ASSISTANT": "The model itself, earlier in the conversation.",
-        "TOOL": "A tool, answering a call of the model's.",
-    },
-)
-describe_enum(
-    ToolChoiceMode,
-    description="One rule for all tools.",
-    values={
-        "AUTO": "The model decides whether to ask for tools.",
-        "NONE": "The model asks for none.",
-        "REQUIRED": "The model asks for at least one.",
-    },
-)
-describe_enum(
-    ReasoningEffort,
-    description="How long the model may think before it answers.",
-    values={
-        "NONE": "Not at all.",
-        "LOW": "Briefly: quick and cheap.",
-        "MEDIUM": "As long as most questions need.",
-        "HIGH": "As long as hard questions need: slow and dear.",
-    },
-)
-describe_enum(
-    CacheMode,
-    description="How a call uses the cache of answers.",
-    values={
-        "OFF": "Neither read nor written.",
-        "USE": "A stored answer will do; a new one is stored.",
-        "REFRESH": "A new answer is made and stored, whatever is there.",
-    },
-)
 describe_enum(
     CacheTier,
     description="Where a cached answer was found, nearest first.",

@@ -6,11 +6,9 @@ There is no second copy of the data and no mapping code; an attribute that is no
 from __future__ import annotations
 
 from collections.abc import Callable
-from enum import Enum
 from typing import TypeVar
 
 import strawberry
-from strawberry.types.enum import has_enum_definition
 
 Described = TypeVar("Described", bound=type)
 
@@ -35,13 +33,3 @@ def domain_class(cls: object) -> type | None:
     """The domain class that a GraphQL class describes."""
     found = getattr(cls, DOMAIN_CLASS, None)
     return found if isinstance(found, type) else None
-
-
-def describe_enum(enum: type[Enum], *, description: str, values: dict[str, str], name: str | None = None) -> None:
-    """Registers a domain enum in place; `values` must describe each of its members."""
-    strawberry.enum(enum, name=name, description=description)
-    assert has_enum_definition(enum)
-    for value in enum.__strawberry_definition__.values:
-        value.description = values.pop(value.name)
-    if values:
-        raise ValueError(f"{enum.__name__} has no {', '.join(values)}")

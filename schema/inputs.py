@@ -16,13 +16,14 @@ Build: TypeAlias = Callable[[Value], Value]
 
 
 def plan_inputs(schema: GraphQLSchema, config: StrawberryConfig) -> None:
-    """Gives every input type of the schema its plan."""
+    """Gives every input type of the schema its plan, and graphql-core the word that some take exactly one field."""
     plans: dict[type, Build] = {}
     for graphql_type in schema.type_map.values():
         if isinstance(graphql_type, GraphQLInputObjectType):
             definition: StrawberryObjectDefinition = graphql_type.extensions["strawberry-definition"]
             build = plans[definition.origin] = _plan(definition, config, plans)
             definition.from_input = _ignoring_context(build)
+            graphql_type.is_one_of = definition.is_one_of  # so that graphql-core itself validates, prints and introspects it
 
 
 def _ignoring_context(build: Build) -> Callable[[type, Mapping[str, Any], object], Any]:

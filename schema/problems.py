@@ -7,7 +7,8 @@ from strawberry import field
 
 from app import problems
 from app.problems import ProblemCode
-from schema.describes import describe_enum, describes
+from resolvers.inputs.enums import describe_enum
+from schema.describes import describes
 
 describe_enum(
     ProblemCode,

@@ -5,22 +5,9 @@ from __future__ import annotations
 from strawberry import field
 
 from app.llm import routing
-from app.llm.routing import RoutingStrategy
-from schema.describes import describe_enum, describes
+from schema.describes import describes
 from schema.problems import Problem
 from schema.values import Attempt
-
-describe_enum(
-    RoutingStrategy,
-    description="How a route orders its targets.",
-    values={
-        "PRIORITY": "As they are listed.",
-        "LEAST_COST": "Cheapest for this call first.",
-        "LEAST_LATENCY": "Quickest of late first.",
-        "ROUND_ROBIN": "Each in turn.",
-        "RANDOM": "By chance.",
-    },
-)
 
 
 @describes(routing.RateLimited, description="A limiter had no room within the queue's timeout.")

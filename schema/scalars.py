@@ -15,6 +15,7 @@ from typing import NewType
 
 import msgspec
 import strawberry
+from graphql import ConstValueNode, GraphQLScalarType, value_from_ast_untyped
 from strawberry.types.scalar import ScalarDefinition
 
 from app.money import PLACES, format_decimal
@@ -125,17 +126,36 @@ def check_json(value: object) -> object:
     return value
 
 
+def check_json_literal(node: ConstValueNode) -> object:
+    return check_json(value_from_ast_untyped(node))
+
+
+_JSON = strawberry.scalar(
+    name="JSON",
+    description="Any JSON value: finite numbers, at most 64 KiB and 16 levels.",
+    serialize=check_json,
+    parse_value=check_json,
+)
+_JSON.implementation = GraphQLScalarType(
+    name=_JSON.name,
+    description=_JSON.description,
+    coerce_output_value=check_json,
+    coerce_input_value=check_json,
+    coerce_input_literal=check_json_literal,  # so that variables inside a literal are put in before it is checked
+    extensions={"strawberry-definition": _JSON},
+)
+
 SCALARS: Mapping[object, ScalarDefinition] = {
     datetime: strawberry.scalar(
         name="DateTime",
-        description="RFC 3339 instant in UTC with a trailing Z, such as `2026-03-01T00:00:00Z`. Another offset is accepted and "
-        "converted; a value without an offset is rejected.",
+        description="RFC 3339 instant in UTC with a trailing Z; a value without an offset is rejected. Such as "
+        "`2026-03-01T00:00:00Z`; another offset is accepted and converted.",
         serialize=print_date_time,
         parse_value=parse_date_time,
     ),
     Decimal: strawberry.scalar(
         name="Decimal",
-        description='Exact decimal as a string, such as `"0.0015"`: at most 12 fraction digits, no exponent, no NaN.',
+        description='Exact decimal as a string, at most 12 fraction digits, no exponent, no NaN. Such as `"0.0015"`.',
         serialize=print_decimal,
         parse_value=parse_decimal,
     ),
@@ -145,12 +165,7 @@ SCALARS: Mapping[object, ScalarDefinition] = {
         serialize=print_big_int,
         parse_value=parse_big_int,
     ),
-    JSON: strawberry.scalar(
-        name="JSON",
-        description="Any JSON value: finite numbers, at most 64 KiB and 16 levels.",
-        serialize=check_json,
-        parse_value=check_json,
-    ),
+    JSON: _JSON,
     Cursor: strawberry.scalar(
         name="Cursor",
         description="Opaque position in a list or stream: give it back as it came.",

@@ -12,7 +12,8 @@ from app import attempts, usage
 from app.attempts import AttemptOutcome
 from app.problems import ProblemCode
 from app.usage import Operation
-from schema.describes import describe_enum, describes
+from resolvers.inputs.enums import describe_enum
+from schema.describes import describes
 
 describe_enum(
     AttemptOutcome,

@@ -5,10 +5,11 @@ from __future__ import annotations
 import strawberry
 from strawberry import field
 
-from app import context
+from app.access import allowance
 from app.access.principal import Principal, Scope
 from resolvers import viewer
-from schema.describes import describe_enum, describes
+from resolvers.inputs.enums import describe_enum
+from schema.describes import describes
 
 describe_enum(
     Scope,
@@ -26,7 +27,7 @@ describe_enum(
 
 
 @describes(
-    context.Allowance,
+    allowance.Allowance,
     description="Points a caller may spend on documents; each document's points are in `extensions.cost`.",
 )
 class Allowance:

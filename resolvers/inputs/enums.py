@@ -1,0 +1,74 @@
+"""Domain enums are registered with their descriptions in place. Those that inputs use are registered here, before the inputs are
+made: Strawberry would otherwise register them itself, without a word."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+import strawberry
+from strawberry.types.enum import has_enum_definition
+
+from app.completions import CacheMode
+from app.llm.messages import ReasoningEffort, Role, ToolChoiceMode
+from app.llm.routing import RoutingStrategy
+
+
+def describe_enum(enum: type[Enum], *, description: str, values: dict[str, str], name: str | None = None) -> None:
+    """Registers a domain enum in place; `values` must describe each of its members."""
+    strawberry.enum(enum, name=name, description=description)
+    assert has_enum_definition(enum)
+    for value in enum.__strawberry_definition__.values:
+        value.description = values.pop(value.name)
+    if values:
+        raise ValueError(f"{enum.__name__} has no {', '.join(values)}")
+
+
+describe_enum(
+    Role,
+    description="Who speaks in a message.",
+    values={
+        "SYSTEM": "Whoever instructs the model.",
+        "USER": "Whoever asks.",
+        "ASSISTANT": "The model itself, earlier in the conversation.",
+        "TOOL": "A tool, answering a call of the model's.",
+    },
+)
+describe_enum(
+    ToolChoiceMode,
+    description="One rule for all tools.",
+    values={
+        "AUTO": "The model decides whether to ask for tools.",
+        "NONE": "The model asks for none.",
+        "REQUIRED": "The model asks for at least one.",
+    },
+)
+describe_enum(
+    ReasoningEffort,
+    description="How long the model may think before it answers.",
+    values={
+        "NONE": "Not at all.",
+        "LOW": "Briefly: quick and cheap.",
+        "MEDIUM": "As long as most questions need.",
+        "HIGH": "As long as hard questions need: slow and dear.",
+    },
+)
+describe_enum(
+    CacheMode,
+    description="How a call uses the cache of answers.",
+    values={
+        "OFF": "Neither read nor written.",
+        "USE": "A stored answer will do; a new one is stored.",
+        "REFRESH": "A new answer is made and stored, whatever is there.",
+    },
+)
+describe_enum(
+    RoutingStrategy,
+    description="How a route orders its targets.",
+    values={
+        "PRIORITY": "As they are listed.",
+        "LEAST_COST": "Cheapest for this call first.",
+        "LEAST_LATENCY": "Quickest of late first.",
+        "ROUND_ROBIN": "Each in turn.",
+        "RANDOM": "By chance.",
+    },
+)
