@@ -117,8 +117,6 @@ class MessageInput:
     cache_up_to: bool = field(description="Marks the end of a prefix that the provider should cache.", default=False)
 
     def to_domain(self, path: Path) -> Message:
-        if self.role is Role.USER and self.text and self.tool_calls is None and self.tool_result is None and not self.parts:
-            return Message(Role.USER, (Text(self.text),), cache_up_to=self.cache_up_to)
         self._check_shape(path)
         if self.role is not Role.ASSISTANT and self.reasoning is not None:
             raise invalid("Reasoning belongs to ASSISTANT messages.", (*path, "reasoning"))

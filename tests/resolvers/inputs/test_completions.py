@@ -1,0 +1,258 @@
+from __future__ import annotations
+
+import base64
+from datetime import timedelta
+
+import pytest
+from graphql.utilities import coerce_input_value
+
+from app.completions import CacheMode, CachePolicy, CompletionRequest
+from app.errors import Refused
+from app.llm.messages import (
+    ImageUrl,
+    InlineImage,
+    JsonObjectFormat,
+    JsonSchemaFormat,
+    Message,
+    NamedTool,
+    Role,
+    Text,
+    ToolCall,
+    ToolChoiceMode,
+    ToolResult,
+)
+from app.llm.routing import RoutingPreference, RoutingStrategy
+from app.problems import InvalidInput
+from app.usage import Label
+from resolvers.inputs.completions import CompletionInput
+from schema.build import build_schema
+
+TYPE = build_schema()._schema.type_map["CompletionInput"]
+PNG = base64.b64encode(b"\x89PNG").decode()
+ASK = {"role": "USER", "text": "Hi"}
+
+
+def read(**given: object) -> CompletionRequest:
+    """As a client's variables come in."""
+    value = coerce_input_value({"messages": [ASK], **given}, TYPE)  # type: ignore[arg-type]  # it is an input type
+    asked: CompletionInput = TYPE.extensions["strawberry-definition"].from_input(CompletionInput, value, None)
+    return asked.to_domain()
+
+
+def message(**given: object) -> Message:
+    return read(messages=[given]).messages[0]
+
+
+def refusal(**given: object) -> tuple[str, ...] | None:
+    with pytest.raises(Refused) as caught:
+        read(**given)
+    assert isinstance(caught.value.reason, InvalidInput)
+    assert caught.value.reason.message.endswith(".")
+    return caught.value.reason.path
+
+
+class TestAGoodInput:
+    def test_what_is_left_out_is_left_to_the_route(self) -> None:
+        assert read() == CompletionRequest(messages=(Message(Role.USER, (Text("Hi"),)),))
+
+    def test_null_is_left_out(self) -> None:
+        assert read(model=None, tools=None, labels=None, cache=None, timeoutMs=None, stop=None) == read()
+
+    def test_figures_and_names_arrive(self) -> None:
+        request = read(
+            model="default",
+            maxOutputTokens=100,
+            minOutputTokens=10,
+            temperature=0.5,
+            topP=1,
+            stop=["END"],
+            seed=-3,
+            routing={"strategy": "LEAST_COST", "fallback": False, "only": ["a"], "avoid": ["b/c"]},
+            cache={"ttlSeconds": 60, "tags": ["t"]},
+            agent="a-1",
+            labels=[{"key": "team", "value": "search"}],
+            timeoutMs=1500,
+            idempotencyKey="once",
+        )
+        assert (request.max_output_tokens, request.min_output_tokens, request.temperature) == (100, 10, 0.5)
+        assert request.routing == RoutingPreference(RoutingStrategy.LEAST_COST, False, ("a",), ("b/c",))
+        assert request.cache == CachePolicy(CacheMode.USE, timedelta(minutes=1), ("t",))
+        assert request.labels == (Label("team", "search"),)
+        assert request.timeout == timedelta(seconds=1.5)
+        assert (request.agent, request.idempotency_key, request.stop, request.seed) == ("a-1", "once", ("END",), -3)
+
+    def test_images_come_by_address_and_inline(self) -> None:
+        parts = [
+            {"text": "What is it?"},
+            {"image": {"url": "https://example.com/a.png"}},
+            {"image": {"base64": {"data": PNG, "mediaType": "image/png"}}},
+        ]
+        assert message(role="USER", parts=parts, cacheUpTo=True) == Message(
+            Role.USER,
+            (Text("What is it?"), ImageUrl("https://example.com/a.png"), InlineImage(PNG, "image/png")),
+            cache_up_to=True,
+        )
+
+    def test_a_tool_loop_goes_round(self) -> None:
+        call = {"id": "1", "name": "now", "arguments": ""}
+        request = read(
+            messages=[
+                ASK,
+                {"role": "ASSISTANT", "toolCalls": [call], "reasoning": [{"opaque": "x"}]},
+                {"role": "TOOL", "toolResult": {"id": "1", "content": "", "isError": True}},
+            ],
+            tools=[{"name": "now", "parameters": {"type": "object"}}],
+            toolChoice={"name": "now"},
+        )
+        assert request.messages[1] == Message(
+            Role.ASSISTANT, tool_calls=(ToolCall("1", "now", "{}"),), reasoning=[{"opaque": "x"}]
+        )
+        assert request.messages[2] == Message(Role.TOOL, tool_result=ToolResult("1", "", True))
+        assert request.tool_choice == NamedTool("now")
+
+    def test_the_answers_form_may_be_asked_for(self) -> None:
+        assert read(responseFormat={"jsonObject": True}).response_format == JsonObjectFormat()
+        schema = {"name": "total", "schema": {"type": "object"}}
+        assert read(responseFormat={"jsonSchema": schema}).response_format == JsonSchemaFormat("total", {"type": "object"})
+
+    def test_a_mode_of_choice_needs_no_name(self) -> None:
+        assert read(toolChoice={"mode": "NONE"}).tool_choice is ToolChoiceMode.NONE
+
+
+class TestMessages:
+    def test_there_is_at_least_one(self) -> None:
+        assert refusal(messages=[]) == ("messages",)
+
+    @pytest.mark.parametrize(
+        ("given", "path"),
+        [
+            ({"role": "USER"}, ()),
+            ({"role": "USER", "text": "a", "parts": [{"text": "b"}]}, ()),
+            ({"role": "TOOL", "text": "a", "toolResult": {"id": "1", "content": ""}}, ()),
+            ({"role": "USER", "text": ""}, ("text",)),
+            ({"role": "ASSISTANT", "text": ""}, ("text",)),
+            ({"role": "USER", "parts": []}, ("parts",)),
+            ({"role": "USER", "parts": [{"text": ""}]}, ("parts", "0", "text")),
+            ({"role": "SYSTEM", "parts": [{"image": {"url": "https://a.b/c"}}]}, ("parts", "0", "image")),
+            ({"role": "TOOL", "text": "a"}, ("toolResult",)),
+            ({"role": "USER", "toolResult": {"id": "1", "content": ""}}, ("toolResult",)),
+            ({"role": "TOOL", "toolResult": {"id": "", "content": ""}}, ("toolResult", "id")),
+            ({"role": "USER", "text": "a", "toolCalls": [{"id": "1", "name": "n", "arguments": "{}"}]}, ("toolCalls",)),
+            ({"role": "ASSISTANT", "toolCalls": []}, ()),
+            ({"role": "USER", "text": "a", "reasoning": []}, ("reasoning",)),
+        ],
+    )
+    def test_each_says_one_thing_in_one_way(self, given: dict[str, object], path: tuple[str, ...]) -> None:
+        assert refusal(messages=[ASK, given]) == ("messages", "1", *path)
+
+    @pytest.mark.parametrize("arguments", ["{", "[]", "1", "{} {}", "[" * 100_000])
+    def test_the_arguments_of_a_tool_call_are_json(self, arguments: str) -> None:
+        call = {"id": "1", "name": "n", "arguments": arguments}
+        path = ("messages", "0", "toolCalls", "0", "arguments")
+        assert refusal(messages=[{"role": "ASSISTANT", "toolCalls": [call]}]) == path
+
+    @pytest.mark.parametrize(
+        ("image", "path"),
+        [
+            ({"base64": {"data": "no!", "mediaType": "image/png"}}, ("base64", "data")),
+            ({"base64": {"data": "QQ", "mediaType": "image/png"}}, ("base64", "data")),
+            ({"base64": {"data": "é", "mediaType": "image/png"}}, ("base64", "data")),
+            ({"base64": {"data": "", "mediaType": "image/png"}}, ("base64", "data")),
+            ({"base64": {"data": PNG, "mediaType": "image/svg+xml"}}, ("base64", "mediaType")),
+            ({"url": "file:///etc/passwd"}, ("url",)),
+            ({"url": "data:image/png;base64,QQ=="}, ("url",)),
+            ({"url": "https://"}, ("url",)),
+            ({"url": "https://[::1"}, ("url",)),
+            ({"url": ""}, ("url",)),
+        ],
+    )
+    def test_an_image_is_one(self, image: dict[str, object], path: tuple[str, ...]) -> None:
+        given = {"role": "USER", "parts": [{"image": image}]}
+        assert refusal(messages=[given]) == ("messages", "0", "parts", "0", "image", *path)
+
+
+class TestTexts:
+    @pytest.mark.parametrize("text", ["a\0b", "\ud800"])
+    @pytest.mark.parametrize(
+        ("name", "wrap", "path"),
+        [
+            ("messages", lambda text: [{"role": "USER", "parts": [{"text": text}]}], ("messages", "0", "parts", "0", "text")),
+            (
+                "messages",
+                lambda text: [{"role": "TOOL", "toolResult": {"id": "1", "content": text}}],
+                ("messages", "0", "toolResult", "content"),
+            ),
+            ("model", lambda text: text, ("model",)),
+            ("agent", lambda text: text, ("agent",)),
+            ("idempotencyKey", lambda text: text, ("idempotencyKey",)),
+            ("stop", lambda text: ["ok", text], ("stop", "1")),
+            ("labels", lambda text: [{"key": "k", "value": text}], ("labels", "0", "value")),
+            ("routing", lambda text: {"only": [text]}, ("routing", "only", "0")),
+            ("tools", lambda text: [{"name": "n", "description": text, "parameters": {}}], ("tools", "0", "description")),
+        ],
+    )
+    def test_no_text_may_hold_what_cannot_be_stored(self, text: str, name: str, wrap: object, path: tuple[str, ...]) -> None:
+        assert callable(wrap)
+        assert refusal(**{name: wrap(text)}) == path
+
+
+class TestFigures:
+    @pytest.mark.parametrize(
+        ("given", "path"),
+        [
+            ({"maxOutputTokens": 0}, ("maxOutputTokens",)),
+            ({"maxOutputTokens": -1}, ("maxOutputTokens",)),
+            ({"minOutputTokens": 0}, ("minOutputTokens",)),
+            ({"maxOutputTokens": 10, "minOutputTokens": 11}, ("minOutputTokens",)),
+            ({"temperature": -0.1}, ("temperature",)),
+            ({"temperature": 2.1}, ("temperature",)),
+            ({"topP": 1.1}, ("topP",)),
+            ({"timeoutMs": 0}, ("timeoutMs",)),
+            ({"timeoutMs": 3_600_001}, ("timeoutMs",)),
+            ({"stop": ["a", "b", "c", "d", "e"]}, ("stop",)),
+            ({"stop": [""]}, ("stop", "0")),
+            ({"model": ""}, ("model",)),
+            ({"agent": "a" * 129}, ("agent",)),
+            ({"idempotencyKey": ""}, ("idempotencyKey",)),
+            ({"idempotencyKey": "k" * 256}, ("idempotencyKey",)),
+            ({"cache": {"ttlSeconds": 0}}, ("cache", "ttlSeconds")),
+            ({"cache": {"tags": ["t"] * 21}}, ("cache", "tags")),
+            ({"routing": {"avoid": [""]}}, ("routing", "avoid", "0")),
+        ],
+    )
+    def test_each_has_its_range(self, given: dict[str, object], path: tuple[str, ...]) -> None:
+        assert refusal(**given) == path
+
+
+class TestLabels:
+    @pytest.mark.parametrize(
+        ("labels", "path"),
+        [
+            ([{"key": "", "value": "v"}], ("labels", "0", "key")),
+            ([{"key": "k" * 65, "value": "v"}], ("labels", "0", "key")),
+            ([{"key": "k", "value": ""}], ("labels", "0", "value")),
+            ([{"key": "k", "value": "v" * 257}], ("labels", "0", "value")),
+            ([{"key": "k", "value": "v"}, {"key": "k", "value": "w"}], ("labels",)),
+            ([{"key": f"k{n}", "value": "v"} for n in range(17)], ("labels",)),
+        ],
+    )
+    def test_each_has_a_key_of_its_own(self, labels: list[object], path: tuple[str, ...]) -> None:
+        assert refusal(labels=labels) == path
+
+
+class TestTools:
+    @pytest.mark.parametrize(
+        ("given", "path"),
+        [
+            ({"tools": [{"name": "no spaces", "parameters": {}}]}, ("tools", "0", "name")),
+            ({"tools": [{"name": "n", "parameters": []}]}, ("tools", "0", "parameters")),
+            ({"tools": [{"name": "n", "parameters": {}}] * 2}, ("tools",)),
+            ({"toolChoice": {"name": "n"}}, ("toolChoice", "name")),
+            ({"toolChoice": {"mode": "REQUIRED"}}, ("toolChoice", "mode")),
+            ({"responseFormat": {"jsonObject": False}}, ("responseFormat", "jsonObject")),
+            ({"responseFormat": {"jsonSchema": {"name": "", "schema": {}}}}, ("responseFormat", "jsonSchema", "name")),
+            ({"responseFormat": {"jsonSchema": {"name": "n", "schema": 1}}}, ("responseFormat", "jsonSchema", "schema")),
+        ],
+    )
+    def test_each_is_well_formed(self, given: dict[str, object], path: tuple[str, ...]) -> None:
+        assert refusal(**given) == path
