@@ -1,0 +1,196 @@
+"use strict";
+
+const EXAMPLES = [
+  {
+    name: "A first completion",
+    query: `mutation FirstCompletion($input: CompletionInput!) {
+  completionCreate(input: $input) {
+    ... on Completion {
+      id
+      status
+      text
+      provider
+      model
+      usage { inputTokens outputTokens }
+      costUsd
+      latencyMs
+    }
+    ... on Problem { code message }
+  }
+}
+`,
+    variables: {
+      input: {
+        messages: [{ role: "USER", text: "Say hello in one short sentence." }],
+        maxOutputTokens: 64,
+      },
+    },
+  },
+  {
+    name: "Who am I",
+    query: `query Viewer {
+  viewer {
+    tenant
+    keyName
+    scopes
+    allowance { capacity remaining restoresPerSecond }
+  }
+}
+`,
+    variables: {},
+  },
+  {
+    name: "What it cost, by model",
+    query: `query CostsByModel($filter: CostFilter!) {
+  costs(filter: $filter, groupBy: [PROVIDER, MODEL], first: 20) {
+    asOf
+    totals { costUsd requests inputTokens outputTokens unpricedRequests }
+    rows { nodes { provider model costUsd requests } }
+  }
+}
+`,
+    variables: () => {
+      const to = new Date(Date.now() + 60_000);
+      const from = new Date(to.getTime() - 30 * 24 * 3600 * 1000);
+      return { filter: { period: { from: from.toISOString(), to: to.toISOString() } } };
+    },
+  },
+  {
+    name: "Providers and routes",
+    query: `query Providers {
+  providers { name kind health models { name inputPriceUsd outputPriceUsd } }
+  routes { name strategy targets }
+}
+`,
+    variables: {},
+  },
+];
+
+const KEY_STORED_AS = "greenlang.key";
+const element = (id) => document.getElementById(id);
+const [key, query, variables, result, status] = ["key", "query", "variables", "result", "status"].map(element);
+const run = element("run");
+const problem = element("variables-problem");
+let resultText = "";
+
+function showExample(index) {
+  const example = EXAMPLES[index];
+  const values = typeof example.variables === "function" ? example.variables() : example.variables;
+  query.value = example.query;
+  variables.value = JSON.stringify(values, null, 2);
+}
+
+/** Colours JSON by text nodes only: what a server or a model wrote never becomes markup. */
+function showJson(text) {
+  const pieces = /("(?:\\.|[^"\\])*")(\s*:)?|\b(true|false|null)\b|(-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)/g;
+  const fragment = document.createDocumentFragment();
+  let from = 0;
+  for (const match of text.matchAll(pieces)) {
+    fragment.append(text.slice(from, match.index));
+    const span = document.createElement("span");
+    span.className = match[2] ? "name" : match[1] ? "string" : match[3] ? "word" : "number";
+    span.textContent = match[1] ?? match[0];
+    fragment.append(span, match[2] ?? "");
+    from = match.index + match[0].length;
+  }
+  fragment.append(text.slice(from));
+  result.replaceChildren(fragment);
+  resultText = text;
+}
+
+function say(text, failed = false) {
+  status.textContent = text;
+  status.classList.toggle("failed", failed);
+}
+
+function readVariables() {
+  problem.hidden = true;
+  if (!variables.value.trim()) return {};
+  try {
+    return JSON.parse(variables.value);
+  } catch (error) {
+    problem.textContent = `The variables are not JSON: ${error.message}`;
+    problem.hidden = false;
+    variables.focus();
+    return undefined;
+  }
+}
+
+function headers() {
+  const found = { "content-type": "application/json", accept: "application/graphql-response+json, application/json;q=0.9" };
+  if (key.value.trim()) found.authorization = `Bearer ${key.value.trim()}`;
+  return found;
+}
+
+async function execute() {
+  const values = readVariables();
+  if (values === undefined || run.disabled) return;
+  run.disabled = true;
+  say("running …");
+  const started = performance.now();
+  try {
+    const response = await fetch("/graphql", {
+      method: "POST",
+      headers: headers(),
+      body: JSON.stringify({ query: query.value, variables: values }),
+    });
+    const text = await response.text();
+    const took = Math.round(performance.now() - started);
+    let shown = text;
+    let failed = !response.ok;
+    try {
+      const parsed = JSON.parse(text);
+      failed ||= Array.isArray(parsed.errors);
+      shown = JSON.stringify(parsed, null, 2);
+    } catch { /* shown as it came */ }
+    showJson(shown);
+    say(`${response.status} ${response.statusText} · ${took} ms`.replace("  ", " "), failed);
+    if (response.status === 401) key.focus();
+  } catch (error) {
+    showJson("");
+    say(`The server did not answer: ${error.message}`, true);
+  } finally {
+    run.disabled = false;
+  }
+}
+
+/** The SDL needs the key in production, and a link cannot carry one: fetch it and open what came. */
+async function openSchema(event) {
+  event.preventDefault();
+  const response = await fetch("/graphql/schema.graphql", { headers: headers() });
+  const text = await response.text();
+  showJson(text);
+  say(response.ok ? "the schema" : `${response.status}: the schema needs a valid key here`, !response.ok);
+}
+
+function indent(event) {
+  if (event.key !== "Tab" || event.shiftKey || event.ctrlKey || event.altKey) return;
+  const area = event.target;
+  if (area.selectionStart !== area.selectionEnd) return;
+  event.preventDefault();
+  area.setRangeText("  ", area.selectionStart, area.selectionEnd, "end");
+}
+
+EXAMPLES.forEach((example, index) => element("examples").append(new Option(example.name, String(index))));
+element("examples").addEventListener("change", (event) => showExample(Number(event.target.value)));
+key.value = sessionStorage.getItem(KEY_STORED_AS) ?? "";
+key.addEventListener("input", () => sessionStorage.setItem(KEY_STORED_AS, key.value.trim()));
+element("key-form").addEventListener("submit", (event) => { event.preventDefault(); execute(); });
+element("reveal").addEventListener("click", (event) => {
+  const shown = key.type === "text";
+  key.type = shown ? "password" : "text";
+  event.target.textContent = shown ? "Show" : "Hide";
+  event.target.setAttribute("aria-pressed", String(!shown));
+});
+element("schema-link").addEventListener("click", openSchema);
+element("copy").addEventListener("click", async () => { await navigator.clipboard.writeText(resultText); say("copied"); });
+run.addEventListener("click", execute);
+document.addEventListener("keydown", (event) => {
+  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
+    event.preventDefault();
+    execute();
+  }
+});
+showExample(0);
+showJson("Press Run, or Ctrl+Enter.");
+(key.value ? query : key).focus();

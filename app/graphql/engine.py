@@ -1,0 +1,186 @@
+"""From one request to its result, whatever the transport: read the document, pay for it, run it with a context of its own.
+
+Every operation, and every event of a subscription, gets a fresh context, so no loader or cache outlives or crosses one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable
+from dataclasses import dataclass
+from typing import TypeAlias, cast
+
+from graphql import ExecutionResult
+from graphql.execution import Executor
+from graphql.execution.execute import create_source_event_stream
+from strawberry import Schema
+
+from app.access.allowance import Allowance, AllowanceExceeded, Allowances
+from app.access.principal import Principal, Scope
+from app.clock import Clock
+from app.errors import DeadlineExceeded, GreenLangError, LimitExceeded
+from app.graphql.body import GraphQLRequest
+from app.graphql.documents import Document, Documents, Operation
+from app.graphql.errors import Code, RequestFailed, failed_by, failure, format_document_error, format_field_error
+from app.settings import Settings
+
+MakeContext: TypeAlias = Callable[[Principal, str, Allowance], object]
+Payload: TypeAlias = dict[str, object]
+
+_LARGE_VARIABLES = 256 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    principal: Principal
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A good document with the operation that is meant; nothing is paid or run yet."""
+
+    request: GraphQLRequest
+    document: Document
+    operation: Operation
+
+
+@dataclass(slots=True)
+class _Run:
+    executor: Executor[object]
+    cost: int
+    allowance: Allowance
+
+
+class Engine:
+    def __init__(self, schema: Schema, settings: Settings, make_context: MakeContext, clock: Clock) -> None:
+        self._schema = schema._schema
+        self._executor_class = schema.execution_context_class
+        self._limits = settings.limits
+        self._production = settings.server.production
+        self._make_context = make_context
+        self._allowances = Allowances(settings.limits.allowance_capacity, settings.limits.allowance_per_second, clock)
+        self._documents = Documents(self._schema, settings.limits)
+
+    def prepare(self, request: GraphQLRequest, caller: Caller) -> Prepared:
+        """Raises RequestFailed; nothing was executed then."""
+        privileged = Scope.ADMIN in caller.principal.scopes
+        document = self._documents.read(request, privileged=privileged, hide_suggestions=self._production and not privileged)
+        if document.introspects and self._production and not privileged:
+            raise failure(Code.FORBIDDEN, "introspection needs the scope ADMIN here", 403)
+        return Prepared(request, document, document.operation(request.operation_name))
+
+    async def execute(self, prepared: Prepared, caller: Caller) -> Payload:
+        """The result of a query or mutation, ready to encode. Raises RequestFailed."""
+        run = await self._begin(prepared, caller)
+        try:
+            async with asyncio.timeout(self._limits.execution_timeout.total_seconds()):
+                outcome = run.executor.execute_operation()
+                result = cast("ExecutionResult", await outcome if run.executor.is_awaitable(outcome) else outcome)
+        except TimeoutError:
+            raise failed_by(DeadlineExceeded("the operation ran out of its time"), caller.request_id) from None
+        return self._payload(result, run, prepared, caller)
+
+    async def subscribe(self, prepared: Prepared, caller: Caller) -> AsyncGenerator[Payload, None]:
+        """The events of a subscription, ready to encode; the source is open when this returns. Raises RequestFailed."""
+        run = await self._begin(prepared, caller)
+        stream = create_source_event_stream(run.executor)
+        source = await stream if isinstance(stream, Awaitable) else stream
+        if isinstance(source, ExecutionResult):
+            errors = [format_field_error(error, caller.request_id) for error in source.errors or ()]
+            raise RequestFailed(errors, 400)
+        return self._events(source, run, caller)
+
+    async def _events(self, source: AsyncIterable[object], run: _Run, caller: Caller) -> AsyncGenerator[Payload, None]:
+        iterator = aiter(source)
+        try:
+            while True:
+                try:
+                    event = await anext(iterator)
+                except StopAsyncIteration:
+                    return
+                except Exception as error:  # noqa: BLE001 (whatever ends a source is told to its subscriber, masked and logged)
+                    yield failed_by(error, caller.request_id).payload
+                    return
+                yield await self._event(event, run, caller)
+        finally:
+            close = getattr(iterator, "aclose", None)
+            if close is not None:
+                await close()
+
+    async def _event(self, event: object, run: _Run, caller: Caller) -> Payload:
+        executor = run.executor.build_per_event_executor(event)
+        executor.context_value = self._make_context(caller.principal, caller.request_id, run.allowance)
+        try:
+            async with asyncio.timeout(self._limits.execution_timeout.total_seconds()):
+                outcome = executor.execute_operation(False)
+                result = cast("ExecutionResult", await outcome if executor.is_awaitable(outcome) else outcome)
+        except TimeoutError:
+            return failed_by(DeadlineExceeded("the event ran out of its time"), caller.request_id).payload
+        return _result_payload(result, caller)
+
+    async def _begin(self, prepared: Prepared, caller: Caller) -> _Run:
+        if prepared.request.size > _LARGE_VARIABLES:
+            executor = await asyncio.to_thread(self._executor, prepared, caller)
+        else:
+            executor = self._executor(prepared, caller)
+        try:
+            cost = prepared.operation.cost.requested(executor.variable_values.coerced)
+            if cost > self._limits.cost:
+                raise LimitExceeded("cost", cost, self._limits.cost)
+            allowance = self._allowances.take(caller.principal.key_id, cost)
+        except AllowanceExceeded as error:
+            raise _allowance_exceeded(error) from None
+        except LimitExceeded as error:
+            raise failed_by(error, caller.request_id) from None
+        try:
+            executor.context_value = self._make_context(caller.principal, caller.request_id, allowance)
+        except GreenLangError as error:
+            raise failed_by(error, caller.request_id) from None
+        return _Run(executor, cost, allowance)
+
+    def _executor(self, prepared: Prepared, caller: Caller) -> Executor[object]:
+        """With the variables coerced and no context yet."""
+        variables = prepared.request.variables
+        built = self._executor_class.build(
+            self._schema,
+            prepared.document.node,
+            raw_variable_values=dict(variables) if variables else None,
+            operation_name=prepared.operation.node.name.value if prepared.operation.node.name else None,
+            hide_suggestions=self._production and Scope.ADMIN not in caller.principal.scopes,
+        )
+        if isinstance(built, list):
+            errors = [format_document_error(error, Code.BAD_USER_INPUT) for error in built]
+            raise RequestFailed(errors, 400, in_document=True)
+        return built
+
+    def _payload(self, result: ExecutionResult, run: _Run, prepared: Prepared, caller: Caller) -> Payload:
+        payload = _result_payload(result, caller)
+        actual = prepared.operation.cost.actual(result.data)
+        left = run.allowance
+        if actual < run.cost:
+            left = self._allowances.give_back(caller.principal.key_id, run.cost - actual)
+        payload["extensions"] = {"cost": {"requested": run.cost, "actual": actual, "remaining": left.remaining}}
+        return payload
+
+
+def _result_payload(result: ExecutionResult, caller: Caller) -> Payload:
+    if not result.errors:
+        return {"data": result.data}
+    errors = [format_field_error(error, caller.request_id) for error in result.errors]
+    return {"data": result.data, "errors": errors}
+
+
+def _allowance_exceeded(error: AllowanceExceeded) -> RequestFailed:
+    wait_ms = max(1, round(error.retry_after_seconds * 1000))
+    failed = failure(
+        Code.LIMIT_EXCEEDED,
+        f"the document costs {error.had} points and {error.allowed} are left",
+        429,
+        limit=error.limit,
+        had=error.had,
+        allowed=error.allowed,
+        retryAfterMs=wait_ms,
+    )
+    failed.headers = ((b"retry-after", str(-(-wait_ms // 1000)).encode()),)
+    return failed

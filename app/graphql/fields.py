@@ -1,0 +1,41 @@
+"""What a schema's author says about a field beyond its type, in Strawberry's `metadata`.
+
+`cost`: points a call of the field takes, 1 where left out. `list_size`: how many items an unpaged list is taken to have.
+`spends`: a query field that costs money and so is never answered by GET. `broadcast`: see Audience.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import Enum
+
+from graphql import GraphQLField
+
+
+class Audience(Enum):
+    """Whose subscribers see the same events, so that one execution may serve them all."""
+
+    EVERYONE = "everyone"
+    TENANT = "tenant"
+
+
+def metadata_of(field: GraphQLField) -> Mapping[object, object]:
+    definition = field.extensions.get("strawberry-definition")
+    found: object = getattr(definition, "metadata", None)
+    return found if isinstance(found, Mapping) else {}
+
+
+def whole_number(metadata: Mapping[object, object], name: str, default: int) -> int:
+    value = metadata.get(name, default)
+    if not isinstance(value, int):
+        raise TypeError(f"metadata {name!r} is not a whole number")
+    return value
+
+
+def spends(field: GraphQLField) -> bool:
+    return metadata_of(field).get("spends") is True
+
+
+def audience_of(field: GraphQLField) -> Audience | None:
+    found = metadata_of(field).get("broadcast")
+    return found if isinstance(found, Audience) else None

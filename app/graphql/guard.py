@@ -1,0 +1,140 @@
+"""What a document may ask for, decided in one pass before validation, whose own cost it bounds.
+
+Fragments are measured once and added up by arithmetic, so the pass is linear in the text however often they are spread.
+Introspection counts as fields but not towards depth: the standard query is deeper than any honest document.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from graphql import (
+    DocumentNode,
+    FieldNode,
+    FragmentDefinitionNode,
+    FragmentSpreadNode,
+    InlineFragmentNode,
+    OperationDefinitionNode,
+    SelectionSetNode,
+)
+
+from app.errors import LimitExceeded
+from app.settings import LimitSettings
+
+_INTROSPECTION = frozenset({"__schema", "__type"})
+
+
+@dataclass(slots=True)
+class Measure:
+    """One selection set with everything below it, fragments spread out. `keys` counts its own response keys."""
+
+    depth: int = 0
+    fields: int = 0
+    aliases: int = 0
+    repeats: int = 0
+    introspects: bool = False
+    roots: int = 0
+    keys: Counter[str] = field(default_factory=Counter)
+
+    def add_field(self, key: str, node: FieldNode, below: Measure | None) -> None:
+        self.fields += 1
+        self.roots += 1
+        self.aliases += node.alias is not None
+        self.keys[key] += 1
+        introspection = node.name.value in _INTROSPECTION
+        self.introspects |= introspection
+        if below is not None:
+            self.fields += below.fields
+            self.aliases += below.aliases
+            self.repeats = max(self.repeats, below.repeats)
+            self.introspects |= below.introspects
+        if not introspection:
+            self.depth = max(self.depth, 1 + (below.depth if below is not None else 0))
+
+    def add_spread(self, fragment: Measure, times: int) -> None:
+        self.fields += fragment.fields * times
+        self.aliases += fragment.aliases * times
+        self.roots += fragment.roots * times
+        self.depth = max(self.depth, fragment.depth)
+        self.repeats = max(self.repeats, fragment.repeats)
+        self.introspects |= fragment.introspects
+        for key, count in fragment.keys.items():
+            self.keys[key] += count * times
+
+
+class Guard:
+    """Measures one document; `check` raises LimitExceeded with the first limit that is passed."""
+
+    def __init__(self, document: DocumentNode, limits: LimitSettings) -> None:
+        self._limits = limits
+        self._document = document
+        self._fragments: dict[str, FragmentDefinitionNode] = {}
+        self._measured: dict[str, Measure | None] = {}
+        self._directives = 0
+        self._most_directives = 0
+
+    def check(self) -> bool:
+        """True where the document introspects."""
+        operations: list[OperationDefinitionNode] = []
+        for definition in self._document.definitions:
+            if isinstance(definition, FragmentDefinitionNode):
+                self._fragments.setdefault(definition.name.value, definition)
+            elif isinstance(definition, OperationDefinitionNode):
+                operations.append(definition)
+        limits = self._limits
+        _within("operations", len(operations), limits.operations)
+        measures = [self._measure(operation.selection_set) for operation in operations]
+        measures.extend([self._fragment(name) for name in self._fragments])
+        for definition in (*operations, *self._fragments.values()):
+            self._count_directives(len(definition.directives or ()))
+        _within("directives on one selection", self._most_directives, limits.directives_per_field)
+        _within("directives", self._directives, limits.directives)
+        for operation, measure in zip(operations, measures, strict=False):
+            _within("root fields", measure.roots, limits.root_fields)
+            _within("operation directives", len(operation.directives or ()), limits.directives_per_field)
+        for measure in measures:
+            _within("depth", measure.depth, limits.depth)
+            _within("fields", measure.fields, limits.fields)
+            _within("aliases", measure.aliases, limits.aliases)
+            _within("uses of one response key in a selection set", measure.repeats, limits.repeated_keys)
+        return any(measure.introspects for measure in measures)
+
+    def _fragment(self, name: str) -> Measure:
+        """A fragment in its own spread counts as nothing: validation names the circle."""
+        if name in self._measured:
+            return self._measured[name] or Measure()
+        self._measured[name] = None
+        found = self._fragments.get(name)
+        measure = self._measure(found.selection_set) if found is not None else Measure()
+        self._measured[name] = measure
+        return measure
+
+    def _measure(self, selections: SelectionSetNode | None) -> Measure:
+        measure = Measure()
+        self._add(selections, measure)
+        measure.repeats = max(measure.repeats, max(measure.keys.values(), default=0))
+        return measure
+
+    def _add(self, selections: SelectionSetNode | None, measure: Measure) -> None:
+        spreads: Counter[str] = Counter()
+        for node in selections.selections if selections is not None else ():
+            self._count_directives(len(node.directives or ()))
+            if isinstance(node, FieldNode):
+                below = self._measure(node.selection_set) if node.selection_set else None
+                measure.add_field(node.alias.value if node.alias else node.name.value, node, below)
+            elif isinstance(node, InlineFragmentNode):
+                self._add(node.selection_set, measure)
+            elif isinstance(node, FragmentSpreadNode):
+                spreads[node.name.value] += 1
+        for name, times in spreads.items():
+            measure.add_spread(self._fragment(name), times)
+
+    def _count_directives(self, count: int) -> None:
+        self._directives += count
+        self._most_directives = max(self._most_directives, count)
+
+
+def _within(limit: str, had: int, allowed: int) -> None:
+    if had > allowed:
+        raise LimitExceeded(limit, had, allowed)

@@ -1,0 +1,147 @@
+"""GraphQL over HTTP (the 2025 draft), as one plain ASGI application.
+
+The order is the defence: load, method, media type and key are looked at before a byte of the body is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from typing import TypeAlias
+
+import msgspec
+from graphql import OperationType
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope, Send
+
+from app.access.principal import Principal
+from app.graphql.accept import MediaType, negotiate
+from app.graphql.body import BodyReader, GraphQLRequest, parse_body, parse_query_string
+from app.graphql.console import ConsolePage
+from app.graphql.engine import Caller, Engine, Payload
+from app.graphql.errors import Code, RequestFailed, failed_by, failure
+from app.web.load import Capacity
+from app.web.request_ids import request_id_of
+
+Authenticate: TypeAlias = Callable[[Mapping[str, str]], Awaitable[Principal]]
+Header: TypeAlias = tuple[bytes, bytes]
+
+STREAM_HINT = "subscriptions are streams: use a WebSocket with graphql-transport-ws, or Accept: text/event-stream"
+
+
+class HeaderView(Mapping[str, str]):
+    """The request's headers by lower-case name, read in place; of a repeated one the first counts."""
+
+    def __init__(self, raw: list[Header]) -> None:
+        self._raw = raw
+
+    def __getitem__(self, name: str) -> str:
+        wanted = name.encode("latin-1")
+        for key, value in self._raw:
+            if key == wanted:
+                return value.decode("latin-1")
+        raise KeyError(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return (key.decode("latin-1") for key, _ in self._raw)
+
+    def __len__(self) -> int:
+        return len(self._raw)
+
+
+class GraphQLEndpoint:
+    """`/graphql`: the console page for a browser, operations for everybody else."""
+
+    def __init__(
+        self, engine: Engine, authenticate: Authenticate, bodies: BodyReader, calls: Capacity, console: ConsolePage
+    ) -> None:
+        self._engine = engine
+        self._authenticate = authenticate
+        self._bodies = bodies
+        self._calls = calls
+        self._console = console
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = HeaderView(scope["headers"])
+        accepted = negotiate(headers.get("accept"), html=scope["method"] == "GET")
+        media = accepted or MediaType.JSON
+        try:
+            self._check_method(scope["method"])
+            if media is MediaType.HTML:
+                await self._console(scope, receive, send)
+                return
+            if accepted is None:
+                names = f"{MediaType.RESPONSE_JSON}, {MediaType.JSON} or, for streams, {MediaType.EVENT_STREAM}"
+                raise failure(Code.NOT_ACCEPTABLE, f"answers come as {names}", 406)
+            payload = await self._answer(scope, headers, receive)
+        except ClientDisconnect:
+            return
+        except RequestFailed as failed:
+            await _send_failure(send, failed, media)
+        except Exception as error:  # noqa: BLE001 (every surprise becomes one masked sentence and a log entry)
+            await _send_failure(send, failed_by(error, request_id_of(scope)), media)
+        else:
+            await send_json(send, 200, payload, media)
+
+    async def _answer(self, scope: Scope, headers: HeaderView, receive: Receive) -> Payload:
+        with self._calls.one():
+            caller = Caller(await self._authenticate(headers), request_id_of(scope))
+            if scope["method"] == "GET":
+                return await self._run(parse_query_string(scope["query_string"]), caller, by_get=True)
+            check_content_type(headers.get("content-type"))
+            async with self._bodies.read(receive, announced_length(headers)) as body:
+                return await self._run(parse_body(body), caller, by_get=False)
+
+    async def _run(self, request: GraphQLRequest, caller: Caller, *, by_get: bool) -> Payload:
+        prepared = self._engine.prepare(request, caller)
+        operation = prepared.operation
+        if operation.kind is OperationType.SUBSCRIPTION:
+            raise failure(Code.NOT_ACCEPTABLE, STREAM_HINT, 406)
+        if by_get and not operation.may_be_read_by_get:
+            failed = failure(Code.METHOD_NOT_ALLOWED, "GET is for queries that spend nothing: use POST", 405)
+            failed.headers = ((b"allow", b"POST"),)
+            raise failed
+        return await self._engine.execute(prepared, caller)
+
+    def _check_method(self, method: str) -> None:
+        if method not in {"GET", "POST"}:
+            failed = failure(Code.METHOD_NOT_ALLOWED, f"{method} is not allowed here: use POST or GET", 405)
+            failed.headers = ((b"allow", b"GET, POST"),)
+            raise failed
+
+
+def check_content_type(content_type: str | None) -> None:
+    """Only `application/json` in UTF-8: what a foreign page's form can send is refused."""
+    name, _, parameters = (content_type or "").partition(";")
+    charset = parameters.strip().lower().replace('"', "")
+    if name.strip().lower() != MediaType.JSON or (charset.startswith("charset=") and charset != "charset=utf-8"):
+        raise failure(Code.UNSUPPORTED_MEDIA_TYPE, "send Content-Type: application/json in UTF-8", 415)
+
+
+def announced_length(headers: HeaderView) -> int | None:
+    length = headers.get("content-length", "")
+    return int(length) if length.isascii() and length.isdigit() else None
+
+
+async def send_json(send: Send, status: int, payload: object, media: MediaType, headers: tuple[Header, ...] = ()) -> None:
+    body = msgspec.json.encode(payload)
+    await send(
+        {
+            "type": "http.response.start",
+            "status": status,
+            "headers": [
+                (b"content-type", f"{media.value}; charset=utf-8".encode()),
+                (b"content-length", str(len(body)).encode()),
+                (b"cache-control", b"no-store"),
+                (b"vary", b"accept"),
+                *headers,
+            ],
+        }
+    )
+    await send({"type": "http.response.body", "body": body})
+
+
+async def _send_failure(send: Send, failed: RequestFailed, media: MediaType) -> None:
+    """`application/json` answers 200 to what is wrong within a document; every other failure keeps its status."""
+    shown = media if media is MediaType.RESPONSE_JSON else MediaType.JSON
+    status = 200 if failed.in_document and shown is MediaType.JSON else failed.status
+    await send_json(send, status, failed.payload, shown, failed.headers)

@@ -1,0 +1,81 @@
+"""The GraphQL routes, for the application to mount: operations, the console's files, the SDL."""
+
+from __future__ import annotations
+
+from starlette.responses import PlainTextResponse
+from starlette.routing import BaseRoute, Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+from strawberry import Schema
+
+from app.clock import Clock
+from app.errors import GreenLangError
+from app.graphql.accept import MediaType
+from app.graphql.body import BodyReader
+from app.graphql.console import ConsoleFile, ConsolePage
+from app.graphql.engine import Engine, MakeContext
+from app.graphql.errors import failed_by
+from app.graphql.http import Authenticate, GraphQLEndpoint, HeaderView, send_json
+from app.settings import Settings
+from app.web.load import Capacity
+from app.web.request_ids import request_id_of
+
+PATH = "/graphql"
+
+
+class SchemaDocument:
+    """The SDL: for everybody, in production for any valid key."""
+
+    def __init__(self, sdl: str, authenticate: Authenticate, *, production: bool) -> None:
+        self._sdl = sdl
+        self._authenticate = authenticate
+        self._production = production
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._production:
+            try:
+                await self._authenticate(HeaderView(scope["headers"]))
+            except GreenLangError as error:
+                failed = failed_by(error, request_id_of(scope))
+                await send_json(send, failed.status, failed.payload, MediaType.JSON, failed.headers)
+                return
+        response = PlainTextResponse(self._sdl, headers={"cache-control": "no-cache"})
+        await response(scope, receive, send)
+
+
+def build_graphql_routes(
+    schema: Schema,
+    *,
+    settings: Settings,
+    authenticate: Authenticate,
+    make_context: MakeContext,
+    clock: Clock,
+    simulated: bool = False,
+) -> list[BaseRoute]:
+    """`authenticate` takes the request's headers by lower-case name and raises Unauthenticated or StoreUnavailable;
+    `make_context` is called once an operation and once an event, and must not block."""
+    limits = settings.limits
+    retry_after = settings.server.retry_after
+    engine = Engine(schema, settings, make_context, clock)
+    endpoint = GraphQLEndpoint(
+        engine,
+        authenticate,
+        BodyReader(limits.body_bytes, Capacity(limits.bytes_in_flight, retry_after), limits.send_timeout),
+        Capacity(settings.server.max_in_flight, retry_after),
+        ConsolePage(simulated=simulated),
+    )
+    sdl = SchemaDocument(schema.as_str(), authenticate, production=settings.server.production)
+    return [
+        _route("", endpoint),
+        _get("/schema.graphql", sdl),
+        _get("/console.css", ConsoleFile("console.css", "text/css")),
+        _get("/console.js", ConsoleFile("console.js", "text/javascript")),
+        _get("/console.svg", ConsoleFile("console.svg", "image/svg+xml")),
+    ]
+
+
+def _route(path: str, app: ASGIApp) -> Route:
+    return Route(PATH + path, app, methods=None)
+
+
+def _get(path: str, app: ASGIApp) -> Route:
+    return Route(PATH + path, app, methods=["GET"])

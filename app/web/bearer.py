@@ -1,0 +1,16 @@
+"""The key in `Authorization: Bearer sk-…`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from app.errors import Unauthenticated
+
+
+def bearer_token(headers: Mapping[str, str]) -> str:
+    """The token of the `authorization` header (names in lower case); raises Unauthenticated where there is none."""
+    scheme, _, token = headers.get("authorization", "").strip().partition(" ")
+    token = token.strip()
+    if scheme.lower() != "bearer" or not token:
+        raise Unauthenticated("no key: send `Authorization: Bearer sk-…`")
+    return token

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import pytest
+from starlette.types import Message, Receive, Scope, Send
+
+from app.errors import Overloaded, Unauthenticated
+from app.settings import Settings
+from app.web.bearer import bearer_token
+from app.web.load import Capacity
+from app.web.request_ids import RequestIds, request_id_of
+from app.web.security import SecurityHeaders
+
+pytestmark = pytest.mark.anyio
+
+RETRY_AFTER = Settings().server.retry_after
+
+
+async def answer_headers(app: object, sent: list[tuple[bytes, bytes]]) -> tuple[dict[str, str], Scope]:
+    scope: Scope = {"type": "http", "headers": sent}
+    found: dict[str, str] = {}
+
+    async def receive() -> Message:
+        return {"type": "http.request"}
+
+    async def send(message: Message) -> None:
+        found.update({name.decode(): value.decode() for name, value in message["headers"]})
+
+    await app(scope, receive, send)  # type: ignore[operator]  # an ASGI application
+    return found, scope
+
+
+async def plain(scope: Scope, receive: Receive, send: Send) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"x-frame-options", b"SAMEORIGIN")]})
+
+
+class TestRequestIds:
+    async def test_a_sane_one_is_taken_over(self) -> None:
+        headers, scope = await answer_headers(RequestIds(plain), [(b"x-request-id", b"job-7:a.b_c")])
+        assert headers["x-request-id"] == request_id_of(scope) == "job-7:a.b_c"
+
+    @pytest.mark.parametrize("given", [b"", b"a b", b"x" * 65, b"\xff", b"a\r\nset-cookie: b", b"-a"])
+    async def test_any_other_is_replaced(self, given: bytes) -> None:
+        headers, scope = await answer_headers(RequestIds(plain), [(b"x-request-id", given)])
+        assert headers["x-request-id"] == request_id_of(scope)
+        assert len(headers["x-request-id"]) == 32
+
+    def test_without_the_middleware_one_is_made_once(self) -> None:
+        scope: Scope = {"type": "http"}
+        assert request_id_of(scope) == request_id_of(scope)
+
+
+class TestSecurityHeaders:
+    async def test_each_is_there_and_an_answers_own_is_kept(self) -> None:
+        headers, _ = await answer_headers(SecurityHeaders(plain), [])
+        assert headers["x-frame-options"] == "SAMEORIGIN"
+        assert headers["x-content-type-options"] == "nosniff"
+        assert headers["strict-transport-security"].startswith("max-age=")
+        assert "unsafe" not in headers["content-security-policy"]
+        assert headers["referrer-policy"] == "no-referrer"
+
+
+class TestCapacity:
+    def test_what_is_over_is_refused_and_changes_nothing(self) -> None:
+        capacity = Capacity(10, RETRY_AFTER)
+        capacity.take(8)
+        with pytest.raises(Overloaded) as refused:
+            capacity.take(3)
+        assert refused.value.retry_after_ms == 1000
+        assert capacity.in_flight == 8
+        capacity.give_back(8)
+        capacity.take(10)
+
+    def test_one_is_given_back_after_a_failure(self) -> None:
+        capacity = Capacity(1, RETRY_AFTER)
+        with pytest.raises(ZeroDivisionError), capacity.one():
+            raise ZeroDivisionError
+        assert capacity.in_flight == 0
+
+
+class TestBearer:
+    @pytest.mark.parametrize("header", ["Bearer sk-1", "bearer sk-1", " Bearer   sk-1 "])
+    def test_the_token(self, header: str) -> None:
+        assert bearer_token({"authorization": header}) == "sk-1"
+
+    @pytest.mark.parametrize(
+        "headers", [{}, {"authorization": ""}, {"authorization": "Bearer "}, {"authorization": "Basic sk-1"}]
+    )
+    def test_nothing_else_is_a_key(self, headers: dict[str, str]) -> None:
+        with pytest.raises(Unauthenticated):
+            bearer_token(headers)
