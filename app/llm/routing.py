@@ -8,7 +8,9 @@ from decimal import Decimal
 from enum import Enum
 
 from app.attempts import Attempt
+from app.llm.messages import UnsupportedPolicy
 from app.problems import ProblemCode
+from app.usage import Operation
 
 
 class RoutingStrategy(Enum):
@@ -26,6 +28,32 @@ class Target:
 
     def __str__(self) -> str:
         return f"{self.provider}/{self.model}"
+
+
+def parse_target(text: str) -> Target | None:
+    """`provider/model`; a model's name may itself have slashes. None where the text is no such pair."""
+    provider, _, model = text.partition("/")
+    return Target(provider, model) if provider and model else None
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """`targets` are `provider/model` in order."""
+
+    name: str
+    strategy: RoutingStrategy
+    targets: tuple[str, ...]
+    default_max_output_tokens: int
+    unsupported: UnsupportedPolicy
+
+
+@dataclass(frozen=True, slots=True)
+class CallNeeds:
+    """What a call asks of its target: the estimate of its input, and what is to be done with it."""
+
+    input_tokens: int = 0
+    streamed: bool = False
+    operation: Operation = Operation.COMPLETION
 
 
 @dataclass(frozen=True, slots=True)

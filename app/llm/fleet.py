@@ -1,0 +1,291 @@
+"""All providers with their guards, probes and metrics, as the service owns them and as the API shows them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from random import Random, SystemRandom
+from typing import TypeAlias
+
+from prometheus_client import CollectorRegistry
+
+from app.clock import Clock
+from app.errors import SettingsError
+from app.llm.breaker import Breaker, BreakerState, BreakerStatus
+from app.llm.breaker_shared import SharedBreaker
+from app.llm.guarded import Guarded
+from app.llm.limiter import Limiter, LimiterState, LocalBuckets, rates_of
+from app.llm.messages import UnsupportedPolicy
+from app.llm.metrics import AttemptFinished, Metrics, ProviderMetrics
+from app.llm.probes import HealthChanged, HealthStatus, Monitor
+from app.llm.provider import Provider
+from app.llm.retry import Retry
+from app.llm.router import Router
+from app.llm.routing import Route, RoutingStrategy, Target, parse_target
+from app.llm.strategies import Latencies, Ordering
+from app.settings import ModelSettings, ProviderKindName, ProviderSettings, RouteSettings, Settings
+
+_MOST_UNLISTED_MODELS = 200
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """Sizes are None where unknown."""
+
+    provider: str
+    name: str
+    context_tokens: int | None
+    max_output_tokens: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelBreaker:
+    model: str
+    breaker: BreakerState
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderStatus:
+    """One provider at one moment."""
+
+    name: str
+    kind: str
+    health: HealthStatus
+    checked_at: datetime | None
+    breakers: tuple[ModelBreaker, ...]
+    limiters: tuple[LimiterState, ...]
+    metrics: ProviderMetrics
+
+
+@dataclass(frozen=True, slots=True)
+class BreakerChanged:
+    provider: str
+    model: str
+    breaker: BreakerState
+    at: datetime
+
+
+FleetEvent: TypeAlias = BreakerChanged | HealthChanged | AttemptFinished
+Listener: TypeAlias = Callable[[FleetEvent], None]
+
+
+class _Member:
+    """One provider with everything that guards it."""
+
+    def __init__(self, settings: ProviderSettings, provider: Provider, fleet: Fleet) -> None:
+        self.settings = settings
+        self.provider = provider
+        self.listed = {model.name: model for model in settings.models}
+        self.retry = Retry(settings.retry, fleet.clock, fleet.random)
+        self.limiter = Limiter(
+            settings.name,
+            settings.limits,
+            LocalBuckets(rates_of(settings), fleet.clock),
+            fleet.clock,
+            cached_is_free=settings.kind is ProviderKindName.ANTHROPIC,
+        )
+        self.monitor = Monitor(provider, self.breaker_statuses, fleet.publish, fleet.clock, fleet.random)
+        self._fleet = fleet
+        self.guards: OrderedDict[str, Guarded] = OrderedDict()
+        for name in self.listed:
+            self.guard(name)
+
+    def offers(self, model: str) -> bool:
+        return not self.listed or model in self.listed
+
+    def guard(self, model: str) -> Guarded:
+        """Made at first use. Models that nobody listed are bounded: the one made first is forgotten."""
+        guarded = self.guards.get(model)
+        if guarded is None:
+            if len(self.guards) >= len(self.listed) + _MOST_UNLISTED_MODELS:
+                self.guards.popitem(last=False)
+            guarded = self.guards[model] = self._build(model)
+        return guarded
+
+    def breaker_statuses(self) -> list[BreakerStatus]:
+        return [guarded.breaker.state.status for guarded in self.guards.values()]
+
+    def status(self) -> ProviderStatus:
+        return ProviderStatus(
+            name=self.settings.name,
+            kind=self.provider.kind,
+            health=self.monitor.health,
+            checked_at=self.monitor.checked_at,
+            breakers=tuple(ModelBreaker(model, guarded.breaker.state) for model, guarded in self.guards.items()),
+            limiters=tuple(self.limiter.states),
+            metrics=self._fleet.metrics.window(self.settings.name).metrics(),
+        )
+
+    def _build(self, model: str) -> Guarded:
+        name, fleet = self.settings.name, self._fleet
+
+        def changed(state: BreakerState) -> None:
+            fleet.publish(BreakerChanged(name, model, state, state.changed_at))
+            self.monitor.tell()
+
+        return Guarded(
+            Target(name, model),
+            self.provider,
+            breaker=SharedBreaker(Breaker(self.settings.breaker, fleet.clock, changed)),
+            limiter=self.limiter,
+            retry=self.retry,
+            clock=fleet.clock,
+            finished=fleet.publish,
+            max_output_tokens=None if (listed := self.listed.get(model)) is None else listed.max_output_tokens,
+        )
+
+
+class Fleet:
+    """Built by `build_fleet`; owns the providers it is given."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        providers: Mapping[str, Provider],
+        clock: Clock,
+        *,
+        registry: CollectorRegistry,
+        random: Random,
+    ) -> None:
+        self.clock = clock
+        self.random = random
+        self._listeners: list[Listener] = []
+        self._tasks: list[asyncio.Task[None]] = []
+        self._routes = {route.name: _build_route(route) for route in settings.routes}
+        listed = frozenset(Target(p.name, model.name) for p in settings.providers for model in p.models)
+        self.metrics = Metrics(clock, registry, listed)
+        self._latencies = Latencies(clock)
+        self._members = {
+            each.name: _Member(each, providers[each.name], self)
+            for each in settings.providers
+            if each.enabled and each.name in providers
+        }
+        _check_routes(settings)
+        self.router = Router(self._routes, self, Ordering(self._latencies, random), self._latencies, clock)
+
+    def providers(self) -> list[ProviderStatus]:
+        return [member.status() for member in self._members.values()]
+
+    def provider(self, name: str) -> ProviderStatus | None:
+        member = self._members.get(name)
+        return None if member is None else member.status()
+
+    def models(self, provider: str | None = None) -> list[ModelInfo]:
+        """Those listed, and those that routes name."""
+        found: dict[Target, ModelSettings | None] = {}
+        for name, member in self._members.items():
+            found.update((Target(name, model.name), model) for model in member.settings.models)
+        for route in self._routes.values():
+            for target in map(parse_target, route.targets):
+                if target is not None and target.provider in self._members:
+                    found.setdefault(target, None)
+        return [
+            ModelInfo(
+                target.provider,
+                target.model,
+                None if model is None else model.context_tokens,
+                None if model is None else model.max_output_tokens,
+            )
+            for target, model in found.items()
+            if provider in {None, target.provider}
+        ]
+
+    def routes(self) -> list[Route]:
+        return list(self._routes.values())
+
+    async def reset_breaker(self, provider: str, model: str | None = None) -> ProviderStatus | None:
+        """Closes the circuit of one model or of all; None where there is no such provider or model."""
+        member = self._members.get(provider)
+        if member is None or (model is not None and model not in member.guards):
+            return None
+        for name, guarded in member.guards.items():
+            if model in {None, name}:
+                await guarded.breaker.reset()
+        return member.status()
+
+    def listen(self, listener: Listener) -> None:
+        """`listener` gets every BreakerChanged, HealthChanged and AttemptFinished, at once and in order; it must not block."""
+        self._listeners.append(listener)
+
+    def publish(self, event: FleetEvent) -> None:
+        if isinstance(event, AttemptFinished):
+            self.metrics.add(event)
+            self._latencies.add(event)
+        for listener in self._listeners:
+            listener(event)
+
+    def add_cost(self, target: Target, cost_usd: Decimal) -> None:
+        """What a settled attempt cost, for the metrics."""
+        self.metrics.add_cost(target, cost_usd)
+
+    def start(self) -> None:
+        """Begins to probe."""
+        self._tasks = [asyncio.create_task(member.monitor.run()) for member in self._members.values()]
+
+    async def close(self) -> None:
+        """Ends every task and closes the providers."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for member in self._members.values():
+            await member.limiter.close()
+            await member.provider.close()
+
+    def knows_provider(self, name: str) -> bool:
+        return name in self._members
+
+    def find(self, target: Target) -> Guarded | None:
+        member = self._members.get(target.provider)
+        return member.guard(target.model) if member is not None and member.offers(target.model) else None
+
+    def context_tokens(self, target: Target) -> int | None:
+        model = self._listed(target)
+        return None if model is None else model.context_tokens
+
+    def can_embed(self, target: Target) -> bool:
+        member = self._members.get(target.provider)
+        return member is not None and member.settings.kind is not ProviderKindName.ANTHROPIC
+
+    def _listed(self, target: Target) -> ModelSettings | None:
+        member = self._members.get(target.provider)
+        return None if member is None else member.listed.get(target.model)
+
+
+def _build_route(settings: RouteSettings) -> Route:
+    return Route(
+        settings.name,
+        RoutingStrategy(settings.strategy.value),
+        settings.targets,
+        settings.default_max_output_tokens,
+        UnsupportedPolicy(settings.unsupported.value),
+    )
+
+
+def _check_routes(settings: Settings) -> None:
+    listed = {provider.name: {model.name for model in provider.models} for provider in settings.providers}
+    for i, route in enumerate(settings.routes):
+        for j, text in enumerate(route.targets):
+            path = f"routes.{i}.targets.{j}"
+            target = parse_target(text)
+            if target is None:
+                raise SettingsError(path, f"{text!r} is not provider/model")
+            if target.provider not in listed:
+                raise SettingsError(path, f"there is no provider {target.provider!r}; there are {sorted(listed)}")
+            if listed[target.provider] and target.model not in listed[target.provider]:
+                raise SettingsError(path, f"{target.provider} lists no model {target.model!r}")
+
+
+def build_fleet(
+    settings: Settings,
+    providers: Mapping[str, Provider],
+    clock: Clock,
+    *,
+    registry: CollectorRegistry | None = None,
+    random: Random | None = None,
+) -> Fleet:
+    """`registry` is what /metrics renders. Raises SettingsError where a route names what is not configured."""
+    return Fleet(settings, providers, clock, registry=registry or CollectorRegistry(), random=random or SystemRandom())

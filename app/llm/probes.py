@@ -1,0 +1,92 @@
+"""Whether a provider is up: asked every 30 seconds by the cheapest call it has, where its own traffic does not already tell."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from enum import Enum
+from random import Random
+
+from app.clock import Clock
+from app.errors import ProviderError
+from app.llm.breaker import BreakerStatus
+from app.llm.provider import Provider
+
+EVERY_SECONDS = 30.0
+_JITTER = 0.2
+_PATIENCE_SECONDS = 10.0
+_FAILURES_TO_BE_DOWN = 2
+
+
+class HealthStatus(Enum):
+    UP = "UP"
+    DEGRADED = "DEGRADED"
+    DOWN = "DOWN"
+    UNKNOWN = "UNKNOWN"
+
+
+@dataclass(frozen=True, slots=True)
+class HealthChanged:
+    provider: str
+    health: HealthStatus
+    at: datetime
+
+
+class Monitor:
+    """One provider's health, from its probes and its breakers."""
+
+    def __init__(
+        self,
+        provider: Provider,
+        breakers: Callable[[], list[BreakerStatus]],
+        changed: Callable[[HealthChanged], None],
+        clock: Clock,
+        random: Random,
+    ) -> None:
+        self._provider = provider
+        self._breakers = breakers
+        self._changed = changed
+        self._clock = clock
+        self._random = random
+        self._failures: int | None = None
+        self._told = HealthStatus.UNKNOWN
+        self.checked_at: datetime | None = None
+
+    @property
+    def health(self) -> HealthStatus:
+        """DOWN where every model's circuit is open or probes keep failing; DEGRADED where some of either."""
+        breakers = self._breakers()
+        shut = sum(status is not BreakerStatus.CLOSED for status in breakers)
+        failures = self._failures
+        if (breakers and shut == len(breakers)) or (failures is not None and failures >= _FAILURES_TO_BE_DOWN):
+            return HealthStatus.DOWN
+        if shut or failures:
+            return HealthStatus.DEGRADED
+        return HealthStatus.UNKNOWN if failures is None else HealthStatus.UP
+
+    async def run(self) -> None:
+        """Probes until cancelled: at once, then every 30 s give or take a fifth, so that processes do not ask in step."""
+        while True:
+            if all(status is BreakerStatus.CLOSED for status in self._breakers()):
+                await self.probe()
+            await self._clock.sleep(EVERY_SECONDS * (1 + _JITTER * (2 * self._random.random() - 1)))
+
+    async def probe(self) -> None:
+        try:
+            async with asyncio.timeout(_PATIENCE_SECONDS):
+                await self._provider.probe()
+        except (ProviderError, TimeoutError):
+            self._failures = (self._failures or 0) + 1
+        else:
+            self._failures = 0
+        self.checked_at = self._clock.now()
+        self.tell()
+
+    def tell(self) -> None:
+        """Tells of the health where it is not what was told last."""
+        health = self.health
+        if health is not self._told:
+            self._told = health
+            self._changed(HealthChanged(self._provider.name, health, self._clock.now()))

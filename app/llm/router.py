@@ -1,0 +1,272 @@
+"""From a route or a named model to an answer: targets in the order of a strategy, then one after the other until one answers.
+
+The report names the target that answered, never one that failed. Nothing of a stream is passed on before its first token, so an
+earlier failure moves on to the next target unseen; after it, a failure is final: what was shown is not a whole answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Protocol, TypeAlias
+
+from app.attempts import Attempt
+from app.clock import Clock
+from app.errors import ProviderError, Refused
+from app.llm.failover import Failover
+from app.llm.guarded import Guarded, Journey, TargetSkipped
+from app.llm.messages import Answer, AnswerEnd, EmbedCall, Embedded, ModelCall, TextDelta, ToolCallDelta, UnsupportedPolicy
+from app.llm.routing import CallNeeds, Route, RouteCandidate, RoutingPreference, RoutingStrategy, Target, parse_target
+from app.llm.strategies import Latencies, Ordering
+from app.problems import InvalidInput, ProblemCode
+from app.usage import Operation
+
+DEFAULT_ROUTE = "default"
+_DEFAULT_OUTPUT_TOKENS = 4096
+
+Admit: TypeAlias = Callable[[Target], Awaitable[int | None]]
+Observe: TypeAlias = Callable[[Attempt], None]
+EstimateCost: TypeAlias = Callable[[Target], Decimal | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The targets a call may try, in order; `route` is None where the call named its target."""
+
+    targets: tuple[Target, ...]
+    route: str | None
+    default_max_output_tokens: int
+    unsupported: UnsupportedPolicy
+    needs: CallNeeds
+
+
+@dataclass(frozen=True, slots=True)
+class Routed:
+    answer: Answer
+    target: Target
+
+
+@dataclass(frozen=True, slots=True)
+class RoutedVectors:
+    embedded: Embedded
+    target: Target
+
+
+@dataclass(frozen=True, slots=True)
+class Rerouted:
+    """A target failed before any of its content was shown; the next is being tried."""
+
+    attempt: Attempt
+
+
+RoutedPart: TypeAlias = TextDelta | ToolCallDelta | Rerouted | Routed
+
+
+class Targets(Protocol):
+    """Everything that can be routed to."""
+
+    def knows_provider(self, name: str) -> bool: ...
+
+    def find(self, target: Target) -> Guarded | None:
+        """None where the provider is not configured or does not offer the model."""
+        ...
+
+    def context_tokens(self, target: Target) -> int | None: ...
+
+    def can_embed(self, target: Target) -> bool: ...
+
+
+class Router:
+    def __init__(
+        self, routes: Mapping[str, Route], targets: Targets, ordering: Ordering, latencies: Latencies, clock: Clock
+    ) -> None:
+        self._routes = routes
+        self._parsed = {name: [t for text in route.targets if (t := parse_target(text))] for name, route in routes.items()}
+        self._targets = targets
+        self._ordering = ordering
+        self._latencies = latencies
+        self._clock = clock
+
+    def plan(self, model: str | None, preference: RoutingPreference, needs: CallNeeds, estimate: EstimateCost) -> Plan:
+        """The targets to try, in order; raises Refused(InvalidInput) where there is none."""
+        route, candidates = self._candidates(model)
+        self._check_names(preference)
+        allowed = [target for target in candidates if self._objection(target, preference, needs) is None]
+        if not allowed:
+            raise Refused(InvalidInput("No target of the route is left for this call.", ("routing",), ProblemCode.NO_ROUTE))
+        ordered = self._order(route, allowed, preference, needs, estimate)
+        return self._plan(route, ordered if preference.fallback else ordered[:1], needs)
+
+    def explain(
+        self, model: str | None, preference: RoutingPreference, needs: CallNeeds, estimate: EstimateCost
+    ) -> list[RouteCandidate]:
+        """Every target of the route with its place and the reason for it; nothing is sent, and no turn is used up."""
+        route, candidates = self._candidates(model)
+        self._check_names(preference)
+        objections = {target: self._objection(target, preference, needs) for target in candidates}
+        allowed = [target for target in candidates if objections[target] is None]
+        ordered = self._order(route, allowed, preference, needs, estimate, peek=True)
+        found = []
+        for place, target in enumerate(ordered):
+            problem = "fallback is off" if place and not preference.fallback else self._trouble(target, needs)
+            reason = problem or f"number {place + 1} by {self._strategy(route, preference).value}"
+            found.append(self._candidate(target, reason, needs, estimate, eligible=problem is None))
+        for target, objection in objections.items():
+            if objection is not None:
+                found.append(self._candidate(target, objection, needs, estimate, eligible=False))
+        return found
+
+    async def complete(self, plan: Plan, call: ModelCall, admit: Admit, observe: Observe, *, tenant: str) -> Routed:
+        """The first whole answer. `call` is a template: model and output cap are set for every try. `admit` is asked before
+        every try and gives its output cap, None: skip. `observe` gets every attempt in order. Raises Refused(ProvidersFailed
+        | RateLimited)."""
+        failover = self._failover(plan, call.max_output_tokens, call.deadline, Journey(tenant, 0, admit, observe))
+        while (guarded := failover.next()) is not None:
+            try:
+                return Routed(await guarded.complete(call, failover.journey), guarded.target)
+            except (ProviderError, TargetSkipped) as error:
+                failover.failed(guarded, error)
+        raise failover.refusal()
+
+    async def embed(self, plan: Plan, call: EmbedCall, admit: Admit, observe: Observe, *, tenant: str) -> RoutedVectors:
+        failover = self._failover(plan, 0, call.deadline, Journey(tenant, 0, admit, observe))
+        while (guarded := failover.next()) is not None:
+            try:
+                return RoutedVectors(await guarded.embed(call, failover.journey), guarded.target)
+            except (ProviderError, TargetSkipped) as error:
+                failover.failed(guarded, error)
+        raise failover.refusal()
+
+    async def stream(
+        self, plan: Plan, call: ModelCall, admit: Admit, observe: Observe, *, tenant: str
+    ) -> AsyncGenerator[RoutedPart, None]:
+        """Deltas of the one target that answers, a Rerouted for every attempt that failed unseen, and as the last part Routed.
+        Raises as `complete`, also where content was already shown."""
+        failover = self._failover(plan, call.max_output_tokens, call.deadline, Journey(tenant, 0, admit, observe))
+        told = 0
+        while (guarded := failover.next()) is not None:
+            for attempt in failover.journey.attempts[told:]:
+                yield Rerouted(attempt)
+            parts = guarded.stream(call, failover.journey)
+            shown = False
+            try:
+                async for part in parts:
+                    if isinstance(part, AnswerEnd):
+                        yield Routed(part.answer, guarded.target)
+                        return
+                    shown = True
+                    yield part
+            except (ProviderError, TargetSkipped) as error:
+                failover.failed(guarded, error)
+                told = max(told, len(failover.journey.attempts) - 1)
+                if shown:
+                    raise failover.refusal() from error
+            finally:
+                await parts.aclose()
+        raise failover.refusal()
+
+    def _failover(self, plan: Plan, output_tokens: int, deadline: float, journey: Journey) -> Failover:
+        journey.input_tokens = plan.needs.input_tokens
+        found = [guarded for target in plan.targets if (guarded := self._targets.find(target)) is not None]
+        return Failover(
+            found,
+            journey,
+            output_tokens,
+            deadline=deadline,
+            clock=self._clock,
+            context_tokens=self._targets.context_tokens,
+        )
+
+    def _plan(self, route: Route | None, targets: Sequence[Target], needs: CallNeeds) -> Plan:
+        basis = route or self._routes.get(DEFAULT_ROUTE)
+        cap = _DEFAULT_OUTPUT_TOKENS if basis is None else basis.default_max_output_tokens
+        unsupported = UnsupportedPolicy.DROP if basis is None else basis.unsupported
+        return Plan(tuple(targets), None if route is None else route.name, cap, unsupported, needs)
+
+    def _candidates(self, model: str | None) -> tuple[Route | None, list[Target]]:
+        """The route that is meant, or None and the one target that was named."""
+        name = DEFAULT_ROUTE if model is None else model
+        route = self._routes.get(name)
+        if route is not None:
+            return route, self._parsed[name]
+        target = parse_target(name)
+        if target is None:
+            raise _no_route(f"There is no route {_short(name)}; a model is named provider/model.")
+        if not self._targets.knows_provider(target.provider):
+            raise _no_route(f"There is no provider {_short(target.provider)}.")
+        if self._targets.find(target) is None:
+            raise _no_route(f"{target.provider} does not offer the model {_short(target.model)}.")
+        return None, [target]
+
+    def _check_names(self, preference: RoutingPreference) -> None:
+        for place, names in (("only", preference.only), ("avoid", preference.avoid)):
+            for name in names:
+                if not self._targets.knows_provider(name.partition("/")[0]):
+                    raise Refused(InvalidInput(f"There is no provider or target {_short(name)}.", ("routing", place)))
+
+    def _objection(self, target: Target, preference: RoutingPreference, needs: CallNeeds) -> str | None:
+        names = {target.provider, str(target)}
+        if preference.only and names.isdisjoint(preference.only):
+            return "not among those asked for"
+        if not names.isdisjoint(preference.avoid):
+            return "to be avoided"
+        if self._targets.find(target) is None:
+            return "the provider is not enabled"
+        if needs.operation is Operation.EMBEDDING and not self._targets.can_embed(target):
+            return "the provider has no embeddings"
+        return None
+
+    def _strategy(self, route: Route | None, preference: RoutingPreference) -> RoutingStrategy:
+        return preference.strategy or (RoutingStrategy.PRIORITY if route is None else route.strategy)
+
+    def _order(
+        self,
+        route: Route | None,
+        allowed: list[Target],
+        preference: RoutingPreference,
+        needs: CallNeeds,
+        estimate: EstimateCost,
+        *,
+        peek: bool = False,
+    ) -> list[Target]:
+        """By the strategy; targets whose window seems too small for the estimated input come last."""
+        if len(allowed) < 2:
+            return allowed
+        ordered = self._ordering.order(
+            self._strategy(route, preference),
+            allowed,
+            route=None if route is None else route.name,
+            streamed=needs.streamed,
+            estimate=estimate,
+            peek=peek,
+        )
+        ordered.sort(key=lambda target: self._is_too_small(target, needs))
+        return ordered
+
+    def _is_too_small(self, target: Target, needs: CallNeeds) -> bool:
+        window = self._targets.context_tokens(target)
+        return window is not None and window < needs.input_tokens
+
+    def _trouble(self, target: Target, needs: CallNeeds) -> str | None:
+        """Why the target would be passed over if the call came now."""
+        guarded = self._targets.find(target)
+        assert guarded is not None
+        if guarded.breaker.seconds_to_probe > 0:
+            return f"circuit open for {guarded.breaker.seconds_to_probe:.0f} s more"
+        seconds = guarded.limiter.seconds_until(needs.input_tokens)
+        return f"rate limit leaves no room for {max(seconds, 0.1):.1f} s" if seconds else None
+
+    def _candidate(
+        self, target: Target, reason: str, needs: CallNeeds, estimate: EstimateCost, *, eligible: bool
+    ) -> RouteCandidate:
+        latency = self._latencies.milliseconds(target, streamed=needs.streamed)
+        return RouteCandidate(str(target), eligible, reason, estimate(target), latency)
+
+
+def _no_route(message: str) -> Refused:
+    return Refused(InvalidInput(message, ("model",), ProblemCode.NO_ROUTE))
+
+
+def _short(name: str) -> str:
+    return repr(name if len(name) <= 100 else f"{name[:100]}…")
