@@ -1,0 +1,88 @@
+"""The models there are: a few names that the public price list knows, and patterns for the rest."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Literal, TypeAlias
+
+ProviderName: TypeAlias = Literal["anthropic", "openai"]
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """`dimensions` is set for embedding models alone; `reasons` says whether the model thinks unless told not to."""
+
+    name: str
+    context_tokens: int
+    max_output_tokens: int = 64_000
+    dimensions: int | None = None
+    reasons: bool = False
+    takes_sampling: bool = True
+    takes_prefill: bool = False
+    reports_cache_writes: bool = False
+
+
+FAULT_MARK = "@"
+_MILLION = 1_000_000
+_ANTHROPIC = (
+    Model("claude-opus-5-5", _MILLION, 128_000),
+    Model("claude-sonnet-5-5", _MILLION, 128_000),
+    Model("claude-haiku-5-5", _MILLION),
+    Model("claude-opus-4-5", 200_000, takes_prefill=True),
+    Model("claude-sonnet-4-5", 200_000, takes_prefill=True),
+    Model("claude-haiku-4-5", 200_000, takes_prefill=True),
+    Model("sim-unpriced", 200_000),
+)
+_OPENAI = (
+    Model("gpt-6-sol", 1_050_000, 128_000, reports_cache_writes=True),
+    Model("gpt-6-luna", 1_050_000, 128_000, reports_cache_writes=True),
+    Model("gpt-5.4", 1_050_000, 128_000),
+    Model("gpt-5.4-mini", 400_000, 128_000),
+    Model("gpt-5-mini", 400_000, 128_000, reasons=True, takes_sampling=False),
+    Model("gpt-4.1", _MILLION, 32_768),
+    Model("gpt-4.1-mini", _MILLION, 32_768),
+    Model("gpt-4o-mini", 128_000, 16_384),
+    Model("text-embedding-3-small", 8_192, dimensions=1536),
+    Model("text-embedding-3-large", 8_192, dimensions=3072),
+    Model("text-embedding-ada-002", 8_192, dimensions=1536),
+    Model("sim-unpriced", 200_000),
+)
+LISTED: dict[ProviderName, tuple[Model, ...]] = {"anthropic": _ANTHROPIC, "openai": _OPENAI}
+
+_PATTERNS: dict[ProviderName, tuple[tuple[re.Pattern[str], Model], ...]] = {
+    "anthropic": (
+        (re.compile(r"claude-.*(-4-[0-5]|-[123])(-|$)"), Model("", 200_000, takes_prefill=True)),
+        (re.compile(r"claude-.*"), Model("", _MILLION, 128_000)),
+        (re.compile(r"sim-.*"), Model("", 200_000, takes_prefill=True)),
+    ),
+    "openai": (
+        (re.compile(r"(sim-|text-)embedding-.*large.*"), Model("", 8_192, dimensions=3072)),
+        (re.compile(r"(sim-|text-)embedding-.*"), Model("", 8_192, dimensions=1536)),
+        (re.compile(r"gpt-4.*|gpt-3.*"), Model("", 128_000, 16_384)),
+        (re.compile(r"(gpt-5|o\d)(-.*)?"), Model("", 400_000, 128_000, reasons=True, takes_sampling=False)),
+        (re.compile(r"gpt-5\.[6-9].*|gpt-[6-9].*"), Model("", 1_050_000, 128_000, reports_cache_writes=True)),
+        (re.compile(r"gpt-.*"), Model("", 400_000, 128_000)),
+        (re.compile(r"sim-.*"), Model("", 200_000)),
+    ),
+}
+
+
+@lru_cache(maxsize=1000)
+def find(provider: ProviderName, name: str) -> Model | None:
+    """None where the provider would answer 404: an unknown name, or any with `missing` in it."""
+    if "missing" in name:
+        return None
+    for listed in LISTED[provider]:
+        if listed.name == name:
+            return listed
+    for pattern, model in _PATTERNS[provider]:
+        if pattern.fullmatch(name):
+            return replace(model, name=name)
+    return None
+
+
+def wants_completion_tokens(model: Model) -> bool:
+    """The models of OpenAI that refuse the old `max_tokens`."""
+    return re.match(r"o\d|gpt-[5-9]", model.name) is not None

@@ -1,0 +1,60 @@
+"""Tokens and words, the same for the same request every time.
+
+A token is four characters, rounded up: a stand-in for a tokeniser that anyone can check by hand.
+"""
+
+from __future__ import annotations
+
+import json
+
+from simulator.structured import Json
+
+CHARS_PER_TOKEN = 4
+IMAGE_TOKENS = 1000
+MESSAGE_OVERHEAD_CHARS = 3 * CHARS_PER_TOKEN
+
+_SENTENCES = (
+    "The grid operator reports the hourly carbon intensity of every zone it serves",
+    "Steam at the plant is made by two boilers, and only the older one burns oil",
+    "A meter that reads zero for a week is more often broken than idle",
+    "Freight moved by rail on this corridor emits a quarter of what the road emits",
+    "The audit compares invoices with meter readings and lists every gap it finds",
+    "Cooling takes most of the load in summer, lighting hardly any of it",
+    "Two suppliers sent their own factors, the rest were taken from the public table",
+    "Waste heat of the data hall warms the offices from October until April",
+    "The estimate is given with its range, because half of the inputs are estimates too",
+    "Nothing in the record was changed after the quarter had been closed",
+)
+_PERIOD = ". ".join(_SENTENCES) + ". "
+_STARTS = tuple(_PERIOD.index(sentence) for sentence in _SENTENCES)
+_CORPUS = _PERIOD * 20
+_LONGEST_SLICE = len(_CORPUS) - len(_PERIOD)
+
+
+def tokens_of(chars: int) -> int:
+    return -(-chars // CHARS_PER_TOKEN)
+
+
+def prose(seed: int, tokens: int) -> str:
+    """Text of exactly so many tokens; the seed chooses where it begins."""
+    length = tokens * CHARS_PER_TOKEN
+    if length <= 0:
+        return ""
+    start = _STARTS[seed % len(_STARTS)]
+    source = _CORPUS if length <= _LONGEST_SLICE else _PERIOD * (length // len(_PERIOD) + 2)
+    return source[start : start + length - 1] + "."
+
+
+def default_length(seed: int) -> int:
+    """Some tens of tokens: 24 to 63."""
+    return 24 + (seed >> 8) % 40
+
+
+def pieces(text: str) -> list[str]:
+    """A token each."""
+    return [text[at : at + CHARS_PER_TOKEN] for at in range(0, len(text), CHARS_PER_TOKEN)]
+
+
+def escaped(value: Json) -> bytes:
+    """JSON in ASCII: the only way in which half a surrogate pair can travel."""
+    return json.dumps(value, separators=(",", ":")).encode("ascii")
