@@ -5,35 +5,23 @@ from __future__ import annotations
 import strawberry
 from strawberry.schema.config import StrawberryConfig
 
-from resolvers import completions, viewer
-from schema.completions import Completion, CompletionCreateResult
+from schema.completions import CompletionMutations, CompletionQueries
 from schema.inputs import plan_inputs
+from schema.node import NodeQueries
 from schema.permissions import enforce
+from schema.providers import ProviderQueries
 from schema.scalars import SCALARS
-from schema.viewer import Viewer
+from schema.viewer import ViewerQueries
 
 
 @strawberry.type(description="What can be read.")
-class Query:
-    viewer = strawberry.field(
-        resolver=viewer.viewer,
-        graphql_type=Viewer | None,
-        description="Who is calling, and what is left of the document allowance.",
-    )
-    completion = strawberry.field(
-        resolver=completions.completion,
-        graphql_type=Completion | None,
-        description="A completion of the caller's tenant; null where there is none by this id.",
-    )
+class Query(NodeQueries, ViewerQueries, CompletionQueries, ProviderQueries):
+    pass
 
 
 @strawberry.type(description="What can be done.")
-class Mutation:
-    completion_create = strawberry.field(
-        resolver=completions.completion_create,
-        graphql_type=CompletionCreateResult | None,
-        description="Run a completion and wait for the whole answer.",
-    )
+class Mutation(CompletionMutations):
+    pass
 
 
 def build_schema() -> strawberry.Schema:

@@ -13,6 +13,7 @@ from app import completions
 from app.completions import CacheTier, CompletionStatus
 from app.llm import messages
 from app.llm.messages import FinishReason
+from resolvers import completions as resolve
 from resolvers.inputs.enums import describe_enum
 from schema.describes import describes
 from schema.problems import Conflict, CursorExpired, InvalidInput, NotFound
@@ -112,3 +113,21 @@ CompletionCreateResult: TypeAlias = Annotated[
     Completion | RateLimited | ProvidersFailed | InvalidInput | Conflict,
     strawberry.union("CompletionCreateResult", description="The whole answer, or why there is none."),
 ]
+
+
+@strawberry.type
+class CompletionQueries:
+    completion = strawberry.field(
+        resolver=resolve.completion,
+        graphql_type=Completion | None,
+        description="A completion of the caller's tenant; null where there is none by this id.",
+    )
+
+
+@strawberry.type
+class CompletionMutations:
+    completion_create = strawberry.field(
+        resolver=resolve.completion_create,
+        graphql_type=CompletionCreateResult | None,
+        description="Run a completion and wait for the whole answer.",
+    )

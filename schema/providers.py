@@ -2,12 +2,48 @@
 
 from __future__ import annotations
 
-from strawberry import field
+from datetime import datetime
+from decimal import Decimal
 
-from app.llm import routing
+import strawberry
+from strawberry import ID, field
+
+from app.llm import breaker, fleet, limiter, metrics, routing
+from app.llm.breaker import BreakerStatus
+from app.llm.limiter import LimiterKind
+from app.llm.probes import HealthStatus
+from app.llm.routing import RoutingStrategy
+from resolvers import providers as resolve
+from resolvers.inputs.enums import describe_enum
 from schema.describes import describes
 from schema.problems import Problem
-from schema.values import Attempt
+from schema.scalars import BigInt
+from schema.values import Attempt, Node
+
+describe_enum(
+    HealthStatus,
+    description="Whether a provider can be called.",
+    values={
+        "UP": "It answers.",
+        "DEGRADED": "It answers, but fails now and then, or for some models.",
+        "DOWN": "It does not answer.",
+        "UNKNOWN": "It was not asked yet.",
+    },
+)
+describe_enum(
+    BreakerStatus,
+    description="Whether calls reach a model.",
+    values={
+        "CLOSED": "They do.",
+        "OPEN": "They are kept from it for a while, for it failed too often.",
+        "HALF_OPEN": "One call is let through to see whether it recovered.",
+    },
+)
+describe_enum(
+    LimiterKind,
+    description="What a limiter counts.",
+    values={"REQUESTS": "Calls.", "TOKENS": "Tokens, sent and written."},
+)
 
 
 @describes(routing.RateLimited, description="A limiter had no room within the queue's timeout.")
@@ -24,3 +60,120 @@ class RateLimited(Problem):
 class ProvidersFailed(Problem):
     attempts: list[Attempt] = field(description="Every target tried or passed over, in order.")
     retryable: bool = field(description="True where the same call may succeed later.")
+
+
+@describes(breaker.BreakerState, description="Keeps calls from a model that fails, and finds out when it has recovered.")
+class Breaker:
+    status: BreakerStatus = field(description="Whether calls reach the model.")
+    consecutive_failures: int = field(description="Failures since the last success.")
+    opened_count: BigInt = field(description="How often it opened since the process started.")
+    changed_at: datetime = field(description="When the status last changed.")
+    probe_at: datetime | None = field(description="When the next probe is let through; null unless OPEN.")
+
+
+@describes(fleet.ModelBreaker, description="A model and its breaker.")
+class ModelBreaker:
+    model: str = field(description="Name of the model.")
+    breaker: Breaker = field(description="The breaker that guards it.")
+
+
+@describes(limiter.LimiterState, description="A bucket that fills steadily and that every call draws from.")
+class Limiter:
+    model: str | None = field(description="Null where it covers the whole provider.")
+    kind: LimiterKind = field(description="What it counts.")
+    capacity: float = field(description="What a full bucket holds: a minute's allowance, such as 1000.")
+    available: float = field(description="What it holds now.")
+    refill_per_second: float = field(description="How fast it fills.")
+    waiting: int = field(description="Calls that wait for room.")
+    shared: bool = field(description="True where all pods share one bucket.")
+
+
+@describes(metrics.ProviderMetrics, description="Over the last `windowSeconds`.")
+class ProviderMetrics:
+    window_seconds: int = field(description="How far back the figures go, such as 300.")
+    requests: BigInt = field(description="Attempts that reached the provider.")
+    failures: BigInt = field(description="Attempts that failed.")
+    success_rate: float | None = field(description="0 to 1; null where there were no requests.")
+    latency_p50_ms: float | None = field(
+        description="Half of the whole answers came within this time; null where there were none."
+    )
+    latency_p95_ms: float | None = field(description="95 of 100 whole answers came within this time; null where there were none.")
+    first_token_p50_ms: float | None = field(
+        description="Half of the streams began within this time; null where there were none."
+    )
+    cost_usd: Decimal | None = field(description="What the attempts cost; null where no price is known.")
+
+
+@describes(fleet.ModelInfo, description="A model that can be called.")
+class Model:
+    provider: str = field(description="Name of its provider.")
+    name: str = field(description="The provider's own name of it, such as `claude-sonnet-4-5`.")
+    input_price_usd: Decimal | None = strawberry.field(
+        resolver=resolve.input_price,
+        description='US dollars per million tokens; null where unknown. What is sent costs this much, such as `"3"`.',
+    )
+    output_price_usd: Decimal | None = strawberry.field(
+        resolver=resolve.output_price, description="US dollars per million tokens that the model writes; null where unknown."
+    )
+    cache_read_price_usd: Decimal | None = strawberry.field(
+        resolver=resolve.cache_read_price,
+        description="US dollars per million tokens read from the provider's prompt cache; null where unknown.",
+    )
+    cache_write_price_usd: Decimal | None = strawberry.field(
+        resolver=resolve.cache_write_price,
+        description="US dollars per million tokens written to the provider's prompt cache; null where unknown.",
+    )
+    context_tokens: int | None = field(description="Size of its window; null where unknown.")
+    max_output_tokens: int | None = field(description="The most it writes in one answer; null where unknown.")
+
+
+@describes(fleet.ProviderStatus, description="A configured provider with health, breaker and limiter state.")
+class Provider(Node):
+    id: ID = strawberry.field(resolver=resolve.provider_id, description="Such as `prv_anthropic`.")
+    name: str = field(description="As it is configured, such as `anthropic`.")
+    kind: str = field(
+        description="`anthropic`, `openai` or `openai-compatible`, with ` (simulator)` behind it where no real provider answers."
+    )
+    health: HealthStatus = field(description="Whether it can be called.")
+    checked_at: datetime | None = field(description="When it was last probed; null before the first time.")
+    breakers: list[ModelBreaker] = field(description="One per model that was called or is configured.")
+    limiters: list[Limiter] = field(description="Its rate limits.")
+    metrics: ProviderMetrics = field(description="What became of recent calls.")
+    models = strawberry.field(
+        resolver=resolve.models_of, graphql_type=list[Model], description="Its models, configured or named by a route."
+    )
+
+
+@describes(routing.Route, description="A name for targets and an order to try them in.")
+class Route:
+    name: str = field(description="What `model` may say instead of a target, such as `default`.")
+    strategy: RoutingStrategy = field(description="How the targets are ordered for a call that does not say.")
+    targets: list[str] = field(description="`provider/model`, in order.")
+
+
+@describes(routing.RouteCandidate, description="A target that a call would try, or why not.")
+class RouteCandidate:
+    target: str = field(description="`provider/model`.")
+    eligible: bool = field(description="True where the call would try it.")
+    reason: str = field(description="Why it has this place, or is passed over: a sentence for people.")
+    estimated_cost_usd: Decimal | None = field(description="The most the call would cost there; null where the price is unknown.")
+    latency_p50_ms: float | None = field(description="How quick it was of late; null where nothing is known.")
+
+
+@strawberry.type
+class ProviderQueries:
+    providers = strawberry.field(
+        resolver=resolve.providers,
+        graphql_type=list[Provider] | None,
+        description="Configured providers with health, breaker and limiter state.",
+    )
+    models = strawberry.field(
+        resolver=resolve.models,
+        graphql_type=list[Model] | None,
+        description="Models that can be called: those configured and those that routes name.",
+    )
+    routes = strawberry.field(
+        resolver=resolve.routes,
+        graphql_type=list[Route] | None,
+        description="Named routes: strategy and targets in order.",
+    )

@@ -7,7 +7,7 @@ from strawberry import field
 
 from app.access import allowance
 from app.access.principal import Principal, Scope
-from resolvers import viewer
+from resolvers import viewer as resolve
 from resolvers.inputs.enums import describe_enum
 from schema.describes import describes
 
@@ -40,7 +40,16 @@ class Allowance:
 class Viewer:
     tenant: str = field(description="The tenant that the key belongs to.")
     key_name: str = field(description="Name of the key; never the key itself.")
-    scopes: list[Scope] = strawberry.field(resolver=viewer.scopes, description="What the key may do.")
+    scopes: list[Scope] = strawberry.field(resolver=resolve.scopes, description="What the key may do.")
     allowance = strawberry.field(
-        resolver=viewer.allowance, graphql_type=Allowance, description="What is left to spend on documents."
+        resolver=resolve.allowance, graphql_type=Allowance, description="What is left to spend on documents."
+    )
+
+
+@strawberry.type
+class ViewerQueries:
+    viewer = strawberry.field(
+        resolver=resolve.viewer,
+        graphql_type=Viewer | None,
+        description="Who is calling, and what is left of the document allowance.",
     )

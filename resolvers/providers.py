@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Annotated
+
+import strawberry
+from strawberry import ID, UNSET, Parent
+
+from app.costs.prices import PriceUsed
+from app.llm.fleet import ModelInfo, ProviderStatus
+from app.llm.routing import Route
+from resolvers.info import Info
+
+PROVIDER_ID = "prv_"
+
+
+def providers(info: Info) -> list[ProviderStatus]:
+    return info.context.services.fleet.providers()
+
+
+def models(
+    info: Info,
+    provider: Annotated[str | None, strawberry.argument(description="Only this provider's; left out, all.")] = UNSET,
+) -> list[ModelInfo]:
+    return info.context.services.fleet.models(provider if isinstance(provider, str) else None)
+
+
+def routes(info: Info) -> list[Route]:
+    return info.context.services.fleet.routes()
+
+
+def provider_id(root: Parent[ProviderStatus]) -> ID:
+    return ID(f"{PROVIDER_ID}{root.name}")
+
+
+def models_of(root: Parent[ProviderStatus], info: Info) -> list[ModelInfo]:
+    return info.context.services.fleet.models(root.name)
+
+
+def _price(root: ModelInfo, info: Info) -> PriceUsed | None:
+    """For the smallest call: a price that depends on the size of the call is the lowest one here."""
+    rates = info.context.services.prices.rates(root.provider, root.name, info.context.clock.now())
+    return None if rates is None else rates.used(0)
+
+
+def input_price(root: Parent[ModelInfo], info: Info) -> Decimal | None:
+    price = _price(root, info)
+    return None if price is None else price.input_usd
+
+
+def output_price(root: Parent[ModelInfo], info: Info) -> Decimal | None:
+    price = _price(root, info)
+    return None if price is None else price.output_usd
+
+
+def cache_read_price(root: Parent[ModelInfo], info: Info) -> Decimal | None:
+    price = _price(root, info)
+    return None if price is None else price.cache_read_usd
+
+
+def cache_write_price(root: Parent[ModelInfo], info: Info) -> Decimal | None:
+    price = _price(root, info)
+    return None if price is None else price.cache_write_usd
