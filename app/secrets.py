@@ -89,9 +89,9 @@ class Sealer:
         """Raises UnsealError."""
         if sealed[:1] == _OPEN:
             return sealed[1:]
-        key_id, salt, nonce, rest = _cut(sealed[1:], _KEY_ID_BYTES, _SALT_BYTES, _NONCE_BYTES)
+        mark, key_id, salt, nonce, rest = _cut(sealed, len(_SEALED), _KEY_ID_BYTES, _SALT_BYTES, _NONCE_BYTES)
         key = self._keys.get(key_id)
-        if sealed[:1] != _SEALED or key is None:
+        if mark != _SEALED or key is None or not rest:
             raise UnsealError("not sealed by a configured key")
         try:
             return AESGCM(_derive(key, salt)).decrypt(nonce, rest, context)

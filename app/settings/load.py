@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -61,13 +62,12 @@ def _command_line(overrides: Mapping[str, object]) -> tuple[Override, ...]:
 
 
 def _put(tree: dict[str, object], override: Override) -> None:
-    *way, last = override.place
     here: Any = tree
-    for end, step in enumerate(way, 1):
+    for end, (step, below) in enumerate(pairwise(override.place), 1):
         _check_step(here, step, override, end)
-        here = here.setdefault(step, {}) if isinstance(here, dict) else here[step]
-    _check_step(here, last, override, len(override.place))
-    here[last] = override.value
+        here = here.setdefault(step, [] if isinstance(below, int) else {}) if isinstance(here, dict) else here[step]
+    _check_step(here, override.place[-1], override, len(override.place))
+    here[override.place[-1]] = override.value
 
 
 def _check_step(here: object, step: str | int, override: Override, end: int) -> None:

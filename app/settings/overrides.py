@@ -51,7 +51,8 @@ def _places(environ: Mapping[str, str]) -> Iterator[tuple[str, Place]]:
         if type_at(place) is not None:
             yield name, place
         elif len(place) > 1:
-            raise SettingsError(format_place(place), f"{unknown_key(_first_unknown(place))} (environment {name})")
+            unknown = _first_unknown(place)
+            raise SettingsError(format_place(unknown), f"{unknown_key(unknown)} (environment {name})")
         elif meant := _with_one_underscore(rest):
             raise SettingsError(name, f"unknown; did you mean {PREFIX}{meant.upper()}?")
 
