@@ -1,19 +1,29 @@
 """Loaders collect the keys that sibling fields ask for and fetch them with one statement. A fresh set for every operation:
-nothing one operation has seen is shown to another."""
+nothing that one operation has seen is shown to another."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from functools import cached_property
+from uuid import UUID
 
-from app.access.principal import Principal
+from aiodataloader import DataLoader
 
-if TYPE_CHECKING:
-    from app.services import Services
+from app.access.principal import Principal, Scope
+from app.costs.budgets import Budget
+from app.services import Services
 
 
 class Loaders:
-    """Each loader is made when it is first asked for; most operations need none."""
+    """Each loader is made when it is first asked for; most operations need none. They load what the caller may see."""
 
     def __init__(self, services: Services, principal: Principal) -> None:
         self._services = services
-        self._principal = principal
+        self._tenant = None if principal.may(Scope.ADMIN) else principal.tenant
+
+    @cached_property
+    def budget_by_key(self) -> DataLoader[UUID, Budget | None]:
+        async def load(keys: list[UUID]) -> list[Budget | None]:
+            found = await self._services.budgets.by_keys(keys, self._tenant, primary=True)
+            return [found.get(key) for key in keys]
+
+        return DataLoader(load)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import msgspec
 import uvicorn
+import uvloop
 
 from simulator.attempts import AttemptLog
 from simulator.connection import TransportProtocol
@@ -23,6 +24,7 @@ from simulator.prefix_cache import PrefixCache
 from simulator.server import Simulator
 
 _PARENT_CHECK_SECONDS = 0.25
+_BACKLOG = 2048
 
 
 class _Server(uvicorn.Server):
@@ -50,10 +52,12 @@ class _Server(uvicorn.Server):
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
-    listening = socket.create_server((options.host, options.port), backlog=2048, reuse_port=False)
+    listening = socket.create_server((options.host, options.port), backlog=_BACKLOG)
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     log = AttemptLog(options.log)
     try:
-        asyncio.run(_serve(options, listening, log))
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_serve(options, listening, log))
     finally:
         log.close()
 
@@ -81,7 +85,7 @@ async def _serve(options: argparse.Namespace, listening: socket.socket, log: Att
             log_level="critical",
             timeout_keep_alive=600,
             timeout_graceful_shutdown=2,
-            backlog=2048,
+            backlog=_BACKLOG,
         ),
         lambda: _announce(listening, options.ready_file),
     )

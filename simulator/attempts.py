@@ -21,7 +21,7 @@ from simulator.models import ProviderName
 from simulator.structured import Json
 
 State: TypeAlias = Literal["open", "completed", "aborted", "disconnected"]
-_KEPT = 200_000
+_KEPT = 50_000
 _CORRELATING = frozenset(
     {
         b"idempotency-key",
@@ -93,9 +93,7 @@ class AttemptLog:
         self._entries.append(entry)
 
     def ended(self, entry: Entry, state: State, duration_ms: float) -> None:
-        """Appends the line to the file; the second call for an entry does nothing."""
-        if entry.state != "open":
-            return
+        """Appends the line to the file."""
         entry.state = state
         entry.duration_ms = round(duration_ms, 3)
         if self._file is not None:

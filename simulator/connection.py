@@ -40,12 +40,14 @@ class Connection:
         """None where it is larger than allowed; then the rest stays unread."""
         message = await self._receive()
         body: bytes = message.get("body", b"")
-        while message.get("more_body"):
+        if not message.get("more_body"):
+            return body
+        parts, size = [body], len(body)
+        while message.get("more_body") and size <= most:
             message = await self._receive()
-            body += message.get("body", b"")
-            if len(body) > most:
-                return None
-        return body
+            parts.append(message.get("body", b""))
+            size += len(parts[-1])
+        return b"".join(parts) if size <= most else None
 
     async def start(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
@@ -75,12 +77,15 @@ class Connection:
             if self._transport.get_write_buffer_size() == 0:
                 return
 
-    def close(self) -> None:
+    async def close(self) -> None:
+        """Sends what is written, then ends the connection."""
         self._transport.close()
+        await self.pause(1)
 
-    def reset(self) -> None:
+    async def reset(self) -> None:
         """An RST instead of a FIN."""
         file_number: int = self._transport.get_extra_info("socket").fileno()
         with socket.socket(fileno=os.dup(file_number)) as twin:
             twin.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._transport.abort()
+        await self.pause(1)

@@ -18,7 +18,7 @@ import msgspec
 
 from simulator import anthropic_request, embedding_request, openai_refusals, openai_wire
 from simulator.answers import Answer, Ask, answer, said_in
-from simulator.attempts import AttemptLog, Entry, now
+from simulator.attempts import AttemptLog, Entry, State, now
 from simulator.connection import Connection
 from simulator.faults import NO_FAULT, Operation, Scenario, Step, UnknownFault, preset
 from simulator.limits import Counters, HeaderList
@@ -138,11 +138,15 @@ class Exchange:
             headers.append((b"anthropic-organization-id", b"5d1e4a6b-9c47-4b1d-90c1-a7e43f0c8a52"))
         return headers
 
-    def ended(self, state: str) -> None:
-        """`completed`, or that the client left if it did."""
+    def ended(self, state: State) -> None:
+        """Writes the entry down, as `disconnected` where the client has left; only the first call counts."""
+        if self._entry.state != "open":
+            return
         elapsed = (time.perf_counter() - self._began) * 1000
-        gone = self._connection.gone
-        self._desk.log.ended(self._entry, "disconnected" if gone else "aborted" if state == "aborted" else "completed", elapsed)
+        if self._connection.gone:
+            state = "disconnected"
+            self._entry.usage_sent = False
+        self._desk.log.ended(self._entry, state, elapsed)
 
     def bill(self, usage: dict[str, Json] | None, output_tokens: int, step: Step, *, sent: bool) -> None:
         entry = self._entry
@@ -189,9 +193,9 @@ class Exchange:
         self.bill({} if step.billed else None, 0, step, sent=False)
         self.ended("aborted")
         if fault == "reset":
-            self._connection.reset()
+            await self._connection.reset()
         else:
-            self._connection.close()
+            await self._connection.close()
         return True
 
     async def _refuse(self, step: Step, tokens: int, window: int) -> None:
@@ -243,7 +247,7 @@ class Exchange:
         if fault == "stall":
             await self._connection.pause(3600 if step.stall_ms is None else step.stall_ms / 1000)
         self.ended("aborted")
-        self._connection.close()
+        await self._connection.close()
 
     async def _respond(self, status: int, headers: HeaderList, body: bytes) -> None:
         self._entry.status = status
@@ -364,7 +368,7 @@ class _Stream:
         elif fault == "truncate":
             await self._connection.write(b"", more=False)
         else:
-            self._connection.close()
+            await self._connection.close()
         return True
 
     def _bill(self, *, sent: bool) -> None:

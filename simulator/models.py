@@ -53,7 +53,7 @@ LISTED: dict[ProviderName, tuple[Model, ...]] = {"anthropic": _ANTHROPIC, "opena
 
 _PATTERNS: dict[ProviderName, tuple[tuple[re.Pattern[str], Model], ...]] = {
     "anthropic": (
-        (re.compile(r"claude-.*(-4-[0-5]|-[123])(-|$)"), Model("", 200_000, takes_prefill=True)),
+        (re.compile(r"claude-[123].*|claude-[a-z]+-4-[0-5](-.*)?"), Model("", 200_000, takes_prefill=True)),
         (re.compile(r"claude-.*"), Model("", _MILLION, 128_000)),
         (re.compile(r"sim-.*"), Model("", 200_000, takes_prefill=True)),
     ),

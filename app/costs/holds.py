@@ -95,6 +95,19 @@ class Settlement:
     saved_usd: Decimal | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class StoredCall:
+    """A call as the ledger keeps it. `document` is None while it runs, where none was given, and after its owner died."""
+
+    key: UUID
+    tenant: str
+    operation: Operation
+    status: str
+    document: bytes | None
+    created_at: datetime
+    finished_at: datetime | None
+
+
 class Ledger(Protocol):
     async def admit(self, request: AdmissionRequest) -> Admitted | Joined:
         """One atomic hold over every budget in scope. Raises Refused(BudgetExceeded | Conflict | InvalidInput with
@@ -112,4 +125,8 @@ class Ledger(Protocol):
 
     async def release(self, call: UUID) -> None:
         """Gives a hold back of which nothing was used."""
+        ...
+
+    async def stored(self, call: UUID) -> StoredCall | None:
+        """A call of any tenant that is running or still kept."""
         ...

@@ -35,7 +35,7 @@ class PriceUsed:
 
 @dataclass(frozen=True, slots=True)
 class Tier:
-    """US dollars per token for calls whose input is more than `start` tokens."""
+    """US dollars per token for calls whose input is more than `start` tokens; `price` says the same per million."""
 
     start: int
     input_usd: Decimal
@@ -43,6 +43,7 @@ class Tier:
     cache_write_5m_usd: Decimal
     cache_write_1h_usd: Decimal
     output_usd: Decimal
+    price: PriceUsed
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +51,6 @@ class Rates:
     """`tiers` ascend by start, the first from below zero. A class without a price of its own costs what input costs."""
 
     tiers: tuple[Tier, ...]
-    source: str
-    has_cache_read: bool = False
-    has_cache_write: bool = False
 
     def tier(self, input_tokens: int) -> Tier:
         for tier in reversed(self.tiers):
@@ -81,14 +79,7 @@ class Rates:
         return self.tier(input_tokens).output_usd
 
     def used(self, input_tokens: int) -> PriceUsed:
-        tier = self.tier(input_tokens)
-        return PriceUsed(
-            _per_million(tier.input_usd),
-            _per_million(tier.output_usd),
-            _per_million(tier.cache_read_usd) if self.has_cache_read else None,
-            _per_million(tier.cache_write_5m_usd) if self.has_cache_write else None,
-            self.source,
-        )
+        return self.tier(input_tokens).price
 
 
 class PriceBook:
@@ -105,7 +96,7 @@ class PriceBook:
                 self._listed[provider.name] = listed
             for model in provider.models:
                 if model.price is not None:
-                    self._compiled[provider.name, model.name] = (_Dated(None, _configured(model.price)),)
+                    self._compiled[provider.name, model.name] = (_Dated(None, Rates((_tier(model.price, -1, "configuration"),))),)
 
     def rates(self, provider: str, model: str, at: datetime) -> Rates | None:
         """The rates in force at `at`; None where the price is unknown."""
@@ -148,47 +139,37 @@ def _compile_rates(price: ModelPrice, source: str) -> Rates | None:
     if price.input_mtok is None:
         return None
     starts = sorted({tier.start for value in vars(price).values() if isinstance(value, TieredPrices) for tier in value.tiers})
-    return Rates(
-        tuple(_compile_tier(price, start) for start in (-1, *starts)),
-        source,
-        has_cache_read=price.cache_read_mtok is not None,
-        has_cache_write=price.cache_write_mtok is not None,
+    return Rates(tuple(_listed_tier(price, start, source) for start in (-1, *starts)))
+
+
+def _listed_tier(price: ModelPrice, start: int, source: str) -> Tier:
+    write = _at(price.cache_write_mtok, start)
+    settings = PriceSettings(
+        input_usd=_at(price.input_mtok, start) or ZERO,
+        output_usd=_at(price.output_mtok, start) or ZERO,
+        cache_read_usd=_at(price.cache_read_mtok, start),
+        cache_write_usd=write if price.cache_write_5m_mtok is None else _at(price.cache_write_5m_mtok, start),
+        cache_write_1h_usd=write if price.cache_write_1h_mtok is None else _at(price.cache_write_1h_mtok, start),
     )
+    return _tier(settings, start, source)
 
 
-def _compile_tier(price: ModelPrice, start: int) -> Tier:
-    base = _rate(price.input_mtok, start, ZERO)
-    write = _rate(price.cache_write_mtok, start, base)
+def _at(price: Decimal | TieredPrices | None, start: int) -> Decimal | None:
+    if isinstance(price, TieredPrices):
+        return next((tier.price for tier in reversed(price.tiers) if tier.start <= start), price.base)
+    return price
+
+
+def _tier(price: PriceSettings, start: int, source: str) -> Tier:
+    read = price.input_usd if price.cache_read_usd is None else price.cache_read_usd
+    write = price.input_usd if price.cache_write_usd is None else price.cache_write_usd
+    write_1h = write if price.cache_write_1h_usd is None else price.cache_write_1h_usd
     return Tier(
         start=start,
-        input_usd=base,
-        cache_read_usd=_rate(price.cache_read_mtok, start, base),
-        cache_write_5m_usd=_rate(price.cache_write_5m_mtok, start, write),
-        cache_write_1h_usd=_rate(price.cache_write_1h_mtok, start, write),
-        output_usd=_rate(price.output_mtok, start, ZERO),
+        input_usd=price.input_usd.scaleb(_PER_MILLION),
+        cache_read_usd=read.scaleb(_PER_MILLION),
+        cache_write_5m_usd=write.scaleb(_PER_MILLION),
+        cache_write_1h_usd=write_1h.scaleb(_PER_MILLION),
+        output_usd=price.output_usd.scaleb(_PER_MILLION),
+        price=PriceUsed(price.input_usd, price.output_usd, price.cache_read_usd, price.cache_write_usd, source),
     )
-
-
-def _rate(price: Decimal | TieredPrices | None, start: int, absent: Decimal) -> Decimal:
-    if price is None:
-        return absent
-    if isinstance(price, TieredPrices):
-        price = next((tier.price for tier in reversed(price.tiers) if tier.start <= start), price.base)
-    return price.scaleb(_PER_MILLION)
-
-
-def _configured(price: PriceSettings) -> Rates:
-    base = price.input_usd.scaleb(_PER_MILLION)
-    read = base if price.cache_read_usd is None else price.cache_read_usd.scaleb(_PER_MILLION)
-    write = base if price.cache_write_usd is None else price.cache_write_usd.scaleb(_PER_MILLION)
-    write_1h = write if price.cache_write_1h_usd is None else price.cache_write_1h_usd.scaleb(_PER_MILLION)
-    return Rates(
-        (Tier(-1, base, read, write, write_1h, price.output_usd.scaleb(_PER_MILLION)),),
-        "configuration",
-        has_cache_read=price.cache_read_usd is not None,
-        has_cache_write=price.cache_write_usd is not None,
-    )
-
-
-def _per_million(rate: Decimal) -> Decimal:
-    return rate.scaleb(-_PER_MILLION)

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import ctypes
-import functools
-import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from app.embedded.tether import following
 from app.errors import GreenLangError
 
-_PR_SET_PDEATHSIG = 1
 _LARGEST_LOG = 16 * 1024 * 1024
 _LAST_LINES = 5
 
@@ -65,7 +61,6 @@ def start_child(command: Sequence[str | Path], folder: Path, log: Path, farewell
     log.parent.mkdir(mode=0o700, exist_ok=True)
     if log.is_file() and log.stat().st_size > _LARGEST_LOG:
         log.replace(log.with_suffix(".old.log"))
-    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
     with log.open("ab") as output:
         start = output.tell()
         process = subprocess.Popen(  # noqa: S603 - the command is built from programs that this package found
@@ -75,13 +70,6 @@ def start_child(command: Sequence[str | Path], folder: Path, log: Path, farewell
             stdout=output,
             stderr=output,
             pass_fds=(lock,),
-            preexec_fn=functools.partial(_follow, os.getpid(), farewell, libc),  # noqa: PLW1509 - the keeper has one thread
+            preexec_fn=following(farewell),  # noqa: PLW1509 - the keeper has one thread
         )
     return Child(process, farewell, log, start)
-
-
-def _follow(keeper: int, farewell: signal.Signals, libc: ctypes.CDLL | None) -> None:
-    if libc is not None:
-        libc.prctl(_PR_SET_PDEATHSIG, int(farewell), 0, 0, 0)
-    if os.getppid() != keeper:
-        os._exit(1)

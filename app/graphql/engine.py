@@ -46,7 +46,7 @@ class Prepared:
 
 
 @dataclass(slots=True)
-class _Run:
+class Run:
     executor: Executor[object]
     cost: int
     allowance: Allowance
@@ -72,7 +72,8 @@ class Engine:
 
     async def execute(self, prepared: Prepared, caller: Caller) -> Payload:
         """The result of a query or mutation, ready to encode. Raises RequestFailed."""
-        run = await self._begin(prepared, caller)
+        run = await self.admit(prepared, caller)
+        run.executor.context_value = self._context(run, caller)
         try:
             async with asyncio.timeout(self._limits.execution_timeout.total_seconds()):
                 outcome = run.executor.execute_operation()
@@ -81,17 +82,34 @@ class Engine:
             raise failed_by(DeadlineExceeded("the operation ran out of its time"), caller.request_id) from None
         return self._payload(result, run, prepared, caller)
 
-    async def subscribe(self, prepared: Prepared, caller: Caller) -> AsyncGenerator[Payload, None]:
-        """The events of a subscription, ready to encode; the source is open when this returns. Raises RequestFailed."""
-        run = await self._begin(prepared, caller)
+    async def subscribe(self, run: Run, caller: Caller) -> AsyncGenerator[Payload, None]:
+        """The events of an admitted subscription, ready to encode; the source is open when this returns. Raises RequestFailed."""
+        run.executor.context_value = self._context(run, caller)
         stream = create_source_event_stream(run.executor)
         source = await stream if isinstance(stream, Awaitable) else stream
         if isinstance(source, ExecutionResult):
             errors = [format_field_error(error, caller.request_id) for error in source.errors or ()]
-            raise RequestFailed(errors, 400)
+            raise RequestFailed(errors, 400, in_document=True)
         return self._events(source, run, caller)
 
-    async def _events(self, source: AsyncIterable[object], run: _Run, caller: Caller) -> AsyncGenerator[Payload, None]:
+    async def admit(self, prepared: Prepared, caller: Caller) -> Run:
+        """The operation with its variables read and its points taken; nothing runs yet. Raises RequestFailed."""
+        if prepared.request.size > _LARGE_VARIABLES:
+            executor = await asyncio.to_thread(self._executor, prepared, caller)
+        else:
+            executor = self._executor(prepared, caller)
+        try:
+            cost = prepared.operation.cost.requested(executor.variable_values.coerced)
+            if cost > self._limits.cost:
+                raise LimitExceeded("cost", cost, self._limits.cost)
+            allowance = self._allowances.take(caller.principal.key_id, cost)
+        except AllowanceExceeded as error:
+            raise _allowance_exceeded(error) from None
+        except LimitExceeded as error:
+            raise failed_by(error, caller.request_id) from None
+        return Run(executor, cost, allowance)
+
+    async def _events(self, source: AsyncIterable[object], run: Run, caller: Caller) -> AsyncGenerator[Payload, None]:
         iterator = aiter(source)
         try:
             while True:
@@ -108,36 +126,24 @@ class Engine:
             if close is not None:
                 await close()
 
-    async def _event(self, event: object, run: _Run, caller: Caller) -> Payload:
+    async def _event(self, event: object, run: Run, caller: Caller) -> Payload:
         executor = run.executor.build_per_event_executor(event)
-        executor.context_value = self._make_context(caller.principal, caller.request_id, run.allowance)
         try:
+            executor.context_value = self._context(run, caller)
             async with asyncio.timeout(self._limits.execution_timeout.total_seconds()):
                 outcome = executor.execute_operation(False)
                 result = cast("ExecutionResult", await outcome if executor.is_awaitable(outcome) else outcome)
         except TimeoutError:
             return failed_by(DeadlineExceeded("the event ran out of its time"), caller.request_id).payload
+        except RequestFailed as failed:
+            return failed.payload
         return _result_payload(result, caller)
 
-    async def _begin(self, prepared: Prepared, caller: Caller) -> _Run:
-        if prepared.request.size > _LARGE_VARIABLES:
-            executor = await asyncio.to_thread(self._executor, prepared, caller)
-        else:
-            executor = self._executor(prepared, caller)
+    def _context(self, run: Run, caller: Caller) -> object:
         try:
-            cost = prepared.operation.cost.requested(executor.variable_values.coerced)
-            if cost > self._limits.cost:
-                raise LimitExceeded("cost", cost, self._limits.cost)
-            allowance = self._allowances.take(caller.principal.key_id, cost)
-        except AllowanceExceeded as error:
-            raise _allowance_exceeded(error) from None
-        except LimitExceeded as error:
-            raise failed_by(error, caller.request_id) from None
-        try:
-            executor.context_value = self._make_context(caller.principal, caller.request_id, allowance)
+            return self._make_context(caller.principal, caller.request_id, run.allowance)
         except GreenLangError as error:
             raise failed_by(error, caller.request_id) from None
-        return _Run(executor, cost, allowance)
 
     def _executor(self, prepared: Prepared, caller: Caller) -> Executor[object]:
         """With the variables coerced and no context yet."""
@@ -154,7 +160,7 @@ class Engine:
             raise RequestFailed(errors, 400, in_document=True)
         return built
 
-    def _payload(self, result: ExecutionResult, run: _Run, prepared: Prepared, caller: Caller) -> Payload:
+    def _payload(self, result: ExecutionResult, run: Run, prepared: Prepared, caller: Caller) -> Payload:
         payload = _result_payload(result, caller)
         actual = prepared.operation.cost.actual(result.data)
         left = run.allowance

@@ -24,12 +24,12 @@ def simulator(shared_simulator: RunningSimulator) -> RunningSimulator:
 
 
 @pytest.fixture
-async def anthropic(simulator: RunningSimulator) -> AsyncIterator[AsyncAnthropic]:
+async def anthropic_client(simulator: RunningSimulator) -> AsyncIterator[AsyncAnthropic]:
     async with AsyncAnthropic(base_url=simulator.anthropic_url, api_key="sk-ant-test", max_retries=0, timeout=5) as client:
         yield client
 
 
 @pytest.fixture
-async def openai(simulator: RunningSimulator) -> AsyncIterator[AsyncOpenAI]:
+async def openai_client(simulator: RunningSimulator) -> AsyncIterator[AsyncOpenAI]:
     async with AsyncOpenAI(base_url=simulator.openai_url, api_key="sk-test", max_retries=0, timeout=5) as client:
         yield client

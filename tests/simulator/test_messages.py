@@ -8,8 +8,10 @@ MODEL = "claude-haiku-5-5"
 
 
 class TestPlainAnswer:
-    async def test_has_the_ids_and_usage_of_the_real_api(self, anthropic: AsyncAnthropic) -> None:
-        message = await anthropic.messages.create(model=MODEL, max_tokens=200, messages=[{"role": "user", "content": "Hello there"}])
+    async def test_has_the_ids_and_usage_of_the_real_api(self, anthropic_client: AsyncAnthropic) -> None:
+        message = await anthropic_client.messages.create(
+            model=MODEL, max_tokens=200, messages=[{"role": "user", "content": "Hello there"}]
+        )
 
         assert message.id.startswith("msg_01")
         assert message._request_id is not None

@@ -144,7 +144,7 @@ async function execute() {
       shown = JSON.stringify(parsed, null, 2);
     } catch { /* shown as it came */ }
     showJson(shown);
-    say(`${response.status} ${response.statusText} · ${took} ms`.replace("  ", " "), failed);
+    say(`${response.status} ${response.statusText} · ${took} ms${failed && response.ok ? " · with errors" : ""}`.replace("  ", " "), failed);
     if (response.status === 401) key.focus();
   } catch (error) {
     showJson("");
@@ -161,14 +161,6 @@ async function openSchema(event) {
   const text = await response.text();
   showJson(text);
   say(response.ok ? "the schema" : `${response.status}: the schema needs a valid key here`, !response.ok);
-}
-
-function indent(event) {
-  if (event.key !== "Tab" || event.shiftKey || event.ctrlKey || event.altKey) return;
-  const area = event.target;
-  if (area.selectionStart !== area.selectionEnd) return;
-  event.preventDefault();
-  area.setRangeText("  ", area.selectionStart, area.selectionEnd, "end");
 }
 
 EXAMPLES.forEach((example, index) => element("examples").append(new Option(example.name, String(index))));

@@ -59,7 +59,10 @@ class Bench:
         self.settings = Settings(
             providers=tuple(
                 provider_settings(
-                    name, limits=self.limits, **self.changes, models=(self.models.get(name, ModelSettings(name="m")),)
+                    name,
+                    limits=self.limits,
+                    **self.changes,
+                    models=() if self.unlisted else (self.models.get(name, ModelSettings(name="m")),),
                 )
                 for name in self.scripts
             ),
