@@ -1,0 +1,72 @@
+"""Group commit: at most one batch is in flight, and what arrives meanwhile goes with the next.
+
+A batch that fails is halved until the one item at fault stands alone, so that a bad item fails alone; a store that is away
+fails the whole batch at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, TypeVar
+
+from app.errors import StoreUnavailable
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+LARGEST = 500
+
+
+class Batcher(Generic[Item, Result]):
+    """`run` gets a batch and gives one result an item, in order, or raises and has done nothing."""
+
+    def __init__(self, run: Callable[[Sequence[Item]], Awaitable[Sequence[Result]]], largest: int = LARGEST) -> None:
+        self._run = run
+        self._largest = largest
+        self._waiting: list[tuple[Item, asyncio.Future[Result]]] = []
+        self._draining: asyncio.Task[None] | None = None
+
+    def submit(self, item: Item) -> asyncio.Future[Result]:
+        """The item's result; to cancel the future does not call the item back."""
+        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        self._waiting.append((item, future))
+        if self._draining is None:
+            self._draining = asyncio.create_task(self._drain())
+        return future
+
+    async def settled(self) -> None:
+        """Returns when nothing waits or is in flight."""
+        while self._draining is not None:
+            await asyncio.wait([self._draining])
+
+    async def _drain(self) -> None:
+        try:
+            while self._waiting:
+                batch, self._waiting = self._waiting[: self._largest], self._waiting[self._largest :]
+                await self._attempt(batch)
+        finally:
+            self._draining = None
+
+    async def _attempt(self, batch: Sequence[tuple[Item, asyncio.Future[Result]]]) -> None:
+        try:
+            results = await self._run([item for item, _ in batch])
+        except StoreUnavailable as error:
+            _fail(batch, error)
+        except Exception as error:  # noqa: BLE001 every item gets the error that is its own
+            if len(batch) == 1:
+                _fail(batch, error)
+                return
+            middle = len(batch) // 2
+            await self._attempt(batch[:middle])
+            await self._attempt(batch[middle:])
+        else:
+            for (_, future), result in zip(batch, results, strict=True):
+                if not future.done():
+                    future.set_result(result)
+
+
+def _fail(batch: Sequence[tuple[object, asyncio.Future[Result]]], error: Exception) -> None:
+    for _, future in batch:
+        if not future.done():
+            future.set_exception(error)

@@ -1,0 +1,352 @@
+"""Budgets: whose spending counts, how much it may be in which period, and what happens when it is too much.
+
+A period is computed from the database's clock in the budget's time zone, so nothing has to reset it. A change acts at once: it
+locks the running period, which every admission locks before it reads the limit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from enum import Enum
+from typing import Any
+from uuid import UUID, uuid4
+from zoneinfo import ZoneInfo
+
+import asyncpg
+from sqlalchemy import RowMapping, text
+from sqlalchemy.exc import DBAPIError, IntegrityError
+
+from app.db.sessions import Sessions, WriteSession
+from app.errors import Refused
+from app.ids import format_id
+from app.money import format_decimal, round_usd
+from app.paging import Page, PageRequest, build_page, decode_cursor, encode_cursor
+from app.problems import Conflict, InvalidInput, NotFound, ProblemCode
+from app.usage import Label
+
+LONGEST_NAME = 200
+LARGEST_LIMIT = Decimal(10) ** 15
+LARGEST_THRESHOLD = 1000
+MOST_THRESHOLDS = 20
+_CURSOR = "budgets"
+
+
+class BudgetPeriod(Enum):
+    HOUR = "HOUR"
+    DAY = "DAY"
+    WEEK = "WEEK"
+    MONTH = "MONTH"
+    TOTAL = "TOTAL"
+
+
+class BudgetEnforcement(Enum):
+    BLOCK = "BLOCK"
+    ALERT_ONLY = "ALERT_ONLY"
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetScope:
+    """What is None matches all; a tenant of None means all tenants together."""
+
+    tenant: str | None = None
+    agent: str | None = None
+    provider: str | None = None
+    model: str | None = None
+    label: Label | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NewBudget:
+    name: str
+    scope: BudgetScope
+    limit_usd: Decimal
+    period: BudgetPeriod = BudgetPeriod.MONTH
+    time_zone: str = "UTC"
+    thresholds: tuple[int, ...] = (80, 90, 100)
+    enforcement: BudgetEnforcement = BudgetEnforcement.BLOCK
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetChange:
+    """What is None stays as it is."""
+
+    expected_version: int
+    name: str | None = None
+    limit_usd: Decimal | None = None
+    thresholds: tuple[int, ...] | None = None
+    enforcement: BudgetEnforcement | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """As it stands in its running period. A TOTAL period starts at the budget's creation and has no end."""
+
+    key: UUID
+    name: str
+    scope: BudgetScope
+    limit_usd: Decimal
+    period: BudgetPeriod
+    time_zone: str
+    thresholds: tuple[int, ...]
+    enforcement: BudgetEnforcement
+    spent_usd: Decimal
+    held_usd: Decimal
+    period_start: datetime
+    period_end: datetime | None
+    version: int
+    deleted_at: datetime | None
+    forecast_usd: Decimal | None = None
+
+    @property
+    def id(self) -> str:
+        return format_id("bud", self.key)
+
+    @property
+    def remaining_usd(self) -> Decimal:
+        """Never negative: spending can pass a limit that was lowered."""
+        return max(self.limit_usd - self.spent_usd - self.held_usd, Decimal(0))
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetFilter:
+    """A tenant of None means budgets of every tenant and those of all tenants together."""
+
+    tenant: str | None
+    agent: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetExceeded:
+    """A budget cannot pay for the call. `needed_usd` is the least that the call could cost at its worst."""
+
+    message: str
+    budget: Budget
+    needed_usd: Decimal
+    remaining_usd: Decimal
+    code: ProblemCode = ProblemCode.BUDGET_EXCEEDED
+
+
+def exceeded(budget: Budget, needed: Decimal, remaining: Decimal) -> BudgetExceeded:
+    return BudgetExceeded(
+        f"The budget {budget.name!r} has {format_decimal(remaining)} USD left; the call may cost {format_decimal(needed)} USD.",
+        budget,
+        needed,
+        remaining,
+    )
+
+
+class BudgetStore:
+    """Every read names the tenant it is for; None reads all tenants' budgets and is for administrators."""
+
+    def __init__(self, sessions: Sessions) -> None:
+        self._sessions = sessions
+
+    async def create(self, new: NewBudget) -> Budget:
+        """Raises Refused: InvalidInput, or Conflict where the scope's tenant has a budget of that name."""
+        _check(name=new.name, limit_usd=new.limit_usd, thresholds=new.thresholds)
+        _check_scope(new.scope)
+        _check_zone(new.time_zone)
+        scope, key = new.scope, uuid4()
+        values = {
+            "key": key,
+            "name": new.name,
+            "tenant": scope.tenant or "",
+            "agent": scope.agent or "",
+            "provider": scope.provider or "",
+            "model": scope.model or "",
+            "label_key": "" if scope.label is None else scope.label.key,
+            "label_value": "" if scope.label is None else scope.label.value,
+            "limit_usd": new.limit_usd,
+            "period": new.period.value,
+            "time_zone": new.time_zone,
+            "thresholds": sorted(set(new.thresholds)),
+            "enforcement": new.enforcement.value,
+        }
+        try:
+            async with self._sessions.write() as session:
+                await session.execute(_LOCK_LEDGER)
+                await session.execute(_INSERT, values)
+                await session.execute(text("select budget_open(:key)"), {"key": key})
+                return await _load(session, key)
+        except IntegrityError as error:
+            raise Refused(_name_taken(new.name)) from error
+        except DBAPIError as error:
+            if error.orig is not None and isinstance(error.orig.__cause__, asyncpg.InvalidParameterValueError):
+                raise Refused(_unknown_zone(new.time_zone)) from error
+            raise
+
+    async def update(self, key: UUID, change: BudgetChange, tenant: str | None) -> Budget:
+        """Acts on calls that are admitted from now on. Raises Refused: NotFound, Conflict for another version or a taken name,
+        InvalidInput."""
+        _check(name=change.name, limit_usd=change.limit_usd, thresholds=change.thresholds)
+        values = {
+            "key": key,
+            "name": change.name,
+            "limit_usd": change.limit_usd,
+            "thresholds": None if change.thresholds is None else sorted(set(change.thresholds)),
+            "enforcement": None if change.enforcement is None else change.enforcement.value,
+        }
+        try:
+            async with self._sessions.write() as session:
+                found = await self._lock(session, key, tenant)
+                if found.version != change.expected_version:
+                    raise Refused(Conflict(f"The budget has version {found.version}, not {change.expected_version}."))
+                await session.execute(_UPDATE, values)
+                await session.execute(
+                    text("select raise_alerts(array[:key]::uuid[], array[:start]::timestamptz[], false)"),
+                    {"key": key, "start": found.period_start},
+                )
+                return await _load(session, key)
+        except IntegrityError as error:
+            raise Refused(_name_taken(change.name or "")) from error
+
+    async def delete(self, key: UUID, tenant: str | None) -> None:
+        """Keeps its history and enforces nothing from now on. Raises Refused(NotFound)."""
+        async with self._sessions.write() as session:
+            await self._lock(session, key, tenant)
+            await session.execute(
+                text("update budgets set deleted_at = now(), version = version + 1 where key = :key"), {"key": key}
+            )
+
+    async def by_key(self, key: UUID, tenant: str | None) -> Budget | None:
+        return (await self.by_keys([key], tenant)).get(key)
+
+    async def by_keys(self, keys: Collection[UUID], tenant: str | None, *, primary: bool = False) -> dict[UUID, Budget]:
+        """Those that there are, deleted ones too. With a tenant only its own."""
+        if not keys:
+            return {}
+        async with self._sessions.read(primary=primary) as session:
+            rows = await session.execute(_BY_KEYS, {"keys": list(keys), "tenant": tenant})
+            found = [_budget(row) for row in rows.mappings()]
+            return {budget.key: budget for budget in found}
+
+    async def page(self, where: BudgetFilter, request: PageRequest) -> Page[Budget]:
+        """Those not deleted, by tenant and name."""
+        after = None if request.after is None else decode_cursor(_CURSOR, request.after, 3)
+        async with self._sessions.read() as session:
+            rows = await session.execute(
+                _PAGE,
+                {
+                    "tenant": where.tenant,
+                    "agent": where.agent,
+                    "after": after is not None,
+                    "after_tenant": after[0] if after else "",
+                    "after_name": after[1] if after else "",
+                    "after_key": _cursor_key(after[2]) if after else UUID(int=0),
+                    "limit": request.first + 1,
+                },
+            )
+            found = [_budget(row) for row in rows.mappings()]
+        return build_page(
+            request, found, lambda budget: encode_cursor(_CURSOR, budget.scope.tenant or "", budget.name, str(budget.key))
+        )
+
+    async def _lock(self, session: WriteSession, key: UUID, tenant: str | None) -> Budget:
+        """The running period's lock comes first, as in every admission; then nobody changes the budget meanwhile."""
+        row = (await session.execute(_LOCK_PERIOD, {"key": key, "tenant": tenant})).first()
+        if row is None:
+            raise Refused(NotFound("There is no such budget."))
+        return await _load(session, key)
+
+
+_LOCK_LEDGER = text("select pg_advisory_xact_lock(7246001)")
+_INSERT = text(
+    "insert into budgets (key, name, tenant, agent, provider, model, label_key, label_value, limit_usd, period, time_zone,"
+    " thresholds, enforcement) values (:key, :name, :tenant, :agent, :provider, :model, :label_key, :label_value, :limit_usd,"
+    " :period, :time_zone, :thresholds, :enforcement)"
+)
+_UPDATE = text(
+    "update budgets set version = version + 1, name = coalesce(cast(:name as text), name),"
+    " limit_usd = coalesce(cast(:limit_usd as numeric), limit_usd),"
+    " thresholds = coalesce(cast(:thresholds as integer[]), thresholds),"
+    " enforcement = coalesce(cast(:enforcement as text), enforcement) where key = :key"
+)
+_LOCK_PERIOD = text(
+    "select lock_periods(array[key], array[period_start], array[period_end]) from budget_now"
+    " where key = :key and deleted_at is null and (cast(:tenant as text) is null or tenant = :tenant)"
+)
+_BY_KEYS = text("select * from budget_now where key = any(:keys) and (cast(:tenant as text) is null or tenant = :tenant)")
+_PAGE = text(
+    "select * from budget_now where deleted_at is null and (cast(:tenant as text) is null or tenant = :tenant)"
+    " and (cast(:agent as text) is null or agent = :agent)"
+    " and (not :after or (tenant, name, key) > (:after_tenant, :after_name, :after_key))"
+    " order by tenant, name, key limit :limit"
+)
+
+
+async def _load(session: WriteSession, key: UUID) -> Budget:
+    rows = await session.execute(text("select * from budget_now where key = :key"), {"key": key})
+    return _budget(rows.mappings().one())
+
+
+def _budget(row: RowMapping | Mapping[str, Any]) -> Budget:
+    return Budget(
+        key=UUID(int=row["key"].int),
+        name=row["name"],
+        scope=BudgetScope(
+            row["tenant"] or None,
+            row["agent"] or None,
+            row["provider"] or None,
+            row["model"] or None,
+            Label(row["label_key"], row["label_value"]) if row["label_key"] else None,
+        ),
+        limit_usd=row["limit_usd"],
+        period=BudgetPeriod(row["period"]),
+        time_zone=row["time_zone"],
+        thresholds=tuple(row["thresholds"]),
+        enforcement=BudgetEnforcement(row["enforcement"]),
+        spent_usd=row["spent_usd"],
+        held_usd=row["held_usd"],
+        period_start=row["period_start"],
+        period_end=row["period_end"],
+        version=row["version"],
+        deleted_at=row["deleted_at"],
+    )
+
+
+def _check(*, name: str | None, limit_usd: Decimal | None, thresholds: tuple[int, ...] | None) -> None:
+    if name is not None and (not name.strip() or len(name) > LONGEST_NAME or "\x00" in name):
+        raise Refused(InvalidInput(f"A name has 1 to {LONGEST_NAME} characters.", ("name",)))
+    if limit_usd is not None:
+        if not limit_usd.is_finite() or not 0 <= limit_usd <= LARGEST_LIMIT:
+            raise Refused(InvalidInput("A limit is not negative and at most 10^15 USD.", ("limitUsd",)))
+        if round_usd(limit_usd) != limit_usd:
+            raise Refused(InvalidInput("A limit has at most 12 decimal places.", ("limitUsd",)))
+    if thresholds is not None and (
+        len(thresholds) > MOST_THRESHOLDS or not all(1 <= percent <= LARGEST_THRESHOLD for percent in thresholds)
+    ):
+        raise Refused(InvalidInput(f"At most {MOST_THRESHOLDS} thresholds of 1 to {LARGEST_THRESHOLD} percent.", ("thresholds",)))
+
+
+def _check_scope(scope: BudgetScope) -> None:
+    for name in ("tenant", "agent", "provider", "model"):
+        value = getattr(scope, name)
+        if value is not None and (not value or "\x00" in value):
+            raise Refused(InvalidInput(f"The {name} is empty.", ("scope", name)))
+    if scope.label is not None and (not scope.label.key or "\x00" in scope.label.key + scope.label.value):
+        raise Refused(InvalidInput("A label has a key.", ("scope", "label", "key")))
+
+
+def _check_zone(name: str) -> None:
+    try:
+        ZoneInfo(name)
+    except (KeyError, ValueError, OSError) as error:
+        raise Refused(_unknown_zone(name)) from error
+
+
+def _unknown_zone(name: str) -> InvalidInput:
+    return InvalidInput(f"{name[:80]!r} is not a time zone; use a name like Europe/Berlin.", ("timeZone",))
+
+
+def _name_taken(name: str) -> Conflict:
+    return Conflict(f"A budget with the name {name!r} exists.")
+
+
+def _cursor_key(text_: str) -> UUID:
+    try:
+        return UUID(text_)
+    except ValueError as error:
+        raise Refused(InvalidInput("not a cursor of this list", ("after",))) from error

@@ -1,0 +1,353 @@
+"""The ledger in PostgreSQL: what is held, what was used, and what it cost.
+
+Admissions and settlements go in batches, one of each in flight per process; the database decides a batch in one statement that
+is one transaction. A call that this process has open is renewed until it is settled or released; one that nobody renews is
+swept at its estimate, and its real figures replace that estimate when they come after all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from decimal import Decimal
+from uuid import UUID, uuid4
+
+import asyncpg
+import msgspec
+from sqlalchemy import text
+
+from app.attempts import Attempt
+from app.clock import Clock
+from app.costs.batcher import Batcher
+from app.costs.budgets import BudgetStore, exceeded
+from app.costs.holds import AdmissionRequest, Admitted, Estimate, IdempotencyKey, Joined, Payer, Settlement, StoredCall
+from app.costs.prices import PriceBook
+from app.costs.statements import Statements
+from app.db.sessions import Sessions
+from app.errors import Refused, StoreUnavailable
+from app.problems import Conflict, InvalidInput, ProblemCode
+from app.settings import BudgetDefault, Settings
+from app.usage import Operation, TokenUsage
+
+ADMIT_PATIENCE = timedelta(seconds=5)
+SETTLE_PATIENCE = timedelta(seconds=30)
+KEEP_AT_LEAST = timedelta(hours=24)
+"""How long an idempotency key is remembered where content is kept for less."""
+
+_ADMIT = "select * from ledger_admit($1::text::jsonb, $2, $3, $4, $5::text::jsonb)"
+_SETTLE = "select ledger_settle($1::text::jsonb, $2::text::jsonb, $3)"
+_NOTHING = TokenUsage()
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Open:
+    """A call of this process: admitted at `at`, renewed last at `renewed` of the Clock's monotonic seconds."""
+
+    at: datetime
+    renewed: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    call: UUID
+    operation: Operation
+    payer: Payer
+    estimate: Estimate
+    idempotency: IdempotencyKey | None = None
+    top_up_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Verdict:
+    word: str
+    call: UUID
+    cap: int
+    capped: bool
+    at: datetime
+    budget: UUID | None
+    needed: Decimal | None
+    remaining: Decimal | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Release:
+    call: UUID
+
+
+class PostgresLedger:
+    """A Ledger. `keep` must run beside it for as long as calls are open."""
+
+    def __init__(self, sessions: Sessions, clock: Clock, settings: Settings, prices: PriceBook) -> None:
+        self._sessions = sessions
+        self._clock = clock
+        self._prices = prices
+        self._budgets = BudgetStore(sessions)
+        self._owner = uuid4()
+        self._lease = settings.budgets.hold_ttl
+        self._keep = max(settings.content.ttl, KEEP_AT_LEAST)
+        self._defaults = settings.budgets
+        self._materialised: set[tuple[str, str]] = set()
+        self._open: dict[UUID, _Open] = {}
+        self._releasing: set[asyncio.Task[None]] = set()
+        self._admitting = Statements(sessions.engines, clock, ADMIT_PATIENCE)
+        self._settling = Statements(sessions.engines, clock, SETTLE_PATIENCE)
+        self._admissions: Batcher[_Asked, _Verdict] = Batcher(self._admit_batch)
+        self._settlements: Batcher[Settlement | _Release, None] = Batcher(self._settle_batch)
+
+    async def admit(self, request: AdmissionRequest) -> Admitted | Joined:
+        verdict = await self._ask(_Asked(request.call, request.operation, request.payer, request.estimate, request.idempotency))
+        if verdict.word == "joined":
+            return Joined(verdict.call)
+        if verdict.word == "admitted":
+            return Admitted(verdict.call, verdict.cap, verdict.capped, verdict.at)
+        raise Refused(await self._refusal(verdict, request))
+
+    async def top_up(self, call: UUID, payer: Payer, estimate: Estimate) -> int | None:
+        opened = self._open.get(call)
+        if opened is None:
+            return None
+        verdict = await self._ask(_Asked(call, Operation.COMPLETION, payer, estimate, top_up_at=opened.at))
+        return verdict.cap if verdict.word == "admitted" else None
+
+    async def settle(self, settlement: Settlement) -> None:
+        await self._finish(settlement)
+
+    async def release(self, call: UUID) -> None:
+        await self._finish(_Release(call))
+
+    async def stored(self, call: UUID) -> StoredCall | None:
+        async with self._sessions.read(primary=True) as session:
+            row = (await session.execute(_STORED, {"key": call})).one_or_none()
+        if row is None:
+            return None
+        return StoredCall(call, row.tenant, Operation(row.operation), row.status, row.document, row.admitted_at, row.finished_at)
+
+    async def renew(self) -> int:
+        """Renews the calls that this process still has open and whose lease is half over; returns how many."""
+        now = self._clock.monotonic()
+        due = [call for call, opened in self._open.items() if now - opened.renewed >= self._lease.total_seconds() / 3]
+        if due:
+            async with self._sessions.write() as session:
+                await session.execute(_RENEW, {"lease": self._lease, "owner": self._owner, "calls": due})
+            for call in due:
+                if call in self._open:
+                    self._open[call].renewed = now
+        return len(due)
+
+    async def sweep(self, most: int = 100) -> int:
+        """Settles at their estimates the calls whose owners stopped renewing them; returns how many."""
+        async with self._sessions.write() as session:
+            swept: int = (await session.execute(text("select ledger_sweep(:most)"), {"most": most})).scalar_one()
+        return swept
+
+    async def keep(self) -> None:
+        """Renews and sweeps until it is cancelled."""
+        pause = self._lease.total_seconds() / 6
+        while True:
+            try:
+                await self.renew()
+                while await self.sweep():
+                    pass
+            except StoreUnavailable:
+                _log.warning("no hold was renewed: PostgreSQL does not answer")
+            await self._clock.sleep(pause)
+
+    async def close(self) -> None:
+        """Waits for what is under way, then gives the connections back."""
+        await self._admissions.settled()
+        if self._releasing:
+            await asyncio.wait(self._releasing)
+        await self._settlements.settled()
+        await self._admitting.close()
+        await self._settling.close()
+
+    async def _ask(self, asked: _Asked) -> _Verdict:
+        answer = self._admissions.submit(asked)
+        try:
+            return await asyncio.shield(answer)
+        except asyncio.CancelledError:
+            if asked.top_up_at is None:
+                answer.add_done_callback(self._give_back)
+            raise
+
+    def _give_back(self, answer: asyncio.Future[_Verdict]) -> None:
+        """Who asked is gone: what was admitted for it must not stay held."""
+        if answer.cancelled() or answer.exception() is not None or answer.result().word != "admitted":
+            return
+        task = asyncio.create_task(self.release(answer.result().call))
+        self._releasing.add(task)
+        task.add_done_callback(self._releasing.discard)
+
+    async def _finish(self, item: Settlement | _Release) -> None:
+        done = self._settlements.submit(item)
+        done.add_done_callback(lambda _: self._open.pop(item.call, None))
+        await asyncio.shield(done)
+
+    async def _refusal(self, verdict: _Verdict, request: AdmissionRequest) -> object:
+        if verdict.word == "mismatch":
+            return Conflict("The idempotency key was used with another input.", ProblemCode.IDEMPOTENCY_MISMATCH)
+        target = f"{request.estimate.provider}/{request.estimate.model}"
+        if verdict.word == "unpriced" or verdict.budget is None:
+            return InvalidInput(
+                f"{target} has no known price, so a budget cannot be kept; price it in the configuration.",
+                ("model",),
+                ProblemCode.UNPRICED_MODEL,
+            )
+        found = await self._budgets.by_keys([verdict.budget], None, primary=True)
+        assert verdict.needed is not None
+        assert verdict.remaining is not None
+        return exceeded(found[verdict.budget], verdict.needed, verdict.remaining)
+
+    async def _admit_batch(self, batch: Sequence[_Asked]) -> Sequence[_Verdict]:
+        defaults = self._missing_defaults(batch)
+        rows = await self._admitting.fetch(
+            _ADMIT,
+            msgspec.json.encode([_request(number, asked) for number, asked in enumerate(batch)]).decode(),
+            self._owner,
+            self._lease,
+            self._keep,
+            msgspec.json.encode(list(defaults.values())).decode(),
+        )
+        self._materialised.update(defaults)
+        verdicts = [_verdict(row) for row in rows]
+        now = self._clock.monotonic()
+        for asked, verdict in zip(batch, verdicts, strict=True):
+            if verdict.word == "admitted" and asked.top_up_at is None:
+                self._open[verdict.call] = _Open(verdict.at, now)
+        return verdicts
+
+    async def _settle_batch(self, batch: Sequence[Settlement | _Release]) -> Sequence[None]:
+        calls: list[dict[str, object]] = []
+        attempts: list[dict[str, object]] = []
+        for number, item in enumerate(batch):
+            opened = self._open.get(item.call)
+            at = None if opened is None else opened.at
+            if isinstance(item, _Release):
+                calls.append({"ord": number, "call": item.call, "owner": self._owner, "at": at})
+            else:
+                calls.append(self._call(number, item, at))
+                attempts.extend(self._attempt(number, item, attempt) for attempt in item.attempts)
+        documents = [None if isinstance(item, _Release) else item.document for item in batch]
+        await self._settling.fetch(_SETTLE, _json(calls), _json(attempts), documents)
+        return [None] * len(batch)
+
+    def _call(self, number: int, settlement: Settlement, at: datetime | None) -> dict[str, object]:
+        payer = settlement.payer
+        return {
+            "ord": number,
+            "call": settlement.call,
+            "owner": self._owner,
+            "at": at,
+            "tenant": payer.tenant,
+            "agent": payer.agent,
+            "key_name": payer.key_name,
+            "labels": {label.key: label.value for label in payer.labels},
+            "operation": settlement.operation.value,
+            "status": settlement.status,
+            "keep": f"{self._keep.total_seconds()} seconds",
+        }
+
+    def _attempt(self, number: int, settlement: Settlement, attempt: Attempt) -> dict[str, object]:
+        usage = attempt.usage or _NOTHING
+        row: dict[str, object] = {
+            "ord": number,
+            "key": attempt.key,
+            "provider": attempt.provider,
+            "model": attempt.model,
+            "outcome": attempt.outcome.value,
+            "request_id": attempt.provider_request_id,
+            "uncached": usage.uncached_input_tokens,
+            "cached": usage.cached_input_tokens,
+            "write_5m": usage.cache_write_5m_tokens,
+            "write_1h": usage.cache_write_1h_tokens,
+            "visible": usage.visible_output_tokens,
+            "reasoning": usage.reasoning_tokens,
+            "cost": attempt.cost_usd,
+            "saved": settlement.saved_usd,
+            "cache_tier": settlement.cache_tier,
+            "latency": attempt.latency_ms,
+            "confirmed": usage.confirmed,
+        }
+        rates = None if attempt.cost_usd is None else self._prices.rates(attempt.provider, attempt.model, attempt.started_at)
+        if rates is not None:
+            price = rates.used(usage.input_tokens)
+            row |= {
+                "price_input": price.input_usd,
+                "price_output": price.output_usd,
+                "price_read": price.cache_read_usd,
+                "price_write": price.cache_write_usd,
+                "price_source": price.source,
+            }
+        return row
+
+    def _missing_defaults(self, batch: Sequence[_Asked]) -> dict[tuple[str, str], dict[str, object]]:
+        """The configured budgets of tenants and agents that this process sees for the first time."""
+        missing: dict[tuple[str, str], dict[str, object]] = {}
+        for asked in batch:
+            tenant, agent = asked.payer.tenant, asked.payer.agent
+            if self._defaults.per_tenant is not None and (tenant, "") not in self._materialised:
+                missing[tenant, ""] = _default(self._defaults.per_tenant, tenant, "")
+            if agent and self._defaults.per_agent is not None and (tenant, agent) not in self._materialised:
+                missing[tenant, agent] = _default(self._defaults.per_agent, tenant, agent)
+        return missing
+
+
+_STORED = text(
+    "select tenant, operation, status, document, admitted_at, finished_at from completions"
+    " where key = :key and (expires_at > now() or status = 'RUNNING')"
+)
+_RENEW = text(
+    "update completions set lease_until = now() + :lease where key = any(:calls) and owner = :owner and status = 'RUNNING'"
+)
+
+
+def _request(number: int, asked: _Asked) -> dict[str, object]:
+    payer, estimate, idempotency = asked.payer, asked.estimate, asked.idempotency
+    return {
+        "ord": number,
+        "call": asked.call,
+        "operation": asked.operation.value,
+        "tenant": payer.tenant,
+        "agent": payer.agent,
+        "key_name": payer.key_name,
+        "labels": {label.key: label.value for label in payer.labels},
+        "provider": estimate.provider,
+        "model": estimate.model,
+        "input_tokens": estimate.input_tokens,
+        "max_out": estimate.max_output_tokens,
+        "min_out": min(estimate.min_output_tokens, estimate.max_output_tokens),
+        "input_usd": estimate.input_usd,
+        "token_usd": estimate.output_token_usd,
+        "idem": None if idempotency is None else idempotency.key,
+        "hash": None if idempotency is None else "\\x" + idempotency.request_hash.hex(),
+        "topup": asked.top_up_at is not None,
+        "at": asked.top_up_at,
+    }
+
+
+def _verdict(row: asyncpg.Record) -> _Verdict:
+    return _Verdict(
+        row["verdict"], row["call"], row["cap"], row["capped"], row["admitted_at"], row["budget"], row["needed"], row["remaining"]
+    )
+
+
+def _default(default: BudgetDefault, tenant: str, agent: str) -> dict[str, object]:
+    return {
+        "name": f"Default of {agent or tenant}",
+        "tenant": tenant,
+        "agent": agent,
+        "limit_usd": default.limit_usd,
+        "period": default.period,
+        "time_zone": default.time_zone,
+        "thresholds": sorted(set(default.thresholds)),
+        "enforcement": default.enforcement,
+    }
+
+
+def _json(rows: list[dict[str, object]]) -> str:
+    """A provider can send NUL, which PostgreSQL cannot keep: it must not stop a billed call from being settled."""
+    return msgspec.json.encode(rows).decode().replace("\\u0000", "\\ufffd")

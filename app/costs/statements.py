@@ -1,0 +1,84 @@
+"""One statement at a time on a connection of its own, each a transaction: one round trip instead of five.
+
+A statement is repeated when the database says that it met another (serialisation, deadlock, a key taken meanwhile) and, for a
+bounded time, when the database is away; so it must be idempotent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from datetime import timedelta
+
+import asyncpg
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from app.clock import Clock
+from app.db.engines import Engines
+from app.db.sessions import is_unavailable
+from app.errors import StoreUnavailable
+
+STATEMENT_SECONDS = 20.0
+FIRST_PAUSE_SECONDS = 0.05
+LONGEST_PAUSE_SECONDS = 0.5
+COLLISIONS_ALLOWED = 20
+
+_COLLISION = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError, asyncpg.UniqueViolationError)
+_log = logging.getLogger(__name__)
+
+
+class Statements:
+    """`patience` is how long the database may be away before StoreUnavailable is raised."""
+
+    def __init__(self, engines: Engines, clock: Clock, patience: timedelta) -> None:
+        self._engines = engines
+        self._clock = clock
+        self._patience = patience.total_seconds()
+        self._connection: AsyncConnection | None = None
+        self._turn = asyncio.Lock()
+
+    async def fetch(self, statement: str, *arguments: object) -> list[asyncpg.Record]:
+        """Committed when it returns. Any other error of the database is raised as asyncpg raises it."""
+        async with self._turn:
+            until = self._clock.monotonic() + self._patience
+            pause = FIRST_PAUSE_SECONDS
+            collisions = 0
+            while True:
+                try:
+                    driver = await self._driver()
+                    return await driver.fetch(statement, *arguments, timeout=STATEMENT_SECONDS)
+                except _COLLISION:
+                    collisions += 1
+                    if collisions > COLLISIONS_ALLOWED:
+                        raise
+                    continue
+                except (OSError, TimeoutError, PoolTimeout, DBAPIError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+                    if not (is_unavailable(error) or isinstance(error, asyncpg.InterfaceError)):
+                        raise
+                    await self._drop()
+                    if self._clock.monotonic() + pause > until:
+                        raise StoreUnavailable("PostgreSQL") from error
+                    _log.warning("the ledger waits for PostgreSQL", extra={"reason": type(error).__name__})
+                await self._clock.sleep(pause)
+                pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
+
+    async def close(self) -> None:
+        async with self._turn:
+            connection, self._connection = self._connection, None
+            if connection is not None:
+                await connection.close()
+
+    async def _driver(self) -> asyncpg.Connection[asyncpg.Record]:
+        if self._connection is None:
+            self._connection = await self._engines.primary.connect()
+        driver = (await self._connection.get_raw_connection()).driver_connection
+        assert driver is not None
+        return driver  # type: ignore[no-any-return]  # SQLAlchemy does not name the driver's type
+
+    async def _drop(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.invalidate()
+            await connection.close()

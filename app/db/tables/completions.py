@@ -1,0 +1,67 @@
+"""Calls from their admission on, and what each holds of which budget."""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    Boolean,
+    CheckConstraint,
+    Column,
+    Index,
+    Integer,
+    LargeBinary,
+    Numeric,
+    PrimaryKeyConstraint,
+    Table,
+    Text,
+    Uuid,
+    false,
+)
+from sqlalchemy.dialects.postgresql import JSONB, TIMESTAMP
+
+from app.db.tables.metadata import metadata
+
+completions = Table(
+    "completions",
+    metadata,
+    Column("key", Uuid, nullable=False),
+    Column("tenant", Text, nullable=False),
+    Column("agent", Text),
+    Column("key_name", Text, nullable=False),
+    Column("operation", Text, nullable=False),
+    Column("labels", JSONB, nullable=False),
+    Column("idempotency_key", Text),
+    Column("request_hash", LargeBinary),
+    Column("owner", Uuid, nullable=False),
+    Column("lease_until", TIMESTAMP(timezone=True)),
+    Column("status", Text, nullable=False),
+    Column("swept_at", TIMESTAMP(timezone=True)),
+    Column("estimates", JSONB, nullable=False),
+    Column("output_cap", Integer),
+    Column("capped", Boolean, nullable=False, server_default=false()),
+    Column("admitted_at", TIMESTAMP(timezone=True), nullable=False),
+    Column("finished_at", TIMESTAMP(timezone=True)),
+    Column("expires_at", TIMESTAMP(timezone=True), nullable=False),
+    Column("document", LargeBinary),
+    PrimaryKeyConstraint("key"),
+    CheckConstraint("status in ('RUNNING', 'FINISHED', 'FAILED', 'CANCELLED')", name="status"),
+)
+Index(
+    "uq_completions_idempotency",
+    completions.c.tenant,
+    completions.c.operation,
+    completions.c.idempotency_key,
+    unique=True,
+    postgresql_where=completions.c.idempotency_key.is_not(None),
+)
+Index("ix_completions_lease_until", completions.c.lease_until, postgresql_where=completions.c.status == "RUNNING")
+Index("ix_completions_expires_at", completions.c.expires_at)
+
+holds = Table(
+    "holds",
+    metadata,
+    Column("call", Uuid, nullable=False),
+    Column("budget", Uuid, nullable=False),
+    Column("period_start", TIMESTAMP(timezone=True), nullable=False),
+    Column("amount_usd", Numeric, nullable=False),
+    PrimaryKeyConstraint("call", "budget", "period_start"),
+)

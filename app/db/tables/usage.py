@@ -1,0 +1,73 @@
+"""Usage records, one an attempt, partitioned by month; and their sums by 15 minutes, hour and day of UTC.
+
+`at` is the admission of the call, by database time: it decides the budgets' period, so it decides the roll-ups' too.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import BigInteger, Boolean, Column, Double, Index, Numeric, PrimaryKeyConstraint, SmallInteger, Table, Text, Uuid
+from sqlalchemy.dialects.postgresql import JSONB, TIMESTAMP
+
+from app.db.tables.metadata import metadata
+
+usage_records = Table(
+    "usage_records",
+    metadata,
+    Column("key", Uuid, nullable=False),
+    Column("at", TIMESTAMP(timezone=True), nullable=False),
+    Column("completion", Uuid),
+    Column("operation", Text, nullable=False),
+    Column("tenant", Text, nullable=False),
+    Column("agent", Text),
+    Column("labels", JSONB, nullable=False),
+    Column("key_name", Text),
+    Column("provider", Text, nullable=False),
+    Column("model", Text, nullable=False),
+    Column("outcome", Text, nullable=False),
+    Column("provider_request_id", Text),
+    Column("uncached_input_tokens", BigInteger, nullable=False),
+    Column("cached_input_tokens", BigInteger, nullable=False),
+    Column("cache_write_5m_tokens", BigInteger, nullable=False),
+    Column("cache_write_1h_tokens", BigInteger, nullable=False),
+    Column("visible_output_tokens", BigInteger, nullable=False),
+    Column("reasoning_tokens", BigInteger, nullable=False),
+    Column("cost_usd", Numeric(30, 12)),
+    Column("saved_usd", Numeric(30, 12)),
+    Column("price_input_usd", Numeric),
+    Column("price_output_usd", Numeric),
+    Column("price_cache_read_usd", Numeric),
+    Column("price_cache_write_usd", Numeric),
+    Column("price_source", Text),
+    Column("cache_tier", Text),
+    Column("latency_ms", Double, nullable=False),
+    Column("confirmed", Boolean, nullable=False),
+    PrimaryKeyConstraint("key", "at"),
+    postgresql_partition_by="RANGE (at)",
+)
+Index("ix_usage_records_tenant", usage_records.c.tenant, usage_records.c.at, usage_records.c.key)
+Index("ix_usage_records_at", usage_records.c.at, usage_records.c.key)
+
+usage_rollups = Table(
+    "usage_rollups",
+    metadata,
+    Column("grain", SmallInteger, nullable=False),
+    Column("tenant", Text, nullable=False),
+    Column("bucket", TIMESTAMP(timezone=True), nullable=False),
+    Column("provider", Text, nullable=False),
+    Column("model", Text, nullable=False),
+    Column("agent", Text, nullable=False),
+    Column("operation", Text, nullable=False),
+    Column("requests", BigInteger, nullable=False),
+    Column("failures", BigInteger, nullable=False),
+    Column("cache_hits", BigInteger, nullable=False),
+    Column("unpriced_requests", BigInteger, nullable=False),
+    Column("input_tokens", BigInteger, nullable=False),
+    Column("output_tokens", BigInteger, nullable=False),
+    Column("cached_input_tokens", BigInteger, nullable=False),
+    Column("reasoning_tokens", BigInteger, nullable=False),
+    Column("cost_usd", Numeric(30, 12), nullable=False),
+    Column("saved_usd", Numeric(30, 12), nullable=False),
+    Column("unconfirmed_usd", Numeric(30, 12), nullable=False),
+    PrimaryKeyConstraint("grain", "tenant", "bucket", "provider", "model", "agent", "operation"),
+)
+Index("ix_usage_rollups_bucket", usage_rollups.c.grain, usage_rollups.c.bucket)
