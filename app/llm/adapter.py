@@ -1,0 +1,205 @@
+"""What both adapters do with a call, around what their wire protocols say: encode, send, read, check, and account.
+
+A failed try says what was billed: an answer that is not of the schema asked for, and a stream that broke off after its first
+token.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import ClassVar, TypeVar
+
+import httpx2
+
+from app.clock import Clock
+from app.errors import FailureKind, ProviderError
+from app.llm.answers import AnswerReader, WholeAnswer
+from app.llm.failures import rate_limits
+from app.llm.messages import Answer, AnswerEnd, FinishReason, ModelCall, RateLimitReport, StreamPart
+from app.llm.schema_check import AnswerCheck, SchemaChecks
+from app.llm.unsupported import Notes
+from app.llm.upstream import EventStream, ParameterRefused, Phase, Upstream, patience
+from app.llm.wire_text import Malformed
+from app.settings import ProviderSettings
+
+_REMEMBERED_MODELS = 1000
+_UNCHECKED = {FinishReason.TOOL_CALLS, FinishReason.CONTENT_FILTER}
+
+_T = TypeVar("_T")
+
+
+class Adapter(ABC):
+    """A Provider over HTTP; a wire protocol says how calls are written and answers are read."""
+
+    completions_path: ClassVar[str]
+    models_path: ClassVar[str]
+    requests_header: ClassVar[str]
+    tokens_headers: ClassVar[tuple[str, ...]]
+    droppable: ClassVar[frozenset[str]] = frozenset()
+    """Parameters, in the protocol's words, that a request can do without once a model has refused them."""
+
+    def __init__(self, settings: ProviderSettings, upstream: Upstream, clock: Clock) -> None:
+        self.name = settings.name
+        self.kind = f"{settings.kind.value} (simulator)" if settings.simulated else settings.kind.value
+        self._settings = settings
+        self._upstream = upstream
+        self._clock = clock
+        self._checks = SchemaChecks()
+        self._untaken: dict[str, frozenset[str]] = {}
+
+    @abstractmethod
+    def encode(self, call: ModelCall, notes: Notes, *, stream: bool) -> bytes:
+        """The request's body. Raises Refused(InvalidInput)."""
+
+    @abstractmethod
+    def read_answer(self, raw: bytes, call: ModelCall, notes: Notes) -> WholeAnswer:
+        """Raises Malformed."""
+
+    @abstractmethod
+    def reader(self, call: ModelCall, notes: Notes, provider_request_id: str | None) -> AnswerReader: ...
+
+    async def complete(self, call: ModelCall) -> Answer:
+        check = self._checks.prepare(call.response_format)
+        allowed = patience(self._settings.timeouts, call.max_output_tokens)
+
+        async def send(body: bytes) -> httpx2.Response:
+            return await self._upstream.post(
+                self.completions_path, body, model=call.model, deadline=call.deadline, patience=allowed
+            )
+
+        response, notes = await self._send(call, send, stream=False)
+        try:
+            whole = self.read_answer(response.content, call, notes)
+        except Malformed:
+            raise self._malformed(response) from None
+        return self._answer(whole, check, notes, response)
+
+    async def stream(self, call: ModelCall) -> AsyncIterator[StreamPart]:
+        check = self._checks.prepare(call.response_format)
+
+        async def send(body: bytes) -> EventStream:
+            return await self._upstream.open(self.completions_path, body, model=call.model, deadline=call.deadline)
+
+        source, notes = await self._send(call, send, stream=True)
+        try:
+            reader = self.reader(call, notes, self._upstream.request_id(source.response))
+            while not reader.stopped:
+                parts = await self._read(source, reader)
+                if parts is None:
+                    break
+                for part in parts:
+                    yield part
+            answer = self._answer(reader.answer(), check, notes, source.response)
+            yield AnswerEnd(answer)
+            await source.drain()
+        finally:
+            await source.close()
+
+    async def probe(self) -> None:
+        """A server that answers is up, also one that lists no models."""
+        try:
+            await self._upstream.get(self.models_path, {"limit": 1})
+        except ProviderError as error:
+            if error.kind not in {FailureKind.MODEL_NOT_FOUND, FailureKind.BAD_REQUEST}:
+                raise
+
+    async def close(self) -> None:
+        await self._upstream.close()
+
+    def report(self, headers: Mapping[str, str]) -> RateLimitReport | None:
+        return rate_limits(headers, self.requests_header, self.tokens_headers)
+
+    async def _send(self, call: ModelCall, send: Callable[[bytes], Awaitable[_T]], *, stream: bool) -> tuple[_T, Notes]:
+        """Sends again, changed, only where a model has named a parameter that it does not take."""
+        while True:
+            notes = Notes(call)
+            body = self.encode(call, notes, stream=stream)
+            try:
+                return await send(body), notes
+            except ParameterRefused as refused:
+                if not self._learn(call.model, refused.parameter):
+                    raise
+
+    def untaken(self, model: str) -> frozenset[str]:
+        """Parameters that this model has refused before."""
+        return self._untaken.get(model, frozenset())
+
+    def _learn(self, model: str, parameter: str) -> bool:
+        """True where the next request for this model will differ."""
+        known = self.untaken(model)
+        if parameter in known or parameter not in self.droppable:
+            return False
+        if len(self._untaken) >= _REMEMBERED_MODELS:
+            self._untaken.clear()
+        self._untaken[model] = known | {parameter}
+        return True
+
+    async def _read(self, source: EventStream, reader: AnswerReader) -> list[StreamPart] | None:
+        """The parts of the next chunk; None once the body has ended after a complete answer. Raises ProviderError."""
+        try:
+            payloads = await source.read()
+            parts = [] if payloads is None else self._parts(source, reader, payloads)
+        except ProviderError as error:
+            if reader.started:
+                error.usage = reader.usage()
+            raise
+        if payloads is not None:
+            return parts
+        if reader.complete:
+            return None
+        raise self._cut(source, reader)
+
+    def _parts(self, source: EventStream, reader: AnswerReader, payloads: list[bytes]) -> list[StreamPart]:
+        parts: list[StreamPart] = []
+        for payload in payloads:
+            try:
+                parts += reader.read(payload)
+            except Malformed:
+                if reader.complete:
+                    reader.stopped = True
+                    break
+                raise self._cut(source, reader) if source.ended else self._malformed(source.response) from None
+            if reader.stopped:
+                break
+        if reader.complete:
+            source.phase = Phase.COMPLETE
+        elif reader.started:
+            source.phase = Phase.IDLE
+        return parts
+
+    def _cut(self, source: EventStream, reader: AnswerReader) -> ProviderError:
+        return ProviderError(
+            FailureKind.TRUNCATED,
+            provider_request_id=self._upstream.request_id(source.response),
+            usage=reader.usage() if reader.started else None,
+        )
+
+    def _malformed(self, response: httpx2.Response) -> ProviderError:
+        return ProviderError(
+            FailureKind.MALFORMED,
+            status_code=response.status_code,
+            provider_request_id=self._upstream.request_id(response),
+        )
+
+    def _answer(self, whole: WholeAnswer, check: AnswerCheck | None, notes: Notes, response: httpx2.Response) -> Answer:
+        request_id = self._upstream.request_id(response)
+        if check is not None and whole.finish_reason not in _UNCHECKED and not check.accepts(whole.text or ""):
+            raise ProviderError(
+                FailureKind.SCHEMA_MISMATCH,
+                status_code=response.status_code,
+                provider_request_id=request_id,
+                usage=whole.usage,
+            )
+        return Answer(
+            text=whole.text,
+            finish_reason=whole.finish_reason,
+            usage=whole.usage,
+            model=whole.model,
+            tool_calls=whole.tool_calls,
+            reasoning=whole.reasoning,
+            notes=tuple(notes.texts),
+            status_code=response.status_code,
+            provider_request_id=request_id,
+            rate_limits=self.report(response.headers),
+        )

@@ -1,0 +1,85 @@
+"""Anthropic through its official SDK: POST /v1/messages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import anthropic
+
+from app.clock import Clock
+from app.errors import FailureKind, ProviderError
+from app.llm.adapter import Adapter
+from app.llm.answers import WholeAnswer
+from app.llm.anthropic_request import encode_request
+from app.llm.anthropic_response import read_answer
+from app.llm.anthropic_stream import AnthropicStream
+from app.llm.keyring import build_keyring
+from app.llm.messages import EmbedCall, Embedded, JsonSchemaFormat, ModelCall
+from app.llm.unsupported import Notes
+from app.llm.upstream import Sdk, Upstream, client_options
+from app.settings import ProviderSettings
+
+_BASE_URL = "https://api.anthropic.com"
+_KEY_OF_EACH_REQUEST = "-"
+"""The SDK wants a key at the start; the real one goes with each request."""
+
+
+class AnthropicProvider(Adapter):
+    completions_path = "/v1/messages"
+    models_path = "/v1/models"
+    requests_header = "anthropic-ratelimit-requests-remaining"
+    tokens_headers = (
+        "anthropic-ratelimit-tokens-remaining",
+        "anthropic-ratelimit-input-tokens-remaining",
+        "anthropic-ratelimit-output-tokens-remaining",
+    )
+
+    def __init__(self, settings: ProviderSettings, clock: Clock) -> None:
+        """Raises SettingsError where a key cannot be read."""
+        options = client_options(settings)
+        client = anthropic.AsyncAnthropic(
+            auth_token=_KEY_OF_EACH_REQUEST,
+            base_url=settings.base_url or _BASE_URL,
+            max_retries=0,
+            timeout=options["timeout"],
+            open_telemetry=False,
+            http_client=anthropic.DefaultAioHttpClient(**options),
+        )
+        sdk = Sdk(client, anthropic.APIStatusError, anthropic.APIConnectionError, anthropic.Omit(), "request-id")
+        super().__init__(settings, Upstream(sdk, settings, build_keyring(settings, clock), clock), clock)
+
+    def encode(self, call: ModelCall, notes: Notes, *, stream: bool) -> bytes:
+        wanted = call.response_format
+        native = _native_schema(wanted.schema) if isinstance(wanted, JsonSchemaFormat) else None
+        return encode_request(call, notes, native, stream=stream)
+
+    def read_answer(self, raw: bytes, call: ModelCall, notes: Notes) -> WholeAnswer:
+        return read_answer(raw, call, notes)
+
+    def reader(self, call: ModelCall, notes: Notes, provider_request_id: str | None) -> AnthropicStream:
+        return AnthropicStream(call, notes, provider_request_id)
+
+    async def embed(self, call: EmbedCall) -> Embedded:  # noqa: ARG002  # the name is the interface's
+        """There is no embeddings API: always MODEL_NOT_FOUND, and nothing is sent."""
+        raise ProviderError(FailureKind.MODEL_NOT_FOUND)
+
+
+def _native_schema(schema: Mapping[str, Any]) -> dict[str, Any] | None:
+    """In the API's dialect, whose objects are all closed; None where that would change what the schema means."""
+    if _has_open_object(schema):
+        return None
+    try:
+        return anthropic.transform_schema(dict(schema))
+    except (ValueError, TypeError, AttributeError, AssertionError):
+        return None
+
+
+def _has_open_object(value: object) -> bool:
+    if isinstance(value, Mapping):
+        if value.get("type") == "object":
+            opened = value.get("additionalProperties", False) is not False or "patternProperties" in value
+            if opened or not value.get("properties"):
+                return True
+        return any(map(_has_open_object, value.values()))
+    return isinstance(value, list) and any(map(_has_open_object, value))

@@ -1,0 +1,182 @@
+"""Anthropic's answer, streamed: message_start, content blocks with their deltas, message_delta, message_stop.
+
+The answer is complete when its stop reason has come, which message_delta brings once, at the end; message_stop only confirms
+it. A body that ends before is a truncated answer, however cleanly it ends.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from app.llm import failures
+from app.llm.answers import WholeAnswer
+from app.llm.anthropic_response import Content, billed, read_usage
+from app.llm.messages import ModelCall, StreamPart, TextDelta, ToolCallDelta
+from app.llm.unsupported import Notes
+from app.llm.usage_mapping import AnthropicUsage, merge_anthropic
+from app.llm.wire_text import Malformed, clean, decode
+from app.usage import TokenUsage
+
+
+class StartBody(msgspec.Struct, gc=False):
+    model: str = ""
+    usage: msgspec.Raw = msgspec.Raw(b"null")
+
+
+class Delta(msgspec.Struct, gc=False):
+    type: str = ""
+    text: str = ""
+    partial_json: str = ""
+    thinking: str = ""
+    signature: str = ""
+    stop_reason: str | None = None
+
+
+class Event(msgspec.Struct, gc=False):
+    type: str
+    index: int = 0
+    message: StartBody | None = None
+    content_block: dict[str, Any] | None = None
+    delta: Delta | None = None
+    usage: msgspec.Raw = msgspec.Raw(b"null")
+    error: dict[str, Any] | None = None
+
+
+class _OpenBlock:
+    __slots__ = ("block", "pieces")
+
+    def __init__(self, block: dict[str, Any]) -> None:
+        self.block = block
+        self.pieces: list[str] = []
+
+
+_EVENT = msgspec.json.Decoder(Event)
+
+
+class AnthropicStream:
+    """Reads events one by one. `started` after the first piece of content, `complete` once the stop reason is known,
+    `stopped` after message_stop."""
+
+    def __init__(self, call: ModelCall, notes: Notes, request_id: str | None) -> None:
+        self._call = call
+        self._notes = notes
+        self._request_id = request_id
+        self._content = Content(call)
+        self._blocks: dict[int, _OpenBlock] = {}
+        self._usage: AnthropicUsage | None = None
+        self._model = call.model
+        self._stop_reason: str | None = None
+        self._output_bytes = 0
+        self.started = False
+        self.complete = False
+        self.stopped = False
+
+    def read(self, payload: bytes) -> Sequence[StreamPart]:
+        """The parts to pass on. Raises Malformed, and ProviderError for an error event."""
+        event = decode(_EVENT, payload)
+        kind = event.type
+        if kind == "content_block_delta":
+            self.started = True
+            return self._delta(event)
+        if kind == "content_block_start":
+            return self._block_start(event)
+        if kind == "content_block_stop":
+            self._block_stop(event.index)
+        elif kind == "message_delta":
+            self._message_delta(event)
+        elif kind == "message_start":
+            if event.message is not None:
+                self._model = clean(event.message.model) or self._model
+                self._usage = read_usage(event.message.usage)
+        elif kind == "message_stop":
+            self.complete = self.stopped = True
+        elif kind == "error":
+            raise failures.stream_failure(event.error, self._request_id)
+        return ()
+
+    def answer(self) -> WholeAnswer:
+        for index in list(self._blocks):
+            self._block_stop(index)
+        return self._content.whole(self._stop_reason, self.usage(), self._model, self._notes)
+
+    def usage(self) -> TokenUsage:
+        """What the provider has said, where the answer is complete; else an estimate from what has come."""
+        if self.complete:
+            return billed(self._usage, self._call, self._output_bytes)
+        estimate = billed(None, self._call, self._output_bytes)
+        if self._usage is None:
+            return estimate
+        known = merge_anthropic(self._usage, AnthropicUsage(output_tokens=estimate.visible_output_tokens))
+        return dataclasses.replace(billed(known, self._call, 0), confirmed=False)
+
+    def _message_delta(self, event: Event) -> None:
+        later = read_usage(event.usage)
+        if later is not None:
+            self._usage = merge_anthropic(self._usage, later)
+        if event.delta is not None and event.delta.stop_reason is not None:
+            self._stop_reason = event.delta.stop_reason
+            self.complete = True
+
+    def _block_start(self, event: Event) -> Sequence[StreamPart]:
+        block = event.content_block
+        if block is None:
+            raise Malformed
+        self._blocks[event.index] = _OpenBlock(block)
+        if block.get("type") == "tool_use":
+            self.started = True
+            if not self._content.is_answer(str(block.get("name"))):
+                return (ToolCallDelta(clean(str(block.get("id"))), "", clean(str(block.get("name")))),)
+        text = block.get("text")
+        return self._text(self._blocks[event.index], text) if isinstance(text, str) and text else ()
+
+    def _delta(self, event: Event) -> Sequence[StreamPart]:
+        delta, open_block = event.delta, self._blocks.get(event.index)
+        if delta is None or open_block is None:
+            raise Malformed
+        if delta.type == "text_delta":
+            return self._text(open_block, delta.text)
+        if delta.type == "input_json_delta":
+            return self._arguments(open_block, delta.partial_json)
+        if delta.type == "thinking_delta":
+            self._output_bytes += len(delta.thinking.encode())
+            open_block.pieces.append(delta.thinking)
+        elif delta.type == "signature_delta":
+            open_block.block["signature"] = delta.signature
+        return ()
+
+    def _text(self, open_block: _OpenBlock, text: str) -> Sequence[StreamPart]:
+        text = clean(text)
+        self._output_bytes += len(text.encode())
+        open_block.pieces.append(text)
+        return (TextDelta(text),) if text else ()
+
+    def _arguments(self, open_block: _OpenBlock, piece: str) -> Sequence[StreamPart]:
+        piece = clean(piece)
+        self._output_bytes += len(piece.encode())
+        open_block.pieces.append(piece)
+        if not piece:
+            return ()
+        if self._content.is_answer(str(open_block.block.get("name"))):
+            return (TextDelta(piece),)
+        return (ToolCallDelta(clean(str(open_block.block.get("id"))), piece),)
+
+    def _block_stop(self, index: int) -> None:
+        open_block = self._blocks.pop(index, None)
+        if open_block is None:
+            return
+        block, written = open_block.block, "".join(open_block.pieces)
+        kind = block.get("type")
+        if kind == "text":
+            self._content.texts.append(written)
+        elif kind == "tool_use":
+            self._content.add_tool_use(str(block.get("id")), str(block.get("name")), written or "{}")
+        elif kind == "thinking":
+            self._content.add_reasoning({**block, "thinking": str(block.get("thinking", "")) + written})
+        elif kind == "redacted_thinking":
+            self._content.add_reasoning(block)
+        else:
+            self._notes.add("A part of the answer that is of no kind known here was left out.")

@@ -1,0 +1,86 @@
+"""The API keys of one provider, in order of preference. A refused key is set aside for a while, so that the next one answers.
+
+A key refused with 403 is set aside for the model it was refused for alone: another model's refusal must not take a provider
+away from everybody. Where the secret behind a refused key has changed since it was read, the new one comes into use at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from app.clock import Clock
+from app.errors import SettingsError
+from app.secrets import SecretReference
+from app.settings import ProviderKindName, ProviderSettings
+
+SET_ASIDE_SECONDS = 60.0
+_REMEMBERED = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    """`secret` is None for a server that wants no key."""
+
+    place: int
+    secret: str | None = field(repr=False)
+
+
+def build_keyring(settings: ProviderSettings, clock: Clock) -> Keyring:
+    """Raises SettingsError, naming what is missing; a server of one's own may want no key."""
+    own = settings.base_url is not None or settings.simulated or settings.kind is ProviderKindName.OPENAI_COMPATIBLE
+    if not settings.api_keys and not own:
+        raise SettingsError(f"providers.{settings.name}.api_keys", f"a provider of kind {settings.kind.value} needs one")
+    return Keyring(settings.api_keys, clock, without="simulator" if settings.simulated else None)
+
+
+class Keyring:
+    """`without` is the secret that is sent where no key is configured. Raises SettingsError, naming the reference, where a
+    secret cannot be read."""
+
+    def __init__(self, references: Sequence[SecretReference], clock: Clock, *, without: str | None = None) -> None:
+        self._references = tuple(references)
+        self._clock = clock
+        keys = [ApiKey(place, reference.reveal()) for place, reference in enumerate(self._references)]
+        self._keys = keys or [ApiKey(0, without)]
+        self._aside: dict[tuple[int, str | None], float] = {}
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def pick(self, model: str | None) -> ApiKey | None:
+        """The first key that is not set aside, as a whole or for this model; None where there is none."""
+        if not self._aside:
+            return self._keys[0]
+        return next((key for key in self._keys if not self._is_aside(key, None) and not self._is_aside(key, model)), None)
+
+    def refuse(self, key: ApiKey, model: str | None) -> None:
+        """Takes the key out of use, for one model where `model` is given: a changed secret takes its place, or it is set
+        aside. Does nothing where that has happened already."""
+        if self._keys[key.place] is not key:
+            return
+        fresh = self._read_again(key)
+        if fresh is not None:
+            self._keys[key.place] = fresh
+            return
+        if len(self._aside) >= _REMEMBERED:
+            self._aside.clear()
+        self._aside[key.place, model] = self._clock.monotonic() + SET_ASIDE_SECONDS
+
+    def _is_aside(self, key: ApiKey, model: str | None) -> bool:
+        until = self._aside.get((key.place, model))
+        if until is None:
+            return False
+        if until > self._clock.monotonic():
+            return True
+        del self._aside[key.place, model]
+        return False
+
+    def _read_again(self, key: ApiKey) -> ApiKey | None:
+        if key.place >= len(self._references):
+            return None
+        try:
+            secret = self._references[key.place].reveal()
+        except SettingsError:
+            return None
+        return ApiKey(key.place, secret) if secret != key.secret else None

@@ -1,0 +1,86 @@
+"""OpenAI, and servers that speak its protocol, through the official SDK: POST /chat/completions and /embeddings."""
+
+from __future__ import annotations
+
+import openai
+
+from app.clock import Clock
+from app.errors import FailureKind, ProviderError
+from app.llm.adapter import Adapter
+from app.llm.answers import WholeAnswer
+from app.llm.keyring import build_keyring
+from app.llm.messages import EmbedCall, Embedded, ModelCall
+from app.llm.openai_request import PARAMETERS, encode_embedding, encode_request
+from app.llm.openai_response import read_answer, read_embeddings
+from app.llm.openai_stream import OpenAIStream
+from app.llm.unsupported import Notes
+from app.llm.upstream import Sdk, Upstream, client_options
+from app.llm.usage_mapping import estimated_embedding_usage, openai_usage
+from app.llm.wire_text import Malformed, clean
+from app.settings import ProviderKindName, ProviderSettings
+
+_BASE_URL = "https://api.openai.com/v1"
+_KEY_OF_EACH_REQUEST = "-"
+"""The SDK wants a key at the start; the real one goes with each request."""
+
+
+class OpenAIProvider(Adapter):
+    completions_path = "/chat/completions"
+    models_path = "/models"
+    requests_header = "x-ratelimit-remaining-requests"
+    tokens_headers = ("x-ratelimit-remaining-tokens",)
+    droppable = frozenset(PARAMETERS) | {"max_tokens"}
+
+    def __init__(self, settings: ProviderSettings, clock: Clock) -> None:
+        """Raises SettingsError where a key cannot be read."""
+        options = client_options(settings)
+        client = openai.AsyncOpenAI(
+            api_key=_KEY_OF_EACH_REQUEST,
+            base_url=settings.base_url or _BASE_URL,
+            max_retries=0,
+            timeout=options["timeout"],
+            http_client=openai.DefaultAioHttpClient(**options),
+        )
+        sdk = Sdk(client, openai.APIStatusError, openai.APIConnectionError, openai.Omit(), "x-request-id")
+        super().__init__(settings, Upstream(sdk, settings, build_keyring(settings, clock), clock), clock)
+        self._official = settings.kind is ProviderKindName.OPENAI
+
+    def encode(self, call: ModelCall, notes: Notes, *, stream: bool) -> bytes:
+        return encode_request(call, notes, self.untaken(call.model), official=self._official, stream=stream)
+
+    def read_answer(self, raw: bytes, call: ModelCall, notes: Notes) -> WholeAnswer:
+        return read_answer(raw, call, notes)
+
+    def reader(self, call: ModelCall, notes: Notes, provider_request_id: str | None) -> OpenAIStream:
+        return OpenAIStream(call, notes, provider_request_id)
+
+    async def embed(self, call: EmbedCall) -> Embedded:
+        """Vectors of another length than `dimensions` are SCHEMA_MISMATCH: a server that ignores it must not go unnoticed."""
+        response = await self._upstream.post(
+            "/embeddings",
+            encode_embedding(call),
+            model=call.model,
+            deadline=call.deadline,
+            patience=self._settings.timeouts.first_token,
+        )
+        request_id = self._upstream.request_id(response)
+        try:
+            vectors, figures, model = read_embeddings(response.content, len(call.texts))
+        except Malformed:
+            raise ProviderError(FailureKind.MALFORMED, status_code=response.status_code, provider_request_id=request_id) from None
+        usage = openai_usage(figures) if figures is not None else estimated_embedding_usage(call)
+        if call.dimensions is not None and any(len(vector) != call.dimensions for vector in vectors):
+            raise ProviderError(
+                FailureKind.SCHEMA_MISMATCH,
+                status_code=response.status_code,
+                provider_request_id=request_id,
+                usage=usage,
+            )
+        return Embedded(
+            vectors=vectors,
+            usage=usage,
+            model=clean(model or call.model),
+            status_code=response.status_code,
+            provider_request_id=request_id,
+            rate_limits=self.report(response.headers),
+        )

@@ -1,0 +1,295 @@
+"""One provider's HTTP API, reached through its SDK's low-level calls: keys, the pool, four timeouts and typed failures.
+
+Both adapters send through here, so that each of those is decided once. The SDK keeps authentication, addresses and transport;
+it never retries, never follows a redirect and never sees a model of ours.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import Enum
+from typing import Any, TypeVar
+
+import aiohttp
+import httpx2
+
+from app.clock import Clock
+from app.errors import FailureKind, ProviderError
+from app.llm import failures
+from app.llm.keyring import ApiKey, Keyring
+from app.llm.sse import EventTooLarge, SseReader
+from app.llm.wire_text import clean
+from app.settings import ProviderSettings, ProviderTimeouts
+
+POOL_WAIT_SECONDS = 1.0
+TOKENS_PER_PATIENCE = 2048
+_GRACE_SECONDS = 1.0
+_DRAIN_SECONDS = 0.25
+_KEEP_ALIVE_SECONDS = 4.0
+_LONGEST_ID = 200
+_TRANSPORT_ERRORS = (httpx2.HTTPError, httpx2.StreamError, aiohttp.ClientError, OSError)
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class Sdk:
+    """An SDK's async client with what tells its errors apart. `no_key` is the header value that leaves a header out."""
+
+    client: Any
+    status_error: type[Exception]
+    connection_error: type[Exception]
+    no_key: object
+    request_id_header: str
+
+
+class ParameterRefused(ProviderError):
+    """A 400 that names the one parameter this model does not take."""
+
+    def __init__(self, parameter: str, provider_request_id: str | None) -> None:
+        super().__init__(FailureKind.BAD_REQUEST, status_code=400, provider_request_id=provider_request_id)
+        self.parameter = parameter
+
+
+def client_options(settings: ProviderSettings) -> dict[str, Any]:
+    """How an SDK's aiohttp client is built. Waiting for the pool is limited by Upstream, whose timeout is exact; aiohttp's own
+    covers connecting too, so it has to be the longer one."""
+    connect = settings.timeouts.connect.total_seconds()
+    return {
+        "limits": httpx2.Limits(max_connections=settings.pool_size, keepalive_expiry=_KEEP_ALIVE_SECONDS),
+        "timeout": httpx2.Timeout(connect=connect, read=None, write=None, pool=connect + POOL_WAIT_SECONDS),
+        "follow_redirects": False,
+        "trust_env": not settings.simulated,
+    }
+
+
+def patience(timeouts: ProviderTimeouts, max_output_tokens: int) -> timedelta:
+    """How long a whole answer may take. It shows no first token, so a long one gets the same time again for every 2,048
+    tokens of its cap; a silent target is still left in bounded time."""
+    return timeouts.first_token * (1 + max_output_tokens / TOKENS_PER_PATIENCE)
+
+
+class Upstream:
+    def __init__(self, sdk: Sdk, settings: ProviderSettings, keys: Keyring, clock: Clock) -> None:
+        self._sdk = sdk
+        self._timeouts = settings.timeouts
+        self._keys = keys
+        self._clock = clock
+        self._pool = asyncio.Semaphore(settings.pool_size)
+        self._options: dict[ApiKey, dict[str, Any]] = {}
+
+    async def post(self, path: str, body: bytes, *, model: str, deadline: float, patience: timedelta) -> httpx2.Response:
+        """The whole answer, status below 300. Raises ProviderError."""
+
+        async def send(key: ApiKey) -> httpx2.Response:
+            await self._acquire(deadline)
+            try:
+                request = self._sdk.client.post(path, cast_to=httpx2.Response, content=body, options=self._options_for(key))
+                return await self._within(request, deadline, patience)
+            finally:
+                self._pool.release()
+
+        return await self._with_a_key(model, send)
+
+    async def open(self, path: str, body: bytes, *, model: str, deadline: float) -> EventStream:
+        """A stream whose headers have come; the caller closes it. Raises ProviderError."""
+
+        async def send(key: ApiKey) -> EventStream:
+            await self._acquire(deadline)
+            first_by = self._clock.monotonic() + self._timeouts.first_token.total_seconds()
+            try:
+                request = self._sdk.client.post(
+                    path, cast_to=httpx2.Response, content=body, options=self._options_for(key), stream=True, stream_cls=object
+                )
+                response = await self._within(request, deadline, self._timeouts.first_token)
+            except BaseException:
+                self._pool.release()
+                raise
+            return EventStream(response, self, first_by, deadline)
+
+        return await self._with_a_key(model, send)
+
+    async def get(self, path: str, params: Mapping[str, object]) -> httpx2.Response:
+        """A small look-up that costs nothing; bounded by the first-token timeout."""
+        deadline = self._clock.monotonic() + self._timeouts.first_token.total_seconds()
+
+        async def send(key: ApiKey) -> httpx2.Response:
+            await self._acquire(deadline)
+            try:
+                options = {**self._options_for(key), "params": params}
+                request = self._sdk.client.get(path, cast_to=httpx2.Response, options=options)
+                return await self._within(request, deadline, self._timeouts.first_token)
+            finally:
+                self._pool.release()
+
+        return await self._with_a_key(None, send)
+
+    async def close(self) -> None:
+        await self._sdk.client.close()
+
+    def request_id(self, response: httpx2.Response) -> str | None:
+        text = response.headers.get(self._sdk.request_id_header)
+        return clean(text)[:_LONGEST_ID] if text else None
+
+    def remaining(self, deadline: float, allowed: float, kind: FailureKind) -> tuple[float, FailureKind]:
+        """Seconds until the first of the two limits, and what passing it is called."""
+        left = deadline - self._clock.monotonic()
+        if left <= allowed:
+            return max(left, 0.0), FailureKind.TOTAL_TIMEOUT
+        return max(allowed, 0.0), kind
+
+    def until(self, at: float) -> float:
+        return at - self._clock.monotonic()
+
+    @property
+    def idle(self) -> float:
+        return self._timeouts.idle.total_seconds()
+
+    def release(self) -> None:
+        self._pool.release()
+
+    async def _with_a_key(self, model: str | None, send: Callable[[ApiKey], Awaitable[_T]]) -> _T:
+        refused = ProviderError(FailureKind.KEY_REFUSED)
+        for _ in range(2 * len(self._keys)):
+            key = self._keys.pick(model)
+            if key is None:
+                break
+            try:
+                return await send(key)
+            except ProviderError as error:
+                if error.kind is not FailureKind.KEY_REFUSED:
+                    raise
+                self._keys.refuse(key, model if error.status_code == 403 else None)
+                refused = error
+        raise refused
+
+    async def _acquire(self, deadline: float) -> None:
+        limit, kind = self.remaining(deadline, POOL_WAIT_SECONDS, FailureKind.POOL_EXHAUSTED)
+        if not limit:
+            raise ProviderError(kind)
+        if not self._pool.locked():
+            await self._pool.acquire()
+            return
+        try:
+            async with asyncio.timeout(limit):
+                await self._pool.acquire()
+        except TimeoutError:
+            raise ProviderError(kind) from None
+
+    async def _within(self, request: Awaitable[httpx2.Response], deadline: float, allowed: timedelta) -> httpx2.Response:
+        limit, kind = self.remaining(deadline, allowed.total_seconds(), FailureKind.FIRST_TOKEN_TIMEOUT)
+        try:
+            async with asyncio.timeout(limit):
+                return await request
+        except TimeoutError:
+            raise ProviderError(kind) from None
+        except self._sdk.status_error as error:
+            raise self._status_failure(error) from None
+        except (self._sdk.connection_error, *_TRANSPORT_ERRORS) as error:
+            raise ProviderError(failures.transport_failure(error)) from None
+
+    def _status_failure(self, error: Any) -> ProviderError:
+        response: httpx2.Response = error.response
+        error_type, code, message, parameter = failures.error_words(error.body)
+        kind = failures.classify(error.status_code, error_type, code, message)
+        request_id = self.request_id(response)
+        if kind is FailureKind.BAD_REQUEST and parameter is not None and code in {"unsupported_parameter", "unsupported_value"}:
+            return ParameterRefused(parameter, request_id)
+        return ProviderError(
+            kind,
+            status_code=error.status_code,
+            retry_after=failures.retry_after(response.headers, self._clock.now()),
+            provider_request_id=request_id,
+        )
+
+    def _options_for(self, key: ApiKey) -> dict[str, Any]:
+        options = self._options.get(key)
+        if options is None:
+            bearer = self._sdk.no_key if key.secret is None else f"Bearer {key.secret}"
+            options = {"headers": {"Authorization": bearer, "Accept-Encoding": "identity"}}
+            self._options = {**self._options, key: options} if len(self._options) < 2 * len(self._keys) else {key: options}
+        return options
+
+
+class Phase(Enum):
+    """What a stream is waiting for: its first token, the next one, or only the rest of a complete answer."""
+
+    FIRST = "first"
+    IDLE = "idle"
+    COMPLETE = "complete"
+
+
+class EventStream:
+    """The payloads of one streamed answer. Its reader sets `phase` as the answer goes on, and must close it.
+
+    An end of the body is not a failure here: only the adapter knows whether the provider's terminal event had come.
+    """
+
+    def __init__(self, response: httpx2.Response, upstream: Upstream, first_by: float, deadline: float) -> None:
+        self.response = response
+        self.phase = Phase.FIRST
+        self._upstream = upstream
+        self._first_by = first_by
+        self._deadline = deadline
+        self._reader = SseReader()
+        self._chunks = response.aiter_bytes()
+        self.ended = False
+        self._closed = False
+
+    async def read(self) -> list[bytes] | None:
+        """The events of the next chunk, perhaps none; None at the end of the body. Raises ProviderError.
+
+        In Phase.COMPLETE whatever goes wrong is only an end.
+        """
+        if self.ended:
+            return None
+        limit, kind = self._limit()
+        try:
+            async with asyncio.timeout(limit):
+                chunk = await anext(self._chunks)
+            return self._reader.feed(chunk)
+        except StopAsyncIteration:
+            self.ended = True
+            return self._reader.flush()
+        except (TimeoutError, EventTooLarge, *_TRANSPORT_ERRORS) as error:
+            self.ended = True
+            if self.phase is Phase.COMPLETE:
+                return None
+            raise self._failure(error, kind) from None
+
+    async def drain(self) -> None:
+        """Reads on to the end of a finished body for a moment, so that its connection can be used again."""
+        try:
+            async with asyncio.timeout(_DRAIN_SECONDS):
+                while not self.ended:
+                    await anext(self._chunks)
+        except (TimeoutError, StopAsyncIteration, *_TRANSPORT_ERRORS):
+            self.ended = True
+
+    async def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        self._upstream.release()
+        try:
+            await self._chunks.aclose()
+        finally:
+            await self.response.aclose()
+
+    def _limit(self) -> tuple[float, FailureKind]:
+        if self.phase is Phase.FIRST:
+            return self._upstream.remaining(self._deadline, self._upstream.until(self._first_by), FailureKind.FIRST_TOKEN_TIMEOUT)
+        allowed = self._upstream.idle if self.phase is Phase.IDLE else _GRACE_SECONDS
+        return self._upstream.remaining(self._deadline, allowed, FailureKind.IDLE_TIMEOUT)
+
+    def _failure(self, error: BaseException, timeout_kind: FailureKind) -> ProviderError:
+        if isinstance(error, TimeoutError):
+            kind = timeout_kind
+        elif isinstance(error, EventTooLarge):
+            kind = FailureKind.MALFORMED
+        else:
+            kind = FailureKind.TRUNCATED if self.phase is Phase.IDLE else failures.transport_failure(error)
+        return ProviderError(kind, provider_request_id=self._upstream.request_id(self.response))

@@ -1,0 +1,45 @@
+"""JSON as providers send it, made fit to be kept: PostgreSQL's text takes neither NUL nor half of a surrogate pair."""
+
+from __future__ import annotations
+
+import re
+from typing import TypeVar
+
+import msgspec
+
+REPLACEMENT = "\ufffd"
+_HIGH = rb"\\u[dD][89abAB][0-9a-fA-F]{2}"
+_LOW = rb"\\u[dD][c-fC-F][0-9a-fA-F]{2}"
+_ESCAPES = re.compile(rb"\\\\|" + _HIGH + _LOW + rb"|" + _HIGH + rb"|" + _LOW)
+_LONE = 6
+_ERRORS = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+
+_T = TypeVar("_T")
+
+
+class Malformed(ValueError):
+    """The bytes are not the JSON they should be."""
+
+
+def decode(decoder: msgspec.json.Decoder[_T], raw: bytes) -> _T:
+    """Raises Malformed. Escaped halves of surrogate pairs become U+FFFD."""
+    try:
+        return decoder.decode(raw)
+    except _ERRORS:
+        repaired = _ESCAPES.sub(_repair, raw)
+        if repaired == raw:
+            raise Malformed from None
+    try:
+        return decoder.decode(repaired)
+    except _ERRORS:
+        raise Malformed from None
+
+
+def _repair(match: re.Match[bytes]) -> bytes:
+    found = match.group()
+    return rb"\ufffd" if len(found) == _LONE else found
+
+
+def clean(text: str) -> str:
+    """NUL becomes U+FFFD."""
+    return text.replace("\0", REPLACEMENT) if "\0" in text else text
