@@ -6,6 +6,7 @@ import strawberry
 from strawberry import ID
 
 from app.completions import Completion
+from app.costs.budgets import BudgetExceeded
 from app.ids import parse_id
 from app.llm.routing import ProvidersFailed, RateLimited
 from app.problems import Conflict, InvalidInput
@@ -14,7 +15,7 @@ from resolvers.inputs.completions import CompletionInput
 from resolvers.refusals import refusals
 
 
-@refusals(RateLimited, ProvidersFailed, InvalidInput, Conflict)
+@refusals(BudgetExceeded, RateLimited, ProvidersFailed, InvalidInput, Conflict)
 async def completion_create(
     info: Info,
     request: Annotated[CompletionInput, strawberry.argument(name="input", description="The call to make.")],

@@ -11,6 +11,7 @@ from strawberry import ID
 from app.access.principal import Scope
 from app.errors import Forbidden
 from app.llm.fleet import ProviderStatus
+from resolvers.budgets import budget
 from resolvers.completions import completion
 from resolvers.info import Info
 from resolvers.providers import PROVIDER_ID
@@ -24,6 +25,7 @@ async def provider(info: Info, provider_id: ID) -> ProviderStatus | None:
 
 NODES: Mapping[str, tuple[Scope, Find]] = {
     "cmp": (Scope.COMPLETIONS, completion),
+    "bud": (Scope.BUDGETS, budget),
     "prv": (Scope.PROVIDERS, provider),
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import strawberry
 from strawberry.schema.config import StrawberryConfig
 
+from schema.budgets import BudgetMutations, BudgetQueries
 from schema.completions import CompletionMutations, CompletionQueries
 from schema.inputs import plan_inputs
 from schema.node import NodeQueries
@@ -15,12 +16,12 @@ from schema.viewer import ViewerQueries
 
 
 @strawberry.type(description="What can be read.")
-class Query(NodeQueries, ViewerQueries, CompletionQueries, ProviderQueries):
+class Query(NodeQueries, ViewerQueries, CompletionQueries, ProviderQueries, BudgetQueries):
     pass
 
 
 @strawberry.type(description="What can be done.")
-class Mutation(CompletionMutations):
+class Mutation(CompletionMutations, BudgetMutations):
     pass
 
 

@@ -10,11 +10,12 @@ import strawberry
 from strawberry import ID, field
 
 from app import completions
-from app.completions import CacheTier, CompletionStatus
+from app.completions import CompletionStatus
 from app.llm import messages
 from app.llm.messages import FinishReason
 from resolvers import completions as resolve
 from resolvers.inputs.enums import describe_enum
+from schema.budgets import BudgetExceeded
 from schema.describes import describes
 from schema.problems import Conflict, CursorExpired, InvalidInput, NotFound
 from schema.providers import ProvidersFailed, RateLimited
@@ -69,7 +70,7 @@ class CacheHit:
 
 
 CompletionProblem: TypeAlias = Annotated[
-    RateLimited | ProvidersFailed | InvalidInput | Conflict | NotFound | CursorExpired,
+    BudgetExceeded | RateLimited | ProvidersFailed | InvalidInput | Conflict | NotFound | CursorExpired,
     strawberry.union("CompletionProblem", description="Why a completion failed, or could not be shown."),
 ]
 
@@ -110,7 +111,7 @@ class Completion(Node):
 
 
 CompletionCreateResult: TypeAlias = Annotated[
-    Completion | RateLimited | ProvidersFailed | InvalidInput | Conflict,
+    Completion | BudgetExceeded | RateLimited | ProvidersFailed | InvalidInput | Conflict,
     strawberry.union("CompletionCreateResult", description="The whole answer, or why there is none."),
 ]
 

@@ -8,8 +8,8 @@ import strawberry
 from strawberry import field
 
 from app import paging
+from resolvers.inputs.paging import Cursor
 from schema.describes import describes
-from schema.scalars import Cursor
 
 NodeType = TypeVar("NodeType")
 

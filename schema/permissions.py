@@ -26,16 +26,24 @@ Permission: TypeAlias = Scope | Rule
 EVERY_FIELD = "*"
 
 PERMISSIONS: Mapping[tuple[str, str], Permission] = {
+    ("Query", "budget"): Scope.BUDGETS,
+    ("Query", "budgets"): Scope.BUDGETS,
     ("Query", "completion"): Scope.COMPLETIONS,
     ("Query", "models"): Scope.PROVIDERS,
     ("Query", "node"): Rule.ANY_KEY,  # each kind of node asks for its own scope
     ("Query", "providers"): Scope.PROVIDERS,
     ("Query", "routes"): Scope.PROVIDERS,
     ("Query", "viewer"): Rule.ANY_KEY,
+    ("Mutation", "budgetCreate"): Scope.BUDGETS,
     ("Mutation", "completionCreate"): Scope.COMPLETIONS,
     ("Allowance", EVERY_FIELD): Rule.WITH_PARENT,
     ("Attempt", EVERY_FIELD): Rule.WITH_PARENT,
     ("Breaker", EVERY_FIELD): Rule.WITH_PARENT,
+    ("Budget", EVERY_FIELD): Rule.WITH_PARENT,
+    ("BudgetConnection", EVERY_FIELD): Rule.WITH_PARENT,
+    ("BudgetEdge", EVERY_FIELD): Rule.WITH_PARENT,
+    ("BudgetExceeded", EVERY_FIELD): Rule.WITH_PARENT,  # its resolvers hide what the caller may not see
+    ("BudgetScope", EVERY_FIELD): Rule.WITH_PARENT,
     ("CacheHit", EVERY_FIELD): Rule.WITH_PARENT,
     ("Completion", EVERY_FIELD): Rule.WITH_PARENT,
     ("Conflict", EVERY_FIELD): Rule.WITH_PARENT,
@@ -46,6 +54,7 @@ PERMISSIONS: Mapping[tuple[str, str], Permission] = {
     ("Model", EVERY_FIELD): Rule.WITH_PARENT,
     ("ModelBreaker", EVERY_FIELD): Rule.WITH_PARENT,
     ("NotFound", EVERY_FIELD): Rule.WITH_PARENT,
+    ("PageInfo", EVERY_FIELD): Rule.WITH_PARENT,
     ("Provider", EVERY_FIELD): Rule.WITH_PARENT,
     ("ProviderMetrics", EVERY_FIELD): Rule.WITH_PARENT,
     ("ProvidersFailed", EVERY_FIELD): Rule.WITH_PARENT,

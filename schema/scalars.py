@@ -20,9 +20,9 @@ from strawberry.types.scalar import ScalarDefinition
 
 from app.money import PLACES, format_decimal
 from resolvers.inputs.checks import unfit_text
+from resolvers.inputs.paging import Cursor
 
 BigInt = NewType("BigInt", int)
-Cursor = NewType("Cursor", str)
 JSON = strawberry.scalars.JSON
 
 JSON_LEVELS = 16

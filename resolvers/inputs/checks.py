@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from datetime import datetime
+from decimal import Decimal
 from enum import Enum
 from typing import TypeAlias
 
+from strawberry.types.unset import UnsetType
 from strawberry.utils.str_converters import to_camel_case
 
 from app.errors import Refused
@@ -43,7 +46,7 @@ def _find_unfit(value: object) -> tuple[str, Path] | None:
         return None if problem is None else (problem, ())
     if isinstance(value, list):
         branches: Iterable[tuple[object, object]] = enumerate(value)
-    elif value is None or isinstance(value, (bool, int, float, Enum, dict)):
+    elif value is None or isinstance(value, (bool, int, float, Enum, dict, Decimal, datetime, UnsetType)):
         return None
     else:
         branches = vars(value).items()

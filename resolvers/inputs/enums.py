@@ -9,6 +9,7 @@ import strawberry
 from strawberry.types.enum import has_enum_definition
 
 from app.completions import CacheMode
+from app.costs.budgets import BudgetEnforcement, BudgetPeriod
 from app.llm.messages import ReasoningEffort, Role, ToolChoiceMode
 from app.llm.routing import RoutingStrategy
 
@@ -71,4 +72,20 @@ describe_enum(
         "ROUND_ROBIN": "Each in turn.",
         "RANDOM": "By chance.",
     },
+)
+describe_enum(
+    BudgetPeriod,
+    description="After which time a budget starts anew, in its own time zone.",
+    values={
+        "HOUR": "Each full hour.",
+        "DAY": "Each midnight.",
+        "WEEK": "Each Monday's midnight.",
+        "MONTH": "Each first of the month.",
+        "TOTAL": "Never.",
+    },
+)
+describe_enum(
+    BudgetEnforcement,
+    description="What happens to a call that a budget cannot pay for.",
+    values={"BLOCK": "It is refused before anything is sent.", "ALERT_ONLY": "It goes through; alerts are raised."},
 )

@@ -15,9 +15,7 @@ CONTRACT = Path(__file__).with_name("contract.graphql")
 ROOTS = ("Query", "Mutation", "Subscription")
 
 NOT_YET = {
-    "Query.budget",
     "Query.budgetAlerts",
-    "Query.budgets",
     "Query.cacheStats",
     "Query.collection",
     "Query.collections",
@@ -28,7 +26,6 @@ NOT_YET = {
     "Query.usageRecords",
     "Mutation.answerCreate",
     "Mutation.breakerReset",
-    "Mutation.budgetCreate",
     "Mutation.budgetDelete",
     "Mutation.budgetUpdate",
     "Mutation.cacheInvalidate",

@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strawberry.schema.config import StrawberryConfig
 
+from resolvers.inputs.paging import Cursor
 from schema.scalars import (
     JSON,
     JSON_LEVELS,
     SCALARS,
     BigInt,
-    Cursor,
     check_cursor,
     check_json,
     parse_big_int,

@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+from decimal import Decimal
+
+import strawberry
+from strawberry import UNSET, field
+
+from app.access.principal import Principal, Scope
+from app.access.tenancy import agent_for, tenant_for, tenants_for
+from app.costs import budgets
+from app.costs.budgets import BudgetEnforcement, BudgetPeriod, BudgetScope, NewBudget
+from app.errors import Forbidden
+from resolvers.inputs.checks import check_length, check_texts
+from resolvers.inputs.labels import LabelInput
+
+_LONGEST = 256
+
+
+@strawberry.input(description="Whose spending counts; fields left out match all of the tenant's.")
+class BudgetScopeInput:
+    tenant: str | None = field(
+        description="Left out: the caller's own. All tenants together, or another one, needs ADMIN. Null: all tenants together.",
+        default=UNSET,
+    )
+    agent: str | None = field(description="Only this agent's, such as `research-7`.")
+    provider: str | None = field(description="Only calls that this provider answers, such as `anthropic`.")
+    model: str | None = field(description="Only calls of this model, such as `claude-sonnet-4-5`.")
+    label: LabelInput | None = field(description="Only calls with this label.")
+
+    def to_domain(self, principal: Principal) -> BudgetScope:
+        """Raises Forbidden for a tenant or an agent that the caller may not act for."""
+        for name in ("agent", "provider", "model"):
+            check_length(getattr(self, name), _LONGEST, ("scope", name))
+        return BudgetScope(
+            self._tenant(principal),
+            agent_for(principal, self.agent),
+            self.provider,
+            self.model,
+            None if self.label is None else self.label.to_domain(("scope", "label")),
+        )
+
+    def _tenant(self, principal: Principal) -> str | None:
+        if self.tenant is UNSET:
+            return principal.tenant
+        if self.tenant is None and not principal.may(Scope.ADMIN):
+            raise Forbidden("all tenants together need the scope ADMIN")
+        return None if self.tenant is None else tenant_for(principal, self.tenant)
+
+
+@strawberry.input(description="The name is unique within the scope's tenant: a repeat is a Conflict.")
+class BudgetCreateInput:
+    name: str = field(description="For people: 1 to 200 characters, such as `Research, monthly`.")
+    scope: BudgetScopeInput = field(description="Whose spending counts.")
+    limit_usd: Decimal = field(description='How much may be spent in a period, such as `"250"`.')
+    period: BudgetPeriod = field(description="After which time it starts anew.", default=BudgetPeriod.MONTH)
+    time_zone: str = field(description="Where days and months begin: an IANA name, such as `Europe/Berlin`.", default="UTC")
+    thresholds: list[int] = field(
+        description="Percent of the limit. An alert is raised at each; at most 20 of 1 to 1000.",
+        default_factory=lambda: [80, 90, 100],
+    )
+    enforcement: BudgetEnforcement = field(
+        description="What happens to a call that the budget cannot pay for.", default=BudgetEnforcement.BLOCK
+    )
+
+    def to_domain(self, principal: Principal) -> NewBudget:
+        check_texts(self)
+        return NewBudget(
+            self.name,
+            self.scope.to_domain(principal),
+            self.limit_usd,
+            self.period,
+            self.time_zone,
+            tuple(self.thresholds),
+            self.enforcement,
+        )
+
+
+@strawberry.input(description="Which budgets; fields left out match all that the caller may see.")
+class BudgetFilter:
+    tenant: str | None = field(description="This tenant's; another one than the caller's needs ADMIN.")
+    agent: str | None = field(description="Those that count only this agent's spending.")
+
+    def to_domain(self, principal: Principal) -> budgets.BudgetFilter:
+        """Raises Forbidden for a tenant or an agent that the caller may not read."""
+        check_texts(self, ("filter",))
+        return budget_filter(principal, self.tenant, self.agent)
+
+
+def budget_filter(principal: Principal, tenant: str | None = None, agent: str | None = None) -> budgets.BudgetFilter:
+    tenants = tenants_for(principal, None if tenant is None else (tenant,))
+    return budgets.BudgetFilter(None if tenants is None else tenants[0], agent_for(principal, agent))
