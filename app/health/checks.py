@@ -1,0 +1,112 @@
+"""Whether this process can serve. It is not ready only when something is away that it cannot serve without; whatever else is
+away degrades it, and taking it out of service would help nobody."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+from app.clock import Clock
+from app.errors import GreenLangError
+
+READY_CACHED_SECONDS = 5.0
+STARTED_CACHED_SECONDS = 30.0
+PATIENCE_SECONDS = 0.8
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """`probe` returns where all is well and raises where it is not. `required`: the process cannot serve without it."""
+
+    name: str
+    probe: Callable[[], Awaitable[None]]
+    required: bool = False
+
+
+class Verdict(Enum):
+    OK = "ok"
+    DEGRADED = "degraded"
+    UNAVAILABLE = "unavailable"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    name: str
+    ok: bool
+    required: bool
+    took_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    findings: tuple[Finding, ...]
+
+    @property
+    def verdict(self) -> Verdict:
+        if not all(finding.ok for finding in self.findings if finding.required):
+            return Verdict.UNAVAILABLE
+        return Verdict.OK if all(finding.ok for finding in self.findings) else Verdict.DEGRADED
+
+
+class Health:
+    def __init__(self, checks: Sequence[Check], clock: Clock) -> None:
+        required = [check for check in checks if check.required]
+        self._ready = _Cached(checks, READY_CACHED_SECONDS, clock, keep_failures=True)
+        self._started = _Cached(required, STARTED_CACHED_SECONDS, clock, keep_failures=False)
+
+    async def ready(self) -> Report:
+        """Of every check, side by side, at most 5 s old; takes less than a second."""
+        return await self._ready.report()
+
+    async def started(self) -> Report:
+        """Of the required checks: fresh until they have passed once, then at most 30 s old."""
+        return await self._started.report()
+
+
+class _Cached:
+    """Whoever asks while the checks run waits for that same run."""
+
+    def __init__(self, checks: Sequence[Check], seconds: float, clock: Clock, *, keep_failures: bool) -> None:
+        self._checks = checks
+        self._seconds = seconds
+        self._clock = clock
+        self._keep_failures = keep_failures
+        self._kept: tuple[Report, float] | None = None
+        self._running: asyncio.Task[Report] | None = None
+
+    async def report(self) -> Report:
+        if self._kept is not None and self._clock.monotonic() - self._kept[1] < self._seconds:
+            return self._kept[0]
+        if self._running is None:
+            self._running = asyncio.ensure_future(self._run())
+            self._running.add_done_callback(self._forget)
+        return await asyncio.shield(self._running)
+
+    def _forget(self, _: asyncio.Task[Report]) -> None:
+        self._running = None
+
+    async def _run(self) -> Report:
+        report = Report(tuple(await asyncio.gather(*(_find(check, self._clock) for check in self._checks))))
+        if self._keep_failures or report.verdict is not Verdict.UNAVAILABLE:
+            self._kept = (report, self._clock.monotonic())
+        return report
+
+
+async def _find(check: Check, clock: Clock) -> Finding:
+    begun = clock.monotonic()
+    probe = asyncio.ensure_future(check.probe())
+    patience = asyncio.ensure_future(clock.sleep(PATIENCE_SECONDS))
+    try:
+        await asyncio.wait({probe, patience}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        patience.cancel()
+        if not probe.done():
+            probe.cancel()
+    error = probe.exception() if probe.done() and not probe.cancelled() else TimeoutError()
+    if error is not None and not isinstance(error, (GreenLangError, TimeoutError)):
+        _log.error("a health check failed", exc_info=error, extra={"check": check.name})
+    return Finding(check.name, error is None, check.required, round((clock.monotonic() - begun) * 1000, 3))
