@@ -1,0 +1,72 @@
+"""One owner a data directory. The lock is also held by the owner's server processes, so that after its sudden death the next
+owner waits until they have finished what they were answering."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from app.clock import Clock
+from app.errors import GreenLangError, SettingsError
+
+_LOCK = "serve.lock"
+_POLL_SECONDS = 0.05
+
+
+class DataDirectoryInUse(GreenLangError):
+    """`pid` is the process that owns it."""
+
+    def __init__(self, data_dir: Path, pid: int) -> None:
+        super().__init__(
+            f"GreenLang already runs on the data directory {data_dir}: process {pid}. Stop it, or choose another --data-dir."
+        )
+        self.pid = pid
+
+
+@contextmanager
+def owned(data_dir: Path, clock: Clock, patience: float = 0.0) -> Iterator[Path]:
+    """The directory, made where there is none, absolute and this process's own.
+
+    Waits at most `patience` seconds for the processes of an owner that is gone. Raises DataDirectoryInUse and SettingsError.
+    """
+    try:
+        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = os.open(data_dir / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise SettingsError("server.data_dir", f"{data_dir} cannot be used: {error.strerror}") from error
+    try:
+        _take(lock, data_dir, clock.monotonic() + patience, clock)
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, str(os.getpid()).encode(), 0)
+        yield data_dir.resolve()
+    finally:
+        os.close(lock)
+
+
+def _take(lock: int, data_dir: Path, deadline: float, clock: Clock) -> None:
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = int(os.pread(lock, 32, 0) or b"0")
+            if clock.monotonic() >= deadline or _lives(owner):
+                raise DataDirectoryInUse(data_dir, owner) from None
+            time.sleep(_POLL_SECONDS)
+        else:
+            return
+
+
+def _lives(pid: int) -> bool:
+    if pid <= 0:
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,35 @@
+"""The stores for a single command: those of the configuration, those of a server that runs on the data directory, or, where
+none runs, private ones for as long as the command takes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from app.clock import Clock
+from app.embedded.addresses import DATABASE_URL, REDIS_URL
+from app.embedded.stores import PrivateStores
+from app.secrets import SecretReference
+from app.settings import Settings
+from app.supervisor.ownership import DataDirectoryInUse, owned
+from app.supervisor.serve import with_private_stores
+
+
+@contextmanager
+def reachable_stores(settings: Settings, clock: Clock) -> Iterator[Settings]:
+    """The settings with every store's address filled in. Raises SettingsError and StoresFailed."""
+    postgres, valkey = settings.database.primary is None, settings.redis.url is None
+    if not postgres and not valkey:
+        yield settings
+        return
+    try:
+        with owned(settings.server.data_dir, clock) as data_dir:
+            stores = PrivateStores.launch(data_dir, postgres=postgres, valkey=valkey)
+            try:
+                stores.wait()
+                yield with_private_stores(settings, stores.database, stores.redis)
+            finally:
+                stores.stop()
+    except DataDirectoryInUse:
+        folder = settings.server.data_dir.resolve()
+        yield with_private_stores(settings, SecretReference(file=folder / DATABASE_URL), SecretReference(file=folder / REDIS_URL))

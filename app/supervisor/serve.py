@@ -1,0 +1,224 @@
+"""`greenlang serve`: one parent that owns the stores, the simulator and the sockets, and forks the server processes.
+
+It stays single-threaded, or its forks would not be safe, and it answers no request itself. Everything heavy is imported before
+the first fork, while the stores start, so that the server processes share that memory. Server processes stop first, then the
+simulator, then the stores: whoever settles a call still finds its database.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import resource
+import select
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from types import FrameType
+
+from uvicorn.importer import import_from_string
+
+from app.clock import Clock
+from app.embedded.stores import PrivateStores
+from app.errors import GreenLangError
+from app.secrets import SecretReference
+from app.settings import Settings
+from app.settings.defaults import SIMULATOR_KEY, needs_simulator, with_simulator
+from app.supervisor.crew import Crew, Part, Server, Simulator, Stores
+from app.supervisor.listening import bind, listen
+from app.supervisor.ownership import owned
+from app.supervisor.preparation import prepare
+from app.supervisor.simulator import SimulatorProcess
+from app.supervisor.worker import fork_worker
+
+OPEN_FILES = 1 << 18
+_TICK_SECONDS = 0.5
+_MARGIN_SECONDS = 5.0
+_log = logging.getLogger(__name__)
+
+
+class NotServing(GreenLangError):
+    """A server process ended before it answered; its own log lines say why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """What a start has to tell. `first_key` is the administrator's secret, there at the very first start alone."""
+
+    address: str
+    data_dir: Path
+    settings: Settings
+    first_key: str | None = field(repr=False)
+
+
+class _Asked:
+    """What signals have asked for: once to stop, twice to stop at once."""
+
+    def __init__(self) -> None:
+        self.times = 0
+
+    def __call__(self, _number: int, _frame: FrameType | None) -> None:
+        self.times += 1
+
+
+class _Supervisor:
+    def __init__(self, settings: Settings, data_dir: Path, clock: Clock) -> None:
+        self._settings = settings
+        self._data_dir = data_dir
+        self._clock = clock
+        self._stores: Stores | None = None
+        self._simulator: Simulator | None = None
+        self._servers: list[Server] = []
+        self._ready, self._ready_end = os.pipe()
+
+    def start(self, target: str, sockets: tuple[socket.socket, ...]) -> Started:
+        """Raises GreenLangError and KeyboardInterrupt; `stop` is for the caller to do in any case."""
+        self._launch()
+        create_app = import_from_string(target)
+        self._connect()
+        first_key = asyncio.run(prepare(self._settings, self._clock))
+        listen(sockets)
+        gc.collect()
+        gc.freeze()
+        for number, each in enumerate(sockets, start=1):
+            fork = partial(fork_worker, create_app, self._settings, each, self._ready_end)
+            self._servers.append(Server(number, fork))
+        self._await_servers()
+        host, port = sockets[0].getsockname()[:2]
+        address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        return Started(address, self._data_dir, self._settings, first_key)
+
+    def run(self, asked: _Asked, wakeup: int) -> None:
+        """Until a signal asks to stop."""
+        parts: list[Part] = [part for part in (self._stores, self._simulator) if part is not None]
+        crew = Crew([*parts, *self._servers], self._clock)
+        while not asked.times:
+            readable, _, _ = select.select([wakeup, self._ready], [], [], _TICK_SECONDS)
+            for descriptor in readable:
+                os.read(descriptor, 4096)
+            crew.tend()
+
+    def stop(self, asked: _Asked) -> None:
+        """Everything, in order; a second signal cuts the server processes' grace short."""
+        for server in self._servers:
+            server.running.terminate()
+        patience = self._settings.server.shutdown_grace.total_seconds() + _MARGIN_SECONDS
+        deadline = time.monotonic() + patience
+        before = asked.times
+        for server in self._servers:
+            while server.running.is_alive() and time.monotonic() < deadline and asked.times <= max(before, 1):
+                server.running.join(0.1)
+            server.running.kill()
+            server.running.join()
+        if self._simulator is not None:
+            self._simulator.running.stop()
+        if self._stores is not None:
+            self._stores.running.stop()
+
+    def _launch(self) -> None:
+        postgres, valkey = self._settings.database.primary is None, self._settings.redis.url is None
+        if postgres or valkey:
+            launch = partial(PrivateStores.launch, self._data_dir, postgres=postgres, valkey=valkey)
+            self._stores = Stores(launch)
+        if needs_simulator(self._settings):
+            os.environ[SIMULATOR_KEY] = "sk-simulator"
+            launch_simulator = partial(SimulatorProcess.launch, self._data_dir / "simulator.jsonl")
+            self._simulator = Simulator(launch_simulator)
+
+    def _connect(self) -> None:
+        """Waits for what was launched, and completes the settings by where it listens."""
+        if self._simulator is not None:
+            self._settings = with_simulator(self._settings, self._simulator.wait())
+        if self._stores is not None:
+            self._stores.running.wait()
+            stores = self._stores.running
+            self._settings = with_private_stores(self._settings, stores.database, stores.redis)
+
+    def _await_servers(self) -> None:
+        missing = len(self._servers)
+        while missing:
+            readable, _, _ = select.select([self._ready, *(server.running.sentinel for server in self._servers)], [], [])
+            if self._ready in readable:
+                missing -= len(os.read(self._ready, missing))
+            elif death := next((death for server in self._servers if (death := server.death())), None):
+                raise NotServing(f"a server process ended before it answered ({death}); its messages above say why")
+
+
+def serve(settings: Settings, clock: Clock, target: str, announce: Callable[[Started], None]) -> None:
+    """Returns when a signal has stopped it and nothing of it is left. Raises GreenLangError where it cannot start."""
+    raise_open_file_limit()
+    grace = settings.server.shutdown_grace.total_seconds() + _MARGIN_SECONDS
+    with owned(settings.server.data_dir, clock, patience=grace) as data_dir:
+        sockets = bind(settings.server.host, settings.server.port, settings.server.workers)
+        supervisor = _Supervisor(settings, data_dir, clock)
+        asked = _Asked()
+        try:
+            with _interrupted_by_signals():
+                started = supervisor.start(target, sockets)
+            with _signals(asked) as wakeup:
+                announce(started)
+                supervisor.run(asked, wakeup)
+        except KeyboardInterrupt:
+            _log.info("stopped while it started")
+        finally:
+            with _signals(asked):
+                supervisor.stop(asked)
+            for each in sockets:
+                each.close()
+
+
+def with_private_stores(settings: Settings, primary: SecretReference, url: SecretReference) -> Settings:
+    """The settings with the private stores' addresses where none is configured."""
+    database, redis = settings.database, settings.redis
+    if database.primary is None:
+        database = database.model_copy(update={"primary": primary})
+    if redis.url is None:
+        redis = redis.model_copy(update={"url": url})
+    return settings.model_copy(update={"database": database, "redis": redis})
+
+
+def raise_open_file_limit() -> None:
+    """Every connection is a file: the soft limit goes up to the hard one, within reason."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def _heard_signals() -> Iterator[signal.Signals]:
+    """A start under nohup does not end with its terminal."""
+    yield signal.SIGINT
+    yield signal.SIGTERM
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        yield signal.SIGHUP
+
+
+@contextmanager
+def _interrupted_by_signals() -> Iterator[None]:
+    for sign in _heard_signals():
+        signal.signal(sign, signal.default_int_handler)
+    yield
+
+
+@contextmanager
+def _signals(asked: _Asked) -> Iterator[int]:
+    """Counts signals; gives the descriptor that becomes readable with each, and with the end of any child."""
+    wakeup, alarm = os.pipe()
+    os.set_blocking(alarm, False)
+    signal.set_wakeup_fd(alarm, warn_on_full_buffer=False)
+    for sign in _heard_signals():
+        signal.signal(sign, asked)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    try:
+        yield wakeup
+    finally:
+        signal.set_wakeup_fd(-1)
+        os.close(wakeup)
+        os.close(alarm)

@@ -1,0 +1,69 @@
+"""A server process: uvicorn on one of the supervisor's sockets, forked after everything was imported."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import socket
+from collections.abc import Callable
+from multiprocessing.context import ForkProcess
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from app.embedded.tether import following
+from app.settings import Settings
+
+KEEP_ALIVE_SECONDS = 75
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, ready: int) -> None:
+        super().__init__(config)
+        self._ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        os.write(self._ready, b"1")
+
+
+def fork_worker(
+    create_app: Callable[[Settings], ASGIApp], settings: Settings, listening: socket.socket, ready: int
+) -> ForkProcess:
+    """Writes one byte to `ready` once it answers. SIGTERM: it finishes what is in flight, at most `shutdown_grace` long."""
+    follow = following(signal.SIGTERM)
+    process = multiprocessing.get_context("fork").Process(
+        target=_serve, args=(create_app, settings, listening, ready, follow), name="greenlang server"
+    )
+    process.start()
+    return process
+
+
+def _serve(
+    create_app: Callable[[Settings], ASGIApp],
+    settings: Settings,
+    listening: socket.socket,
+    ready: int,
+    follow: Callable[[], None],
+) -> None:
+    signal.set_wakeup_fd(-1)
+    for sign in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD):
+        signal.signal(sign, signal.SIG_DFL)
+    follow()
+    config = uvicorn.Config(
+        create_app(settings),
+        loop="uvloop",
+        http="httptools",
+        ws="websockets-sansio",
+        ws_per_message_deflate=False,
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        backlog=4096,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=max(1, round(settings.server.shutdown_grace.total_seconds())),
+    )
+    _Server(config, ready).run(sockets=[listening])
