@@ -21,7 +21,7 @@ from app.llm.messages import (
     ToolChoice,
 )
 from app.llm.routing import RoutingPreference
-from app.usage import Label, TokenUsage
+from app.usage import CacheTier, Label, TokenUsage
 
 
 class CompletionStatus(Enum):
@@ -35,13 +35,6 @@ class CacheMode(Enum):
     OFF = "OFF"
     USE = "USE"
     REFRESH = "REFRESH"
-
-
-class CacheTier(Enum):
-    MEMORY = "MEMORY"
-    LOCAL_REDIS = "LOCAL_REDIS"
-    SHARED_REDIS = "SHARED_REDIS"
-    POSTGRES = "POSTGRES"
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,13 @@ class Operation(Enum):
     SEARCH = "SEARCH"
 
 
+class CacheTier(Enum):
+    MEMORY = "MEMORY"
+    LOCAL_REDIS = "LOCAL_REDIS"
+    SHARED_REDIS = "SHARED_REDIS"
+    POSTGRES = "POSTGRES"
+
+
 @dataclass(frozen=True, slots=True)
 class TokenUsage:
     uncached_input_tokens: int = 0

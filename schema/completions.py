@@ -13,6 +13,7 @@ from app import completions
 from app.completions import CompletionStatus
 from app.llm import messages
 from app.llm.messages import FinishReason
+from app.usage import CacheTier
 from resolvers import completions as resolve
 from resolvers.inputs.enums import describe_enum
 from schema.budgets import BudgetExceeded
