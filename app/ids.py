@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
@@ -29,3 +30,10 @@ def parse_id(kind: str, text: str) -> UUID | None:
     except ValueError:
         return None
     return value if value.hex == digits else None
+
+
+@dataclass(frozen=True, slots=True)
+class Deleted:
+    """What is gone, by its id."""
+
+    id: str

@@ -1,20 +1,24 @@
 from __future__ import annotations
 
 from decimal import Decimal
-from typing import Annotated
+from typing import Annotated, TypeAlias
+from uuid import UUID
 
 import strawberry
 from strawberry import ID, UNSET, Parent
 
 from app.access.principal import Principal, Scope
 from app.costs.budgets import Budget, BudgetExceeded
-from app.ids import parse_id
+from app.errors import Refused
+from app.ids import Deleted, parse_id
 from app.paging import Page
-from app.problems import Conflict, InvalidInput
+from app.problems import Conflict, InvalidInput, NotFound
 from resolvers.info import Info
-from resolvers.inputs.budgets import BudgetCreateInput, BudgetFilter, budget_filter
+from resolvers.inputs.budgets import BudgetCreateInput, BudgetFilter, BudgetUpdateInput, budget_filter
 from resolvers.inputs.paging import After, First, page_request
 from resolvers.refusals import refusals
+
+BudgetId: TypeAlias = Annotated[ID, strawberry.argument(name="id", description="Such as `bud_0199f2c1a4b87c3d9e1f5a6b7c8d9e0f`.")]
 
 
 @refusals(InvalidInput, Conflict)
@@ -25,10 +29,22 @@ async def budget_create(
     return await info.context.services.budgets.create(request.to_domain(info.context.principal))
 
 
-async def budget(
+@refusals(NotFound, Conflict, InvalidInput)
+async def budget_update(
     info: Info,
-    budget_id: Annotated[ID, strawberry.argument(name="id", description="Such as `bud_0199f2c1a4b87c3d9e1f5a6b7c8d9e0f`.")],
-) -> Budget | None:
+    request: Annotated[BudgetUpdateInput, strawberry.argument(name="input", description="What is to change.")],
+) -> Budget:
+    change, key = request.to_domain(), await _own(info, request.id)
+    return await info.context.services.budgets.update(key, change, _tenant(info))
+
+
+@refusals(NotFound)
+async def budget_delete(info: Info, budget_id: BudgetId) -> Deleted:
+    await info.context.services.budgets.delete(await _own(info, budget_id), _tenant(info))
+    return Deleted(budget_id)
+
+
+async def budget(info: Info, budget_id: BudgetId) -> Budget | None:
     key = parse_id("bud", budget_id)
     found = None if key is None else await info.context.loaders.budget_by_key.load(key)
     return found if found is not None and may_see(found, info.context.principal) else None
@@ -43,6 +59,19 @@ async def budgets(
     principal = info.context.principal
     where = wanted.to_domain(principal) if wanted else budget_filter(principal)
     return await info.context.services.budgets.page(where, page_request(first, after))
+
+
+def _tenant(info: Info) -> str | None:
+    """The tenant whose budgets may be changed; None is any."""
+    return None if info.context.principal.may(Scope.ADMIN) else info.context.principal.tenant
+
+
+async def _own(info: Info, budget_id: ID) -> UUID:
+    """The key of a budget that the caller may see; raises Refused(NotFound)."""
+    found = await budget(info, budget_id)
+    if found is None:
+        raise Refused(NotFound("There is no such budget."))
+    return found.key
 
 
 def may_see(found: Budget, principal: Principal) -> bool:

@@ -7,9 +7,12 @@ import strawberry
 from strawberry import ID, UNSET, Parent
 
 from app.costs.prices import PriceUsed
+from app.errors import Refused
 from app.llm.fleet import ModelInfo, ProviderStatus
 from app.llm.routing import Route
+from app.problems import NotFound
 from resolvers.info import Info
+from resolvers.refusals import refusals
 
 PROVIDER_ID = "prv_"
 
@@ -27,6 +30,18 @@ def models(
 
 def routes(info: Info) -> list[Route]:
     return info.context.services.fleet.routes()
+
+
+@refusals(NotFound)
+async def breaker_reset(
+    info: Info,
+    provider: Annotated[str, strawberry.argument(description="Name of the provider, such as `anthropic`.")],
+    model: Annotated[str | None, strawberry.argument(description="Only this model's breaker; left out, all.")] = UNSET,
+) -> ProviderStatus:
+    found = await info.context.services.fleet.reset_breaker(provider, model if isinstance(model, str) else None)
+    if found is None:
+        raise Refused(NotFound("There is no such provider or model."))
+    return found
 
 
 def provider_id(root: Parent[ProviderStatus]) -> ID:

@@ -14,8 +14,8 @@ from app.costs.budgets import BudgetEnforcement, BudgetPeriod
 from resolvers import budgets as resolve
 from schema.describes import describes
 from schema.pagination import Connection
-from schema.problems import Conflict, InvalidInput, Problem
-from schema.values import Label, Node
+from schema.problems import Conflict, InvalidInput, NotFound, Problem
+from schema.values import Deleted, Label, Node
 
 
 @describes(budgets.BudgetScope, description="Whose spending counts; what is null matches all.")
@@ -63,6 +63,15 @@ BudgetCreateResult: TypeAlias = Annotated[
     strawberry.union("BudgetCreateResult", description="The budget made, or why there is none."),
 ]
 
+BudgetUpdateResult: TypeAlias = Annotated[
+    Budget | NotFound | Conflict | InvalidInput,
+    strawberry.union("BudgetUpdateResult", description="The budget as it is now, or why it was not changed."),
+]
+BudgetDeleteResult: TypeAlias = Annotated[
+    Deleted | NotFound,
+    strawberry.union("BudgetDeleteResult", description="What is gone, or that there was nothing."),
+]
+
 
 @strawberry.type
 class BudgetQueries:
@@ -82,4 +91,14 @@ class BudgetMutations:
         resolver=resolve.budget_create,
         graphql_type=BudgetCreateResult | None,
         description="Make a budget; it counts what was spent since its period began.",
+    )
+    budget_update = strawberry.field(
+        resolver=resolve.budget_update,
+        graphql_type=BudgetUpdateResult | None,
+        description="Change a budget; it acts at once and rewrites no history.",
+    )
+    budget_delete = strawberry.field(
+        resolver=resolve.budget_delete,
+        graphql_type=BudgetDeleteResult | None,
+        description="Delete a budget: it keeps its history and enforces nothing from now on.",
     )

@@ -10,7 +10,7 @@ from schema.completions import CompletionMutations, CompletionQueries
 from schema.inputs import plan_inputs
 from schema.node import NodeQueries
 from schema.permissions import enforce
-from schema.providers import ProviderQueries
+from schema.providers import ProviderMutations, ProviderQueries
 from schema.scalars import SCALARS
 from schema.viewer import ViewerQueries
 
@@ -21,7 +21,7 @@ class Query(NodeQueries, ViewerQueries, CompletionQueries, ProviderQueries, Budg
 
 
 @strawberry.type(description="What can be done.")
-class Mutation(CompletionMutations, BudgetMutations):
+class Mutation(CompletionMutations, BudgetMutations, ProviderMutations):
     pass
 
 

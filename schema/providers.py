@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from decimal import Decimal
+from typing import Annotated, TypeAlias
 
 import strawberry
 from strawberry import ID, field
@@ -16,7 +17,7 @@ from app.llm.routing import RoutingStrategy
 from resolvers import providers as resolve
 from resolvers.inputs.enums import describe_enum
 from schema.describes import describes
-from schema.problems import Problem
+from schema.problems import NotFound, Problem
 from schema.scalars import BigInt
 from schema.values import Attempt, Node
 
@@ -160,6 +161,12 @@ class RouteCandidate:
     latency_p50_ms: float | None = field(description="How quick it was of late; null where nothing is known.")
 
 
+BreakerResetResult: TypeAlias = Annotated[
+    Provider | NotFound,
+    strawberry.union("BreakerResetResult", description="The provider as it is now, or that there is none."),
+]
+
+
 @strawberry.type
 class ProviderQueries:
     providers = strawberry.field(
@@ -176,4 +183,13 @@ class ProviderQueries:
         resolver=resolve.routes,
         graphql_type=list[Route] | None,
         description="Named routes: strategy and targets in order.",
+    )
+
+
+@strawberry.type
+class ProviderMutations:
+    breaker_reset = strawberry.field(
+        resolver=resolve.breaker_reset,
+        graphql_type=BreakerResetResult | None,
+        description="Let calls through again at once, to one model or to all of a provider's.",
     )

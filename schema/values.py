@@ -8,7 +8,7 @@ from decimal import Decimal
 import strawberry
 from strawberry import ID, field
 
-from app import attempts, usage
+from app import attempts, ids, usage
 from app.attempts import AttemptOutcome
 from app.problems import ProblemCode
 from app.usage import Operation
@@ -44,6 +44,11 @@ describe_enum(
 @strawberry.interface(description="Something with an id of its own, found again by `node`.")
 class Node:
     id: ID = field(description="Opaque and never used again, such as `cmp_0199f2c1a4b87c3d9e1f5a6b7c8d9e0f`.")
+
+
+@describes(ids.Deleted, description="What is gone.")
+class Deleted:
+    id: ID = field(description="Its id, which is not used again.")
 
 
 @describes(usage.Label, description="A mark on a call or a budget by which costs can be split.")

@@ -3,12 +3,12 @@ from __future__ import annotations
 from decimal import Decimal
 
 import strawberry
-from strawberry import UNSET, field
+from strawberry import ID, UNSET, field
 
 from app.access.principal import Principal, Scope
 from app.access.tenancy import agent_for, tenant_for, tenants_for
 from app.costs import budgets
-from app.costs.budgets import BudgetEnforcement, BudgetPeriod, BudgetScope, NewBudget
+from app.costs.budgets import BudgetChange, BudgetEnforcement, BudgetPeriod, BudgetScope, NewBudget
 from app.errors import Forbidden
 from resolvers.inputs.checks import check_length, check_texts
 from resolvers.inputs.labels import LabelInput
@@ -71,6 +71,26 @@ class BudgetCreateInput:
             self.period,
             self.time_zone,
             tuple(self.thresholds),
+            self.enforcement,
+        )
+
+
+@strawberry.input(description="Fields left out stay as they are. What was spent stays counted.")
+class BudgetUpdateInput:
+    id: ID = field(description="Such as `bud_0199f2c1a4b87c3d9e1f5a6b7c8d9e0f`.")
+    expected_version: int = field(description="Guards against lost updates. The `version` that the change is based on.")
+    name: str | None = field(description="1 to 200 characters.")
+    limit_usd: Decimal | None = field(description="Acts at once, on calls that are not admitted yet.")
+    thresholds: list[int] | None = field(description="Percent of the limit. At most 20 of 1 to 1000.")
+    enforcement: BudgetEnforcement | None = field(description="What happens to a call that the budget cannot pay for.")
+
+    def to_domain(self) -> BudgetChange:
+        check_texts(self)
+        return BudgetChange(
+            self.expected_version,
+            self.name,
+            self.limit_usd,
+            None if self.thresholds is None else tuple(self.thresholds),
             self.enforcement,
         )
 
