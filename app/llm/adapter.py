@@ -16,7 +16,7 @@ from app.clock import Clock
 from app.errors import FailureKind, ProviderError
 from app.llm.answers import AnswerReader, WholeAnswer
 from app.llm.failures import rate_limits
-from app.llm.messages import Answer, AnswerEnd, FinishReason, ModelCall, RateLimitReport, StreamPart
+from app.llm.messages import Answer, AnswerEnd, FinishReason, ModelCall, RateLimitReport, ReasoningEffort, StreamPart
 from app.llm.schema_check import AnswerCheck, SchemaChecks
 from app.llm.unsupported import Notes
 from app.llm.upstream import EventStream, ParameterRefused, Phase, Upstream, patience
@@ -46,7 +46,7 @@ class Adapter(ABC):
         self._upstream = upstream
         self._clock = clock
         self._checks = SchemaChecks()
-        self._untaken: dict[str, frozenset[str]] = {}
+        self._untaken: dict[tuple[str, ReasoningEffort | None], frozenset[str]] = {}
 
     @abstractmethod
     def encode(self, call: ModelCall, notes: Notes, *, stream: bool) -> bytes:
@@ -118,21 +118,21 @@ class Adapter(ABC):
             try:
                 return await send(body), notes
             except ParameterRefused as refused:
-                if not self._learn(call.model, refused.parameter):
+                if not self._learn(call, refused.parameter):
                     raise
 
-    def untaken(self, model: str) -> frozenset[str]:
-        """Parameters that this model has refused before."""
-        return self._untaken.get(model, frozenset())
+    def untaken(self, call: ModelCall) -> frozenset[str]:
+        """Parameters that this model has refused before; some do so only while they reason."""
+        return self._untaken.get((call.model, call.reasoning_effort), frozenset())
 
-    def _learn(self, model: str, parameter: str) -> bool:
-        """True where the next request for this model will differ."""
-        known = self.untaken(model)
+    def _learn(self, call: ModelCall, parameter: str) -> bool:
+        """True where the next request like this one will differ."""
+        known = self.untaken(call)
         if parameter in known or parameter not in self.droppable:
             return False
         if len(self._untaken) >= _REMEMBERED_MODELS:
             self._untaken.clear()
-        self._untaken[model] = known | {parameter}
+        self._untaken[call.model, call.reasoning_effort] = known | {parameter}
         return True
 
     async def _read(self, source: EventStream, reader: AnswerReader) -> list[StreamPart] | None:

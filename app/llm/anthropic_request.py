@@ -22,7 +22,7 @@ from app.llm.messages import (
     ToolCall,
     ToolChoiceMode,
 )
-from app.llm.unsupported import Notes, refuse
+from app.llm.unsupported import OTHER_REASONING, Notes, refuse
 
 REASONING_FORMAT = "anthropic"
 JSON_TOOL = "json_answer"
@@ -125,15 +125,15 @@ def _assistant(message: Message, marks: _Marks, notes: Notes) -> list[Block]:
     blocks += [_tool_use(call) for call in message.tool_calls]
     marks.put(message, blocks)
     if message.reasoning is not None:
-        for at, block in _reasoning_blocks(message.reasoning, notes):
+        for at, block in _reasoning_blocks(message.reasoning, notes.call.model, notes):
             blocks.insert(at, block)
     return blocks
 
 
-def _reasoning_blocks(reasoning: Json, notes: Notes) -> list[tuple[int, Block]]:
-    """The blocks as the model wrote them, with their places in its answer."""
-    if not isinstance(reasoning, dict) or reasoning.get("format") != REASONING_FORMAT:
-        notes.add("Reasoning that another provider wrote was not sent.")
+def _reasoning_blocks(reasoning: Json, model: str, notes: Notes) -> list[tuple[int, Block]]:
+    """The blocks as the model wrote them, with their places in its answer. They are signed for that model alone."""
+    if not isinstance(reasoning, dict) or reasoning.get("format") != REASONING_FORMAT or reasoning.get("model") != model:
+        notes.add(OTHER_REASONING)
         return []
     try:
         return msgspec.convert(reasoning.get("blocks"), list[tuple[int, dict[str, Any]]])

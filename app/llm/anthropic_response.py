@@ -54,6 +54,7 @@ class Content:
 
     def __init__(self, call: ModelCall) -> None:
         self._by_tool = call.response_format is not None
+        self._model = call.model
         self.texts: list[str] = []
         self.tool_calls: list[ToolCall] = []
         self._reasoning: list[Json] = []
@@ -82,11 +83,16 @@ class Content:
         return WholeAnswer(
             text="".join(self.texts) if self.texts else None,
             tool_calls=tuple(self.tool_calls),
-            reasoning={"format": REASONING_FORMAT, "blocks": self._reasoning} if self._reasoning else None,
+            reasoning=self._kept_reasoning(),
             finish_reason=finished,
             usage=usage,
             model=model,
         )
+
+    def _kept_reasoning(self) -> Json:
+        if not self._reasoning:
+            return None
+        return {"format": REASONING_FORMAT, "model": self._model, "blocks": self._reasoning}
 
 
 def read_usage(raw: bytes | msgspec.Raw) -> AnthropicUsage | None:

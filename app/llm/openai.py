@@ -46,7 +46,7 @@ class OpenAIProvider(Adapter):
         self._official = settings.kind is ProviderKindName.OPENAI
 
     def encode(self, call: ModelCall, notes: Notes, *, stream: bool) -> bytes:
-        return encode_request(call, notes, self.untaken(call.model), official=self._official, stream=stream)
+        return encode_request(call, notes, self.untaken(call), official=self._official, stream=stream)
 
     def read_answer(self, raw: bytes, call: ModelCall, notes: Notes) -> WholeAnswer:
         return read_answer(raw, call, notes)

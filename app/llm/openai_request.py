@@ -23,7 +23,7 @@ from app.llm.messages import (
     ToolChoice,
     ToolChoiceMode,
 )
-from app.llm.unsupported import Notes, refuse
+from app.llm.unsupported import OTHER_REASONING, Notes, refuse
 
 REASONING_FORMAT = "openai-compatible"
 REASONING_FIELDS = ("reasoning_content", "reasoning")
@@ -165,7 +165,7 @@ def _assistant(message: Message, notes: Notes, *, official: bool) -> Block:
     reasoning = message.reasoning
     if reasoning is not None:
         if official or not isinstance(reasoning, Mapping) or reasoning.get("format") != REASONING_FORMAT:
-            notes.add("Reasoning that another provider wrote was not sent.")
+            notes.add(OTHER_REASONING)
         else:
             block |= {name: reasoning[name] for name in REASONING_FIELDS if name in reasoning}
     return block

@@ -83,6 +83,8 @@ _USAGE: msgspec.json.Decoder[OpenAIUsage | None] = msgspec.json.Decoder(OpenAIUs
 
 def read_usage(raw: bytes | msgspec.Raw) -> OpenAIUsage | None:
     """None where there is none that can be read; a billed answer is not lost for its figures."""
+    if raw == b"null":
+        return None
     try:
         usage = decode(_USAGE, bytes(raw))
     except Malformed:

@@ -41,7 +41,7 @@ class ChunkChoice(msgspec.Struct, gc=False):
 class Chunk(msgspec.Struct, gc=False):
     choices: list[ChunkChoice] | None = None
     model: str | None = None
-    usage: msgspec.Raw | None = None
+    usage: msgspec.Raw = msgspec.Raw(b"null")
     error: Any = None
     object: str | None = None
 
@@ -91,8 +91,7 @@ class OpenAIStream:
         for choice in chunk.choices or ():
             if choice.index == 0:
                 self._read_choice(choice, parts)
-        if chunk.usage is not None:
-            self._usage = read_usage(chunk.usage) or self._usage
+        self._usage = read_usage(chunk.usage) or self._usage
         if self._finish is not None and self._usage is not None and not chunk.choices:
             self.stopped = True
         return parts

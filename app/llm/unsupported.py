@@ -9,6 +9,8 @@ from app.errors import Refused
 from app.llm.messages import ModelCall, UnsupportedPolicy
 from app.problems import InvalidInput
 
+OTHER_REASONING = "Reasoning that another model wrote was not sent."
+
 
 @dataclass(slots=True)
 class Notes:
