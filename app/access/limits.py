@@ -33,12 +33,28 @@ class KeyLimited(GreenLangError):
         self.scope = scope
 
 
+class RequestBucket:
+    """`tokens` are calls that may be made; `at` is when they were counted, in monotonic seconds."""
+
+    __slots__ = ("at", "tokens")
+
+    def __init__(self, per_minute: float, now: float) -> None:
+        self.tokens = per_minute
+        self.at = now
+
+    def take(self, per_minute: float, now: float) -> timedelta | None:
+        """Takes one call; or takes nothing and says how long it is until there is one."""
+        self.tokens = min(per_minute, self.tokens + (now - self.at) * per_minute / 60)
+        self.at = now
+        if self.tokens < 1 - _ROUNDING:
+            return timedelta(minutes=(1 - self.tokens) / per_minute)
+        self.tokens -= 1
+        return None
+
+
 @dataclass(slots=True)
 class _Use:
-    """`tokens` are whole at one call each; `at` is when they were counted, in monotonic seconds."""
-
-    tokens: float
-    at: float
+    bucket: RequestBucket
     running: int = 0
 
 
@@ -53,6 +69,10 @@ class KeyLimits:
         self._share = share
         self._uses: dict[UUID, _Use] = {}
 
+    def __len__(self) -> int:
+        """Keys that it keeps in mind."""
+        return len(self._uses)
+
     def slot(self, principal: Principal) -> AbstractAsyncContextManager[None]:
         """Entering raises KeyLimited where the key has no room left; leaving gives back its place among the calls at once."""
         if principal.requests_per_minute is None and principal.max_concurrent is None:
@@ -61,42 +81,31 @@ class KeyLimits:
 
     @asynccontextmanager
     async def _limited(self, principal: Principal) -> AsyncIterator[None]:
-        use = self._use(principal)
-        self._check_concurrency(use, principal)
-        self._take_request(use, principal)
+        now = self._clock.monotonic()
+        use = self._use(principal, now)
+        if principal.max_concurrent is not None and use.running >= max(1, int(principal.max_concurrent * self._share)):
+            raise KeyLimited(CONCURRENCY_RETRY, f"key {principal.key_name}: calls at once")
+        wait = None if principal.requests_per_minute is None else use.bucket.take(self._rate(principal), now)
+        if wait is not None:
+            raise KeyLimited(wait, f"key {principal.key_name}: calls a minute")
+        use.bucket.at = now
         use.running += 1
         try:
             yield
         finally:
             use.running -= 1
 
-    def _use(self, principal: Principal) -> _Use:
+    def _use(self, principal: Principal, now: float) -> _Use:
         found = self._uses.get(principal.key_id)
         if found is None:
             if len(self._uses) >= MOST_KEYS:
-                self._forget_idle()
-            found = self._uses[principal.key_id] = _Use(self._rate(principal), self._clock.monotonic())
+                self._forget_idle(now)
+            found = self._uses[principal.key_id] = _Use(RequestBucket(self._rate(principal), now))
         return found
 
-    def _forget_idle(self) -> None:
-        """A key that has no call running and had none for a minute is as good as new."""
-        now = self._clock.monotonic()
-        self._uses = {key: use for key, use in self._uses.items() if use.running or now - use.at < 60}
+    def _forget_idle(self, now: float) -> None:
+        """A key that has no call running and made none for a minute is as good as new."""
+        self._uses = {key: use for key, use in self._uses.items() if use.running or now - use.bucket.at < 60}
 
     def _rate(self, principal: Principal) -> float:
         return max(1.0, (principal.requests_per_minute or 1) * self._share)
-
-    def _check_concurrency(self, use: _Use, principal: Principal) -> None:
-        if principal.max_concurrent is not None and use.running >= max(1, int(principal.max_concurrent * self._share)):
-            raise KeyLimited(CONCURRENCY_RETRY, f"key {principal.key_name}: calls at once")
-
-    def _take_request(self, use: _Use, principal: Principal) -> None:
-        now = self._clock.monotonic()
-        if principal.requests_per_minute is not None:
-            rate = self._rate(principal)
-            use.tokens = min(rate, use.tokens + (now - use.at) * rate / 60)
-            use.at = now
-            if use.tokens < 1 - _ROUNDING:
-                raise KeyLimited(timedelta(minutes=(1 - use.tokens) / rate), f"key {principal.key_name}: calls a minute")
-            use.tokens -= 1
-        use.at = now

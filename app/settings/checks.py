@@ -25,8 +25,6 @@ def faults(settings: Settings) -> Iterator[Fault]:
     targets = [f"{provider.name}/{model.name}" for provider in providers for model in provider.models]
     for index, route in enumerate(settings.routes):
         yield from _target_faults(("routes", index), route, targets)
-    if settings.content.earlier_encryption_keys and settings.content.encryption_key is None:
-        yield ("content", "encryption_key"), "it is missing: earlier keys only open what they sealed"
     if settings.limits.trusted_only and settings.limits.trusted_documents is None:
         yield ("limits", "trusted_documents"), "it is needed where trusted_only is true: the file of the documents"
 

@@ -221,12 +221,11 @@ class BudgetSettings(Group):
 
 
 class ContentSettings(Group):
-    """How long prompts and answers are kept; encrypted at rest when a key is given. Earlier keys only open what they sealed."""
+    """How long prompts and answers are kept; encrypted at rest under the first of the keys. The others open what they sealed."""
 
     store: Flag = True
     ttl: Duration = timedelta(hours=24)
-    encryption_key: SecretReference | None = None
-    earlier_encryption_keys: SecretList = ()
+    encryption_keys: SecretList = ()
 
 
 class Settings(Group):

@@ -117,7 +117,6 @@ class TestFaults:
             ),
             ("[[routes]]\nname = 'r'\ntargets = ['openai/gpt-6-so']", "routes[0].targets[0]", "did you mean openai/gpt-6-sol?"),
             ("[limits]\ntrusted_only = true", "limits.trusted_documents", "the file of the documents"),
-            ("[content]\nearlier_encryption_keys = { env = 'K' }", "content.encryption_key", "missing"),
         ],
     )
     def test_in_the_file(self, file: Path, text: str, path: str, right: str) -> None:
@@ -155,7 +154,7 @@ class TestFaults:
             PROVIDER + "api_keys = [{ env = 'A' }, 'sk-hidden']",
             PROVIDER + "api_key = 'sk-hidden'",
             PROVIDER + "base_url = 'https://u:hidden@x'",
-            "[content]\nencryption_key = 'hidden'",
+            "[content]\nencryption_keys = 'hidden'",
             "[server]\nport = 'hidden'",
         ],
     )
