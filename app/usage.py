@@ -50,6 +50,18 @@ class TokenUsage:
     def total_tokens(self) -> int:
         return self.input_tokens + self.output_tokens
 
+    def __add__(self, other: TokenUsage) -> TokenUsage:
+        """Together; confirmed only where both are."""
+        return TokenUsage(
+            self.uncached_input_tokens + other.uncached_input_tokens,
+            self.cached_input_tokens + other.cached_input_tokens,
+            self.cache_write_5m_tokens + other.cache_write_5m_tokens,
+            self.cache_write_1h_tokens + other.cache_write_1h_tokens,
+            self.visible_output_tokens + other.visible_output_tokens,
+            self.reasoning_tokens + other.reasoning_tokens,
+            self.confirmed and other.confirmed,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Label:

@@ -1,0 +1,128 @@
+"""One completion from end to end: plan, hold, route, settle, answer.
+
+The read of the provider belongs to a task of this process, never to the client's connection: a client that leaves does not stop
+what is already being paid for. What a call used is committed before its caller sees the answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from uuid import UUID
+
+from app.access.keys import KeyStore
+from app.access.limits import KeyLimited
+from app.access.principal import Principal
+from app.calls import CallPlanner, PlannedCall, RunningCall
+from app.clock import Clock
+from app.completion_documents import CompletionDocuments
+from app.completions import Completion, CompletionRequest, CompletionStatus
+from app.costs.holds import AdmissionRequest, Admitted, Joined, Ledger, Settlement
+from app.errors import DeadlineExceeded, Refused
+from app.llm.fleet import Fleet
+from app.llm.routing import RateLimited
+from app.usage import Operation
+
+JOIN_POLL_SECONDS = 0.1
+
+
+class Gateway:
+    def __init__(
+        self, *, clock: Clock, fleet: Fleet, ledger: Ledger, keys: KeyStore, planner: CallPlanner, documents: CompletionDocuments
+    ) -> None:
+        self._clock = clock
+        self._fleet = fleet
+        self._ledger = ledger
+        self._keys = keys
+        self._planner = planner
+        self._documents = documents
+        self._running: dict[UUID, asyncio.Task[Completion]] = {}
+
+    async def complete(self, request: CompletionRequest, principal: Principal) -> Completion:
+        """The whole answer, committed to the ledger. Raises Refused with the problem, StoreUnavailable, Forbidden."""
+        try:
+            async with self._keys.slot(principal):
+                return await self._complete(request, principal)
+        except KeyLimited as limited:
+            raise Refused(RateLimited("The key's own limit is reached.", limited.retry_after, limited.scope)) from limited
+
+    async def completion(self, key: UUID, principal: Principal) -> Completion | None:
+        """One of the caller's tenant, as long as it is kept."""
+        stored = await self._ledger.stored(key)
+        if stored is None or stored.tenant != principal.tenant:
+            return None
+        if stored.document is None:
+            return Completion(key, CompletionStatus(stored.status), stored.tenant, stored.created_at)
+        return self._documents.decode(stored.document, stored.tenant, key)
+
+    async def close(self) -> None:
+        """Waits for every call in flight: each is settled before its provider's client goes."""
+        await asyncio.gather(*self._running.values(), return_exceptions=True)
+
+    async def _complete(self, request: CompletionRequest, principal: Principal) -> Completion:
+        call = await self._planner.plan(request, principal)
+        admission = await self._ledger.admit(
+            AdmissionRequest(call.key, Operation.COMPLETION, call.payer, call.estimate(call.plan.targets[0]), call.idempotency)
+        )
+        if isinstance(admission, Joined):
+            return _shown(await self._join(admission.call, call, principal))
+        call = replace(call, key=admission.call)
+        task = asyncio.create_task(self._run(call, admission))
+        self._running[call.key] = task
+        task.add_done_callback(lambda done: self._forget(call.key, done))
+        return _shown(await asyncio.shield(task))
+
+    async def _run(self, call: PlannedCall, admitted: Admitted) -> Completion:
+        running = RunningCall(call, admitted, self._ledger, self._clock)
+        try:
+            routed = await self._fleet.router.complete(
+                call.plan, call.template, running.admit, running.observe, tenant=call.payer.tenant
+            )
+        except BaseException as error:
+            if not running.billed_attempts:
+                await self._ledger.release(call.key)
+                raise
+            completion = running.failed(error.reason if isinstance(error, Refused) else None)
+            await self._settle(call, running, completion)
+            if not isinstance(error, Refused):
+                raise
+        else:
+            completion = running.finished(routed)
+            await self._settle(call, running, completion)
+        return completion
+
+    async def _settle(self, call: PlannedCall, running: RunningCall, completion: Completion) -> None:
+        await self._ledger.settle(
+            Settlement(
+                call.key,
+                Operation.COMPLETION,
+                call.payer,
+                running.billed_attempts,
+                completion.status.value,
+                self._documents.encode(completion),
+            )
+        )
+
+    async def _join(self, key: UUID, call: PlannedCall, principal: Principal) -> Completion:
+        """Waits for the call that came first with this idempotency key, here or in another process."""
+        task = self._running.get(key)
+        if task is not None:
+            return await asyncio.shield(task)
+        while self._clock.monotonic() < call.template.deadline:
+            found = await self.completion(key, principal)
+            if found is not None and found.status is not CompletionStatus.RUNNING:
+                return found
+            await self._clock.sleep(JOIN_POLL_SECONDS)
+        raise DeadlineExceeded
+
+    def _forget(self, key: UUID, done: asyncio.Task[Completion]) -> None:
+        self._running.pop(key, None)
+        if not done.cancelled():
+            done.exception()
+
+
+def _shown(completion: Completion) -> Completion:
+    """A completion that failed is a problem to whoever waited for its answer."""
+    if completion.problem is not None:
+        raise Refused(completion.problem)
+    return completion
