@@ -81,6 +81,7 @@ async def _serve(options: argparse.Namespace, listening: socket.socket, log: Att
             ws="none",
             lifespan="off",
             access_log=False,
+            proxy_headers=False,
             server_header=False,
             log_level="critical",
             timeout_keep_alive=600,

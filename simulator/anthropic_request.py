@@ -38,7 +38,7 @@ class Source(_Lax):
     data: str | None = None
     url: str | None = None
     file_id: str | None = None
-    content: Raw | None = None
+    content: Raw = Raw(b"")
 
 
 class Block(_Lax):
@@ -47,7 +47,7 @@ class Block(_Lax):
     source: Source | None = None
     id: str | None = None
     name: str | None = None
-    input: Raw | None = None
+    input: Raw = Raw(b"")
     tool_use_id: str | None = None
     content: str | list[Block] | None = None
     is_error: bool | None = None
@@ -66,7 +66,7 @@ class Tool(_Lax):
     name: str
     type: str | None = None
     description: str | None = None
-    input_schema: Raw | None = None
+    input_schema: Raw = Raw(b"")
     cache_control: CacheControl | None = None
 
 
@@ -114,8 +114,8 @@ class Body(msgspec.Struct, forbid_unknown_fields=True):
     temperature: Raw | UnsetType = UNSET
     top_p: Raw | UnsetType = UNSET
     top_k: Raw | UnsetType = UNSET
-    container: Raw | None = None
-    diagnostics: Raw | None = None
+    container: Raw = Raw(b"")
+    diagnostics: Raw = Raw(b"")
     inference_geo: str | None = None
     user_profile_id: str | None = None
     workspace_id: str | None = None
@@ -371,7 +371,7 @@ def _chars(system: str | list[Block] | None, tools: list[Tool], messages: list[M
 
 
 def _tool_chars(tool: Tool) -> int:
-    return len(tool.name) + len(tool.description or "") + len(bytes(tool.input_schema or b""))
+    return len(tool.name) + len(tool.description or "") + len(tool.input_schema)
 
 
 def _content_chars(content: str | list[Block] | None) -> int:
@@ -386,7 +386,7 @@ def _block_chars(block: Block) -> int:
     if block.type == "image":
         return IMAGE_TOKENS * CHARS_PER_TOKEN
     chars = len(block.text or "") + len(block.thinking or "") + _content_chars(block.content)
-    return chars + len(block.name or "") + len(bytes(block.input or b""))
+    return chars + len(block.name or "") + len(block.input)
 
 
 def _cached(
