@@ -18,6 +18,11 @@ def following(farewell: signal.Signals) -> Callable[[], None]:
     return partial(_follow, os.getpid(), farewell, ctypes.CDLL(None) if sys.platform == "linux" else None)
 
 
+def follow_parent(farewell: signal.Signals) -> None:
+    """For a process that was started without it."""
+    _follow(os.getppid(), farewell, ctypes.CDLL(None) if sys.platform == "linux" else None)
+
+
 def _follow(parent: int, farewell: signal.Signals, libc: ctypes.CDLL | None) -> None:
     if libc is not None:
         libc.prctl(_PR_SET_PDEATHSIG, int(farewell), 0, 0, 0)

@@ -16,6 +16,13 @@ _ADAPTERS = {
 }
 
 
+def load_adapters(configured: Iterable[ProviderSettings]) -> None:
+    """Imports what `build_providers` will need: done before server processes fork, they share its memory."""
+    for settings in configured:
+        if settings.enabled:
+            importlib.import_module(_ADAPTERS[settings.kind][0])
+
+
 def build_providers(configured: Iterable[ProviderSettings], clock: Clock) -> dict[str, Provider]:
     """By name, in the order of the configuration. Raises SettingsError where a key cannot be read; it says which."""
     providers: dict[str, Provider] = {}

@@ -13,7 +13,7 @@ BACKLOG = 4096
 class PortInUse(GreenLangError):
     def __init__(self, host: str, port: int) -> None:
         super().__init__(
-            f"port {port} on {host} is taken by another program. Stop it, or choose another port: --port {port + 100} "
+            f"port {port} on {host} is taken by another program. Stop it, or choose another: --port {port % 60000 + 100} "
             "or GREENLANG_SERVER__PORT."
         )
         self.port = port

@@ -16,9 +16,9 @@ from app.supervisor.serve import with_private_stores
 
 
 @contextmanager
-def reachable_stores(settings: Settings, clock: Clock) -> Iterator[Settings]:
-    """The settings with every store's address filled in. Raises SettingsError and StoresFailed."""
-    postgres, valkey = settings.database.primary is None, settings.redis.url is None
+def reachable_stores(settings: Settings, clock: Clock, *, redis: bool) -> Iterator[Settings]:
+    """The settings with PostgreSQL's address filled in, and Redis' where it is wanted. Raises SettingsError and StoresFailed."""
+    postgres, valkey = settings.database.primary is None, redis and settings.redis.url is None
     if not postgres and not valkey:
         yield settings
         return

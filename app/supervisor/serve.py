@@ -28,9 +28,10 @@ from uvicorn.importer import import_from_string
 from app.clock import Clock
 from app.embedded.stores import PrivateStores
 from app.errors import GreenLangError
+from app.llm.registry import load_adapters
 from app.secrets import SecretReference
 from app.settings import Settings
-from app.settings.defaults import SIMULATOR_KEY, needs_simulator, with_simulator
+from app.settings.defaults import SIMULATOR_KEY, needs_simulator, simulated_providers, with_simulator
 from app.supervisor.crew import Crew, Part, Server, Simulator, Stores
 from app.supervisor.listening import bind, listen
 from app.supervisor.ownership import owned
@@ -82,13 +83,15 @@ class _Supervisor:
         """Raises GreenLangError and KeyboardInterrupt; `stop` is for the caller to do in any case."""
         self._launch()
         create_app = import_from_string(target)
+        load_adapters(self._settings.providers or simulated_providers("http://127.0.0.1"))
         self._connect()
         first_key = asyncio.run(prepare(self._settings, self._clock))
+        app = create_app(self._settings)
         listen(sockets)
         gc.collect()
         gc.freeze()
         for number, each in enumerate(sockets, start=1):
-            fork = partial(fork_worker, create_app, self._settings, each, self._ready_end)
+            fork = partial(fork_worker, app, self._settings.server, each, self._ready_end)
             self._servers.append(Server(number, fork))
         self._await_servers()
         host, port = sockets[0].getsockname()[:2]

@@ -8,12 +8,19 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from app.errors import GreenLangError
 
 _SOURCE = Path(__file__).resolve().parents[2]
 _ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH")
 _STOP_SECONDS = 5.0
+
+
+def simulate(host: str, port: int, log: Path | None) -> NoReturn:
+    """Becomes the simulator; port 0 takes a free one."""
+    command = [sys.executable, "-m", "simulator", "--host", host, "--port", str(port), *(["--log", str(log)] if log else [])]
+    os.execve(sys.executable, command, os.environ | {"PYTHONPATH": str(_SOURCE)})  # noqa: S606 - our own module
 
 
 class SimulatorFailed(GreenLangError):

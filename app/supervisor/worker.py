@@ -13,7 +13,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from app.embedded.tether import following
-from app.settings import Settings
+from app.settings import ServerSettings
 
 KEEP_ALIVE_SECONDS = 75
 
@@ -28,21 +28,18 @@ class _Server(uvicorn.Server):
         os.write(self._ready, b"1")
 
 
-def fork_worker(
-    create_app: Callable[[Settings], ASGIApp], settings: Settings, listening: socket.socket, ready: int
-) -> ForkProcess:
+def fork_worker(app: ASGIApp, settings: ServerSettings, listening: socket.socket, ready: int) -> ForkProcess:
     """Writes one byte to `ready` once it answers. SIGTERM: it finishes what is in flight, at most `shutdown_grace` long."""
     follow = following(signal.SIGTERM)
-    process = multiprocessing.get_context("fork").Process(
-        target=_serve, args=(create_app, settings, listening, ready, follow), name="greenlang server"
-    )
+    arguments = (app, settings, listening, ready, follow)
+    process = multiprocessing.get_context("fork").Process(target=_serve, args=arguments, name="greenlang server")
     process.start()
     return process
 
 
 def _serve(
-    create_app: Callable[[Settings], ASGIApp],
-    settings: Settings,
+    app: ASGIApp,
+    settings: ServerSettings,
     listening: socket.socket,
     ready: int,
     follow: Callable[[], None],
@@ -52,7 +49,7 @@ def _serve(
         signal.signal(sign, signal.SIG_DFL)
     follow()
     config = uvicorn.Config(
-        create_app(settings),
+        app,
         loop="uvloop",
         http="httptools",
         ws="websockets-sansio",
@@ -64,6 +61,6 @@ def _serve(
         proxy_headers=False,
         backlog=4096,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
-        timeout_graceful_shutdown=max(1, round(settings.server.shutdown_grace.total_seconds())),
+        timeout_graceful_shutdown=max(1, round(settings.shutdown_grace.total_seconds())),
     )
     _Server(config, ready).run(sockets=[listening])

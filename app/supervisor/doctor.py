@@ -1,0 +1,111 @@
+"""`greenlang doctor`: what a start would need, looked at one by one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from app.clock import Clock
+from app.db.engines import build_engines
+from app.db.sessions import Sessions
+from app.errors import FailureKind, GreenLangError, ProviderError, SettingsError
+from app.health.checks import Check
+from app.health.stores import postgres_check, redis_check
+from app.llm.registry import build_providers
+from app.redis.clients import connect_redis
+from app.settings import ProviderSettings, Settings
+from app.supervisor.reach import reachable_stores
+
+_PATIENCE_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    subject: str
+    ok: bool
+    detail: str
+
+
+def examine(load: Callable[[], Settings], clock: Clock) -> Iterator[Finding]:
+    """The configuration first: without it nothing else can be looked at."""
+    try:
+        settings = load()
+    except SettingsError as error:
+        yield Finding("configuration", False, str(error))
+        return
+    yield Finding("configuration", True, f"{len(settings.providers)} providers, {len(settings.routes)} routes")
+    yield from _stores(settings, clock)
+    if not settings.providers:
+        yield Finding("providers", True, "none, and no key is set: the simulator will answer")
+    for provider in settings.providers:
+        yield asyncio.run(_provider(provider, clock))
+
+
+def _stores(settings: Settings, clock: Clock) -> Iterator[Finding]:
+    try:
+        with reachable_stores(settings, clock, redis=True) as reached:
+            postgres = "private, in " + str(settings.server.data_dir) if settings.database.primary is None else "as configured"
+            redis = "private, in " + str(settings.server.data_dir) if settings.redis.url is None else "as configured"
+            yield asyncio.run(_postgres(reached, postgres))
+            yield asyncio.run(_redis(reached, clock, redis))
+    except GreenLangError as error:
+        yield Finding("stores", False, str(error))
+
+
+async def _postgres(settings: Settings, where: str) -> Finding:
+    assert settings.database.primary is not None
+    try:
+        engines = build_engines(settings.database.primary.reveal(), (), settings.database)
+        try:
+            await _within(postgres_check(Sessions(engines)))
+        finally:
+            await engines.close()
+    except (GreenLangError, TimeoutError) as error:
+        return Finding("PostgreSQL", False, f"{where}: {_reason(error)}")
+    return Finding("PostgreSQL", True, where)
+
+
+async def _redis(settings: Settings, clock: Clock, where: str) -> Finding:
+    assert settings.redis.url is not None
+    try:
+        client = connect_redis(settings.redis.url.reveal(), settings.redis, clock)
+        try:
+            await _within(redis_check(client))
+        finally:
+            await client.close()
+    except (GreenLangError, TimeoutError) as error:
+        return Finding("Redis", False, f"{where}: {_reason(error)}")
+    return Finding("Redis", True, where)
+
+
+async def _provider(settings: ProviderSettings, clock: Clock) -> Finding:
+    subject = f"provider {settings.name}"
+    if not settings.enabled:
+        return Finding(subject, True, "not enabled")
+    try:
+        provider = build_providers([settings], clock)[settings.name]
+        try:
+            async with asyncio.timeout(_PATIENCE_SECONDS):
+                await provider.probe()
+        finally:
+            await provider.close()
+    except (GreenLangError, TimeoutError) as error:
+        return Finding(subject, False, _reason(error))
+    return Finding(subject, True, f"answers, with {_keys(settings)}")
+
+
+def _keys(settings: ProviderSettings) -> str:
+    named = [f"env {key.env}" if key.env else f"file {key.file}" for key in settings.api_keys]
+    return f"the key of {', '.join(named)}" if named else "no key"
+
+
+async def _within(check: Check) -> None:
+    async with asyncio.timeout(_PATIENCE_SECONDS):
+        await check.probe()
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, ProviderError):
+        return "it refuses the key" if error.kind is FailureKind.KEY_REFUSED else f"it does not answer: {error}"
+    return str(error) or "it does not answer in time"
