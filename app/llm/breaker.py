@@ -132,6 +132,21 @@ class Breaker:
         if self._status is not BreakerStatus.CLOSED:
             self._become(BreakerStatus.CLOSED)
 
+    def adopt_open(self, probe_after: float, opened: int) -> None:
+        """Others saw the target fail: as `open`, with their count."""
+        self._opened = max(self._opened, opened)
+        self._probe_at = self._clock.monotonic() + probe_after
+        self._forget_window()
+        if self._status is not BreakerStatus.OPEN:
+            self._become(BreakerStatus.OPEN)
+
+    def adopt_half_open(self, lease: float, opened: int) -> None:
+        """Somebody else's probe is under way, and decides within `lease` seconds."""
+        self._opened = max(self._opened, opened)
+        self._lease_until = self._clock.monotonic() + lease
+        if self._status is not BreakerStatus.HALF_OPEN:
+            self._become(BreakerStatus.HALF_OPEN)
+
     def has_reason_to_doubt(self, recent: float) -> bool:
         """It saw failures itself, or no success in the last `recent` seconds."""
         return self._failures > 0 or self._last_success is None or self._clock.monotonic() - self._last_success > recent

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,8 +18,9 @@ from app.clock import Clock
 from app.errors import SettingsError
 from app.llm.breaker import Breaker, BreakerState, BreakerStatus
 from app.llm.breaker_shared import SharedBreaker
+from app.llm.coordination import Coordination
 from app.llm.guarded import Guarded
-from app.llm.limiter import Limiter, LimiterState, LocalBuckets, rates_of
+from app.llm.limiter import Buckets, Limiter, LimiterState, LocalBuckets, rates_of
 from app.llm.messages import UnsupportedPolicy
 from app.llm.metrics import AttemptFinished, Metrics, ProviderMetrics
 from app.llm.probes import HealthChanged, HealthStatus, Monitor
@@ -27,9 +29,11 @@ from app.llm.retry import Retry
 from app.llm.router import Router
 from app.llm.routing import Route, RoutingStrategy, Target, parse_target
 from app.llm.strategies import Latencies, Ordering
+from app.redis.clients import RedisClient
 from app.settings import ModelSettings, ProviderKindName, ProviderSettings, RouteSettings, Settings
 
 _MOST_UNLISTED_MODELS = 200
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +88,7 @@ class _Member:
         self.limiter = Limiter(
             settings.name,
             settings.limits,
-            LocalBuckets(rates_of(settings), fleet.clock),
+            fleet.build_buckets(settings),
             fleet.clock,
             cached_is_free=settings.kind is ProviderKindName.ANTHROPIC,
         )
@@ -102,7 +106,9 @@ class _Member:
         guarded = self.guards.get(model)
         if guarded is None:
             if len(self.guards) >= len(self.listed) + _MOST_UNLISTED_MODELS:
-                self.guards.popitem(last=False)
+                forgotten, _ = self.guards.popitem(last=False)
+                if self._fleet.board is not None:
+                    self._fleet.board.leave(f"{self.settings.name}/{forgotten}")
             guarded = self.guards[model] = self._build(model)
         return guarded
 
@@ -127,10 +133,13 @@ class _Member:
             fleet.publish(BreakerChanged(name, model, state, state.changed_at))
             self.monitor.tell()
 
+        settings = self.settings.breaker
+        target = Target(name, model)
+        breaker = Breaker(settings, fleet.clock, changed)
         return Guarded(
-            Target(name, model),
+            target,
             self.provider,
-            breaker=SharedBreaker(Breaker(self.settings.breaker, fleet.clock, changed)),
+            breaker=SharedBreaker(breaker, str(target), fleet.board, settings.probe_after.total_seconds()),
             limiter=self.limiter,
             retry=self.retry,
             clock=fleet.clock,
@@ -150,9 +159,12 @@ class Fleet:
         *,
         registry: CollectorRegistry,
         random: Random,
+        coordination: Coordination | None,
     ) -> None:
         self.clock = clock
         self.random = random
+        self.board = None if coordination is None else coordination.board
+        self._coordination = coordination
         self._listeners: list[Listener] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._routes = {route.name: _build_route(route) for route in settings.routes}
@@ -222,9 +234,20 @@ class Fleet:
         """What a settled attempt cost, for the metrics."""
         self.metrics.add_cost(target, cost_usd)
 
+    def build_buckets(self, settings: ProviderSettings) -> Buckets:
+        rates = rates_of(settings)
+        if self._coordination is None:
+            return LocalBuckets(rates, self.clock)
+        return self._coordination.buckets(settings.name, rates)
+
     def start(self) -> None:
-        """Begins to probe."""
-        self._tasks = [asyncio.create_task(member.monitor.run()) for member in self._members.values()]
+        """Begins to probe, and to hear of the other processes."""
+        work = [member.monitor.run() for member in self._members.values()]
+        if self._coordination is not None:
+            work.append(self._coordination.run())
+        self._tasks = [asyncio.create_task(each) for each in work]
+        for task in self._tasks:
+            task.add_done_callback(_log_crash)
 
     async def close(self) -> None:
         """Ends every task and closes the providers."""
@@ -234,6 +257,8 @@ class Fleet:
         for member in self._members.values():
             await member.limiter.close()
             await member.provider.close()
+        if self._coordination is not None:
+            await self._coordination.leave()
 
     def knows_provider(self, name: str) -> bool:
         return name in self._members
@@ -279,13 +304,27 @@ def _check_routes(settings: Settings) -> None:
                 raise SettingsError(path, f"{target.provider} lists no model {target.model!r}")
 
 
+def _log_crash(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        _log.error("a background task of the providers ended", exc_info=error)
+
+
 def build_fleet(
     settings: Settings,
     providers: Mapping[str, Provider],
     clock: Clock,
     *,
+    redis: RedisClient | None = None,
     registry: CollectorRegistry | None = None,
     random: Random | None = None,
 ) -> Fleet:
-    """`registry` is what /metrics renders. Raises SettingsError where a route names what is not configured."""
-    return Fleet(settings, providers, clock, registry=registry or CollectorRegistry(), random=random or SystemRandom())
+    """With `redis`, breakers and limits are one for all processes; it stays the caller's to close. `registry` is what /metrics
+    renders. Raises SettingsError where a route names what is not configured."""
+    return Fleet(
+        settings,
+        providers,
+        clock,
+        registry=registry or CollectorRegistry(),
+        random=random or SystemRandom(),
+        coordination=None if redis is None else Coordination(redis, clock, expected=settings.server.workers),
+    )

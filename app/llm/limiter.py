@@ -163,6 +163,11 @@ class LocalBuckets:
             if bucket is not None and remaining is not None and remaining < bucket.available:
                 bucket.change(remaining - bucket.available)
 
+    def missing(self) -> tuple[float, float]:
+        """Requests and tokens that are not there for the moment."""
+        requests, tokens = (0.0 if bucket is None else bucket.capacity - bucket.available for bucket in self._both())
+        return requests, tokens
+
     def resize(self, rates: Rates) -> None:
         for bucket, rate in ((self._requests, rates.requests), (self._tokens, rates.tokens)):
             if bucket is not None and rate is not None and rate != bucket.capacity:
@@ -174,6 +179,9 @@ class LocalBuckets:
             for kind, bucket in ((LimiterKind.REQUESTS, self._requests), (LimiterKind.TOKENS, self._tokens))
             if bucket is not None
         ]
+
+    def _both(self) -> tuple[Bucket | None, Bucket | None]:
+        return self._requests, self._tokens
 
     def _fitting(self, tokens: float) -> float:
         """A bucket that shrank while somebody waited must not keep them waiting for ever."""

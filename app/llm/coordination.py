@@ -1,0 +1,55 @@
+"""What the guards of all processes tell each other through Redis, a few times a second."""
+
+from __future__ import annotations
+
+import asyncio
+
+from app.clock import Clock
+from app.errors import StoreUnavailable
+from app.llm.breaker_shared import BreakerBoard
+from app.llm.limiter import Rates
+from app.llm.limiter_shared import Peers, SharedBuckets
+from app.redis.clients import RedisClient
+
+EVERY_SECONDS = 0.2
+NAMESPACE = "greenlang"
+
+
+class Coordination:
+    """`expected` is how many processes share the limits until Redis has said so."""
+
+    def __init__(self, redis: RedisClient, clock: Clock, *, expected: int, namespace: str = NAMESPACE) -> None:
+        self.board = BreakerBoard(redis, namespace=namespace)
+        self._redis = redis
+        self._clock = clock
+        self._namespace = namespace
+        self._peers = Peers(redis, clock, expected=expected, namespace=namespace)
+        self._buckets: list[SharedBuckets] = []
+
+    def buckets(self, provider: str, rates: Rates) -> SharedBuckets:
+        made = SharedBuckets(provider, rates, self._redis, self._peers, self._clock, namespace=self._namespace)
+        self._buckets.append(made)
+        return made
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            await self.sync()
+            await self._clock.sleep(EVERY_SECONDS)
+
+    async def sync(self) -> None:
+        """One round; raises nothing, because the guards go on without Redis."""
+        try:
+            await self._peers.beat()
+        except StoreUnavailable:
+            pass
+        await asyncio.gather(self.board.sync(), *(buckets.sync() for buckets in self._buckets))
+
+    async def leave(self) -> None:
+        """Gives back what is in hand, and is no longer counted."""
+        for buckets in self._buckets:
+            await buckets.give_all_back()
+        try:
+            await self._peers.leave()
+        except StoreUnavailable:
+            pass

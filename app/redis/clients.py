@@ -1,0 +1,163 @@
+"""Connections to Redis: one server, Sentinel or Cluster, by their URL.
+
+Redis holds copies and coordination, so its outage may slow the service down and never break it: sockets time out in tenths of a
+second, and after the first failures nobody waits for it any more until it answers again. Every failure is StoreUnavailable.
+
+    redis://host:6379/0   rediss://…   unix:///path
+    redis+sentinel://[user:password@]host:26379,host:26379/service/0
+    redis+cluster://[user:password@]host:6379,host:6379
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TypeAlias, TypeVar, cast
+from urllib.parse import unquote, urlsplit
+
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.cluster import ClusterNode, RedisCluster
+from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import Sentinel
+from redis.backoff import NoBackoff
+from redis.exceptions import BusyLoadingError, ClusterDownError, NoScriptError, ReadOnlyError, TryAgainError
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from app.clock import Clock
+from app.errors import SettingsError, StoreUnavailable
+from app.settings import RedisSettings
+
+Server: TypeAlias = "Redis | RedisCluster"
+Result = TypeVar("Result")
+
+_POOL_SIZE = 50
+_FAILURES = 3
+_FIRST_PAUSE_SECONDS = 0.5
+_LONGEST_PAUSE_SECONDS = 5.0
+_AWAY = (RedisConnectionError, RedisTimeoutError, OSError, ReadOnlyError, ClusterDownError, TryAgainError, BusyLoadingError)
+
+
+class Script:
+    """A Lua script of this package. It touches the one key it is given, so that it runs in a cluster too."""
+
+    def __init__(self, name: str) -> None:
+        self.text = (Path(__file__).parent / "scripts" / f"{name}.lua").read_text(encoding="utf-8")
+        self.sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
+
+
+class RedisClient:
+    """One pool, and a breaker around it: after three failures in a row one try is let through per pause."""
+
+    def __init__(self, server: Server, clock: Clock) -> None:
+        self._server = server
+        self._clock = clock
+        self._failures = 0
+        self._pause = _FIRST_PAUSE_SECONDS
+        self._closed_until = 0.0
+
+    @property
+    def available(self) -> bool:
+        """False while nobody is let through."""
+        return self._failures < _FAILURES or self._clock.monotonic() >= self._closed_until
+
+    async def run(self, act: Callable[[Server], Awaitable[Result]]) -> Result:
+        """What `act` does with the server; raises StoreUnavailable where it is away, at once if that is known."""
+        if not self.available:
+            raise StoreUnavailable("Redis")
+        if self._failures >= _FAILURES:
+            self._closed_until = self._clock.monotonic() + self._pause
+        try:
+            result = await act(self._server)
+        except _AWAY as error:
+            self._failed()
+            raise StoreUnavailable("Redis") from error
+        self._failures = 0
+        self._pause = _FIRST_PAUSE_SECONDS
+        return result
+
+    async def evaluate(self, script: Script, key: str, *arguments: str | float) -> object:
+        """The script's result, by its hash; its text is sent where the server does not know it (any more)."""
+
+        async def act(server: Server) -> object:
+            try:
+                return cast(object, await server.evalsha(script.sha, 1, key, *arguments))
+            except NoScriptError:
+                return cast(object, await server.eval(script.text, 1, key, *arguments))
+
+        return await self.run(act)
+
+    async def close(self) -> None:
+        await self._server.aclose()
+
+    def _failed(self) -> None:
+        self._failures += 1
+        if self._failures >= _FAILURES:
+            self._closed_until = self._clock.monotonic() + self._pause
+            self._pause = min(_LONGEST_PAUSE_SECONDS, self._pause * 2)
+
+
+def connect_redis(url: str, settings: RedisSettings, clock: Clock) -> RedisClient:
+    """Connects at the first use. Raises SettingsError for a URL of another form."""
+    seconds = settings.socket_timeout.total_seconds()
+    scheme = url.partition("://")[0]
+    if scheme in {"redis", "rediss", "unix"}:
+        pool = BlockingConnectionPool.from_url(
+            url,
+            max_connections=_POOL_SIZE,
+            timeout=seconds,
+            socket_timeout=seconds,
+            socket_connect_timeout=seconds,
+            retry=_retry(),
+        )
+        return RedisClient(Redis.from_pool(pool), clock)
+    if scheme == "redis+sentinel":
+        return RedisClient(_sentinel(url, seconds), clock)
+    if scheme == "redis+cluster":
+        return RedisClient(_cluster(url, seconds), clock)
+    raise SettingsError("redis.url", "is redis://, rediss://, unix://, redis+sentinel:// or redis+cluster://")
+
+
+def _retry() -> Retry:
+    """One more try on a connection that died in the pool; never after a time-out, when the server may have acted."""
+    return Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,))
+
+
+def _sentinel(url: str, seconds: float) -> Redis:
+    parts = urlsplit(url)
+    service, _, database = parts.path.strip("/").partition("/")
+    if not service:
+        raise SettingsError("redis.url", "names no service: redis+sentinel://host:26379/service")
+    times = {"socket_timeout": seconds, "socket_connect_timeout": seconds}
+    sentinel = Sentinel(_hosts(parts.netloc, 26379), sentinel_kwargs=times)  # type: ignore[no-untyped-call]  # the SDK's own gap
+    master = sentinel.master_for(
+        service,
+        db=int(database or 0),
+        username=unquote(parts.username) if parts.username else None,
+        password=unquote(parts.password) if parts.password else None,
+        max_connections=_POOL_SIZE,
+        retry=_retry(),
+        socket_timeout=seconds,
+        socket_connect_timeout=seconds,
+    )
+    return cast(Redis, master)
+
+
+def _cluster(url: str, seconds: float) -> RedisCluster:
+    parts = urlsplit(url)
+    return RedisCluster(
+        startup_nodes=[ClusterNode(host, port) for host, port in _hosts(parts.netloc, 6379)],
+        username=unquote(parts.username) if parts.username else None,
+        password=unquote(parts.password) if parts.password else None,
+        socket_timeout=seconds,
+        socket_connect_timeout=seconds,
+        max_connections=_POOL_SIZE,
+    )
+
+
+def _hosts(netloc: str, port: int) -> list[tuple[str, int]]:
+    hosts = [urlsplit(f"//{host}") for host in netloc.rpartition("@")[2].split(",")]
+    if not all(host.hostname for host in hosts):
+        raise SettingsError("redis.url", "names a host that is empty")
+    return [(host.hostname or "", host.port or port) for host in hosts]
