@@ -1,0 +1,70 @@
+"""How a span of time is covered by roll-ups of whole days, hours and quarters, with raw records only at its ragged ends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
+
+DAY, HOUR, QUARTER = 1440, 60, 15
+"""Grains of the roll-ups, in minutes of UTC."""
+
+_EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
+_SAMPLES = 4000
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """[start, end); `grain` is None where only raw records are exact."""
+
+    grain: int | None
+    start: datetime
+    end: datetime
+
+
+def cover(start: datetime, end: datetime, grains: Sequence[int]) -> Iterator[Segment]:
+    """Segments in order that together are [start, end): the coarsest grains inside, the finer ones at the ends."""
+    if start >= end:
+        return
+    if not grains:
+        yield Segment(None, start, end)
+        return
+    grain, finer = grains[0], grains[1:]
+    first, last = _ceiling(start, grain), _floor(end, grain)
+    if first >= last:
+        yield from cover(start, end, finer)
+        return
+    yield from cover(start, first, finer)
+    yield Segment(grain, first, last)
+    yield from cover(last, end, finer)
+
+
+def grains_within(zone: ZoneInfo, start: datetime, end: datetime, *, hours: bool) -> tuple[int, ...]:
+    """The grains that never straddle a local midnight (or, with `hours`, a local hour) of the zone in that span."""
+    step = max(timedelta(days=1), (end - start) / _SAMPLES)
+    offsets = {_offset(zone, end)}
+    moment = start
+    while moment < end:
+        offsets.add(_offset(zone, moment))
+        moment += step
+    if any(offset % timedelta(minutes=QUARTER) for offset in offsets):
+        return ()
+    if any(offset % timedelta(minutes=HOUR) for offset in offsets):
+        return (QUARTER,)
+    if hours or any(offsets):
+        return (HOUR, QUARTER)
+    return (DAY, HOUR, QUARTER)
+
+
+def _offset(zone: ZoneInfo, moment: datetime) -> timedelta:
+    return moment.astimezone(zone).utcoffset() or timedelta(0)
+
+
+def _floor(moment: datetime, grain: int) -> datetime:
+    return moment - (moment - _EPOCH) % timedelta(minutes=grain)
+
+
+def _ceiling(moment: datetime, grain: int) -> datetime:
+    floor = _floor(moment, grain)
+    return floor if floor == moment else floor + timedelta(minutes=grain)

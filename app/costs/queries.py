@@ -1,0 +1,110 @@
+"""What can be asked of the costs, checked before any statement is built."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import Enum
+from zoneinfo import ZoneInfo
+
+from app.errors import Refused
+from app.paging import PageRequest
+from app.problems import InvalidInput
+from app.usage import Label, Operation
+
+MOST_DIMENSIONS = 3
+
+
+class CostDimension(Enum):
+    PROVIDER = "PROVIDER"
+    MODEL = "MODEL"
+    TENANT = "TENANT"
+    AGENT = "AGENT"
+    OPERATION = "OPERATION"
+    LABEL = "LABEL"
+    HOUR = "HOUR"
+    DAY = "DAY"
+    MONTH = "MONTH"
+
+
+TIMES = frozenset({CostDimension.HOUR, CostDimension.DAY, CostDimension.MONTH})
+
+
+class CostOrderField(Enum):
+    COST = "COST"
+    REQUESTS = "REQUESTS"
+    TOKENS = "TOKENS"
+    PERIOD = "PERIOD"
+
+
+class Direction(Enum):
+    ASC = "ASC"
+    DESC = "DESC"
+
+
+@dataclass(frozen=True, slots=True)
+class CostOrder:
+    field: CostOrderField = CostOrderField.COST
+    direction: Direction = Direction.DESC
+
+
+@dataclass(frozen=True, slots=True)
+class CostFilter:
+    """[start, end) of the calls' admission. `tenants` of None means all tenants; any other None means no restriction.
+
+    Raises Refused(InvalidInput) with the path below the API's `filter`.
+    """
+
+    start: datetime
+    end: datetime
+    tenants: tuple[str, ...] | None
+    time_zone: str = "UTC"
+    providers: tuple[str, ...] | None = None
+    models: tuple[str, ...] | None = None
+    agents: tuple[str, ...] | None = None
+    operations: tuple[Operation, ...] | None = None
+    labels: tuple[Label, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.start >= self.end:
+            raise Refused(InvalidInput("The period ends where it starts or before.", ("filter", "period", "to")))
+        try:
+            ZoneInfo(self.time_zone)
+        except (KeyError, ValueError, OSError) as error:
+            raise Refused(
+                InvalidInput(
+                    f"{self.time_zone[:80]!r} is not a time zone; use a name like Europe/Berlin.", ("filter", "timeZone")
+                )
+            ) from error
+
+    @property
+    def zone(self) -> ZoneInfo:
+        return ZoneInfo(self.time_zone)
+
+
+@dataclass(frozen=True, slots=True)
+class CostQuery:
+    """Raises Refused(InvalidInput). Without dimensions there are totals and no rows."""
+
+    filter: CostFilter
+    group_by: tuple[CostDimension, ...] = ()
+    label_key: str | None = None
+    order: CostOrder = CostOrder()
+    page: PageRequest = PageRequest()
+
+    def __post_init__(self) -> None:
+        if len(self.group_by) > MOST_DIMENSIONS:
+            raise Refused(InvalidInput(f"At most {MOST_DIMENSIONS} dimensions.", ("groupBy",)))
+        if len(set(self.group_by)) < len(self.group_by):
+            raise Refused(InvalidInput("A dimension is named twice.", ("groupBy",)))
+        times = TIMES.intersection(self.group_by)
+        if len(times) > 1:
+            raise Refused(InvalidInput("At most one of HOUR, DAY and MONTH.", ("groupBy",)))
+        if (CostDimension.LABEL in self.group_by) != (self.label_key is not None):
+            raise Refused(InvalidInput("LABEL and labelKey need each other.", ("labelKey",)))
+        if self.order.field is CostOrderField.PERIOD and not times:
+            raise Refused(InvalidInput("To order by PERIOD group by HOUR, DAY or MONTH.", ("orderBy", "field")))
+
+    @property
+    def time(self) -> CostDimension | None:
+        return next(iter(TIMES.intersection(self.group_by)), None)

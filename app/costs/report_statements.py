@@ -1,0 +1,210 @@
+"""The statements behind cost reports: roll-ups where they are exact, raw records at ragged ends and wherever a label decides."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+from typing import Any, TypeAlias
+
+from sqlalchemy import (
+    ColumnElement,
+    DateTime,
+    FromClause,
+    Numeric,
+    Select,
+    Table,
+    Text,
+    and_,
+    case,
+    cast,
+    func,
+    literal,
+    or_,
+    select,
+    true,
+    union_all,
+)
+
+from app.costs.periods import DAY, HOUR, QUARTER, Segment, cover, grains_within
+from app.costs.queries import CostDimension, CostFilter, CostOrderField, CostQuery, Direction
+from app.db.tables.usage import usage_records, usage_rollups
+
+Element: TypeAlias = ColumnElement[Any]
+"""Any: the columns of a statement built at run time have no types of their own."""
+Rows: TypeAlias = Select[*tuple[Any, ...]]
+
+MEASURES = (
+    "cost_usd",
+    "saved_usd",
+    "requests",
+    "failures",
+    "cache_hits",
+    "input_tokens",
+    "output_tokens",
+    "cached_input_tokens",
+    "reasoning_tokens",
+    "unpriced_requests",
+    "unconfirmed_usd",
+)
+RANK, PLACE = "rank", "place"
+"""A row's position in its order: the figure ordered by, then its dimensions as one text."""
+
+_NAMES = {
+    CostDimension.PROVIDER: "provider",
+    CostDimension.MODEL: "model",
+    CostDimension.TENANT: "tenant",
+    CostDimension.AGENT: "agent",
+    CostDimension.OPERATION: "operation",
+    CostDimension.LABEL: "label",
+    CostDimension.HOUR: "period_start",
+    CostDimension.DAY: "period_start",
+    CostDimension.MONTH: "period_start",
+}
+
+
+def dimension_names(query: CostQuery) -> tuple[str, ...]:
+    return tuple(_NAMES[dimension] for dimension in query.group_by)
+
+
+def costs_statement(query: CostQuery, after: tuple[Decimal, str] | None) -> Rows:
+    """One row a page row with the totals beside it (`total_…`), or one row with `place` null where the page is empty."""
+    names = dimension_names(query)
+    parts = union_all(*(_part(query, segment) for segment in _segments(query))).subquery()
+    sums = [func.coalesce(func.sum(parts.c[name]), 0).label(name) for name in MEASURES]
+    grouped = select(*(parts.c[name] for name in names), *sums).group_by(*(parts.c[name] for name in names)).cte("grouped")
+    totals = select(*(func.coalesce(func.sum(grouped.c[name]), 0).label(f"total_{name}") for name in MEASURES)).subquery()
+    page = _page(query, names, grouped, after)
+    return (
+        select(func.now().label("as_of"), *totals.c, *page.c)
+        .select_from(totals.outerjoin(page, true()))
+        .order_by(*_order(page, query.order.direction))
+    )
+
+
+def record_conditions(filter_: CostFilter, start: ColumnElement[bool] | None = None) -> list[ColumnElement[bool]]:
+    """The filter on raw records; `start` replaces its span."""
+    records = usage_records.c
+    span = and_(records.at >= filter_.start, records.at < filter_.end) if start is None else start
+    return [
+        span,
+        *_conditions(filter_, usage_records),
+        *(records.labels[label.key].astext == label.value for label in filter_.labels),
+    ]
+
+
+def _segments(query: CostQuery) -> list[Segment]:
+    where = query.filter
+    if where.labels or CostDimension.LABEL in query.group_by:
+        return [Segment(None, where.start, where.end)]
+    grains: tuple[int, ...] = (DAY, HOUR, QUARTER)
+    if query.time is not None:
+        grains = grains_within(where.zone, where.start, where.end, hours=query.time is CostDimension.HOUR)
+    return list(cover(where.start, where.end, grains))
+
+
+def _part(query: CostQuery, segment: Segment) -> Rows:
+    if segment.grain is None:
+        return _raw_part(query, segment)
+    rollups = usage_rollups.c
+    conditions = [
+        rollups.grain == segment.grain,
+        rollups.bucket >= segment.start,
+        rollups.bucket < segment.end,
+        *_conditions(query.filter, usage_rollups),
+    ]
+    return select(*_dimensions(query, usage_rollups, rollups.bucket), *(rollups[name].label(name) for name in MEASURES)).where(
+        *conditions
+    )
+
+
+def _raw_part(query: CostQuery, segment: Segment) -> Rows:
+    records = usage_records.c
+    tokens_in = (
+        records.uncached_input_tokens
+        + records.cached_input_tokens
+        + records.cache_write_5m_tokens
+        + records.cache_write_1h_tokens
+    )
+    tokens_out = records.visible_output_tokens + records.reasoning_tokens
+    measures: Mapping[str, Element] = {
+        "cost_usd": func.coalesce(records.cost_usd, 0),
+        "saved_usd": func.coalesce(records.saved_usd, 0),
+        "requests": literal(1),
+        "failures": _one_if(records.outcome != "SUCCEEDED"),
+        "cache_hits": _one_if(records.cache_tier.is_not(None)),
+        "input_tokens": tokens_in,
+        "output_tokens": tokens_out,
+        "cached_input_tokens": records.cached_input_tokens,
+        "reasoning_tokens": records.reasoning_tokens,
+        "unpriced_requests": _one_if(and_(records.cost_usd.is_(None), tokens_in + tokens_out > 0)),
+        "unconfirmed_usd": case((records.confirmed, 0), else_=func.coalesce(records.cost_usd, 0)),
+    }
+    span = and_(records.at >= segment.start, records.at < segment.end)
+    return select(*_dimensions(query, usage_records, records.at), *(measures[name].label(name) for name in MEASURES)).where(
+        *record_conditions(query.filter, span)
+    )
+
+
+def _one_if(condition: ColumnElement[bool]) -> Element:
+    return case((condition, 1), else_=0)
+
+
+def _dimensions(query: CostQuery, table: Table, moment: Element) -> list[Element]:
+    return [_dimension(dimension, query, table, moment).label(_NAMES[dimension]) for dimension in query.group_by]
+
+
+def _dimension(dimension: CostDimension, query: CostQuery, table: Table, moment: Element) -> Element:
+    if dimension is CostDimension.LABEL:
+        label: Element = usage_records.c.labels[query.label_key].astext
+        return label
+    if dimension is CostDimension.AGENT:
+        return func.nullif(table.c.agent, "")
+    if query.time is not dimension:
+        return table.c[_NAMES[dimension]]
+    zone, unit = query.filter.time_zone, dimension.value.lower()
+    if dimension is CostDimension.HOUR or zone == "UTC":
+        return func.date_trunc(unit, moment, zone, type_=DateTime(timezone=True))
+    local = func.date_trunc(unit, func.timezone(zone, moment))
+    return func.local_instant(local, zone, type_=DateTime(timezone=True))
+
+
+def _conditions(where: CostFilter, table: Table) -> list[ColumnElement[bool]]:
+    operations = None if where.operations is None else tuple(operation.value for operation in where.operations)
+    wanted = (
+        (table.c.tenant, where.tenants),
+        (table.c.provider, where.providers),
+        (table.c.model, where.models),
+        (table.c.agent, where.agents),
+        (table.c.operation, operations),
+    )
+    return [column == values[0] if len(values) == 1 else column.in_(values) for column, values in wanted if values is not None]
+
+
+def _page(query: CostQuery, names: Sequence[str], grouped: FromClause, after: tuple[Decimal, str] | None) -> FromClause:
+    columns = grouped.c
+    rank: dict[CostOrderField, Element] = {
+        CostOrderField.COST: columns.cost_usd,
+        CostOrderField.REQUESTS: columns.requests,
+        CostOrderField.TOKENS: columns.input_tokens + columns.output_tokens,
+    }
+    ranked: Element = (
+        func.extract("epoch", columns.period_start) if query.order.field is CostOrderField.PERIOD else rank[query.order.field]
+    )
+    place = func.jsonb_build_array(*(columns[name] for name in names))
+    rows = select(*columns, cast(ranked, Numeric).label(RANK), cast(place, Text).label(PLACE)).subquery()
+    page = select(*rows.c).order_by(*_order(rows, query.order.direction)).limit(query.page.first + 1)
+    if not names:
+        page = page.where(literal(1) == 0)
+    if after is not None:
+        page = page.where(_behind(rows, query.order.direction, after))
+    return page.subquery()
+
+
+def _order(rows: FromClause, direction: Direction) -> list[Element]:
+    return [rows.c[RANK].desc() if direction is Direction.DESC else rows.c[RANK].asc(), rows.c[PLACE].asc()]
+
+
+def _behind(rows: FromClause, direction: Direction, after: tuple[Decimal, str]) -> ColumnElement[bool]:
+    rank, place = after
+    further = rows.c[RANK] < rank if direction is Direction.DESC else rows.c[RANK] > rank
+    return or_(further, and_(rows.c[RANK] == rank, rows.c[PLACE] > place))

@@ -1,0 +1,257 @@
+"""What was spent, by whom and on what. Exact up to `as_of`: the roll-ups are written by the transaction that settles a call.
+
+Every read says which tenants it is for; None means all of them and is for administrators.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal, InvalidOperation
+from uuid import UUID
+
+from sqlalchemy import RowMapping, select, tuple_
+
+from app.attempts import AttemptOutcome
+from app.costs.prices import PriceUsed
+from app.costs.queries import CostFilter, CostQuery
+from app.costs.report_statements import PLACE, RANK, costs_statement, dimension_names, record_conditions
+from app.db.sessions import Sessions
+from app.db.tables.usage import usage_records
+from app.errors import Refused
+from app.ids import format_id
+from app.paging import Edge, Page, PageInfo, PageRequest, build_page, decode_cursor, encode_cursor
+from app.problems import InvalidInput
+from app.usage import CacheTier, Label, Operation, TokenUsage
+
+_ROWS, _RECORDS = "costs", "usage"
+
+
+@dataclass(frozen=True, slots=True)
+class CostTotals:
+    """`unconfirmed_usd` is the part of `cost_usd` that rests on estimates."""
+
+    cost_usd: Decimal
+    saved_usd: Decimal
+    requests: int
+    failures: int
+    cache_hits: int
+    input_tokens: int
+    output_tokens: int
+    cached_input_tokens: int
+    reasoning_tokens: int
+    unpriced_requests: int
+    unconfirmed_usd: Decimal
+
+
+@dataclass(frozen=True, slots=True)
+class CostRow:
+    """Dimensions not asked for are None; so are an agent and a label that the calls did not name."""
+
+    cost_usd: Decimal
+    saved_usd: Decimal
+    requests: int
+    failures: int
+    cache_hits: int
+    input_tokens: int
+    output_tokens: int
+    cached_input_tokens: int
+    reasoning_tokens: int
+    unpriced_requests: int
+    provider: str | None = None
+    model: str | None = None
+    tenant: str | None = None
+    agent: str | None = None
+    operation: Operation | None = None
+    label: str | None = None
+    period_start: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CostReport:
+    as_of: datetime
+    totals: CostTotals
+    rows: Page[CostRow]
+
+
+@dataclass(frozen=True, slots=True)
+class UsageRecord:
+    """One attempt that reached a provider or the cache. `at` is the call's admission, by database time."""
+
+    key: UUID
+    at: datetime
+    operation: Operation
+    tenant: str
+    provider: str
+    model: str
+    outcome: AttemptOutcome
+    usage: TokenUsage
+    latency_ms: float
+    completion: UUID | None = None
+    agent: str | None = None
+    labels: tuple[Label, ...] = ()
+    key_name: str | None = None
+    provider_request_id: str | None = None
+    price: PriceUsed | None = None
+    cost_usd: Decimal | None = None
+    cache_tier: CacheTier | None = None
+
+    @property
+    def id(self) -> str:
+        return format_id("use", self.key)
+
+    @property
+    def completion_id(self) -> str | None:
+        return None if self.completion is None else format_id("cmp", self.completion)
+
+    @property
+    def confirmed(self) -> bool:
+        return self.usage.confirmed
+
+
+class CostReports:
+    def __init__(self, sessions: Sessions) -> None:
+        self._sessions = sessions
+
+    async def costs(self, query: CostQuery) -> CostReport:
+        """Raises Refused(InvalidInput) for a cursor of another list."""
+        statement = costs_statement(query, _after(query.page))
+        async with self._sessions.read() as session:
+            rows = (await session.execute(statement)).mappings().all()
+        names = dimension_names(query)
+        found = [(_row(row, names), _place(row)) for row in rows if row[PLACE] is not None]
+        return CostReport(rows[0]["as_of"], _totals(rows[0]), _page(query.page, found))
+
+    async def records(self, where: CostFilter, request: PageRequest) -> Page[UsageRecord]:
+        """Newest first."""
+        columns = usage_records.c
+        statement = select(usage_records).where(*record_conditions(where)).order_by(columns.at.desc(), columns.key.desc())
+        if request.after is not None:
+            statement = statement.where(tuple_(columns.at, columns.key) < tuple_(*_record_position(request.after)))
+        async with self._sessions.read() as session:
+            rows = (await session.execute(statement.limit(request.first + 1))).mappings().all()
+        return build_page(
+            request,
+            [_record(row) for row in rows],
+            lambda record: encode_cursor(_RECORDS, record.at.isoformat(), record.key.hex),
+        )
+
+    async def record(self, key: UUID, tenant: str | None) -> UsageRecord | None:
+        statement = select(usage_records).where(usage_records.c.key == key)
+        if tenant is not None:
+            statement = statement.where(usage_records.c.tenant == tenant)
+        async with self._sessions.read() as session:
+            row = (await session.execute(statement)).mappings().first()
+        return None if row is None else _record(row)
+
+
+def _after(request: PageRequest) -> tuple[Decimal, str] | None:
+    if request.after is None:
+        return None
+    rank, place = decode_cursor(_ROWS, request.after, 2)
+    try:
+        return Decimal(rank), place
+    except InvalidOperation as error:
+        raise Refused(InvalidInput("not a cursor of this list", ("after",))) from error
+
+
+def _record_position(cursor: str) -> tuple[datetime, UUID]:
+    at, key = decode_cursor(_RECORDS, cursor, 2)
+    try:
+        return datetime.fromisoformat(at), UUID(hex=key)
+    except ValueError as error:
+        raise Refused(InvalidInput("not a cursor of this list", ("after",))) from error
+
+
+def _place(row: RowMapping) -> str:
+    return encode_cursor(_ROWS, str(row[RANK]), row[PLACE])
+
+
+def _page(request: PageRequest, found: list[tuple[CostRow, str]]) -> Page[CostRow]:
+    edges = tuple(Edge(row, cursor) for row, cursor in found[: request.first])
+    return Page(
+        edges,
+        PageInfo(
+            has_next_page=len(found) > request.first,
+            has_previous_page=request.after is not None,
+            start_cursor=edges[0].cursor if edges else None,
+            end_cursor=edges[-1].cursor if edges else None,
+        ),
+    )
+
+
+def _totals(row: RowMapping) -> CostTotals:
+    return CostTotals(
+        cost_usd=row["total_cost_usd"],
+        saved_usd=row["total_saved_usd"],
+        requests=int(row["total_requests"]),
+        failures=int(row["total_failures"]),
+        cache_hits=int(row["total_cache_hits"]),
+        input_tokens=int(row["total_input_tokens"]),
+        output_tokens=int(row["total_output_tokens"]),
+        cached_input_tokens=int(row["total_cached_input_tokens"]),
+        reasoning_tokens=int(row["total_reasoning_tokens"]),
+        unpriced_requests=int(row["total_unpriced_requests"]),
+        unconfirmed_usd=row["total_unconfirmed_usd"],
+    )
+
+
+def _row(row: RowMapping, names: tuple[str, ...]) -> CostRow:
+    dimensions = {name: row[name] for name in names}
+    if "operation" in dimensions:
+        dimensions["operation"] = Operation(dimensions["operation"])
+    return CostRow(
+        cost_usd=row["cost_usd"],
+        saved_usd=row["saved_usd"],
+        requests=int(row["requests"]),
+        failures=int(row["failures"]),
+        cache_hits=int(row["cache_hits"]),
+        input_tokens=int(row["input_tokens"]),
+        output_tokens=int(row["output_tokens"]),
+        cached_input_tokens=int(row["cached_input_tokens"]),
+        reasoning_tokens=int(row["reasoning_tokens"]),
+        unpriced_requests=int(row["unpriced_requests"]),
+        **dimensions,
+    )
+
+
+def _record(row: RowMapping) -> UsageRecord:
+    return UsageRecord(
+        key=row["key"],
+        at=row["at"],
+        operation=Operation(row["operation"]),
+        tenant=row["tenant"],
+        provider=row["provider"],
+        model=row["model"],
+        outcome=AttemptOutcome(row["outcome"]),
+        usage=TokenUsage(
+            row["uncached_input_tokens"],
+            row["cached_input_tokens"],
+            row["cache_write_5m_tokens"],
+            row["cache_write_1h_tokens"],
+            row["visible_output_tokens"],
+            row["reasoning_tokens"],
+            row["confirmed"],
+        ),
+        latency_ms=row["latency_ms"],
+        completion=row["completion"],
+        agent=row["agent"],
+        labels=tuple(Label(key, value) for key, value in sorted(row["labels"].items())),
+        key_name=row["key_name"],
+        provider_request_id=row["provider_request_id"],
+        price=_price(row),
+        cost_usd=row["cost_usd"],
+        cache_tier=None if row["cache_tier"] is None else CacheTier(row["cache_tier"]),
+    )
+
+
+def _price(row: RowMapping) -> PriceUsed | None:
+    if row["price_source"] is None:
+        return None
+    return PriceUsed(
+        row["price_input_usd"],
+        row["price_output_usd"],
+        row["price_cache_read_usd"],
+        row["price_cache_write_usd"],
+        row["price_source"],
+    )
