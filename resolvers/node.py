@@ -13,6 +13,7 @@ from app.errors import Forbidden
 from app.llm.fleet import ProviderStatus
 from resolvers.budgets import budget
 from resolvers.completions import completion
+from resolvers.costs import usage_record
 from resolvers.info import Info
 from resolvers.providers import PROVIDER_ID
 
@@ -26,6 +27,7 @@ async def provider(info: Info, provider_id: ID) -> ProviderStatus | None:
 NODES: Mapping[str, tuple[Scope, Find]] = {
     "cmp": (Scope.COMPLETIONS, completion),
     "bud": (Scope.BUDGETS, budget),
+    "use": (Scope.COSTS, usage_record),
     "prv": (Scope.PROVIDERS, provider),
 }
 

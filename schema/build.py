@@ -7,6 +7,7 @@ from strawberry.schema.config import StrawberryConfig
 
 from schema.budgets import BudgetMutations, BudgetQueries
 from schema.completions import CompletionMutations, CompletionQueries
+from schema.costs import CostQueries
 from schema.inputs import plan_inputs
 from schema.node import NodeQueries
 from schema.permissions import enforce
@@ -16,7 +17,7 @@ from schema.viewer import ViewerQueries
 
 
 @strawberry.type(description="What can be read.")
-class Query(NodeQueries, ViewerQueries, CompletionQueries, ProviderQueries, BudgetQueries):
+class Query(NodeQueries, ViewerQueries, CompletionQueries, ProviderQueries, CostQueries, BudgetQueries):
     pass
 
 

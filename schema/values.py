@@ -11,7 +11,6 @@ from strawberry import ID, field
 from app import attempts, ids, usage
 from app.attempts import AttemptOutcome
 from app.problems import ProblemCode
-from app.usage import Operation
 from resolvers.inputs.enums import describe_enum
 from schema.describes import describes
 
@@ -27,16 +26,6 @@ describe_enum(
         "SKIPPED_OPEN_CIRCUIT": "Not tried: the target failed too often of late.",
         "SKIPPED_LIMIT": "Not tried: the rate limit kept for the target had no room in time.",
         "SKIPPED_BUDGET": "Not tried: a budget cannot pay for this target.",
-    },
-)
-describe_enum(
-    Operation,
-    description="What kind of call was paid for.",
-    values={
-        "COMPLETION": "An answer of a language model.",
-        "EMBEDDING": "Texts turned into vectors.",
-        "ANSWER": "A question answered from stored passages.",
-        "SEARCH": "The embedding of a search.",
     },
 )
 

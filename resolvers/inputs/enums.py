@@ -10,8 +10,10 @@ from strawberry.types.enum import has_enum_definition
 
 from app.completions import CacheMode
 from app.costs.budgets import BudgetEnforcement, BudgetPeriod
+from app.costs.queries import CostDimension, CostOrderField, Direction
 from app.llm.messages import ReasoningEffort, Role, ToolChoiceMode
 from app.llm.routing import RoutingStrategy
+from app.usage import Operation
 
 
 def describe_enum(enum: type[Enum], *, description: str, values: dict[str, str], name: str | None = None) -> None:
@@ -88,4 +90,44 @@ describe_enum(
     BudgetEnforcement,
     description="What happens to a call that a budget cannot pay for.",
     values={"BLOCK": "It is refused before anything is sent.", "ALERT_ONLY": "It goes through; alerts are raised."},
+)
+describe_enum(
+    Operation,
+    description="What kind of call was paid for.",
+    values={
+        "COMPLETION": "An answer of a language model.",
+        "EMBEDDING": "Texts turned into vectors.",
+        "ANSWER": "A question answered from stored passages.",
+        "SEARCH": "The embedding of a search.",
+    },
+)
+describe_enum(
+    CostDimension,
+    description="At most one of HOUR, DAY, MONTH a query.",
+    values={
+        "PROVIDER": "By provider.",
+        "MODEL": "By model.",
+        "TENANT": "By tenant.",
+        "AGENT": "By agent.",
+        "OPERATION": "By kind of call.",
+        "LABEL": "By the value of one label; `labelKey` says which.",
+        "HOUR": "By hour of the filter's time zone.",
+        "DAY": "By day of the filter's time zone.",
+        "MONTH": "By month of the filter's time zone.",
+    },
+)
+describe_enum(
+    CostOrderField,
+    description="By which figure rows are ordered.",
+    values={
+        "COST": "By costUsd.",
+        "REQUESTS": "By requests.",
+        "TOKENS": "By input and output tokens together.",
+        "PERIOD": "By periodStart; needs HOUR, DAY or MONTH.",
+    },
+)
+describe_enum(
+    Direction,
+    description="Which end comes first.",
+    values={"ASC": "The smallest, or the earliest.", "DESC": "The largest, or the latest."},
 )

@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+from typing import Annotated
+
+import strawberry
+from strawberry import ID, UNSET
+
+from app.access.principal import Principal, Scope
+from app.costs.queries import CostDimension, CostQuery
+from app.costs.reports import CostReport, UsageRecord
+from app.ids import parse_id
+from app.paging import Page
+from resolvers.info import Info
+from resolvers.inputs import costs as inputs
+from resolvers.inputs.checks import check_length, check_texts
+from resolvers.inputs.paging import After, First, page_request
+
+_LONGEST_LABEL_KEY = 64
+
+
+async def costs(
+    info: Info,
+    wanted: Annotated[inputs.CostFilter, strawberry.argument(name="filter", description="Which costs.")],
+    *,
+    group_by: Annotated[
+        list[CostDimension] | None, strawberry.argument(description="Up to three dimensions; left out, totals alone.")
+    ] = UNSET,
+    label_key: Annotated[str | None, strawberry.argument(description="With LABEL: which label.")] = UNSET,
+    order_by: Annotated[inputs.CostOrder | None, strawberry.argument(description="Left out: dearest first.")] = UNSET,
+    first: First = UNSET,
+    after: After = UNSET,
+) -> CostReport:
+    key = label_key if isinstance(label_key, str) else None
+    check_texts(key, ("labelKey",))
+    check_length(key, _LONGEST_LABEL_KEY, ("labelKey",))
+    order = (order_by or inputs.CostOrder()).to_domain()
+    where = wanted.to_domain(info.context.principal)
+    return await info.context.services.reports.costs(
+        CostQuery(where, tuple(group_by or ()), key, order, page_request(first, after))
+    )
+
+
+async def usage_records(
+    info: Info,
+    wanted: Annotated[inputs.CostFilter, strawberry.argument(name="filter", description="Which records.")],
+    first: First = UNSET,
+    after: After = UNSET,
+) -> Page[UsageRecord]:
+    where = wanted.to_domain(info.context.principal)
+    return await info.context.services.reports.records(where, page_request(first, after))
+
+
+async def usage_record(info: Info, record_id: ID) -> UsageRecord | None:
+    key, principal = parse_id("use", record_id), info.context.principal
+    if key is None:
+        return None
+    found = await info.context.services.reports.record(key, None if principal.may(Scope.ADMIN) else principal.tenant)
+    return found if found is not None and _is_own(found, principal) else None
+
+
+def _is_own(record: UsageRecord, principal: Principal) -> bool:
+    return principal.agent is None or principal.agent == record.agent
