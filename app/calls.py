@@ -9,7 +9,6 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from functools import reduce
 from operator import add
-from typing import Protocol
 from uuid import UUID
 
 import msgspec
@@ -19,6 +18,7 @@ from app.access.tenancy import agent_for
 from app.attempts import Attempt, AttemptOutcome
 from app.clock import Clock
 from app.completions import Completion, CompletionRequest, CompletionStatus
+from app.costs.estimate import Estimator
 from app.costs.holds import Admitted, Estimate, IdempotencyKey, Ledger, Payer
 from app.costs.prices import PriceBook
 from app.ids import new_uuid
@@ -32,12 +32,8 @@ from app.problems import ProblemCode
 _NEVER_SENT = frozenset({AttemptOutcome.SKIPPED_BUDGET, AttemptOutcome.SKIPPED_LIMIT, AttemptOutcome.SKIPPED_OPEN_CIRCUIT})
 IMAGE_TOKENS = 1600
 """What the providers charge at most for one image at their usual size."""
-
-
-class InputEstimator(Protocol):
-    async def input_tokens(self, texts: tuple[str, ...]) -> int:
-        """The tokens of a prompt in these pieces, overhead included."""
-        ...
+EXPECTED_OUTPUT_TOKENS = 500
+"""For the order of targets by cost, where a call has no cap of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,20 +48,26 @@ class PlannedCall:
     started: float
     started_at: datetime
     prices: PriceBook
-    input_tokens: int
+    estimator: Estimator
+    counted_tokens: int
+    images: int
     min_output_tokens: int
     idempotency: IdempotencyKey | None
 
+    def input_tokens(self, target: Target) -> int:
+        return self.estimator.corrected(target.provider, target.model, self.counted_tokens) + IMAGE_TOKENS * self.images
+
     def estimate(self, target: Target) -> Estimate:
+        input_tokens = self.input_tokens(target)
         rates = self.prices.rates(target.provider, target.model, self.started_at)
         return Estimate(
             provider=target.provider,
             model=target.model,
-            input_tokens=self.input_tokens,
+            input_tokens=input_tokens,
             max_output_tokens=self.template.max_output_tokens,
             min_output_tokens=self.min_output_tokens,
-            input_usd=None if rates is None else rates.input_cost(self.input_tokens),
-            output_token_usd=None if rates is None else rates.output_token_usd(self.input_tokens),
+            input_usd=None if rates is None else rates.input_cost(input_tokens),
+            output_token_usd=None if rates is None else rates.output_token_usd(input_tokens),
         )
 
     def priced(self, attempt: Attempt) -> Attempt:
@@ -77,7 +79,7 @@ class PlannedCall:
 
 class CallPlanner:
     def __init__(
-        self, clock: Clock, fleet: Fleet, prices: PriceBook, estimator: InputEstimator, timeouts: Mapping[str, timedelta]
+        self, clock: Clock, fleet: Fleet, prices: PriceBook, estimator: Estimator, timeouts: Mapping[str, timedelta]
     ) -> None:
         """`timeouts` are the providers' totals by name: the first target's holds for a call that brings none."""
         self._clock = clock
@@ -90,12 +92,13 @@ class CallPlanner:
         """Raises Refused(InvalidInput) where nothing configured can serve it, Forbidden for another agent than the key's."""
         started, started_at = self._clock.monotonic(), self._clock.now()
         payer = Payer(principal.tenant, principal.key_name, agent_for(principal, request.agent), request.labels)
-        input_tokens = await self._estimator.input_tokens(tuple(prompt_texts(request))) + IMAGE_TOKENS * count_images(request)
+        counted = await self._estimator.count(prompt_texts(request))
+        images = count_images(request)
         plan = self._fleet.router.plan(
             request.model,
             request.routing,
-            CallNeeds(input_tokens=input_tokens),
-            lambda target: self._worst_case(target, request, input_tokens, started_at),
+            CallNeeds(input_tokens=counted + IMAGE_TOKENS * images),
+            lambda target: self._expected(target, request, counted, started_at),
         )
         cap = request.max_output_tokens or plan.default_max_output_tokens
         timeout = request.timeout or self._timeouts[plan.targets[0].provider]
@@ -108,16 +111,20 @@ class CallPlanner:
             started=started,
             started_at=started_at,
             prices=self._prices,
-            input_tokens=input_tokens,
+            estimator=self._estimator,
+            counted_tokens=counted,
+            images=images,
             min_output_tokens=request.min_output_tokens or max(1, cap // 4),
             idempotency=_idempotency(request),
         )
 
-    def _worst_case(self, target: Target, request: CompletionRequest, input_tokens: int, at: datetime) -> Decimal | None:
+    def _expected(self, target: Target, request: CompletionRequest, counted: int, at: datetime) -> Decimal | None:
         rates = self._prices.rates(target.provider, target.model, at)
         if rates is None:
             return None
-        return round_usd(rates.input_cost(input_tokens) + rates.output_token_usd(input_tokens) * (request.max_output_tokens or 0))
+        tokens = self._estimator.corrected(target.provider, target.model, counted)
+        output_tokens = request.max_output_tokens or EXPECTED_OUTPUT_TOKENS
+        return round_usd(rates.input_cost(tokens) + rates.output_token_usd(tokens) * output_tokens)
 
 
 def _template(request: CompletionRequest, plan: Plan, cap: int, deadline: float) -> ModelCall:
@@ -187,6 +194,8 @@ class RunningCall:
 
     def observe(self, attempt: Attempt) -> None:
         self._attempts.append(self._call.priced(attempt))
+        if attempt.usage is not None and attempt.usage.confirmed and not self._call.images:
+            self._call.estimator.learn(attempt.provider, attempt.model, self._call.counted_tokens, attempt.usage.input_tokens)
 
     @property
     def billed_attempts(self) -> tuple[Attempt, ...]:
