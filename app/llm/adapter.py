@@ -171,6 +171,7 @@ class Adapter(ABC):
     def _cut(self, source: EventStream, reader: AnswerReader) -> ProviderError:
         return ProviderError(
             FailureKind.TRUNCATED,
+            status_code=source.response.status_code,
             provider_request_id=self._upstream.request_id(source.response),
             usage=reader.usage() if reader.started else None,
         )

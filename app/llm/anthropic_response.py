@@ -10,7 +10,7 @@ from app.llm.answers import UNKNOWN_FINISH, WholeAnswer
 from app.llm.anthropic_request import JSON_TOOL, REASONING_FORMAT
 from app.llm.messages import FinishReason, Json, ModelCall, ToolCall
 from app.llm.unsupported import Notes
-from app.llm.usage_mapping import AnthropicUsage, anthropic_usage, estimated_usage
+from app.llm.usage_mapping import AnthropicUsage, answer_bytes, anthropic_usage, estimated_usage
 from app.llm.wire_text import Malformed, clean, decode
 from app.usage import TokenUsage
 
@@ -115,7 +115,7 @@ def read_answer(raw: bytes, call: ModelCall, notes: Notes) -> WholeAnswer:
     content = Content(call)
     for raw_block in message.content:
         _add_block(content, bytes(raw_block), notes)
-    usage = billed(read_usage(message.usage), call, len(raw))
+    usage = billed(read_usage(message.usage), call, answer_bytes("".join(content.texts), content.tool_calls))
     return content.whole(message.stop_reason, usage, clean(message.model), notes)
 
 

@@ -1,7 +1,7 @@
 """How one try failed, told by status, the provider's own error code and the type of the exception, once for both adapters.
 
-A provider's raw text never leaves this file: it can hold the prompt or a part of a key. Text decides in one place only: that
-an input was too long for the model, which the providers say with the same status and type as any other bad request.
+A provider's raw text never leaves this file: it can hold the prompt or a part of a key. Text decides in one place only: an
+input that is too long or was filtered has, at some providers, the status and type of any other bad request.
 """
 
 from __future__ import annotations
@@ -53,7 +53,13 @@ _BY_STATUS = {
     503: FailureKind.OVERLOADED,
     529: FailureKind.OVERLOADED,
 }
-_TOO_LONG_TEXTS = ("prompt is too long", "maximum context length", "exceeds the available context size")
+_BY_TEXT = {
+    "prompt is too long": FailureKind.CONTEXT_TOO_LONG,
+    "maximum context length": FailureKind.CONTEXT_TOO_LONG,
+    "exceeds the available context size": FailureKind.CONTEXT_TOO_LONG,
+    "content filtering policy": FailureKind.CONTENT_FILTERED,
+}
+_TEXT_READ = 2000
 
 
 def classify(status: int | None, error_type: str | None, code: str | None, message: str | None) -> FailureKind:
@@ -61,18 +67,16 @@ def classify(status: int | None, error_type: str | None, code: str | None, messa
     for word in (code, error_type):
         if word in _BY_CODE:
             return _BY_CODE[word]
-    if status in {400, 422} and message is not None and _says_too_long(message):
-        return FailureKind.CONTEXT_TOO_LONG
     if status is not None and status >= 300:
         if status in _BY_STATUS:
             return _BY_STATUS[status]
-        return FailureKind.BAD_REQUEST if 400 <= status < 500 else FailureKind.SERVER_ERROR
+        return _bad_request(message) if 400 <= status < 500 else FailureKind.SERVER_ERROR
     return next((_BY_TYPE[word] for word in (error_type, code) if word in _BY_TYPE), FailureKind.SERVER_ERROR)
 
 
-def _says_too_long(message: str) -> bool:
-    lowered = message[:2000].lower()
-    return any(text in lowered for text in _TOO_LONG_TEXTS)
+def _bad_request(message: str | None) -> FailureKind:
+    said = (message or "")[:_TEXT_READ].lower()
+    return next((kind for text, kind in _BY_TEXT.items() if text in said), FailureKind.BAD_REQUEST)
 
 
 def error_words(body: object) -> tuple[str | None, str | None, str | None, str | None]:

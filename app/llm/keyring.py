@@ -6,7 +6,7 @@ away from everybody. Where the secret behind a refused key has changed since it 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
 
 from app.clock import Clock
@@ -48,11 +48,13 @@ class Keyring:
     def __len__(self) -> int:
         return len(self._keys)
 
-    def pick(self, model: str | None) -> ApiKey | None:
-        """The first key that is not set aside, as a whole or for this model; None where there is none."""
-        if not self._aside:
+    def pick(self, model: str | None, tried: Container[ApiKey] = ()) -> ApiKey | None:
+        """The first key not tried yet that is not set aside, as a whole or for this model. Where all are, the one that comes
+        back first: asking costs nothing, and a key refused by mistake works again at once."""
+        if not self._aside and self._keys[0] not in tried:
             return self._keys[0]
-        return next((key for key in self._keys if not self._is_aside(key, None) and not self._is_aside(key, model)), None)
+        untried = [key for key in self._keys if key not in tried]
+        return min(untried, key=lambda key: max(self._until(key, None), self._until(key, model)), default=None)
 
     def refuse(self, key: ApiKey, model: str | None) -> None:
         """Takes the key out of use, for one model where `model` is given: a changed secret takes its place, or it is set
@@ -67,14 +69,13 @@ class Keyring:
             self._aside.clear()
         self._aside[key.place, model] = self._clock.monotonic() + SET_ASIDE_SECONDS
 
-    def _is_aside(self, key: ApiKey, model: str | None) -> bool:
-        until = self._aside.get((key.place, model))
-        if until is None:
-            return False
-        if until > self._clock.monotonic():
-            return True
-        del self._aside[key.place, model]
-        return False
+    def _until(self, key: ApiKey, model: str | None) -> float:
+        """When the key comes back; 0 where it is not set aside."""
+        until = self._aside.get((key.place, model), 0.0)
+        if until and until <= self._clock.monotonic():
+            del self._aside[key.place, model]
+            return 0.0
+        return until
 
     def _read_again(self, key: ApiKey) -> ApiKey | None:
         if key.place >= len(self._references):

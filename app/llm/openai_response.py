@@ -20,7 +20,7 @@ from app.llm.answers import UNKNOWN_FINISH, WholeAnswer
 from app.llm.messages import FinishReason, Json, ModelCall, ToolCall
 from app.llm.openai_request import REASONING_FIELDS, REASONING_FORMAT
 from app.llm.unsupported import Notes
-from app.llm.usage_mapping import OpenAIUsage, estimated_usage, openai_usage
+from app.llm.usage_mapping import OpenAIUsage, answer_bytes, estimated_usage, openai_usage
 from app.llm.wire_text import Malformed, clean, decode
 from app.usage import TokenUsage
 
@@ -102,13 +102,14 @@ def read_answer(raw: bytes, call: ModelCall, notes: Notes) -> WholeAnswer:
     if not body.choices:
         raise Malformed
     message = body.choices[0].message
+    tool_calls = tuple(map(_tool_call, message.tool_calls or ()))
     return build_answer(
         text=message.content,
         refusal=message.refusal,
-        tool_calls=tuple(map(_tool_call, message.tool_calls or ())),
+        tool_calls=tool_calls,
         reasoning={name: value for name in REASONING_FIELDS if isinstance(value := getattr(message, name), str) and value},
         finish=body.choices[0].finish_reason,
-        usage=billed(read_usage(body.usage), call, len(raw)),
+        usage=billed(read_usage(body.usage), call, answer_bytes(message.content or message.refusal, tool_calls)),
         model=body.model or call.model,
         notes=notes,
     )

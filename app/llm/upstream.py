@@ -153,10 +153,9 @@ class Upstream:
 
     async def _with_a_key(self, model: str | None, send: Callable[[ApiKey], Awaitable[_T]]) -> _T:
         refused = ProviderError(FailureKind.KEY_REFUSED)
-        for _ in range(2 * len(self._keys)):
-            key = self._keys.pick(model)
-            if key is None:
-                break
+        tried: set[ApiKey] = set()
+        while len(tried) < 2 * len(self._keys) and (key := self._keys.pick(model, tried)) is not None:
+            tried.add(key)
             try:
                 return await send(key)
             except ProviderError as error:
@@ -292,4 +291,6 @@ class EventStream:
             kind = FailureKind.MALFORMED
         else:
             kind = FailureKind.TRUNCATED if self.phase is Phase.IDLE else failures.transport_failure(error)
-        return ProviderError(kind, provider_request_id=self._upstream.request_id(self.response))
+        return ProviderError(
+            kind, status_code=self.response.status_code, provider_request_id=self._upstream.request_id(self.response)
+        )

@@ -7,9 +7,11 @@ cut to it, and where a total disagrees with its parts the total is right, becaus
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import msgspec
 
-from app.llm.messages import EmbedCall, ModelCall, Text
+from app.llm.messages import EmbedCall, ModelCall, Text, ToolCall
 from app.usage import TokenUsage
 
 _LARGEST = 2**31 - 1
@@ -118,6 +120,10 @@ def openai_usage(block: OpenAIUsage) -> TokenUsage:
 def estimated_usage(call: ModelCall, output_bytes: int) -> TokenUsage:
     """Where the provider's figures never came: four bytes of UTF-8 a token, and `confirmed` is False."""
     return TokenUsage(uncached_input_tokens=_estimated_input(call), visible_output_tokens=_ceil(output_bytes), confirmed=False)
+
+
+def answer_bytes(text: str | None, tool_calls: Iterable[ToolCall]) -> int:
+    return len((text or "").encode()) + sum(len(made.name) + len(made.arguments.encode()) for made in tool_calls)
 
 
 def estimated_embedding_usage(call: EmbedCall) -> TokenUsage:
