@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
+from typing import Self
 from uuid import UUID, uuid4
 
 import asyncpg
@@ -79,7 +80,7 @@ class _Release:
 
 
 class PostgresLedger:
-    """A Ledger. `keep` must run beside it for as long as calls are open."""
+    """A Ledger: entered, it renews its calls and sweeps those of the dead; left, it has settled what was under way."""
 
     def __init__(self, sessions: Sessions, clock: Clock, settings: Settings, prices: PriceBook) -> None:
         self._sessions = sessions
@@ -93,10 +94,20 @@ class PostgresLedger:
         self._materialised: set[tuple[str, str]] = set()
         self._open: dict[UUID, _Open] = {}
         self._releasing: set[asyncio.Task[None]] = set()
+        self._keeping: asyncio.Task[None] | None = None
         self._admitting = Statements(sessions.engines, clock, ADMIT_PATIENCE)
         self._settling = Statements(sessions.engines, clock, SETTLE_PATIENCE)
         self._admissions: Batcher[_Asked, _Verdict] = Batcher(self._admit_batch)
         self._settlements: Batcher[Settlement | _Release, None] = Batcher(self._settle_batch)
+
+    async def __aenter__(self) -> Self:
+        self._keeping = asyncio.create_task(self.keep())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._keeping is not None:
+            self._keeping.cancel()
+        await self.close()
 
     async def admit(self, request: AdmissionRequest) -> Admitted | Joined:
         verdict = await self._ask(_Asked(request.call, request.operation, request.payer, request.estimate, request.idempotency))
