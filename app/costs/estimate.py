@@ -1,85 +1,71 @@
-"""How many tokens a prompt has, before the provider says so: for holds, limiters and the choice of a target.
+"""How many tokens a prompt will be billed as, before it is sent.
 
-The tokenizer is OpenAI's. Other models cut text differently, so each has a correction, learned from what providers report: it
-rises at once with a prompt that had more tokens than estimated and sinks slowly, because too small an estimate lets a call
-spend what was not held. The tokenizer takes a second and 130 MB to load; it does so in a thread at the first prompt, and until
-then a prompt counts as many tokens as it has bytes, which is never too few.
+Counted with the o200k vocabulary in slices that let the event loop breathe, then corrected by what each model reported for the
+prompts before. The correction follows a rise at once and a fall slowly: too much held is given back, too little held is spend
+that nobody held.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import Sequence
-from importlib import import_module
+from collections import OrderedDict
+from collections.abc import Iterable
 from math import ceil
 from typing import Protocol
 
-ENCODING = "o200k_base"
-TOKENS_PER_MESSAGE = 4
-TOKENS_PER_PROMPT = 3
-INLINE_CHARACTERS = 4000
-"""Counting this many takes less time than the way to a thread and back."""
+from bpe_openai._bindings import tokenizer_for_encoding  # type: ignore[import-untyped]  # ships stubs without py.typed
 
-FIRST_CORRECTION = 1.0
-FIRST_CORRECTION_CLAUDE = 1.35
-LEAST_CORRECTION, LARGEST_CORRECTION = 0.5, 4.0
-SINKING = 0.02
-LEAST_TOKENS_TO_LEARN_FROM = 50
-
-_log = logging.getLogger(__name__)
+CALL_OVERHEAD = 8
+TEXT_OVERHEAD = 4
+"""Tokens that the providers put around a call and around each of its messages."""
+_SLICE = 16 * 1024
+_CLAUDE_RATIO = 1.35
+_LEAST_RATIO, _MOST_RATIO = 0.25, 4.0
+_LEAST_COUNTED = 50
+_FALL = 0.02
+_MOST_MODELS = 1000
 
 
-class Tokenizer(Protocol):
+class _Tokenizer(Protocol):
     def count(self, text: str) -> int: ...
 
 
-def load_tokenizer() -> Tokenizer:
-    tokenizer: Tokenizer = import_module("bpe_openai._bindings").tokenizer_for_encoding(ENCODING)
-    return tokenizer
-
-
 class Estimator:
+    """Takes 60 ms and some 60 MB to build: once, before server processes fork."""
+
     def __init__(self) -> None:
-        self._tokenizer: Tokenizer | None = None
-        self._loading: asyncio.Task[None] | None = None
-        self._corrections: dict[tuple[str, str], float] = {}
+        self._tokenizer: _Tokenizer = tokenizer_for_encoding("o200k_base")
+        self._ratios: OrderedDict[tuple[str, str], float] = OrderedDict()
 
-    async def input_tokens(self, texts: Sequence[str]) -> int:
-        """The tokens of a prompt in these pieces, overhead included, as OpenAI's models count; see `for_model`."""
-        overhead = TOKENS_PER_PROMPT + TOKENS_PER_MESSAGE * len(texts)
-        if self._tokenizer is None:
-            if self._loading is None:
-                self._loading = asyncio.create_task(self._load())
-            return overhead + sum(len(text.encode("utf-8", "surrogatepass")) for text in texts)
-        if sum(map(len, texts)) <= INLINE_CHARACTERS:
-            return overhead + sum(map(self._tokenizer.count, texts))
-        return overhead + await asyncio.to_thread(lambda count: sum(map(count, texts)), self._tokenizer.count)
+    async def count(self, texts: Iterable[str]) -> int:
+        """Tokens of o200k and of what is put around the texts."""
+        total = CALL_OVERHEAD
+        unbroken = 0
+        for text in texts:
+            total += TEXT_OVERHEAD
+            for start in range(0, len(text), _SLICE):
+                piece = text[start : start + _SLICE]
+                total += self._tokenizer.count(piece)
+                unbroken += len(piece)
+                if unbroken >= _SLICE:
+                    unbroken = 0
+                    await asyncio.sleep(0)
+        return total
 
-    async def ready(self) -> None:
-        """Returns once the tokenizer has been loaded, or could not be."""
-        if self._loading is None:
-            self._loading = asyncio.create_task(self._load())
-        await asyncio.shield(self._loading)
+    def corrected(self, provider: str, model: str, counted: int) -> int:
+        """What this model is expected to report for so many counted tokens."""
+        return ceil(counted * self._ratios.get((provider, model), _first_ratio(model)))
 
-    def for_model(self, tokens: int, provider: str, model: str) -> int:
-        """`tokens` of `input_tokens` as this model is expected to count them."""
-        return ceil(tokens * self._correction(provider, model))
-
-    def learn(self, provider: str, model: str, estimated: int, reported: int) -> None:
-        """`estimated` is what `input_tokens` said of a prompt that the provider reported as `reported` tokens."""
-        if estimated < LEAST_TOKENS_TO_LEARN_FROM or reported <= 0 or self._tokenizer is None:
+    def learn(self, provider: str, model: str, counted: int, reported: int) -> None:
+        """`reported` is all of the call's input, cached tokens too. Short prompts are mostly overhead and teach nothing."""
+        if counted < _LEAST_COUNTED:
             return
-        seen = min(max(reported / estimated, LEAST_CORRECTION), LARGEST_CORRECTION)
-        known = self._correction(provider, model)
-        self._corrections[provider, model] = seen if seen > known else known + (seen - known) * SINKING
+        seen = min(_MOST_RATIO, max(_LEAST_RATIO, reported / counted))
+        known = self._ratios.pop((provider, model), _first_ratio(model))
+        if len(self._ratios) >= _MOST_MODELS:
+            self._ratios.popitem(last=False)
+        self._ratios[provider, model] = max(seen, known + (seen - known) * _FALL)
 
-    def _correction(self, provider: str, model: str) -> float:
-        first = FIRST_CORRECTION_CLAUDE if "claude" in model else FIRST_CORRECTION
-        return self._corrections.get((provider, model), first)
 
-    async def _load(self) -> None:
-        try:
-            self._tokenizer = await asyncio.to_thread(load_tokenizer)
-        except ImportError:
-            _log.warning("no tokenizer: prompts are estimated by their bytes", exc_info=True)
+def _first_ratio(model: str) -> float:
+    return _CLAUDE_RATIO if "claude" in model else 1.0
