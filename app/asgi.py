@@ -1,0 +1,85 @@
+"""The Starlette application: routes, middleware, lifespan. Uvicorn's target is `create_app(settings)`."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from app.access.allowance import Allowance
+from app.access.principal import Principal, Scope
+from app.clock import SystemClock
+from app.context import OperationContext
+from app.costs.estimate import Estimator
+from app.errors import StoreUnavailable, Unauthenticated
+from app.graphql.routes import build_graphql_routes
+from app.health.endpoints import build_health_routes
+from app.loaders import Loaders
+from app.services import Services, build_services
+from app.settings import Settings
+from app.web.bearer import bearer_token
+from app.web.request_ids import RequestIds
+from app.web.security import SecurityHeaders
+from schema.build import build_schema
+
+Authenticate = Callable[[Mapping[str, str]], Awaitable[Principal]]
+
+
+def create_app(settings: Settings) -> Starlette:
+    """What is heavy is built here, before server processes fork; what has connections is opened in each of them."""
+    schema, estimator = build_schema(), Estimator()
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        async with build_services(settings, SystemClock(), estimator) as services:
+            app.router.routes.extend(_routes(services))
+            yield
+
+    def _routes(services: Services) -> list[BaseRoute]:
+        async def authenticate(headers: Mapping[str, str]) -> Principal:
+            return await services.keys.authenticate(bearer_token(headers))
+
+        def make_context(principal: Principal, request_id: str, allowance: Allowance) -> OperationContext:
+            return OperationContext(services, principal, Loaders(services, principal), request_id, services.clock, allowance)
+
+        return [
+            *build_health_routes(services.health),
+            _metrics_route(services.metrics, authenticate),
+            *build_graphql_routes(
+                schema,
+                settings=settings,
+                authenticate=authenticate,
+                make_context=make_context,
+                clock=services.clock,
+                simulated=any(provider.simulated for provider in settings.providers),
+            ),
+        ]
+
+    return Starlette(lifespan=lifespan, middleware=[Middleware(RequestIds), Middleware(SecurityHeaders)])
+
+
+def _metrics_route(metrics: CollectorRegistry, authenticate: Authenticate) -> Route:
+    """For a key with ADMIN; who scrapes without one gets a port of its own (`server.metrics_port`)."""
+
+    async def expose(request: Request) -> Response:
+        try:
+            principal = await authenticate(request.headers)
+        except Unauthenticated:
+            return _refusal(401, "UNAUTHENTICATED", {"WWW-Authenticate": "Bearer"})
+        except StoreUnavailable:
+            return _refusal(503, "STORE_UNAVAILABLE")
+        if not principal.may(Scope.ADMIN):
+            return _refusal(403, "FORBIDDEN")
+        return Response(generate_latest(metrics), headers={"Content-Type": CONTENT_TYPE_LATEST, "Cache-Control": "no-store"})
+
+    return Route("/metrics", expose)
+
+
+def _refusal(status: int, code: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    return JSONResponse({"errors": [{"message": code, "extensions": {"code": code}}]}, status, headers)

@@ -1,0 +1,100 @@
+"""What a process owns: opened here, in one place, and closed in reverse."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+from prometheus_client import CollectorRegistry
+
+from app.access.keys import KeyStore
+from app.access.limits import KeyLimits
+from app.calls import CallPlanner
+from app.clock import Clock
+from app.completion_documents import CompletionDocuments
+from app.costs.budgets import BudgetStore
+from app.costs.estimate import Estimator
+from app.costs.ledger import PostgresLedger
+from app.costs.prices import PriceBook
+from app.costs.reports import CostReports
+from app.db.engines import build_engines
+from app.db.sessions import Sessions
+from app.errors import SettingsError
+from app.gateway import Gateway
+from app.health.checks import Health
+from app.health.stores import postgres_check, redis_check
+from app.llm.fleet import Fleet, build_fleet
+from app.llm.registry import build_providers
+from app.redis.clients import connect_redis
+from app.secrets import build_sealer
+from app.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    settings: Settings
+    clock: Clock
+    metrics: CollectorRegistry
+    sessions: Sessions
+    keys: KeyStore
+    prices: PriceBook
+    ledger: PostgresLedger
+    budgets: BudgetStore
+    reports: CostReports
+    fleet: Fleet
+    gateway: Gateway
+    health: Health
+
+
+@asynccontextmanager
+async def build_services(settings: Settings, clock: Clock, estimator: Estimator) -> AsyncIterator[Services]:
+    """Connects lazily: a store that is away is no reason not to start. Raises SettingsError."""
+    if settings.database.primary is None or settings.redis.url is None:
+        raise SettingsError("database.primary and redis.url", "are needed where no embedded stores run")
+    async with AsyncExitStack() as stack:
+        engines = build_engines(
+            settings.database.primary.reveal(), [replica.reveal() for replica in settings.database.replicas], settings.database
+        )
+        stack.push_async_callback(engines.close)
+        sessions = Sessions(engines)
+        redis = connect_redis(settings.redis.url.reveal(), settings.redis, clock)
+        stack.push_async_callback(redis.close)
+        metrics = CollectorRegistry()
+        fleet = build_fleet(settings, build_providers(settings.providers, clock), clock, redis=redis, registry=metrics)
+        stack.push_async_callback(fleet.close)
+        keys = await stack.enter_async_context(KeyStore(sessions, clock, KeyLimits(clock, 1 / settings.server.workers)))
+        prices = PriceBook(settings)
+        ledger = PostgresLedger(sessions, clock, settings, prices)
+        stack.push_async_callback(ledger.close)
+        stack.push_async_callback(_cancelled, asyncio.create_task(ledger.keep()))
+        gateway = Gateway(
+            clock=clock,
+            fleet=fleet,
+            ledger=ledger,
+            keys=keys,
+            planner=CallPlanner(clock, fleet, prices, estimator, {each.name: each.timeouts.total for each in settings.providers}),
+            documents=CompletionDocuments(build_sealer(settings.content.encryption_keys), settings.content.store),
+        )
+        stack.push_async_callback(gateway.close)
+        fleet.start()
+        yield Services(
+            settings=settings,
+            clock=clock,
+            metrics=metrics,
+            sessions=sessions,
+            keys=keys,
+            prices=prices,
+            ledger=ledger,
+            budgets=BudgetStore(sessions),
+            reports=CostReports(sessions),
+            fleet=fleet,
+            gateway=gateway,
+            health=Health([postgres_check(sessions), redis_check(redis)], clock),
+        )
+
+
+async def _cancelled(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait([task])
