@@ -137,8 +137,12 @@ def _json_parameter(fields: Mapping[str, str], name: str) -> dict[str, object] |
     return _object_decoder.decode(text) if text else None
 
 
+def too_many_values(text: str) -> bool:
+    """A few bytes make an object of a few hundred: what a text may unfold to is bounded before it is decoded."""
+    return len(text) > MOST_JSON_VALUES and text.count(",") + text.count("[") + text.count("{") > MOST_JSON_VALUES
+
+
 def _check_size(body: bytes) -> None:
-    """A few bytes make an object of a few hundred: what a body may unfold to is bounded before it is decoded."""
     if len(body) <= MOST_JSON_VALUES:
         return
     values = body.count(b",") + body.count(b"[") + body.count(b"{")

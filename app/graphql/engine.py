@@ -83,7 +83,8 @@ class Engine:
         return self._payload(result, run, prepared, caller)
 
     async def subscribe(self, run: Run, caller: Caller) -> AsyncGenerator[Payload, None]:
-        """The events of an admitted subscription, ready to encode; the source is open when this returns. Raises RequestFailed."""
+        """The events of an admitted subscription, ready to encode; the source is open when this returns. It and
+        the events raise RequestFailed."""
         run.executor.context_value = self._context(run, caller)
         stream = create_source_event_stream(run.executor)
         source = await stream if isinstance(stream, Awaitable) else stream
@@ -118,8 +119,7 @@ class Engine:
                 except StopAsyncIteration:
                     return
                 except Exception as error:  # noqa: BLE001 (whatever ends a source is told to its subscriber, masked and logged)
-                    yield failed_by(error, caller.request_id).payload
-                    return
+                    raise failed_by(error, caller.request_id) from None
                 yield await self._event(event, run, caller)
         finally:
             close = getattr(iterator, "aclose", None)

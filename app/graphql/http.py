@@ -5,7 +5,8 @@ The order is the defence: load, method, media type and key are looked at before 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager
 from typing import TypeAlias
 
 import msgspec
@@ -13,16 +14,15 @@ from graphql import OperationType
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
-from app.access.principal import Principal
 from app.graphql.accept import MediaType, negotiate
 from app.graphql.body import BodyReader, GraphQLRequest, parse_body, parse_query_string
 from app.graphql.console import ConsolePage
-from app.graphql.engine import Caller, Engine, Payload
+from app.graphql.engine import Caller, Payload, Prepared
 from app.graphql.errors import Code, RequestFailed, failed_by, failure
-from app.web.load import Capacity
+from app.graphql.operations import Operations
+from app.graphql.sse import EventStream, Streamer
 from app.web.request_ids import request_id_of
 
-Authenticate: TypeAlias = Callable[[Mapping[str, str]], Awaitable[Principal]]
 Header: TypeAlias = tuple[bytes, bytes]
 
 STREAM_HINT = "subscriptions are streams: use a WebSocket with graphql-transport-ws, or Accept: text/event-stream"
@@ -51,13 +51,14 @@ class HeaderView(Mapping[str, str]):
 class GraphQLEndpoint:
     """`/graphql`: the console page for a browser, operations for everybody else."""
 
-    def __init__(
-        self, engine: Engine, authenticate: Authenticate, bodies: BodyReader, calls: Capacity, console: ConsolePage
-    ) -> None:
-        self._engine = engine
-        self._authenticate = authenticate
+    def __init__(self, operations: Operations, bodies: BodyReader, console: ConsolePage) -> None:
+        self._engine = operations.engine
+        self._authenticate = operations.authenticate
+        self._calls = operations.calls
+        self._connections = operations.connections
+        self._streamer = Streamer(operations)
+        self._clock = operations.clock
         self._bodies = bodies
-        self._calls = calls
         self._console = console
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -72,6 +73,9 @@ class GraphQLEndpoint:
             if accepted is None:
                 names = f"{MediaType.RESPONSE_JSON}, {MediaType.JSON} or, for streams, {MediaType.EVENT_STREAM}"
                 raise failure(Code.NOT_ACCEPTABLE, f"answers come as {names}", 406)
+            if media is MediaType.EVENT_STREAM:
+                await self._stream(scope, headers, receive, send)
+                return
             payload = await self._answer(scope, headers, receive)
         except ClientDisconnect:
             return
@@ -85,28 +89,50 @@ class GraphQLEndpoint:
     async def _answer(self, scope: Scope, headers: HeaderView, receive: Receive) -> Payload:
         with self._calls.one():
             caller = Caller(await self._authenticate(headers), request_id_of(scope))
-            if scope["method"] == "GET":
-                return await self._run(parse_query_string(scope["query_string"]), caller, by_get=True)
-            check_content_type(headers.get("content-type"))
-            async with self._bodies.read(receive, announced_length(headers)) as body:
-                return await self._run(parse_body(body), caller, by_get=False)
+            async with self._request(scope, headers, receive) as request:
+                prepared = self._engine.prepare(request, caller)
+                if prepared.operation.kind is OperationType.SUBSCRIPTION:
+                    raise failure(Code.NOT_ACCEPTABLE, STREAM_HINT, 406)
+                check_method_of(prepared, scope["method"])
+                return await self._engine.execute(prepared, caller)
 
-    async def _run(self, request: GraphQLRequest, caller: Caller, *, by_get: bool) -> Payload:
-        prepared = self._engine.prepare(request, caller)
-        operation = prepared.operation
-        if operation.kind is OperationType.SUBSCRIPTION:
-            raise failure(Code.NOT_ACCEPTABLE, STREAM_HINT, 406)
-        if by_get and not operation.may_be_read_by_get:
-            failed = failure(Code.METHOD_NOT_ALLOWED, "GET is for queries that spend nothing: use POST", 405)
-            failed.headers = ((b"allow", b"POST"),)
-            raise failed
-        return await self._engine.execute(prepared, caller)
+    async def _stream(self, scope: Scope, headers: HeaderView, receive: Receive, send: Send) -> None:
+        caller = Caller(await self._authenticate(headers), request_id_of(scope))
+        stream = EventStream(scope, receive, send, caller, headers=headers, clock=self._clock)
+        try:
+            async with self._request(scope, headers, receive) as request:
+                prepared = self._engine.prepare(request, caller)
+                check_method_of(prepared, scope["method"])
+            await stream.run(prepared, self._streamer, self._connections)
+        except RequestFailed as failed:
+            if not failed.in_document:
+                raise
+            await stream.refuse(failed)
+
+    @asynccontextmanager
+    async def _request(self, scope: Scope, headers: HeaderView, receive: Receive) -> AsyncIterator[GraphQLRequest]:
+        """The request's bytes count as in flight until the block ends."""
+        if scope["method"] == "GET":
+            yield parse_query_string(scope["query_string"])
+            return
+        check_content_type(headers.get("content-type"))
+        async with self._bodies.read(receive, announced_length(headers)) as body:
+            yield parse_body(body)
 
     def _check_method(self, method: str) -> None:
         if method not in {"GET", "POST"}:
             failed = failure(Code.METHOD_NOT_ALLOWED, f"{method} is not allowed here: use POST or GET", 405)
             failed.headers = ((b"allow", b"GET, POST"),)
             raise failed
+
+
+def check_method_of(prepared: Prepared, method: str) -> None:
+    """GET may be repeated and prefetched by anybody on the way, so it never changes or spends anything."""
+    operation = prepared.operation
+    if method == "GET" and operation.kind is not OperationType.SUBSCRIPTION and not operation.may_be_read_by_get:
+        failed = failure(Code.METHOD_NOT_ALLOWED, "GET is for queries that spend nothing: use POST", 405)
+        failed.headers = ((b"allow", b"POST"),)
+        raise failed
 
 
 def check_content_type(content_type: str | None) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from starlette.responses import PlainTextResponse
-from starlette.routing import BaseRoute, Route
+from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 from strawberry import Schema
 
@@ -11,10 +11,14 @@ from app.clock import Clock
 from app.errors import GreenLangError
 from app.graphql.accept import MediaType
 from app.graphql.body import BodyReader
+from app.graphql.broadcast import Broadcasts
+from app.graphql.connections import Authenticate, Connections
 from app.graphql.console import ConsoleFile, ConsolePage
 from app.graphql.engine import Engine, MakeContext
 from app.graphql.errors import failed_by
-from app.graphql.http import Authenticate, GraphQLEndpoint, HeaderView, send_json
+from app.graphql.http import GraphQLEndpoint, HeaderView, send_json
+from app.graphql.operations import Operations
+from app.graphql.websocket import WebSocketEndpoint
 from app.settings import Settings
 from app.web.load import Capacity
 from app.web.request_ids import request_id_of
@@ -56,25 +60,27 @@ def build_graphql_routes(
     limits = settings.limits
     retry_after = settings.server.retry_after
     engine = Engine(schema, settings, make_context, clock)
-    endpoint = GraphQLEndpoint(
+    operations = Operations(
         engine,
         authenticate,
-        BodyReader(limits.body_bytes, Capacity(limits.bytes_in_flight, retry_after), limits.send_timeout),
+        Connections(authenticate, clock, per_key=limits.sockets_per_key, send_timeout=limits.send_timeout),
+        Broadcasts(engine),
         Capacity(settings.server.max_in_flight, retry_after),
-        ConsolePage(simulated=simulated),
+        Capacity(limits.bytes_in_flight, retry_after),
+        limits,
+        clock,
     )
+    bodies = BodyReader(limits.body_bytes, operations.body_bytes, limits.send_timeout)
+    handshakes = Capacity(settings.server.max_in_flight, retry_after)
     sdl = SchemaDocument(schema.as_str(), authenticate, production=settings.server.production)
     return [
-        _route("", endpoint),
+        Route(PATH, GraphQLEndpoint(operations, bodies, ConsolePage(simulated=simulated)), methods=None),
+        WebSocketRoute(PATH, WebSocketEndpoint(operations, handshakes, settings.server.allowed_origins)),
         _get("/schema.graphql", sdl),
         _get("/console.css", ConsoleFile("console.css", "text/css")),
         _get("/console.js", ConsoleFile("console.js", "text/javascript")),
         _get("/console.svg", ConsoleFile("console.svg", "image/svg+xml")),
     ]
-
-
-def _route(path: str, app: ASGIApp) -> Route:
-    return Route(PATH + path, app, methods=None)
 
 
 def _get(path: str, app: ASGIApp) -> Route:

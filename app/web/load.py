@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
 
 from app.errors import Overloaded
@@ -26,9 +26,12 @@ class Capacity:
         self.in_flight -= amount
 
     @contextmanager
-    def one(self) -> Iterator[None]:
-        self.take(1)
+    def held(self, amount: int) -> Iterator[None]:
+        self.take(amount)
         try:
             yield
         finally:
-            self.give_back(1)
+            self.give_back(amount)
+
+    def one(self) -> AbstractContextManager[None]:
+        return self.held(1)

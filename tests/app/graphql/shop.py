@@ -92,6 +92,10 @@ class Event:
     def tenant(self, info: ShopInfo) -> str:
         return info.context.principal.tenant
 
+    @strawberry.field
+    def pad(self, size: int) -> str:
+        return "x" * size
+
 
 def _search() -> str | None:
     return "found"
@@ -285,5 +289,5 @@ def with_server(**server: object) -> Settings:
     return settings.model_copy(update={"server": settings.server.model_copy(update=server)})
 
 
-def expiring(principal: Principal, **changes: object) -> Principal:
+def changed(principal: Principal, **changes: object) -> Principal:
     return dataclasses.replace(principal, **changes)  # type: ignore[arg-type]  # the fields are those of Principal

@@ -1,0 +1,128 @@
+"""The streams this process has open, by key: how many a key may have, and what ends them from outside.
+
+One sweep a second looks after all of them: a key that expired, was revoked or lost a right ends its streams; a reader that
+stopped reading is cut off; quiet ones are pinged. Each key is looked up once a sweep, however many streams it has.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import timedelta
+from enum import Enum
+from typing import Protocol, TypeAlias
+from uuid import UUID
+
+from app.access.principal import Principal
+from app.clock import Clock
+from app.errors import GreenLangError, LimitExceeded, Unauthenticated
+
+logger = logging.getLogger(__name__)
+
+Authenticate: TypeAlias = Callable[[Mapping[str, str]], Awaitable[Principal]]
+
+SWEEP_SECONDS = 1.0
+PING_SECONDS = 12.0
+
+
+class Ending(Enum):
+    """Why a stream was ended from outside."""
+
+    KEY_GONE = "the key has expired, was revoked or has other rights now"
+    NOT_READING = "nothing was read for too long"
+    SILENT = "no sign of life"
+
+
+class Connection(Protocol):
+    """A socket or an event stream; nothing here may block."""
+
+    principal: Principal
+    credentials: Mapping[str, str]
+
+    def end(self, ending: Ending) -> None: ...
+
+    def sending_since(self) -> float | None:
+        """When the send that is under way began, in the clock's monotonic seconds."""
+        ...
+
+    def ping(self) -> None: ...
+
+
+class Connections:
+    def __init__(self, authenticate: Authenticate, clock: Clock, *, per_key: int, send_timeout: timedelta) -> None:
+        self._authenticate = authenticate
+        self._clock = clock
+        self._per_key = per_key
+        self._send_timeout = send_timeout.total_seconds()
+        self._open: dict[Connection, float] = {}
+        self._counts: Counter[UUID] = Counter()
+        self._sweeper: asyncio.Task[None] | None = None
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    @contextmanager
+    def joined(self, connection: Connection) -> Iterator[None]:
+        """Raises LimitExceeded where the key has as many as it may."""
+        key = connection.principal.key_id
+        if self._counts[key] >= self._per_key:
+            raise LimitExceeded("streams of one key", self._counts[key] + 1, self._per_key)
+        self._counts[key] += 1
+        self._open[connection] = self._clock.monotonic() + PING_SECONDS
+        if self._sweeper is None:
+            self._sweeper = asyncio.create_task(self._sweep_while_open())
+        try:
+            yield
+        finally:
+            del self._open[connection]
+            self._counts[key] -= 1
+            if not self._counts[key]:
+                del self._counts[key]
+
+    async def _sweep_while_open(self) -> None:
+        try:
+            while self._open:
+                await self._clock.sleep(SWEEP_SECONDS)
+                await self.sweep()
+        finally:
+            self._sweeper = None
+
+    async def sweep(self) -> None:
+        await self._check_keys()
+        now = self._clock.monotonic()
+        wall = self._clock.now()
+        for connection, ping_at in list(self._open.items()):
+            expires_at = connection.principal.expires_at
+            sending_since = connection.sending_since()
+            if expires_at is not None and expires_at <= wall:
+                connection.end(Ending.KEY_GONE)
+            elif sending_since is not None and now - sending_since > self._send_timeout:
+                connection.end(Ending.NOT_READING)
+            elif now >= ping_at:
+                self._open[connection] = now + PING_SECONDS
+                connection.ping()
+
+    async def _check_keys(self) -> None:
+        by_key: dict[str, list[Connection]] = {}
+        for connection in self._open:
+            by_key.setdefault(connection.credentials.get("authorization", ""), []).append(connection)
+        for connections in by_key.values():
+            try:
+                found = await self._authenticate(connections[0].credentials)
+            except Unauthenticated:
+                found = None
+            except GreenLangError as error:
+                logger.warning("keys of open streams could not be checked: %s", error)
+                continue
+            for connection in connections:
+                if found is None or _rights(found) != _rights(connection.principal):
+                    connection.end(Ending.KEY_GONE)
+                else:
+                    connection.principal = found
+
+
+def _rights(principal: Principal) -> tuple[object, ...]:
+    return principal.key_id, principal.tenant, principal.scopes, principal.agent

@@ -1,0 +1,388 @@
+"""Operations over one WebSocket (graphql-transport-ws).
+
+An operation that fails is answered by an `error` message and leaves the others alone; only a client that breaks the protocol, or
+whose key is no longer good, loses the socket. Frames go out through one bounded outbox, flushed by at most one task at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Mapping
+from contextlib import aclosing
+from urllib.parse import urlsplit
+
+import msgspec
+from graphql import OperationType
+from starlette.types import Message, Receive, Scope, Send
+
+from app.access.principal import Principal
+from app.errors import GreenLangError, LimitExceeded, Overloaded, StoreUnavailable, Unauthenticated
+from app.graphql.body import GraphQLRequest, request_from_payload, too_many_values
+from app.graphql.broadcast import Subject
+from app.graphql.connections import Ending
+from app.graphql.engine import Caller, Prepared, Run
+from app.graphql.errors import RequestFailed, failed_by
+from app.graphql.operations import Operations
+from app.web.load import Capacity
+from app.web.protocols import ABORT, TRUST, extension
+from app.web.request_ids import request_id_of
+
+SUBPROTOCOL = "graphql-transport-ws"
+_MOST_WAITING = 256
+_WAIT_ABOVE = 8
+_SILENT_PINGS = 3
+_LONGEST_ID = 256
+_ACK = '{"type":"connection_ack"}'
+_PING = '{"type":"ping"}'
+
+
+class _Frame(msgspec.Struct):
+    type: str
+    id: str | None = None
+    payload: object = None
+
+
+_decoder = msgspec.json.Decoder(_Frame)
+
+
+class ProtocolBroken(Exception):
+    """The client broke the protocol: the socket is closed with `code`."""
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(reason)
+        self.code = code
+        self.reason = reason
+
+
+class _Member:
+    """One operation's share of a broadcast."""
+
+    def __init__(self, session: _Session, id_: str) -> None:
+        self._session = session
+        self._id = id_
+        self._head = next_head(id_)
+
+    def deliver(self, payload: str) -> None:
+        if not self._session.post(self._head, payload):
+            self._session.fail(self._id, failed_by(Overloaded(1000), ""))
+
+    def finish(self, failed: RequestFailed | None) -> None:
+        if failed is None:
+            self._session.complete(self._id)
+        else:
+            self._session.fail(self._id, failed)
+
+
+def next_head(id_: str) -> str:
+    return f'{{"id":{_text(id_)},"type":"next","payload":'
+
+
+def _text(value: object) -> str:
+    return msgspec.json.encode(value).decode()
+
+
+class _Operation:
+    """A running operation: its task, and the broadcast it is a member of."""
+
+    def __init__(self) -> None:
+        self.task: asyncio.Task[None] | None = None
+        self.membership: tuple[_Member, Subject] | None = None
+
+
+class _Session:
+    """A socket whose key has been checked; a Connection until it closes."""
+
+    def __init__(
+        self, operations: Operations, scope: Scope, send: Send, principal: Principal, credentials: Mapping[str, str]
+    ) -> None:
+        self.principal = principal
+        self.credentials = credentials
+        self.ending: Ending | None = None
+        self.gone = False
+        self._reader: asyncio.Task[object] | None = None
+        self._operations = operations
+        self._engine = operations.engine
+        self._request_id = request_id_of(scope)
+        self._send_message = send
+        self._running: dict[str, _Operation] = {}
+        self._outbox: deque[tuple[str, str]] = deque()
+        self._room = asyncio.Event()
+        self._flusher: asyncio.Task[None] | None = None
+        self._sending_since: float | None = None
+        self._unanswered_pings = 0
+
+    # ------------------------------------------------------------------ as a Connection
+    def end(self, ending: Ending) -> None:
+        self.ending = self.ending or ending
+        if self._reader is not None:
+            self._reader.cancel()
+
+    def sending_since(self) -> float | None:
+        return self._sending_since
+
+    def ping(self) -> None:
+        if self._unanswered_pings >= _SILENT_PINGS:
+            self.end(Ending.SILENT)
+        self._unanswered_pings += 1
+        self.post(_PING, "")
+
+    async def read(self, receive: Receive) -> ProtocolBroken | None:
+        """Takes what the client sends; returns why the socket is to be closed, None where the client has done it."""
+        self._reader = asyncio.current_task()
+        try:
+            while (message := await receive())["type"] != "websocket.disconnect":
+                frame, size = read_frame(message)
+                self._unanswered_pings = 0
+                self._take(frame, size)
+        except ProtocolBroken as broken:
+            return broken
+        except asyncio.CancelledError:
+            if self.ending is None or self._reader is None:
+                raise
+            self._reader.uncancel()
+            return ProtocolBroken(4403, self.ending.value)
+        finally:
+            self._reader = None
+        return None
+
+    def _take(self, frame: _Frame, size: int) -> None:
+        match frame.type:
+            case "subscribe":
+                self.subscribe(frame, size)
+            case "complete":
+                self._forget(frame.id or "")
+            case "ping":
+                pong = '{"type":"pong"}' if frame.payload is None else f'{{"type":"pong","payload":{_text(frame.payload)}}}'
+                if not self.post(pong, ""):
+                    raise ProtocolBroken(4429, "too many pings")
+            case "pong":
+                pass
+            case "connection_init":
+                raise ProtocolBroken(4429, "Too many initialisation requests")
+            case _:
+                raise ProtocolBroken(4400, "unknown message type")
+
+    # ------------------------------------------------------------------ sending
+    def post(self, head: str, payload: str) -> bool:
+        """Queues a frame, its head and payload joined only when it is sent; False where the reader is too far behind."""
+        if len(self._outbox) >= _MOST_WAITING:
+            return False
+        self._put(head, payload)
+        return True
+
+    def _put(self, head: str, payload: str) -> None:
+        if self.gone:
+            return
+        self._outbox.append((head, payload))
+        if self._flusher is None:
+            self._flusher = asyncio.create_task(self._flush())
+
+    async def _send(self, head: str, payload: str) -> None:
+        """Queues a frame and waits until the reader has caught up."""
+        self._put(head, payload)
+        while len(self._outbox) > _WAIT_ABOVE:
+            self._room.clear()
+            await self._room.wait()
+
+    async def _flush(self) -> None:
+        now = self._operations.clock.monotonic
+        try:
+            while self._outbox:
+                head, payload = self._outbox.popleft()
+                self._sending_since = now()
+                await self._send_message({"type": "websocket.send", "text": f"{head}{payload}}}" if payload else head})
+                self._sending_since = None
+                if len(self._outbox) <= _WAIT_ABOVE:
+                    self._room.set()
+        except Exception:  # noqa: BLE001 (a send to a client that has gone; receive says so too)
+            self.gone = True
+            self._outbox.clear()
+            self._room.set()
+        finally:
+            self._flusher = None
+
+    def complete(self, id_: str) -> None:
+        """The operation has ended by itself."""
+        if self._forget(id_):
+            self._put(f'{{"id":{_text(id_)},"type":"complete"}}', "")
+
+    def fail(self, id_: str, failed: RequestFailed) -> None:
+        if self._forget(id_):
+            self._put(f'{{"id":{_text(id_)},"type":"error","payload":{_text(failed.errors)}}}', "")
+
+    # ------------------------------------------------------------------ operations
+    def subscribe(self, frame: _Frame, size: int) -> None:
+        id_ = frame.id
+        if not id_ or len(id_) > _LONGEST_ID:
+            raise ProtocolBroken(4400, "subscribe needs an id of 1 to 256 characters")
+        try:
+            request = request_from_payload(frame.payload, size)
+        except ValueError:
+            raise ProtocolBroken(4400, "the payload is not a GraphQL request") from None
+        if id_ in self._running:
+            raise ProtocolBroken(4409, "Subscriber for this id already exists")
+        operation = self._running[id_] = _Operation()
+        allowed = self._operations.limits.operations_per_socket
+        if len(self._running) > allowed:
+            self.fail(id_, failed_by(LimitExceeded("operations of one socket", len(self._running), allowed), ""))
+            return
+        operation.task = asyncio.create_task(self._run(id_, operation, request))
+
+    def _forget(self, id_: str) -> bool:
+        operation = self._running.pop(id_, None)
+        if operation is None:
+            return False
+        if operation.membership is not None:
+            self._operations.broadcasts.leave(*operation.membership)
+        if operation.task is not None and operation.task is not asyncio.current_task():
+            operation.task.cancel()
+        return True
+
+    async def _run(self, id_: str, operation: _Operation, request: GraphQLRequest) -> None:
+        caller = Caller(self.principal, self._request_id)
+        try:
+            with self._operations.body_bytes.held(request.size):
+                prepared = self._engine.prepare(request, caller)
+                if prepared.operation.kind is not OperationType.SUBSCRIPTION:
+                    with self._operations.calls.one():
+                        payload = await self._engine.execute(prepared, caller)
+                    await self._send(next_head(id_), _text(payload))
+                    self.complete(id_)
+                    return
+                run = await self._engine.admit(prepared, caller)
+            if prepared.operation.audience is None:
+                await self._stream(id_, run, caller)
+                self.complete(id_)
+            else:
+                await self._join(id_, operation, prepared, run, caller)
+        except RequestFailed as failed:
+            self.fail(id_, failed)
+        except Exception as error:  # noqa: BLE001 (every surprise becomes one masked sentence and a log entry)
+            self.fail(id_, failed_by(error, caller.request_id))
+
+    async def _stream(self, id_: str, run: Run, caller: Caller) -> None:
+        head = next_head(id_)
+        async with aclosing(await self._engine.subscribe(run, caller)) as events:
+            async for payload in events:
+                await self._send(head, _text(payload))
+                await asyncio.sleep(0)
+
+    async def _join(self, id_: str, operation: _Operation, prepared: Prepared, run: Run, caller: Caller) -> None:
+        """A member needs no task of its own: the broadcast posts to the outbox."""
+        member = _Member(self, id_)
+        subject = await self._operations.broadcasts.join(member, prepared, run, caller)
+        operation.membership = (member, subject)
+        operation.task = None
+
+    async def close(self) -> None:
+        """Ends every operation and lets go of everything."""
+        tasks = [operation.task for operation in self._running.values() if operation.task is not None]
+        for id_ in list(self._running):
+            self._forget(id_)
+        if self._flusher is not None:
+            self._flusher.cancel()
+            tasks.append(self._flusher)
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+class WebSocketEndpoint:
+    def __init__(self, operations: Operations, handshakes: Capacity, allowed_origins: tuple[str, ...]) -> None:
+        self._operations = operations
+        self._handshakes = handshakes
+        self._allowed_origins = frozenset(allowed_origins)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        if not self._origin_allowed(headers):
+            await send({"type": "websocket.close", "code": 4403})
+            return
+        if SUBPROTOCOL not in scope["subprotocols"]:
+            await send({"type": "websocket.accept"})
+            await _close(send, 4406, "Subprotocol not acceptable: use graphql-transport-ws")
+            return
+        try:
+            with self._handshakes.one():
+                await send({"type": "websocket.accept", "subprotocol": SUBPROTOCOL})
+                session = await self._initialised(scope, headers, receive, send)
+        except Overloaded:
+            await send({"type": "websocket.close", "code": 1013})
+        except ProtocolBroken as broken:
+            await _close(send, broken.code, broken.reason)
+        else:
+            if session is not None:
+                await self._serve(session, scope, receive, send)
+
+    def _origin_allowed(self, headers: Mapping[str, str]) -> bool:
+        """A program sends no Origin; a browser's must be ours or listed."""
+        origin = headers.get("origin")
+        return origin is None or origin in self._allowed_origins or urlsplit(origin).netloc == headers.get("host")
+
+    async def _initialised(self, scope: Scope, headers: Mapping[str, str], receive: Receive, send: Send) -> _Session | None:
+        """The session once the key has been checked; None where the client has gone. Raises ProtocolBroken."""
+        try:
+            async with asyncio.timeout(self._operations.limits.connection_init_timeout.total_seconds()):
+                while True:
+                    message = await receive()
+                    if message["type"] == "websocket.disconnect":
+                        return None
+                    frame, _ = read_frame(message)
+                    if frame.type == "connection_init":
+                        break
+                    if frame.type not in {"ping", "pong"}:
+                        raise ProtocolBroken(4401, "Unauthorized")
+                credentials = _credentials(headers, frame.payload)
+                principal = await self._operations.authenticate(credentials)
+        except TimeoutError:
+            raise ProtocolBroken(4408, "Connection initialisation timeout") from None
+        except Unauthenticated:
+            raise ProtocolBroken(4403, "Forbidden: the key is missing, wrong, expired or revoked") from None
+        except StoreUnavailable as error:
+            raise ProtocolBroken(1013, str(error)) from None
+        extension(scope, TRUST)()
+        return _Session(self._operations, scope, send, principal, credentials)
+
+    async def _serve(self, session: _Session, scope: Scope, receive: Receive, send: Send) -> None:
+        closing: ProtocolBroken | None = None
+        try:
+            with self._operations.connections.joined(session):
+                await send({"type": "websocket.send", "text": _ACK})
+                closing = await session.read(receive)
+        except LimitExceeded as error:
+            closing = ProtocolBroken(4429, str(error))
+        except GreenLangError as error:
+            closing = ProtocolBroken(1011, type(error).__name__)
+        finally:
+            await session.close()
+        if session.ending is Ending.NOT_READING or session.ending is Ending.SILENT:
+            extension(scope, ABORT)()
+        elif closing is not None:
+            await _close(send, closing.code, closing.reason)
+
+
+def read_frame(message: Message) -> tuple[_Frame, int]:
+    """The frame and its size in bytes; raises ProtocolBroken for anything that is no message of the protocol."""
+    text: str | None = message.get("text")
+    if text is None:
+        raise ProtocolBroken(4400, "frames are text")
+    if too_many_values(text):
+        raise ProtocolBroken(4400, "the message has too many values")
+    try:
+        return _decoder.decode(text), len(text)
+    except (msgspec.MsgspecError, RecursionError, ValueError):
+        raise ProtocolBroken(4400, "Invalid message received") from None
+
+
+def _credentials(headers: Mapping[str, str], payload: object) -> Mapping[str, str]:
+    """The key of connection_init, in a field `authorization` of any case; else that of the handshake."""
+    given = dict(headers)
+    for name, value in payload.items() if isinstance(payload, dict) else ():
+        if isinstance(name, str) and name.lower() == "authorization" and isinstance(value, str):
+            given["authorization"] = value
+    return {"authorization": given.get("authorization", "")}
+
+
+async def _close(send: Send, code: int, reason: str) -> None:
+    """A reason has at most 123 bytes."""
+    await send({"type": "websocket.close", "code": code, "reason": reason[:120]})

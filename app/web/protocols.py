@@ -1,0 +1,50 @@
+"""uvicorn's own protocols with two things ASGI has no words for, given to the application as functions in scope["extensions"].
+
+`greenlang.abort` drops the connection at once: a plain close waits for a reader that may never read again.
+`greenlang.trust` lets a WebSocket send frames of the full size; until then they are bounded as for a stranger.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, MutableMapping
+from typing import Any, cast
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.http11 import Request
+
+ABORT = "greenlang.abort"
+TRUST = "greenlang.trust"
+STRANGERS_FRAME_BYTES = 16 * 1024
+
+
+def extension(scope: MutableMapping[str, Any], name: str) -> Callable[[], None]:
+    """The function the server gave us under that name; does nothing under a server that is not ours."""
+    found = scope.get("extensions", {}).get(name)
+    return cast("Callable[[], None]", found) if callable(found) else _nothing
+
+
+def _nothing() -> None:
+    return None
+
+
+class HttpProtocol(HttpToolsProtocol):
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        scope = cast("dict[str, Any]", self.scope)
+        scope["extensions"] = {**scope.get("extensions", {}), ABORT: self.transport.abort}
+
+
+class WebSocketProtocol(WebSocketsSansIOProtocol):
+    def handle_connect(self, event: Request) -> None:
+        allowed = self.conn.max_message_size
+        super().handle_connect(event)
+        scope = cast("dict[str, Any] | None", getattr(self, "scope", None))
+        if scope is None:
+            return
+        self.conn.max_message_size = STRANGERS_FRAME_BYTES
+
+        def trust() -> None:
+            self.conn.max_message_size = allowed
+
+        scope["extensions"] = {**scope["extensions"], ABORT: self.transport.abort, TRUST: trust}

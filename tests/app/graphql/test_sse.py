@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from tests.app.graphql.asgi import Client
+from tests.app.graphql.serving import eventually, serving, stream_client
+from tests.app.graphql.shop import KEY, OTHER_KEY, Shop, changed, with_limits
+
+pytestmark = pytest.mark.anyio
+
+
+def numbers(to: int, wait: float = 0) -> str:
+    return f"subscription {{ count(to: {to}, wait: {wait}) {{ number }} }}"
+
+
+@pytest.fixture
+def shop() -> Shop:
+    return Shop()
+
+
+@pytest.fixture
+async def port(shop: Shop) -> AsyncIterator[int]:
+    async with serving(shop.app()) as found:
+        yield found
+
+
+class TestStreams:
+    async def test_a_subscription_has_its_events_then_completes(self, port: int) -> None:
+        async with stream_client(port) as client:
+            await client.start(numbers(2))
+            assert b"text/event-stream" in client.headers
+            assert await client.event() == ("next", {"data": {"count": {"number": 0}}})
+            assert await client.event() == ("next", {"data": {"count": {"number": 1}}})
+            assert await client.event() == ("complete", None)
+
+    async def test_a_query_has_one(self, port: int) -> None:
+        async with stream_client(port) as client:
+            await client.start("{ tenant }")
+            name, payload = await client.event()
+            assert (name, payload["data"]) == ("next", {"tenant": "acme"})  # type: ignore[index]  # JSON
+            assert await client.event() == ("complete", None)
+
+    async def test_every_event_has_a_fresh_context(self, shop: Shop, port: int) -> None:
+        async with stream_client(port) as client:
+            await client.start("subscription { count(to: 3) { contextId } }")
+            for _ in range(4):
+                await client.event()
+        assert len(shop.board.contexts) == 4
+
+    async def test_a_source_that_breaks_is_told_and_masked(self, port: int) -> None:
+        async with stream_client(port) as client:
+            await client.start("subscription { fails }")
+            await client.event()
+            name, payload = await client.event()
+            assert (name, payload["errors"][0]["extensions"]["code"]) == ("next", "INTERNAL")  # type: ignore[index]  # JSON
+            assert "secret" not in str(payload)
+            assert await client.event() == ("complete", None)
+
+    async def test_a_broadcast_is_shared(self, shop: Shop, port: int) -> None:
+        async with stream_client(port) as one, stream_client(port) as two:
+            await one.start("subscription { news { number contextId } }")
+            await two.start("subscription { news { number contextId } }", OTHER_KEY)
+            await eventually(lambda: shop.board.opened == 1)
+            await asyncio.sleep(0.05)
+            shop.board.publish(5)
+            assert await one.event() == await two.event()
+            assert shop.board.executed == 1
+            shop.board.publish(None)
+            assert await one.event() == ("complete", None)
+
+
+class TestRefusals:
+    async def test_a_fault_of_the_document_is_an_event(self, port: int) -> None:
+        async with stream_client(port) as client:
+            await client.start("subscription { nope }")
+            assert client.status == 200
+            _, payload = await client.event()
+            assert payload["errors"][0]["extensions"]["code"] == "GRAPHQL_VALIDATION_FAILED"  # type: ignore[index]  # JSON
+            assert await client.event() == ("complete", None)
+
+    async def test_everything_before_it_has_its_status(self) -> None:
+        shop = Shop(with_limits(sockets_per_key=0))
+        client = Client(shop.app(), accept="text/event-stream")
+        assert (await Client(shop.app(), key=None, accept="text/event-stream").post(numbers(1))).status == 401
+        assert (await client.send(b"[]")).code == "BAD_USER_INPUT"
+        answer = await client.post(numbers(1))
+        assert answer.extensions["limit"] == "streams of one key"
+        assert shop.board.opened == 0
+
+
+class TestKeys:
+    @pytest.mark.parametrize("revoked", [True, False])
+    async def test_a_key_that_is_gone_ends_its_streams(self, shop: Shop, port: int, *, revoked: bool) -> None:
+        soon = datetime.now(UTC) + timedelta(seconds=0.3)
+        shop.keys.known[KEY] = changed(shop.keys.known[KEY], expires_at=None if revoked else soon)
+        async with stream_client(port) as client:
+            await client.start("subscription { news { number } }")
+            if revoked:
+                del shop.keys.known[KEY]
+            _, payload = await client.event()
+            assert payload["errors"][0]["extensions"]["code"] == "UNAUTHENTICATED"  # type: ignore[index]  # JSON
+            assert await client.event() == ("complete", None)
+        await eventually(lambda: shop.board.open_sources == 0, 1)
+
+
+class TestClientsThatLeave:
+    @pytest.mark.parametrize(
+        "query",
+        [
+            pytest.param(numbers(10**9), id="a source that never waits"),
+            pytest.param(numbers(10**9, 0.001), id="a busy source"),
+            pytest.param(numbers(10**9, 3600), id="a sleeping source"),
+            pytest.param("subscription { news { number } }", id="a broadcast"),
+            pytest.param("subscription { large }", id="large events"),
+        ],
+    )
+    async def test_everything_is_freed_within_a_second(
+        self, shop: Shop, port: int, query: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        async with stream_client(port) as client:
+            await client.start(query)
+            await eventually(lambda: shop.board.open_sources == 1)
+            await asyncio.sleep(0.05)
+            client.vanish()
+            await eventually(lambda: shop.board.open_sources == 0, 1)
+        assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
+
+    async def test_a_reader_that_stops_reading_stops_the_source_and_is_cut_off(self) -> None:
+        shop = Shop(with_limits(send_timeout=timedelta(seconds=1)))
+        async with serving(shop.app()) as port, stream_client(port) as client:
+            await client.start("subscription { large }")
+            await asyncio.sleep(0.3)
+            produced = shop.board.produced
+            await asyncio.sleep(0.3)
+            assert shop.board.produced == produced < 200
+            await eventually(lambda: shop.board.open_sources == 0, 4)

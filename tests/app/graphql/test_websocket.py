@@ -1,0 +1,362 @@
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from websockets.exceptions import InvalidStatus
+
+from tests.app.graphql.serving import SocketClient, eventually, serving, socket_client
+from tests.app.graphql.shop import ADMIN_KEY, KEY, OTHER_KEY, Shop, changed, with_limits, with_server
+
+pytestmark = pytest.mark.anyio
+
+
+def numbers(to: int, wait: float = 0) -> str:
+    return f"subscription {{ count(to: {to}, wait: {wait}) {{ number }} }}"
+
+
+@pytest.fixture
+def shop() -> Shop:
+    return Shop()
+
+
+@pytest.fixture
+async def port(shop: Shop) -> AsyncIterator[int]:
+    async with serving(shop.app()) as found:
+        yield found
+
+
+@pytest.fixture
+async def client(port: int) -> AsyncIterator[SocketClient]:
+    async with socket_client(port) as found:
+        await found.init()
+        yield found
+
+
+class TestOperations:
+    async def test_a_subscription_has_its_events_then_completes(self, client: SocketClient) -> None:
+        await client.subscribe("a", numbers(2))
+        assert await client.receive() == {"id": "a", "type": "next", "payload": {"data": {"count": {"number": 0}}}}
+        assert await client.receive() == {"id": "a", "type": "next", "payload": {"data": {"count": {"number": 1}}}}
+        assert await client.receive() == {"id": "a", "type": "complete"}
+
+    async def test_queries_and_mutations_too(self, client: SocketClient) -> None:
+        await client.subscribe("q", "query($n: String) { hello(name: $n) }", {"n": "you"})
+        answer = await client.receive()
+        assert answer["payload"]["data"] == {"hello": "hello you"}  # type: ignore[index]  # JSON
+        assert await client.receive() == {"id": "q", "type": "complete"}
+
+    async def test_every_operation_and_every_event_has_a_fresh_context(self, shop: Shop, client: SocketClient) -> None:
+        for id_ in ("a", "b"):
+            await client.subscribe(id_, "subscription { count(to: 3) { contextId } }")
+            for _ in range(4):
+                await client.receive()
+        assert len({id(context) for context in shop.board.contexts}) == len(shop.board.contexts) == 8
+
+    async def test_a_client_may_stop_one(self, shop: Shop, client: SocketClient) -> None:
+        await client.subscribe("a", numbers(1000, 0.01))
+        await client.receive()
+        await client.send({"id": "a", "type": "complete"})
+        await eventually(lambda: shop.board.open_sources == 0, 1)
+        await client.subscribe("a", "{ tenant }")
+        while (frame := await client.receive())["type"] != "complete":
+            assert frame["id"] == "a"
+
+    async def test_pings_are_answered(self, client: SocketClient) -> None:
+        await client.send({"type": "ping"})
+        assert await client.receive() == {"type": "pong"}
+        await client.send({"type": "ping", "payload": {"a": 1}})
+        assert await client.receive() == {"type": "pong", "payload": {"a": 1}}
+
+
+class TestOneBadOperation:
+    @pytest.mark.parametrize(
+        ("query", "code"),
+        [
+            ("subscription {", "GRAPHQL_PARSE_FAILED"),
+            ("subscription { nope }", "GRAPHQL_VALIDATION_FAILED"),
+            ("subscription { refuses }", "FORBIDDEN"),
+            ("subscription A { fails } subscription B { fails }", "BAD_USER_INPUT"),
+            ("{ " + "a: hello " * 11 + "}", "LIMIT_EXCEEDED"),
+        ],
+    )
+    async def test_gets_an_error_and_the_others_live_on(self, client: SocketClient, query: str, code: str) -> None:
+        await client.subscribe("good", numbers(2, 0.1))
+        await client.receive()
+        await client.subscribe("bad", query)
+        error = await client.receive()
+        assert (error["id"], error["type"]) == ("bad", "error")
+        assert error["payload"][0]["extensions"]["code"] == code  # type: ignore[index]  # JSON
+        assert (await client.receive())["id"] == "good"
+        assert await client.receive() == {"id": "good", "type": "complete"}
+
+    async def test_a_source_that_breaks_is_masked(self, client: SocketClient, caplog: pytest.LogCaptureFixture) -> None:
+        await client.subscribe("a", "subscription { fails }")
+        await client.receive()
+        frame = await client.receive()
+        assert frame["type"] == "error"
+        assert frame["payload"][0]["extensions"]["code"] == "INTERNAL"  # type: ignore[index]  # JSON
+        assert "secret" not in str(frame)
+        assert "secret sub detail" in caplog.text
+
+    async def test_one_over_the_sockets_limit_is_refused(self) -> None:
+        shop = Shop(with_limits(operations_per_socket=1))
+        async with serving(shop.app()) as port, socket_client(port) as client:
+            await client.init()
+            await client.subscribe("a", numbers(100, 1))
+            await client.receive()
+            await client.subscribe("b", "{ hello }")
+            assert (await client.receive())["payload"][0]["extensions"]["limit"] == "operations of one socket"  # type: ignore[index]  # JSON
+
+    async def test_past_the_calls_in_flight_it_is_told_to_come_back(self) -> None:
+        shop = Shop(with_server(max_in_flight=1))
+        async with serving(shop.app()) as port, socket_client(port) as client:
+            await client.init()
+            await client.subscribe("a", "{ wait(seconds: 5) }")
+            await client.subscribe("b", "{ hello }")
+            assert (await client.receive())["payload"][0]["extensions"]["code"] == "OVERLOADED"  # type: ignore[index]  # JSON
+
+
+class TestBrokenProtocol:
+    @pytest.mark.parametrize(
+        "frame",
+        [
+            "[]",
+            "7",
+            "null",
+            "{",
+            '{"type": 1}',
+            '{"type": "nope"}',
+            '{"type": "subscribe"}',
+            '{"id": "", "type": "subscribe", "payload": {"query": "{ hello }"}}',
+            '{"id": ["a"], "type": "subscribe", "payload": {"query": "{ hello }"}}',
+            '{"id": "a", "type": "subscribe", "payload": null}',
+            '{"id": "a", "type": "subscribe", "payload": {"query": 7}}',
+            '{"id": "a", "type": "subscribe", "payload": {"query": "{ hello }", "variables": []}}',
+            '{"type": "ping", "payload": NaN}',
+            '{"type": "ping", "payload": ' + "[" * 100_000 + "}",
+        ],
+    )
+    async def test_closes_with_4400(self, client: SocketClient, caplog: pytest.LogCaptureFixture, frame: str) -> None:
+        await client.send(frame)
+        assert (await client.closed())[0] == 4400
+        assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
+
+    async def test_binary_frames_too(self, client: SocketClient) -> None:
+        await client.connection.send(b"{}")
+        assert (await client.closed())[0] == 4400
+
+    async def test_the_same_id_twice(self, client: SocketClient) -> None:
+        await client.subscribe("a", numbers(100, 1))
+        await client.subscribe("a", numbers(100, 1))
+        assert (await client.closed())[0] == 4409
+
+    async def test_initialising_twice(self, client: SocketClient) -> None:
+        await client.send({"type": "connection_init"})
+        assert (await client.closed())[0] == 4429
+
+    async def test_another_subprotocol(self, port: int) -> None:
+        async with socket_client(port, subprotocols=["graphql-ws"]) as client:
+            assert (await client.closed())[0] == 4406
+
+
+class TestKeys:
+    async def test_subscribing_before_the_key_was_sent(self, port: int) -> None:
+        async with socket_client(port) as client:
+            await client.subscribe("a", "{ hello }")
+            assert (await client.closed())[0] == 4401
+
+    @pytest.mark.parametrize("payload", [None, {}, {"authorization": "Bearer sk-wrong"}, {"authorization": 7}, []])
+    async def test_without_a_good_key_the_socket_closes(self, shop: Shop, port: int, payload: object) -> None:
+        async with socket_client(port) as client:
+            await client.send({"type": "connection_init", "payload": payload})
+            assert (await client.closed())[0] == 4403
+        assert shop.board.contexts == []
+
+    async def test_a_program_may_send_the_key_with_the_handshake(self, port: int) -> None:
+        async with socket_client(port, additional_headers={"Authorization": f"Bearer {KEY}"}) as client:
+            await client.send({"type": "connection_init"})
+            assert await client.receive() == {"type": "connection_ack"}
+
+    async def test_the_key_must_come_in_time(self) -> None:
+        shop = Shop(with_limits(connection_init_timeout=timedelta(milliseconds=50)))
+        async with serving(shop.app()) as port, socket_client(port) as client:
+            assert (await client.closed())[0] == 4408
+
+    async def test_the_store_of_keys_being_away_says_try_again(self, shop: Shop, port: int) -> None:
+        shop.keys.away = True
+        async with socket_client(port) as client:
+            await client.send({"type": "connection_init", "payload": {"authorization": f"Bearer {KEY}"}})
+            assert (await client.closed())[0] == 1013
+
+    async def test_an_expired_key_closes_the_socket(self, shop: Shop, port: int) -> None:
+        soon = datetime.now(UTC) + timedelta(seconds=0.5)
+        shop.keys.known[KEY] = changed(shop.keys.known[KEY], expires_at=soon)
+        async with socket_client(port) as client:
+            await client.init()
+            await client.subscribe("a", numbers(1000, 0.05))
+            assert (await client.closed())[0] == 4403
+        await eventually(lambda: shop.board.open_sources == 0, 1)
+
+    async def test_a_revoked_key_closes_its_sockets_and_no_others(self, shop: Shop, port: int) -> None:
+        async with socket_client(port) as client, socket_client(port) as other:
+            await client.init()
+            await other.init(OTHER_KEY)
+            del shop.keys.known[KEY]
+            assert (await client.closed())[0] == 4403
+            await other.subscribe("a", "{ tenant }")
+            assert (await other.receive())["payload"]["data"] == {"tenant": "globex"}  # type: ignore[index]  # JSON
+
+    async def test_a_key_that_lost_a_right_closes_its_sockets(self, shop: Shop, port: int) -> None:
+        async with socket_client(port) as client:
+            await client.init()
+            shop.keys.known[KEY] = changed(shop.keys.known[KEY], scopes=frozenset())
+            assert (await client.closed())[0] == 4403
+
+    async def test_sockets_stay_while_keys_cannot_be_checked(self, shop: Shop, port: int) -> None:
+        async with socket_client(port) as client:
+            await client.init()
+            asked = shop.keys.asked
+            shop.keys.away = True
+            await eventually(lambda: shop.keys.asked > asked)
+            await client.send({"type": "ping"})
+            assert await client.receive() == {"type": "pong"}
+
+    async def test_a_key_has_so_many_sockets(self) -> None:
+        shop = Shop(with_limits(sockets_per_key=1))
+        async with serving(shop.app()) as port, socket_client(port) as first:
+            await first.init()
+            async with socket_client(port) as second:
+                await second.send({"type": "connection_init", "payload": {"authorization": f"Bearer {KEY}"}})
+                assert (await second.closed())[0] == 4429
+            async with socket_client(port) as admin:
+                await admin.init(ADMIN_KEY)
+
+
+class TestOrigins:
+    async def test_a_foreign_page_is_refused(self, port: int) -> None:
+        with pytest.raises(InvalidStatus) as refused:
+            async with socket_client(port, origin="https://evil.example"):
+                pass
+        assert refused.value.response.status_code == 403
+
+    async def test_our_own_and_listed_ones_are_let_in(self) -> None:
+        shop = Shop(with_server(allowed_origins=("https://dashboard.example",)))
+        async with serving(shop.app()) as port:
+            for origin in (f"http://127.0.0.1:{port}", "https://dashboard.example"):
+                async with socket_client(port, origin=origin) as client:
+                    await client.init()
+
+
+class TestClientsThatLeave:
+    @pytest.mark.parametrize(
+        "query",
+        [
+            pytest.param(numbers(10**9), id="a source that never waits"),
+            pytest.param(numbers(10**9, 0.001), id="a busy source"),
+            pytest.param(numbers(10**9, 3600), id="a sleeping source"),
+            pytest.param("subscription { news { number } }", id="a broadcast"),
+            pytest.param("subscription { large }", id="large events"),
+        ],
+    )
+    async def test_everything_is_freed_within_a_second(
+        self, shop: Shop, port: int, query: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        async with socket_client(port) as client:
+            await client.init()
+            await client.subscribe("a", query)
+            await eventually(lambda: shop.board.open_sources == 1)
+            await asyncio.sleep(0.05)
+            client.connection.transport.abort()
+            await eventually(lambda: shop.board.open_sources == 0, 1)
+        assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
+
+    async def test_a_reader_that_stops_reading_stops_the_source_and_is_cut_off(self) -> None:
+        shop = Shop(with_limits(send_timeout=timedelta(seconds=1)))
+        async with serving(shop.app()) as port, socket_client(port, max_queue=1) as client:
+            await client.init()
+            await client.subscribe("a", "subscription { large }")
+            await asyncio.sleep(0.3)
+            produced = shop.board.produced
+            await asyncio.sleep(0.3)
+            assert shop.board.produced == produced < 200
+            await eventually(lambda: shop.board.open_sources == 0, 4)
+            client.connection.transport.abort()
+
+
+class TestStrangersFrames:
+    async def test_a_large_frame_before_the_key_is_cut_off(self, port: int) -> None:
+        async with socket_client(port) as client:
+            await client.send({"type": "connection_init", "payload": {"pad": "x" * 100_000}})
+            assert (await client.closed())[0] == 1009
+
+    async def test_after_it_large_variables_may_come(self, client: SocketClient) -> None:
+        await client.subscribe("a", "query($n: String) { hello(name: $n) }", {"n": "x" * 3_000_000})
+        assert len(str(await client.receive())) > 3_000_000
+
+
+class TestBroadcast:
+    async def test_an_event_is_executed_once_for_all_who_ask_the_same(self, shop: Shop, port: int) -> None:
+        query = "subscription News { news { number contextId } }"
+        async with socket_client(port) as one, socket_client(port) as two, socket_client(port) as other:
+            for client, key in ((one, KEY), (two, KEY), (other, OTHER_KEY)):
+                await client.init(key)
+                await client.subscribe("n", query)
+            await one.subscribe("m", query)
+            await one.send({"type": "ping"})
+            await one.receive()
+            await eventually(lambda: shop.board.opened == 1)
+            await asyncio.sleep(0.05)
+            shop.board.publish(7)
+            frames = [await one.receive(), await one.receive(), await two.receive(), await other.receive()]
+            assert sorted(str(frame["id"]) for frame in frames) == ["m", "n", "n", "n"]
+            assert len({str(frame["payload"]) for frame in frames}) == 1
+            assert shop.board.executed == 1
+            shop.board.publish(None)
+            assert (await two.receive()) == {"id": "n", "type": "complete"}
+
+    async def test_another_tenant_or_right_has_a_source_of_its_own(self, shop: Shop, port: int) -> None:
+        query = "subscription { tenantNews { tenant } }"
+        async with socket_client(port) as acme, socket_client(port) as globex, socket_client(port) as admin:
+            for client, key in ((acme, KEY), (globex, OTHER_KEY), (admin, ADMIN_KEY)):
+                await client.init(key)
+                await client.subscribe("t", query)
+            await eventually(lambda: shop.board.opened == 3)
+            shop.board.publish(1)
+            seen = [str((await client.receive())["payload"]) for client in (acme, globex, admin)]
+            assert ["globex" in text for text in seen] == [False, True, False]
+
+    async def test_the_source_stays_for_those_who_stay(self, shop: Shop, port: int) -> None:
+        async with socket_client(port) as stays:
+            await stays.init()
+            async with socket_client(port) as leaves:
+                await leaves.init()
+                for client in (leaves, stays):
+                    await client.subscribe("n", "subscription { news { number } }")
+                    await client.send({"type": "ping"})
+                    await client.receive()
+                await asyncio.sleep(0.05)
+            shop.board.publish(3)
+            assert (await stays.receive())["payload"] == {"data": {"news": {"number": 3}}}
+            assert shop.board.opened == shop.board.open_sources == 1
+        await eventually(lambda: shop.board.open_sources == 0, 1)
+
+    async def test_one_who_does_not_read_is_left_behind_and_the_others_are_not(self, shop: Shop, port: int) -> None:
+        query = "subscription { news { number pad(size: 200000) } }"
+        async with socket_client(port, max_queue=1) as slow, socket_client(port) as quick:
+            for client in (slow, quick):
+                await client.init()
+                await client.subscribe("n", query)
+                await client.send({"type": "ping"})
+                await client.receive()
+            await eventually(lambda: shop.board.opened == 1)
+            for number in range(400):
+                shop.board.publish(number)
+                assert (await quick.receive())["type"] == "next"
+            last: dict[str, object] = {}
+            while last.get("type") != "error":
+                last = await slow.receive()
+            assert last["payload"][0]["extensions"]["code"] == "OVERLOADED"  # type: ignore[index]  # JSON
