@@ -1,10 +1,12 @@
 """The account that the private stores run as. PostgreSQL refuses root, so root steps down first: inside a user namespace of its
-own, where files stay root's, else as the owner of the data directory or of the folder it lies in, else as nobody.
+own, where files stay root's, else as the owner of the data directory or of the folder it lies in, else as nobody. It also refuses
+an account without a name, which a container may have: then it gets nobody's name in a user namespace.
 """
 
 from __future__ import annotations
 
 import os
+import pwd
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,6 +15,7 @@ from pathlib import Path
 from app.errors import SettingsError
 
 NOBODY = 65534
+_NAMESPACE = ("unshare", "--user", f"--map-user={NOBODY}", f"--map-group={NOBODY}", "--")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +31,7 @@ def choose_account(data_dir: Path, must_read: Path) -> Account:
     """The first account that can work in `data_dir` and read `must_read`; hands `data_dir` over to it. SettingsError where
     none can."""
     if os.geteuid() != 0:
-        return Account((), os.geteuid(), os.getegid())
+        return _named((), os.geteuid(), os.getegid())
     for account in _candidates(data_dir):
         _hand_over(data_dir, account)
         if _can_work(account, data_dir, must_read):
@@ -41,18 +44,25 @@ def choose_account(data_dir: Path, must_read: Path) -> Account:
 
 
 def _candidates(data_dir: Path) -> Iterator[Account]:
-    namespace = Account(("unshare", "--user", f"--map-user={NOBODY}", f"--map-group={NOBODY}", "--"), 0, 0)
     owner, folder = data_dir.stat(), data_dir.parent.stat()
     if owner.st_uid != 0:
         yield _switched(owner.st_uid, owner.st_gid)
-    yield namespace
+    yield Account(_NAMESPACE, 0, 0)
     if folder.st_uid != 0:
         yield _switched(folder.st_uid, folder.st_gid)
     yield _switched(NOBODY, NOBODY)
 
 
 def _switched(uid: int, gid: int) -> Account:
-    return Account(("setpriv", f"--reuid={uid}", f"--regid={gid}", "--clear-groups", "--"), uid, gid)
+    return _named(("setpriv", f"--reuid={uid}", f"--regid={gid}", "--clear-groups", "--"), uid, gid)
+
+
+def _named(prefix: tuple[str, ...], uid: int, gid: int) -> Account:
+    try:
+        pwd.getpwuid(uid)
+    except KeyError:
+        return Account((*prefix, *_NAMESPACE), uid, gid)
+    return Account(prefix, uid, gid)
 
 
 def _hand_over(data_dir: Path, account: Account) -> None:

@@ -68,13 +68,18 @@ class Keeper:
                 child.stop(_STOP_SECONDS)
 
 
-def serve(keeper: Keeper, lifeline: int) -> None:
-    """Until `lifeline` ends."""
+def watch_signals() -> int:
+    """A descriptor that becomes readable when a child ends. Handled, not ignored: a child would inherit that."""
     wakeup, alarm = os.pipe()
     os.set_blocking(alarm, False)
     signal.set_wakeup_fd(alarm, warn_on_full_buffer=False)
     for sign in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD):
         signal.signal(sign, lambda *_: None)
+    return wakeup
+
+
+def serve(keeper: Keeper, lifeline: int, wakeup: int) -> None:
+    """Until `lifeline` ends."""
     while True:
         readable, _, _ = select.select([lifeline, wakeup], [], [], _RESTART_SECONDS)
         if lifeline in readable and not os.read(lifeline, 1024):
@@ -93,6 +98,7 @@ def main() -> int:
     parser.add_argument("--volatile", action="store_true")
     given = parser.parse_args()
     os.umask(0o077)
+    wakeup = watch_signals()
     stores: list[Store] = []
     try:
         if given.postgres:
@@ -107,7 +113,7 @@ def main() -> int:
     with suppress(BrokenPipeError):
         sys.stdout.write("ready\n")
         sys.stdout.flush()
-    serve(keeper, sys.stdin.fileno())
+    serve(keeper, sys.stdin.fileno(), wakeup)
     keeper.stop()
     return 0
 

@@ -1,0 +1,33 @@
+"""Real processes, watched from outside."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import psutil
+
+
+def wait_until(holds: Callable[[], bool], seconds: float = 30.0) -> None:
+    """Fails where `holds()` is still false when the time is up."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, "it did not come about in time"
+        time.sleep(0.02)
+
+
+def family(pid: int) -> list[psutil.Process]:
+    """The process with everything that descends from it."""
+    parent = psutil.Process(pid)
+    return [parent, *parent.children(recursive=True)]
+
+
+def named(processes: list[psutil.Process], part: str) -> list[psutil.Process]:
+    """Those whose program has this in its name."""
+    return [process for process in processes if part in process.name()]
+
+
+def wait_gone(processes: list[psutil.Process], seconds: float = 30.0) -> None:
+    _, alive = psutil.wait_procs(processes, timeout=seconds)
+    left = [process for process in alive if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+    assert left == []
