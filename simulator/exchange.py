@@ -87,9 +87,10 @@ class Exchange:
         except (ValueError, msgspec.ValidationError) as error:
             raise Rejected(400, f"The simulator's marker is not understood: {error}") from None
         step = self._step("completion", ask.model.name, ask.fault or wished, stream=ask.stream)
-        if await self._broken_before_headers(step, ask.input.total, ask.model.context_tokens):
-            return
         result = answer(ask, said, step)
+        owed = self._wire.usage(ask, result, result.output_tokens) if step.billed else None
+        if await self._broken_before_headers(step, ask.input.total, ask.model.context_tokens, owed):
+            return
         self._spend(ask.input.total + result.output_tokens)
         for prefix, seconds in ask.cache_writes:
             self._desk.cache.write(prefix, seconds)
@@ -104,19 +105,20 @@ class Exchange:
         asked = embedding_request.parse(raw)
         self._entry.model, self._entry.user = asked.model.name, asked.user
         step = self._step("embedding", asked.model.name, asked.fault, stream=False)
-        if await self._broken_before_headers(step, asked.tokens, asked.model.context_tokens):
+        owed = openai_wire.embedding_usage(asked)
+        if await self._broken_before_headers(step, asked.tokens, asked.model.context_tokens, owed if step.billed else None):
             return
         self._spend(asked.tokens)
         await self._delay_headers(step)
-        body, usage = openai_wire.embedding_body(asked)
+        body = openai_wire.embedding_body(asked)
         if step.fault == "no_usage":
-            body = body.replace(b',"usage":' + msgspec.json.encode(usage), b"")
-        await self._send_body(body, usage, step)
+            body = body.replace(b',"usage":' + msgspec.json.encode(owed), b"")
+        await self._send_body(body, owed, step)
 
     async def plain(self, operation: Operation, body: bytes, model: str) -> None:
         """A model list or a token count: nothing is billed. Raises Rejected."""
         step = self._step(operation, model, None, stream=False)
-        if await self._broken_before_headers(step, 0, 0):
+        if await self._broken_before_headers(step, 0, 0, None):
             return
         await self._delay_headers(step)
         await self._send_body(body, None, step)
@@ -125,7 +127,10 @@ class Exchange:
         entry = self._entry
         if body is None:
             body = self._wire.rejection(rejected, entry.request_id)
-        await self._respond(rejected.status, [*self.headers(), *(extra or []), _JSON], body)
+        headers = [*self.headers(), *(extra or [])]
+        if all(name != b"content-type" for name, _ in headers):
+            headers.append(_JSON)
+        await self._respond(rejected.status, headers, body)
 
     def headers(self) -> HeaderList:
         entry = self._entry
@@ -178,7 +183,7 @@ class Exchange:
         delay = step.headers_delay_ms
         await self._connection.pause(self._desk.latency_seconds() if delay is None else delay / 1000)
 
-    async def _broken_before_headers(self, step: Step, tokens: int, window: int) -> bool:
+    async def _broken_before_headers(self, step: Step, tokens: int, window: int, owed: dict[str, Json] | None) -> bool:
         """Whether the fault left nothing to answer."""
         fault = step.fault
         if fault in {"status", "context_too_long", "prompt_filter"}:
@@ -190,7 +195,7 @@ class Exchange:
         if fault == "silent":
             await self._connection.pause(3600 if step.stall_ms is None else step.stall_ms / 1000)
         await self._delay_headers(step)
-        self.bill({} if step.billed else None, 0, step, sent=False)
+        self.bill(owed, 0, step, sent=False)
         self.ended("aborted")
         if fault == "reset":
             await self._connection.reset()

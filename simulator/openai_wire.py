@@ -141,16 +141,20 @@ class OpenAIWire:
         return b'data: {"id":"chatcmpl-broken","object":"chat.completion.chunk","choices":[{"index":0,"del\n\n'
 
 
-def embedding_body(asked: Embedding) -> tuple[bytes, dict[str, Json]]:
-    """The answer of `POST /v1/embeddings` and its usage block."""
-    usage: dict[str, Json] = {"prompt_tokens": asked.tokens, "total_tokens": asked.tokens}
+def embedding_usage(asked: Embedding) -> dict[str, Json]:
+    return {"prompt_tokens": asked.tokens, "total_tokens": asked.tokens}
+
+
+def embedding_body(asked: Embedding) -> bytes:
+    """The answer of `POST /v1/embeddings`."""
+    usage = embedding_usage(asked)
     data: list[Json] = []
     for index, text in enumerate(asked.texts):
         values = embeddings.vector(text, asked.dimensions)
         data.append(
             {"object": "embedding", "index": index, "embedding": embeddings.encoded(values) if asked.base64 else [*values]}
         )
-    return _encode({"object": "list", "data": data, "model": asked.model.name, "usage": usage}), usage
+    return _encode({"object": "list", "data": data, "model": asked.model.name, "usage": usage})
 
 
 def _error(rejected: Rejected) -> Json:

@@ -53,14 +53,17 @@ class RunningSimulator:
 
     def ended(self, count: int, *, after: int = 0) -> list[Entry]:
         """Waits until so many attempts have ended. Raises TimeoutError after 15 s."""
-        return self.wait(lambda entries: len(entries) >= count, after=after)
+        return self._wait(lambda entry: entry.state != "open", count, after)
 
-    def wait(self, enough: Callable[[list[Entry]], bool], *, after: int = 0) -> list[Entry]:
-        """Waits until the ended attempts are enough. Raises TimeoutError after 15 s."""
+    def seen(self, count: int, *, after: int = 0) -> list[Entry]:
+        """Waits until so many attempts have arrived, ended or not. Raises TimeoutError after 15 s."""
+        return self._wait(lambda _entry: True, count, after)
+
+    def _wait(self, counts: Callable[[Entry], bool], count: int, after: int) -> list[Entry]:
         deadline = time.monotonic() + _PATIENCE_SECONDS
         while time.monotonic() < deadline:
-            entries = [entry for entry in self.log(after) if entry.state != "open"]
-            if enough(entries):
+            entries = [entry for entry in self.log(after) if counts(entry)]
+            if len(entries) >= count:
                 return entries
             time.sleep(0.01)
         raise TimeoutError(f"the simulator saw {[(entry.sequence, entry.state) for entry in self.log(after)]}")
