@@ -45,7 +45,7 @@ class BreakerBoard:
 
     def __init__(self, redis: RedisClient, *, namespace: str) -> None:
         self._redis = redis
-        self._key = f"{namespace}:breakers"
+        self.key = f"{namespace}:breakers"
         self._script = Script("breakers")
         self._posts: dict[str, _Post] = {}
         self._breakers: dict[str, SharedBreaker] = {}
@@ -62,7 +62,7 @@ class BreakerBoard:
 
     async def change(self, change: Change, target: str, owner: str, seconds: float) -> tuple[bool, float, Circuit]:
         """Whether it was done, Redis' time in milliseconds, and the circuit as it is now. Raises StoreUnavailable."""
-        answer = await self._redis.evaluate(self._script, self._key, change, target, owner, seconds * 1000)
+        answer = await self._redis.evaluate(self._script, self.key, change, target, owner, seconds * 1000)
         now, done, text = cast(tuple[int, int, bytes], answer)
         return bool(done), float(now), cast(Circuit, json.loads(text))
 
@@ -72,7 +72,7 @@ class BreakerBoard:
             return
         try:
             await self._send()
-            answer = cast(list[bytes], await self._redis.evaluate(self._script, self._key, "read"))
+            answer = cast(list[bytes], await self._redis.evaluate(self._script, self.key, "read"))
         except StoreUnavailable:
             return
         now = float(answer[0])

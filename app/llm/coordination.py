@@ -23,11 +23,11 @@ class Coordination:
         self._redis = redis
         self._clock = clock
         self._namespace = namespace
-        self._peers = Peers(redis, clock, expected=expected, namespace=namespace)
+        self.peers = Peers(redis, clock, expected=expected, namespace=namespace)
         self._buckets: list[SharedBuckets] = []
 
     def buckets(self, provider: str, rates: Rates) -> SharedBuckets:
-        made = SharedBuckets(provider, rates, self._redis, self._peers, self._clock, namespace=self._namespace)
+        made = SharedBuckets(provider, rates, self._redis, self.peers, self._clock, namespace=self._namespace)
         self._buckets.append(made)
         return made
 
@@ -40,7 +40,7 @@ class Coordination:
     async def sync(self) -> None:
         """One round; raises nothing, because the guards go on without Redis."""
         try:
-            await self._peers.beat()
+            await self.peers.beat()
         except StoreUnavailable:
             pass
         await asyncio.gather(self.board.sync(), *(buckets.sync() for buckets in self._buckets))
@@ -50,6 +50,6 @@ class Coordination:
         for buckets in self._buckets:
             await buckets.give_all_back()
         try:
-            await self._peers.leave()
+            await self.peers.leave()
         except StoreUnavailable:
             pass
