@@ -27,14 +27,13 @@ class Account:
     gid: int
 
 
-def choose_account(data_dir: Path, must_read: Path) -> Account:
-    """The first account that can work in `data_dir` and read `must_read`; hands `data_dir` over to it. SettingsError where
-    none can."""
+def choose_account(data_dir: Path, program: Path) -> Account:
+    """The first account that can reach `data_dir` and run `program`; and hands it over. SettingsError where none can."""
     if os.geteuid() != 0:
         return _named((), os.geteuid(), os.getegid())
     for account in _candidates(data_dir):
-        _hand_over(data_dir, account)
-        if _can_work(account, data_dir, must_read):
+        if _can_work(account, data_dir, program):
+            _hand_over(data_dir, account)
             return account
     raise SettingsError(
         "database.primary",
@@ -72,8 +71,8 @@ def _hand_over(data_dir: Path, account: Account) -> None:
         os.chown(path, account.uid, account.gid, follow_symlinks=False)
 
 
-def _can_work(account: Account, data_dir: Path, must_read: Path) -> bool:
-    probe = ("/bin/sh", "-c", 'cd "$1" && test -w . && test -r "$2"', "sh", str(data_dir), str(must_read))
+def _can_work(account: Account, data_dir: Path, program: Path) -> bool:
+    probe = ("/bin/sh", "-c", 'cd "$1" && test -x "$2"', "sh", str(data_dir.parent), str(program))
     try:
         probed = subprocess.run([*account.prefix, *probe], capture_output=True, timeout=10, check=False)  # noqa: S603 - built above
     except (OSError, subprocess.TimeoutExpired):

@@ -26,7 +26,7 @@ class PostgresBinaries:
 def find_postgres() -> PostgresBinaries:
     """Raises SettingsError where no PostgreSQL 15+ runs on this machine."""
     for folder in _postgres_folders():
-        if not (folder / "initdb").is_file():
+        if not _version(folder / "initdb"):
             continue
         version = re.search(r"PostgreSQL\) (\d+)", _version(folder / "postgres"))
         if version is not None and int(version[1]) >= OLDEST_POSTGRES:

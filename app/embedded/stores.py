@@ -50,7 +50,7 @@ class PrivateStores:
         lock = os.open(data_dir / "stores.lock", os.O_RDWR | os.O_CREAT, 0o600)
         try:
             _take(lock, data_dir)
-            account = choose_account(data_dir, Path(__file__))
+            account = choose_account(data_dir, Path(sys.executable))
             data_dir.chmod(0o700)
             wanted = [
                 *(["--postgres"] if postgres else []),
