@@ -21,7 +21,7 @@ from uuid import UUID
 from app.access.credentials import hash_secret, hint_of, matches, new_secret
 from app.access.key_cache import KeyCache, KeyCacheLimits, KeyEntry
 from app.access.key_rows import CHANNEL, ApiKey, NewKey, any_key, insert_key, read_changes, read_entries, read_keys, revoke_key
-from app.access.limits import KeyLimits
+from app.access.limits import KeyLimits, Limits
 from app.access.principal import Principal
 from app.clock import Clock
 from app.db.sessions import Sessions
@@ -61,7 +61,7 @@ class KeyStore:
     """Use it by `async with`, which follows what other processes change; without, a change is seen when the TTL has passed."""
 
     def __init__(
-        self, sessions: Sessions, clock: Clock, limits: KeyLimits | None = None, cache: KeyCacheLimits | None = None
+        self, sessions: Sessions, clock: Clock, limits: Limits | None = None, cache: KeyCacheLimits | None = None
     ) -> None:
         self._sessions = sessions
         self._clock = clock

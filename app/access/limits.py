@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Final
+from typing import Final, Protocol
 from uuid import UUID
 
 from app.access.principal import Principal
@@ -31,6 +31,20 @@ class KeyLimited(GreenLangError):
         super().__init__(f"no room within {scope}")
         self.retry_after = retry_after
         self.scope = scope
+
+
+def calls_at_once(principal: Principal) -> KeyLimited:
+    return KeyLimited(CONCURRENCY_RETRY, f"key {principal.key_name}: calls at once")
+
+
+def calls_a_minute(principal: Principal, wait: timedelta) -> KeyLimited:
+    return KeyLimited(wait, f"key {principal.key_name}: calls a minute")
+
+
+class Limits(Protocol):
+    def slot(self, principal: Principal) -> AbstractAsyncContextManager[None]:
+        """Entering raises KeyLimited where the key has no room left; leaving gives back its place among the calls at once."""
+        ...
 
 
 class RequestBucket:
@@ -84,10 +98,10 @@ class KeyLimits:
         now = self._clock.monotonic()
         use = self._use(principal, now)
         if principal.max_concurrent is not None and use.running >= max(1, int(principal.max_concurrent * self._share)):
-            raise KeyLimited(CONCURRENCY_RETRY, f"key {principal.key_name}: calls at once")
+            raise calls_at_once(principal)
         wait = None if principal.requests_per_minute is None else use.bucket.take(self._rate(principal), now)
         if wait is not None:
-            raise KeyLimited(wait, f"key {principal.key_name}: calls a minute")
+            raise calls_a_minute(principal, wait)
         use.bucket.at = now
         use.running += 1
         try:
