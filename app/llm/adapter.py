@@ -16,7 +16,7 @@ from app.clock import Clock
 from app.errors import FailureKind, ProviderError
 from app.llm.answers import AnswerReader, WholeAnswer
 from app.llm.failures import rate_limits
-from app.llm.messages import Answer, AnswerEnd, FinishReason, ModelCall, RateLimitReport, ReasoningEffort, StreamPart
+from app.llm.messages import Answer, AnswerEnd, EmbedCall, Embedded, FinishReason, ModelCall, RateLimitReport, ReasoningEffort, StreamPart
 from app.llm.schema_check import AnswerCheck, SchemaChecks
 from app.llm.unsupported import Notes
 from app.llm.upstream import EventStream, ParameterRefused, Phase, Upstream, patience
@@ -58,6 +58,10 @@ class Adapter(ABC):
 
     @abstractmethod
     def reader(self, call: ModelCall, notes: Notes, provider_request_id: str | None) -> AnswerReader: ...
+
+    @abstractmethod
+    async def embed(self, call: EmbedCall) -> Embedded:
+        """Raises ProviderError."""
 
     async def complete(self, call: ModelCall) -> Answer:
         check = self._checks.prepare(call.response_format)

@@ -1,0 +1,297 @@
+"""Both adapters against a simulator that misbehaves: every way in which a try can fail, and what is left after it."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from app.clock import SystemClock
+from app.errors import FailureKind, ProviderError
+from app.llm.adapter import Adapter
+from app.llm.messages import (
+    FinishReason,
+    Json,
+)
+from app.settings import ProviderKindName, ProviderTimeouts
+from tests.app.llm.calls import (
+    ANTHROPIC,
+    SHORT,
+    adapter,
+    call,
+    end_of,
+    key_file,
+    parts_of,
+    user,
+)
+from tests.simulators import RunningSimulator
+
+pytestmark = pytest.mark.anyio
+    "type": "object",
+    "properties": {"n": {"type": "integer"}},
+    "required": ["n"],
+    "additionalProperties": False,
+}
+
+
+async def failure(provider: Adapter, model: str, *, streamed: bool, seconds: float = 10.0) -> ProviderError:
+    with pytest.raises(ProviderError) as caught:
+        await (parts_of(provider, call(model, seconds=seconds)) if streamed else provider.complete(call(model, seconds=seconds)))
+    return caught.value
+
+
+STATUSES = {
+    "status-400": FailureKind.BAD_REQUEST,
+    "status-401": FailureKind.KEY_REFUSED,
+    "status-402": FailureKind.KEY_REFUSED,
+    "status-403": FailureKind.KEY_REFUSED,
+    "status-404": FailureKind.MODEL_NOT_FOUND,
+    "status-408": FailureKind.SERVER_ERROR,
+    "status-409": FailureKind.SERVER_ERROR,
+    "status-413": FailureKind.CONTEXT_TOO_LONG,
+    "status-422": FailureKind.BAD_REQUEST,
+    "status-500": FailureKind.SERVER_ERROR,
+    "status-503": FailureKind.OVERLOADED,
+    "status-529": FailureKind.OVERLOADED,
+    "rate-limited-bare": FailureKind.RATE_LIMITED,
+    "quota": FailureKind.KEY_REFUSED,
+    "context-too-long": FailureKind.CONTEXT_TOO_LONG,
+    "prompt-filter": FailureKind.CONTENT_FILTERED,
+    "reset": FailureKind.CONNECTION,
+    "disconnect": FailureKind.CONNECTION,
+    "cut-first": FailureKind.CONNECTION,
+    "silent": FailureKind.FIRST_TOKEN_TIMEOUT,
+    "slow-first-token": FailureKind.FIRST_TOKEN_TIMEOUT,
+}
+BROKEN_OFF = {
+    "stall": FailureKind.IDLE_TIMEOUT,
+    "cut": FailureKind.TRUNCATED,
+    "truncate": FailureKind.TRUNCATED,
+    "malformed": FailureKind.MALFORMED,
+}
+
+
+class TestAFailedTry:
+    @pytest.mark.parametrize("streamed", [True, False])
+    @pytest.mark.parametrize("fault", STATUSES)
+    async def test_is_told_by_status_and_type(
+        self, provider: Adapter, model: str, simulator: RunningSimulator, fault: str, *, streamed: bool
+    ) -> None:
+        simulator.post(fault)
+
+        error = await failure(provider, model, streamed=streamed)
+
+        assert error.kind is STATUSES[fault]
+        assert error.usage is None
+        if fault.startswith("status-"):
+            assert (error.status_code, bool(error.provider_request_id)) == (int(fault[-3:]), True)
+
+    @pytest.mark.parametrize("fault", BROKEN_OFF)
+    async def test_after_the_first_token_says_what_was_billed(
+        self, provider: Adapter, model: str, simulator: RunningSimulator, fault: str
+    ) -> None:
+        simulator.post(fault)
+
+        error = await failure(provider, model, streamed=True)
+
+        assert error.kind is BROKEN_OFF[fault]
+        assert error.usage is not None
+        assert not error.usage.confirmed
+        assert 0 < error.usage.output_tokens <= 16
+
+    async def test_inside_a_stream_is_told_by_its_type(
+        self, kind: ProviderKindName, provider: Adapter, model: str, simulator: RunningSimulator
+    ) -> None:
+        simulator.post("stream-error", "stream-error-first")
+
+        late = await failure(provider, model, streamed=True)
+        early = await failure(provider, model, streamed=True)
+
+        assert late.kind is early.kind is (FailureKind.OVERLOADED if kind is ANTHROPIC else FailureKind.SERVER_ERROR)
+        assert late.usage is not None
+        assert early.usage is None
+
+    @pytest.mark.parametrize("fault", ["malformed", "truncate"])
+    async def test_with_a_body_that_is_no_json_is_malformed(
+        self, provider: Adapter, model: str, simulator: RunningSimulator, fault: str
+    ) -> None:
+        simulator.post(fault)
+
+        error = await failure(provider, model, streamed=False)
+
+        assert (error.kind, error.status_code) == (FailureKind.MALFORMED, 200)
+
+    async def test_waits_as_long_as_the_provider_says(self, provider: Adapter, model: str, simulator: RunningSimulator) -> None:
+        simulator.post("rate-limited", "rate-limited-ms", "rate-limited-date")
+
+        seconds, milliseconds, date = [(await failure(provider, model, streamed=False)).retry_after for _ in range(3)]
+
+        assert (seconds, milliseconds) == (timedelta(seconds=1), timedelta(milliseconds=250))
+        assert date is not None
+        assert timedelta(0) < date <= timedelta(seconds=2)
+
+    @pytest.mark.parametrize("streamed", [True, False])
+    async def test_by_a_connection_that_is_refused_is_one_of_the_connection(
+        self, kind: ProviderKindName, model: str, *, streamed: bool
+    ) -> None:
+        provider = adapter(kind, "http://127.0.0.1:9")
+
+        error = await failure(provider, model, streamed=streamed)
+
+        assert (error.kind, error.counts_for_breaker) == (FailureKind.CONNECTION, True)
+        await provider.close()
+
+    async def test_never_shows_the_providers_words(self, provider: Adapter, model: str, simulator: RunningSimulator) -> None:
+        simulator.post({"fault": "status", "status": 400, "error_message": "the prompt was: sk-secret"})
+
+        error = await failure(provider, model, streamed=False)
+
+        assert str(error) == "bad_request (400)"
+        assert error.__suppress_context__
+
+
+class TestTimeouts:
+    @pytest.mark.parametrize("streamed", [True, False])
+    async def test_the_deadline_of_the_call_is_the_last_word(
+        self, provider: Adapter, model: str, simulator: RunningSimulator, *, streamed: bool
+    ) -> None:
+        simulator.post("silent")
+
+        error = await failure(provider, model, streamed=streamed, seconds=0.1)
+
+        assert (error.kind, error.counts_for_breaker) == (FailureKind.TOTAL_TIMEOUT, False)
+
+    async def test_a_deadline_that_has_passed_sends_nothing(
+        self, provider: Adapter, model: str, simulator: RunningSimulator
+    ) -> None:
+        error = await failure(provider, model, streamed=False, seconds=-1)
+
+        assert (error.kind, simulator.log()) == (FailureKind.TOTAL_TIMEOUT, [])
+
+    async def test_a_stream_that_flows_may_last_longer_than_one_wait(
+        self, provider: Adapter, model: str, simulator: RunningSimulator
+    ) -> None:
+        simulator.post({"token_delay_ms": 40, "answer": {"tokens": 20}})
+
+        answer = end_of(await parts_of(provider, call(model))).answer
+
+        assert answer.finish_reason is FinishReason.STOP
+
+    async def test_a_long_whole_answer_gets_more_time_than_a_first_token(
+        self, provider: Adapter, model: str, simulator: RunningSimulator
+    ) -> None:
+        simulator.post({"headers_delay_ms": 500})
+
+        answer = await provider.complete(call(model, max_output_tokens=4096))
+
+        assert answer.finish_reason is FinishReason.STOP
+
+
+class TestThePool:
+    async def test_that_is_used_up_fails_here_and_not_at_the_provider(
+        self, kind: ProviderKindName, model: str, base_url: str, simulator: RunningSimulator
+    ) -> None:
+        simulator.post("silent")
+        slow = ProviderTimeouts(first_token=timedelta(seconds=3))
+        provider = adapter(kind, base_url, pool_size=1, timeouts=slow)
+        waiting = asyncio.create_task(failure(provider, model, streamed=False))
+        await _sent(simulator)
+
+        error = await failure(provider, model, streamed=False)
+        waiting.cancel()
+
+        assert (error.kind, error.counts_for_breaker, len(simulator.log())) == (FailureKind.POOL_EXHAUSTED, False, 1)
+        await asyncio.gather(waiting, return_exceptions=True)
+        await provider.close()
+
+    async def test_is_whole_again_after_every_kind_of_end(
+        self, kind: ProviderKindName, model: str, base_url: str, simulator: RunningSimulator
+    ) -> None:
+        provider = adapter(kind, base_url, pool_size=1, timeouts=SHORT)
+        simulator.post("status-500", "cut", "malformed", "reset")
+        for _ in range(4):
+            await failure(provider, model, streamed=True)
+
+        assert (await provider.complete(call(model))).text
+        await provider.close()
+
+
+async def _sent(simulator: RunningSimulator) -> None:
+    for _ in range(1000):
+        if await asyncio.to_thread(simulator.log):
+            return
+    raise TimeoutError
+
+
+class TestKeys:
+    async def test_a_refused_one_is_set_aside_and_the_next_one_answers(
+        self, kind: ProviderKindName, model: str, base_url: str, simulator: RunningSimulator, tmp_path: Path
+    ) -> None:
+        keys = (key_file(tmp_path, "first", "sk-refused-1"), key_file(tmp_path, "second", "sk-good"))
+        provider = adapter(kind, base_url, api_keys=keys)
+
+        await provider.complete(call(model))
+        await provider.complete(call(model))
+
+        assert [entry.status for entry in simulator.ended(3)] == [401, 200, 200]
+        await provider.close()
+
+    async def test_a_changed_secret_comes_into_use_without_a_restart(
+        self, kind: ProviderKindName, model: str, base_url: str, tmp_path: Path
+    ) -> None:
+        provider = adapter(kind, base_url, api_keys=(key_file(tmp_path, "key", "sk-refused-1"),))
+        await failure(provider, model, streamed=False)
+
+        key_file(tmp_path, "key", "sk-good")
+
+        assert (await provider.complete(call(model))).text
+        await provider.close()
+
+    async def test_none_left_is_a_refused_key_that_no_text_shows(
+        self, kind: ProviderKindName, model: str, base_url: str, tmp_path: Path
+    ) -> None:
+        provider = adapter(kind, base_url, api_keys=(key_file(tmp_path, "key", "sk-refused-1"),))
+
+        error = await failure(provider, model, streamed=True)
+
+        assert (error.kind, error.counts_for_breaker, error.retryable) == (FailureKind.KEY_REFUSED, False, False)
+        assert "sk-" not in f"{error!r}{vars(error)}"
+        await provider.close()
+
+
+class TestProbe:
+    async def test_costs_nothing(self, provider: Adapter, simulator: RunningSimulator) -> None:
+        await provider.probe()
+
+        seen = simulator.ended(1)[0]
+        assert (seen.operation, seen.billed, seen.status) == ("models", False, 200)
+
+    async def test_fails_as_the_provider_does(self, provider: Adapter, simulator: RunningSimulator) -> None:
+        simulator.post("overloaded")
+
+        with pytest.raises(ProviderError) as caught:
+            await provider.probe()
+
+        assert caught.value.kind is FailureKind.OVERLOADED
+
+    async def test_of_a_server_without_a_list_of_models_passes(self, provider: Adapter, simulator: RunningSimulator) -> None:
+        simulator.post("status-404")
+
+        await provider.probe()
+
+        assert simulator.ended(1)[0].status == 404
+
+
+class TestManyAtOnce:
+    async def test_every_call_gets_its_own_answer(self, provider: Adapter, model: str) -> None:
+        clock = SystemClock()
+        asked = [f"question {number}" for number in range(60)]
+
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(provider.complete(call(model, user(text), clock=clock))) for text in asked]
+        alone = [await provider.complete(call(model, user(text))) for text in asked[:3]]
+
+        assert [task.result().text for task in tasks[:3]] == [answer.text for answer in alone]
+        assert len({task.result().provider_request_id for task in tasks}) == 60
