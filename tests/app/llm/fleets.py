@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
+from decimal import Decimal
 from random import Random
 from typing import TypeVar
 
@@ -112,3 +113,7 @@ class Bench:
     @property
     def outcomes(self) -> list[str]:
         return [f"{attempt.provider} {attempt.outcome.value}" for attempt in self.attempts]
+
+
+def no_price(_: Target) -> Decimal | None:
+    return None

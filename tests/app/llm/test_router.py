@@ -1,13 +1,23 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
+from datetime import timedelta
+from decimal import Decimal
 
 import pytest
 
-from app.errors import FailureKind, Refused
-from app.llm.routing import ProvidersFailed, RoutingPreference, Target
+from app.errors import FailureKind, ProviderError, Refused
+from app.llm.breaker import BreakerStatus
+from app.llm.fleet import BreakerChanged
+from app.llm.messages import ModelCall, TextDelta
+from app.llm.metrics import AttemptFinished
+from app.llm.router import Rerouted, Routed
+from app.llm.routing import CallNeeds, ProvidersFailed, RateLimited, RoutingPreference, RoutingStrategy, Target
+from app.llm.scripted import Fail, Reply, text_answer
 from app.problems import InvalidInput, ProblemCode
-from tests.app.llm.fleets import HELLO, Bench, fail, problem
+from app.settings import ModelSettings, ProviderLimits, StrategyName
+from tests.app.llm.fleets import HELLO, Bench, fail, no_price, problem
 
 pytestmark = pytest.mark.anyio
 
@@ -45,6 +55,276 @@ class TestFailover:
         refused = await refusal_of(bench)
         assert (refused.code, refused.retryable) == (ProblemCode.CONTENT_FILTERED, False)
         assert bench.providers["b"].calls == []
+
+    async def test_a_context_that_is_too_long_goes_only_to_a_larger_window(self) -> None:
+        windows = {
+            "a": ModelSettings(name="a-1", context_tokens=8_000),
+            "b": ModelSettings(name="b-1", context_tokens=8_000),
+            "c": ModelSettings(name="c-1", context_tokens=200_000),
+        }
+        bench = Bench({"a": [fail(FailureKind.CONTEXT_TOO_LONG)], "b": [HELLO], "c": [HELLO]}, models=windows)
+        assert (await bench.complete()).target == Target("c", "c-1")
+        assert bench.providers["b"].calls == []
+
+    async def test_a_context_too_long_for_all_is_said_to_be_that(self) -> None:
+        bench = Bench({"a": [fail(FailureKind.CONTEXT_TOO_LONG)], "b": [HELLO]})
+        refused = await refusal_of(bench)
+        assert (refused.code, refused.retryable) == (ProblemCode.CONTEXT_TOO_LONG, False)
+        assert bench.outcomes == ["a FAILED"]
+
+    @pytest.mark.parametrize(
+        ("kind", "code", "retryable"),
+        [
+            (FailureKind.SERVER_ERROR, ProblemCode.PROVIDER_ERROR, True),
+            (FailureKind.RATE_LIMITED, ProblemCode.RATE_LIMITED, True),
+            (FailureKind.FIRST_TOKEN_TIMEOUT, ProblemCode.TIMEOUT, True),
+            (FailureKind.BAD_REQUEST, ProblemCode.PROVIDER_ERROR, False),
+            (FailureKind.SCHEMA_MISMATCH, ProblemCode.SCHEMA_MISMATCH, False),
+            (FailureKind.KEY_REFUSED, ProblemCode.PROVIDER_ERROR, False),
+        ],
+    )
+    async def test_what_every_target_had_in_common_is_the_code(
+        self, kind: FailureKind, code: ProblemCode, *, retryable: bool
+    ) -> None:
+        refused = await refusal_of(Bench({"a": [fail(kind)], "b": [fail(kind)]}))
+        assert (refused.code, refused.retryable) == (code, retryable)
+
+    async def test_a_call_makes_six_tries_in_all_and_no_more_than_four_in_three_seconds(self) -> None:
+        bench = Bench({name: [fail(FailureKind.SERVER_ERROR)] for name in "abcd"})
+        refused = await refusal_of(bench)
+        assert len(refused.attempts) == 6
+        alone = Bench({"a": [fail(FailureKind.OVERLOADED)]})
+        refused = await refusal_of(alone)
+        times = [attempt.started_at for attempt in refused.attempts]
+        assert len(times) == 5
+        assert sum(time - times[0] <= timedelta(seconds=3) for time in times) <= 4
+
+    async def test_a_wait_that_the_provider_asks_for_is_kept_inside_the_deadline(self) -> None:
+        bench = Bench({"a": [fail(FailureKind.RATE_LIMITED, retry_after=20), HELLO]})
+        start = bench.clock.monotonic()
+        task = asyncio.create_task(bench.complete())
+        await bench.clock.advance(30)
+        assert (await task).answer.text == "hello there"
+        assert bench.attempts[1].started_at - bench.attempts[0].started_at == timedelta(seconds=20)
+        hurried = Bench({"a": [fail(FailureKind.RATE_LIMITED, retry_after=20), HELLO]})
+        refused = await refusal_of(hurried, within=10)
+        assert refused.code is ProblemCode.RATE_LIMITED
+        assert bench.clock.monotonic() - start == 30
+
+    async def test_the_deadline_covers_all_targets_together(self) -> None:
+        slow = fail(FailureKind.FIRST_TOKEN_TIMEOUT, delay=6)
+        bench = Bench({"a": [slow], "b": [slow], "c": [HELLO]})
+        refused = await refusal_of(bench, within=10)
+        assert refused.code is ProblemCode.TIMEOUT
+        assert bench.providers["c"].calls == []
+
+    async def test_without_fallback_only_the_first_is_tried(self) -> None:
+        bench = Bench({"a": [fail(FailureKind.MODEL_NOT_FOUND)], "b": [HELLO]})
+        with pytest.raises(Refused):
+            await bench.complete(preference=RoutingPreference(fallback=False))
+        assert bench.providers["b"].calls == []
+
+    async def test_a_cancelled_call_says_so_and_stops(self) -> None:
+        bench = Bench({"a": [Reply(text_answer("late"), delay=10)], "b": [HELLO]})
+        task = asyncio.create_task(bench.complete())
+        await bench.clock.advance(1)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        assert bench.outcomes == ["a CANCELLED"]
+
+
+class TestTemplate:
+    async def test_model_and_cap_are_set_for_every_try(self) -> None:
+        models = {"b": ModelSettings(name="b-1", max_output_tokens=50)}
+        bench = Bench({"a": [fail(FailureKind.KEY_REFUSED)], "b": [HELLO]}, models=models, cap=70)
+        await bench.complete()
+        [first], [second] = bench.providers["a"].calls, bench.providers["b"].calls
+        assert isinstance(first, ModelCall)
+        assert isinstance(second, ModelCall)
+        assert [(call.model, call.max_output_tokens) for call in (first, second)] == [("m", 70), ("b-1", 50)]
+
+
+class TestBudget:
+    async def test_a_target_that_cannot_be_paid_for_is_skipped(self) -> None:
+        bench = Bench({"a": [HELLO]}, cap=None)
+        refused = await refusal_of(bench)
+        assert bench.outcomes == ["a SKIPPED_BUDGET"]
+        assert refused.code is ProblemCode.BUDGET_EXCEEDED
+        assert bench.providers["a"].calls == []
+
+
+class TestCircuit:
+    async def test_a_primary_that_is_down_is_left_within_five_failures_and_used_again(self) -> None:
+        bench = Bench({"a": [*[fail(FailureKind.SERVER_ERROR)] * 5, HELLO], "b": [HELLO]})
+        answered = []
+        for _ in range(10):
+            task = asyncio.create_task(bench.complete())
+            await bench.clock.advance(3)
+            answered.append((await task).target.provider)
+        assert answered == ["b"] * 10
+        assert len(bench.providers["a"].calls) == 5
+        assert "a SKIPPED_OPEN_CIRCUIT" in bench.outcomes
+        await bench.clock.advance(60)
+        assert (await bench.complete()).target.provider == "a"
+        changes = [event.breaker.status.value for event in bench.events if isinstance(event, BreakerChanged)]
+        assert changes == ["OPEN", "HALF_OPEN", "CLOSED"]
+
+    async def test_all_circuits_open_is_said_at_once(self) -> None:
+        bench = Bench({"a": [fail(FailureKind.CONNECT_TIMEOUT)]})
+        for _ in range(5):
+            await refusal_of(bench, seconds=0)
+        refused = await refusal_of(bench, seconds=0)
+        assert (refused.code, refused.retryable) == (ProblemCode.CIRCUIT_OPEN, True)
+        assert len(bench.providers["a"].calls) == 5
+
+    @pytest.mark.parametrize("kind", [FailureKind.RATE_LIMITED, FailureKind.KEY_REFUSED, FailureKind.POOL_EXHAUSTED])
+    async def test_limits_keys_and_our_own_pool_do_not_open_it(self, kind: FailureKind) -> None:
+        bench = Bench({"a": [fail(kind)]})
+        for _ in range(10):
+            await refusal_of(bench)
+        [status] = bench.fleet.providers()
+        assert status.breakers[0].breaker.status is BreakerStatus.CLOSED
+
+
+class TestLimit:
+    async def test_a_target_without_room_is_passed_over_while_another_has_some(self) -> None:
+        bench = Bench({"a": [HELLO], "b": [HELLO]}, limits=ProviderLimits(requests_per_minute=1))
+        assert [(await bench.complete()).target.provider for _ in range(2)] == ["a", "b"]
+        assert bench.outcomes == ["a SUCCEEDED", "a SKIPPED_LIMIT", "b SUCCEEDED"]
+
+    async def test_where_none_has_room_the_call_waits_and_then_is_rate_limited(self) -> None:
+        limits = ProviderLimits(requests_per_minute=1, queue_timeout=timedelta(seconds=10))
+        bench = Bench({"a": [HELLO], "b": [HELLO]}, limits=limits)
+        for _ in range(2):
+            await bench.complete()
+        task = asyncio.create_task(bench.complete())
+        await bench.clock.advance(21)
+        with pytest.raises(Refused) as caught:
+            await task
+        assert problem(caught.value, RateLimited).retry_after_ms > 1_000
+
+    async def test_the_wait_ends_when_there_is_room(self) -> None:
+        bench = Bench({"a": [HELLO]}, limits=ProviderLimits(requests_per_minute=6))
+        for _ in range(6):
+            await bench.complete()
+        task = asyncio.create_task(bench.complete())
+        await bench.clock.advance(10.1)
+        assert (await task).answer.text == "hello there"
+
+
+class TestStream:
+    async def test_deltas_then_the_target_that_answered(self) -> None:
+        bench = Bench({"a": [HELLO]})
+        await bench.stream()
+        assert [part.text for part in bench.parts if isinstance(part, TextDelta)] == ["hello", " there"]
+        assert isinstance(bench.parts[-1], Routed)
+        assert bench.outcomes == ["a SUCCEEDED"]
+
+    async def test_a_failure_before_the_first_token_moves_on_unseen(self) -> None:
+        bench = Bench({"a": [fail(FailureKind.FIRST_TOKEN_TIMEOUT)], "b": [HELLO]})
+        await bench.stream()
+        assert isinstance(bench.parts[0], Rerouted)
+        assert bench.parts[0].attempt.provider == "a"
+        assert isinstance(bench.parts[-1], Routed)
+        assert bench.parts[-1].target == Target("b", "m")
+
+    async def test_a_failure_after_it_is_final_and_never_a_finished_answer(self) -> None:
+        cut = Fail(ProviderError(FailureKind.TRUNCATED), first=(TextDelta("half"),))
+        bench = Bench({"a": [cut], "b": [HELLO]})
+        with pytest.raises(Refused) as caught:
+            await bench.stream()
+        assert problem(caught.value, ProvidersFailed).attempts[0].outcome.value == "FAILED"
+        assert bench.parts == [TextDelta("half")]
+        assert bench.providers["b"].calls == []
+        assert bench.providers["a"].open_streams == 0
+
+    async def test_whoever_leaves_closes_the_providers_stream(self) -> None:
+        bench = Bench({"a": [Reply(text_answer("one two three"))]})
+        plan = bench.plan()
+        parts = bench.fleet.router.stream(plan, bench.call(), bench.admit, bench.attempts.append, tenant="acme")
+        assert await anext(parts) == TextDelta("one")
+        await parts.aclose()
+        assert bench.providers["a"].open_streams == 0
+        assert bench.outcomes == ["a CANCELLED"]
+
+    async def test_the_first_token_is_timed(self) -> None:
+        bench = Bench({"a": [Reply(text_answer("one two"), delay=2)]})
+        task = asyncio.create_task(bench.stream())
+        await bench.clock.advance(3)
+        await task
+        [finished] = [event for event in bench.events if isinstance(event, AttemptFinished)]
+        assert finished.first_token_ms == pytest.approx(2_000)
+
+
+class TestStrategies:
+    def order(self, strategy: StrategyName, prices: dict[str, str], times: int = 1) -> list[str]:
+        bench = Bench({name: [HELLO] for name in "abc"}, strategy=strategy)
+
+        def estimate(target: Target) -> Decimal | None:
+            return Decimal(prices[target.provider]) if target.provider in prices else None
+
+        plans = [bench.fleet.router.plan(None, RoutingPreference(), CallNeeds(), estimate) for _ in range(times)]
+        return ["".join(target.provider for target in plan.targets) for plan in plans]
+
+    def test_priority_is_the_routes_order(self) -> None:
+        assert self.order(StrategyName.PRIORITY, {"c": "0"}) == ["abc"]
+
+    def test_least_cost_puts_the_unknown_last(self) -> None:
+        assert self.order(StrategyName.LEAST_COST, {"b": "0.2", "c": "0.1"}) == ["cba"]
+
+    def test_round_robin_takes_turns(self) -> None:
+        assert self.order(StrategyName.ROUND_ROBIN, {}, 4) == ["abc", "bca", "cab", "abc"]
+
+    def test_random_spreads_evenly(self) -> None:
+        firsts = Counter(order[0] for order in self.order(StrategyName.RANDOM, {}, 3_000))
+        assert min(firsts.values()) > 850
+
+    async def test_least_latency_prefers_the_fast_and_now_and_then_another(self) -> None:
+        bench = Bench({"a": [Reply(text_answer("x"), delay=3)], "b": [Reply(text_answer("x"), delay=1)]})
+        for name in ("a/m", "b/m"):
+            task = asyncio.create_task(bench.complete(name))
+            await bench.clock.advance(4)
+            await task
+        preference = RoutingPreference(strategy=RoutingStrategy.LEAST_LATENCY)
+        firsts = Counter(bench.plan(preference=preference).targets[0].provider for _ in range(1_000))
+        assert firsts["b"] > 900
+        assert firsts["a"] > 5
+        assert bench.fleet.router.explain(None, preference, CallNeeds(), no_price)[0].target == "b/m"
+
+    async def test_what_it_knew_long_ago_is_forgotten_and_tried_again(self) -> None:
+        bench = Bench({"a": [Reply(text_answer("x"), delay=3)], "b": [Reply(text_answer("x"), delay=1)]})
+        task = asyncio.create_task(bench.complete("a/m"))
+        await bench.clock.advance(400)
+        await task
+        task = asyncio.create_task(bench.complete("b/m"))
+        await bench.clock.advance(4)
+        await task
+        preference = RoutingPreference(strategy=RoutingStrategy.LEAST_LATENCY)
+        firsts = Counter(bench.plan(preference=preference).targets[0].provider for _ in range(100))
+        assert firsts["a"] > 90
+
+
+class TestExplain:
+    async def test_it_tells_order_reason_cost_and_latency_and_sends_nothing(self) -> None:
+        bench = Bench({name: [HELLO] for name in "abcd"})
+        await bench.complete()
+        preference = RoutingPreference(avoid=("c",))
+        found = bench.fleet.router.explain(None, preference, CallNeeds(), lambda target: Decimal(ord(target.provider)))
+        assert [(each.target, each.eligible) for each in found] == [("a/m", True), ("b/m", True), ("d/m", True), ("c/m", False)]
+        assert found[0].reason == "number 1 by PRIORITY"
+        assert found[-1].reason == "to be avoided"
+        assert found[0].latency_p50_ms == 0
+        assert found[0].estimated_cost_usd == 97
+        assert bench.providers["b"].calls == []
+
+    async def test_an_open_circuit_and_a_full_limiter_are_reasons(self) -> None:
+        bench = Bench({"a": [fail(FailureKind.CONNECT_TIMEOUT)], "b": [HELLO]}, limits=ProviderLimits(requests_per_minute=5))
+        for _ in range(5):
+            await bench.complete()
+        found = bench.fleet.router.explain(None, RoutingPreference(), CallNeeds(), no_price)
+        assert [each.eligible for each in found] == [False, False]
+        assert found[0].reason == "circuit open for 60 s more"
+        assert found[1].reason.startswith("rate limit")
 
 
 class TestNamingATarget:
