@@ -101,7 +101,8 @@ class AnthropicWire:
         if fault != "no_usage":
             end["usage"] = _closing_usage(self.usage(ask, answer, answer.output_tokens))
         yield Frame(_event("message_delta", end), answer.output_tokens, FrameKind.CLOSING)
-        yield Frame(b'event: message_stop\ndata: {"type":"message_stop"}\n\n', answer.output_tokens, FrameKind.CLOSING)
+        if fault != "no_done":
+            yield Frame(b'event: message_stop\ndata: {"type":"message_stop"}\n\n', answer.output_tokens, FrameKind.CLOSING)
 
     def stream_error(self, rejected: Rejected, request_id: str) -> bytes:
         return b"event: error\ndata: " + self.rejection(rejected, request_id) + b"\n\n"

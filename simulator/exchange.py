@@ -150,14 +150,13 @@ class Exchange:
         elapsed = (time.perf_counter() - self._began) * 1000
         if self._connection.gone:
             state = "disconnected"
-            self._entry.usage_sent = False
         self._desk.log.ended(self._entry, state, elapsed)
 
     def bill(self, usage: dict[str, Json] | None, output_tokens: int, step: Step, *, sent: bool) -> None:
         entry = self._entry
         entry.billed = step.billed if step.billed is not None else usage is not None
         entry.usage = usage if entry.billed else None
-        entry.usage_sent = sent and entry.billed
+        entry.usage_sent = sent and entry.billed and not self._connection.gone
         entry.output_tokens = output_tokens
 
     def _step(self, operation: Operation, model: str, named: str | None, *, stream: bool) -> Step:
@@ -332,6 +331,9 @@ class _Stream:
     async def _finish(self) -> None:
         whole = self._tokens == self._result.output_tokens and not self._connection.gone
         self._bill(sent=whole and self._ask.include_usage and self._step.fault != "no_usage")
+        if self._step.fault == "no_done" and self._step.stall_ms is not None:
+            await self._flush()
+            await self._connection.pause(self._step.stall_ms / 1000)
         self._exchange.ended("completed")
         await self._connection.write(b"".join(self._waiting), more=False)
 

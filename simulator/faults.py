@@ -59,6 +59,7 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     """One line of a scenario. `count` null: for ever. `share` is the part of the fitting calls that it hits.
 
     `after_tokens` is where a mid-stream fault strikes; 0 is after the headers and before the first token.
+    `stall_ms` ends a silence or a stall (left out: an hour), and keeps a stream without its `no_done` end open so long.
     Times are milliseconds, `retry_after` and `retry_after_date` seconds from now. `lasts_ms` counts from the posting.
     """
 
