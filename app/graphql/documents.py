@@ -32,7 +32,8 @@ from app.graphql.fields import Audience, audience_of, spends
 from app.graphql.guard import Guard
 from app.settings import LimitSettings
 
-# An unterminated string is one token to its end, so that the count is linear in any text.
+# Comments count: reading one costs as much as a token. An unterminated string is one token to its end, so that the count is
+# linear in any text.
 _TOKEN = re.compile(
     r"""[_A-Za-z][_0-9A-Za-z]*+ | -?[0-9][0-9.eE+-]*+ | \.\.\. | [!$&()=:@\[\]{|}] | \#[^\n\r]*+
     | \"{3}(?:[^"\\]|\\.|"(?!""))*+(?:\"{3})? | "(?:[^"\\\n]|\\.)*+"?""",
@@ -183,9 +184,9 @@ class Documents:
         limits = self._limits
         size = len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
         _within("document bytes", size, limits.document_bytes)
-        _within("tokens", sum(1 for found in _TOKEN.finditer(text) if found[0][0] != "#"), limits.tokens)
+        _within("tokens", sum(1 for _ in _TOKEN.finditer(text)), limits.tokens)
         try:
-            return parse(text, max_tokens=limits.tokens, allow_empty_selection_sets=False)
+            return parse(text, max_lexical_tokens=limits.tokens, max_comments=limits.tokens, allow_empty_selection_sets=False)
         except GraphQLSyntaxError as error:
             formatted = format_document_error(error, Code.GRAPHQL_PARSE_FAILED)
             raise RequestFailed([formatted], 400, in_document=True) from None

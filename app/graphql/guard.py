@@ -107,6 +107,8 @@ class Guard:
         self._measured[name] = None
         found = self._fragments.get(name)
         measure = self._measure(found.selection_set) if found is not None else Measure()
+        if found is not None and found.type_condition.name.value.startswith("__"):
+            measure.depth = 0
         self._measured[name] = measure
         return measure
 

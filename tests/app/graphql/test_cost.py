@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import pytest
+import strawberry
+
+from tests.app.graphql.asgi import Answer, Client
+from tests.app.graphql.shop import OTHER_KEY, Shop, with_limits
+
+pytestmark = pytest.mark.anyio
+
+
+@strawberry.type
+class Thing:
+    id: int
+
+
+def _words() -> list[str]:
+    return ["a"]
+
+
+def _things() -> list[Thing]:
+    return [Thing(id=1), Thing(id=2)]
+
+
+@strawberry.type
+class Weighed:
+    words: list[str] = strawberry.field(resolver=_words, metadata={"cost": 7})
+    things: list[Thing] = strawberry.field(resolver=_things, metadata={"list_size": 3, "cost": 2})
+
+
+def cost_of(answer: Answer) -> tuple[object, object]:
+    assert "errors" not in answer.json, answer.json
+    cost = answer.json["extensions"]["cost"]  # type: ignore[index]  # JSON
+    return cost["requested"], cost["actual"]
+
+
+class TestPoints:
+    @pytest.mark.parametrize(
+        ("query", "variables", "requested", "actual"),
+        [
+            ("{ hello }", None, 1, 1),
+            ("{ rows { nodes { id } } }", None, 51, 4),
+            ("{ rows(first: 2) { nodes { id name } } }", None, 3, 3),
+            ("{ rows(first: 3) { nodes { rows(first: 5) { id } } } }", None, 1 + 3 * (1 + 5), 1 + 3 * (1 + 5)),
+            ("query($n: Int!) { rows(first: $n) { nodes { id } } }", {"n": 10}, 11, 4),
+            ("query($n: Int) { rows(first: $n) { nodes { id } } }", {}, 51, 4),
+            ("query($n: Int = 7) { rows(first: $n) { nodes { id } } }", {}, 8, 4),
+            ("{ a: rows(first: 3) { nodes { id } } b: rows(first: 2) { nodes { id } } }", None, 7, 7),
+            ("{ rows(first: 3) { ...R } } fragment R on Rows { ... { nodes { id } } }", None, 4, 4),
+            ("{ rows(first: 3) { nodes { id } nodes { name } } }", None, 4, 4),
+        ],
+    )
+    async def test_one_for_each_object_a_document_can_bring(
+        self, query: str, variables: object, requested: int, actual: int
+    ) -> None:
+        assert cost_of(await Client(Shop().app()).post(query, variables)) == (requested, actual)
+
+    async def test_an_author_may_weigh_a_field_and_size_a_list(self) -> None:
+        client = Client(Shop(schema=strawberry.Schema(Weighed)).app())
+        assert cost_of(await client.post("{ things { id } }")) == (6, 4)
+        assert cost_of(await client.post("{ words }"))[0] == 70
+
+
+class TestLimit:
+    @pytest.mark.parametrize(
+        ("query", "variables"),
+        [
+            ("{ rows(first: 100) { nodes { rows(first: 100) { id } } } }", None),
+            ("query($n: Int) { rows(first: $n) { nodes { rows(first: $n) { id } } } }", {"n": 100}),
+        ],
+    )
+    async def test_pages_in_pages_are_refused_before_anything_runs(self, query: str, variables: object) -> None:
+        shop = Shop()
+        answer = await Client(shop.app()).post(query, variables)
+        assert answer.extensions == {"code": "LIMIT_EXCEEDED", "limit": "cost", "had": 10_101, "allowed": 5_000}
+        assert answer.status == 400
+        assert shop.board.contexts == []
+
+    @pytest.mark.parametrize(
+        ("query", "variables"),
+        [
+            ("{ rows(first: -1) { nodes { id } } }", None),
+            ("query($n: Int) { rows(first: $n) { nodes { id } } }", {"n": -5}),
+        ],
+    )
+    async def test_a_page_below_zero_is_refused(self, query: str, variables: object) -> None:
+        answer = await Client(Shop().app()).post(query, variables)
+        assert (answer.status, answer.extensions["limit"]) == (400, "page size")
+
+
+class TestAllowance:
+    async def test_each_key_spends_its_own(self) -> None:
+        app = Shop(with_limits(allowance_capacity=120, allowance_per_second=0.5)).app()
+        query = "{ a: rows(first: 100) { nodes { id } } }"
+        assert (await Client(app).post(query)).status == 200
+        for _ in range(30):
+            await Client(app).post("{ rows(first: 3) { nodes { id } } }")
+        answer = await Client(app).post(query)
+        assert (answer.status, answer.extensions["limit"]) == (429, "allowance")
+        assert int(answer.headers["retry-after"]) > 1
+        assert answer.extensions["had"] == 101
+        assert (await Client(app, key=OTHER_KEY).post(query)).status == 200
+
+    async def test_a_resolver_sees_what_is_left(self) -> None:
+        app = Shop(with_limits(allowance_capacity=100, allowance_per_second=0.001)).app()
+        assert (await Client(app).post("{ remaining }")).data == {"remaining": 99}
