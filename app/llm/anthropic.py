@@ -17,7 +17,7 @@ from app.llm.anthropic_stream import AnthropicStream
 from app.llm.keyring import build_keyring
 from app.llm.messages import EmbedCall, Embedded, JsonSchemaFormat, ModelCall
 from app.llm.unsupported import Notes
-from app.llm.upstream import Sdk, Upstream, client_options
+from app.llm.upstream import Sdk, Upstream, client_options, silence
 from app.settings import ProviderSettings
 
 _BASE_URL = "https://api.anthropic.com"
@@ -37,6 +37,7 @@ class AnthropicProvider(Adapter):
 
     def __init__(self, settings: ProviderSettings, clock: Clock) -> None:
         """Raises SettingsError where a key cannot be read."""
+        silence("anthropic", "httpx2")
         options = client_options(settings)
         client = anthropic.AsyncAnthropic(
             auth_token=_KEY_OF_EACH_REQUEST,

@@ -14,7 +14,7 @@ from app.llm.openai_request import PARAMETERS, encode_embedding, encode_request
 from app.llm.openai_response import read_answer, read_embeddings
 from app.llm.openai_stream import OpenAIStream
 from app.llm.unsupported import Notes
-from app.llm.upstream import Sdk, Upstream, client_options
+from app.llm.upstream import Sdk, Upstream, client_options, silence
 from app.llm.usage_mapping import estimated_embedding_usage, openai_usage
 from app.llm.wire_text import Malformed, clean
 from app.settings import ProviderKindName, ProviderSettings
@@ -33,6 +33,7 @@ class OpenAIProvider(Adapter):
 
     def __init__(self, settings: ProviderSettings, clock: Clock) -> None:
         """Raises SettingsError where a key cannot be read."""
+        silence("openai", "httpx2")
         options = client_options(settings)
         client = openai.AsyncOpenAI(
             api_key=_KEY_OF_EACH_REQUEST,

@@ -7,6 +7,7 @@ it never retries, never follows a redirect and never sees a model of ours.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -52,6 +53,12 @@ class ParameterRefused(ProviderError):
     def __init__(self, parameter: str, provider_request_id: str | None) -> None:
         super().__init__(FailureKind.BAD_REQUEST, status_code=400, provider_request_id=provider_request_id)
         self.parameter = parameter
+
+
+def silence(*loggers: str) -> None:
+    """At DEBUG the SDKs log keys and prompts, so they never get to, whatever level the service itself logs at."""
+    for name in loggers:
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def client_options(settings: ProviderSettings) -> dict[str, Any]:

@@ -13,7 +13,6 @@ from app.errors import FailureKind, ProviderError
 from app.llm.adapter import Adapter
 from app.llm.messages import (
     FinishReason,
-    Json,
 )
 from app.settings import ProviderKindName, ProviderTimeouts
 from tests.app.llm.calls import (
@@ -29,11 +28,6 @@ from tests.app.llm.calls import (
 from tests.simulators import RunningSimulator
 
 pytestmark = pytest.mark.anyio
-    "type": "object",
-    "properties": {"n": {"type": "integer"}},
-    "required": ["n"],
-    "additionalProperties": False,
-}
 
 
 async def failure(provider: Adapter, model: str, *, streamed: bool, seconds: float = 10.0) -> ProviderError:
