@@ -45,6 +45,7 @@ ends = st.lists(
     min_size=1,
     max_size=6,
 )
+Ends: TypeAlias = list[tuple[int, str, tuple[str, str], int]]
 Crowd: TypeAlias = list[tuple[str | None, tuple[str, str], int]]
 
 
@@ -90,13 +91,15 @@ class MoneyMachine(RuleBasedStateMachine):
 
     async def _empty(self) -> None:
         async with self.sessions.write() as session:
+            for statement in _SLOWED:
+                await session.execute(text(statement))
             await session.execute(
                 text("truncate completions, holds, budgets, budget_periods, budget_alerts, outbox, usage_records, usage_rollups")
             )
 
-    @rule(scope=scopes, limit=limits, crowd=crowds, enforcement=st.sampled_from(BudgetEnforcement))
-    def create_budget_while_calls_are_admitted(
-        self, scope: BudgetScope, limit: Decimal, crowd: Crowd, enforcement: BudgetEnforcement
+    @rule(scope=scopes, limit=limits, crowd=crowds, chosen=ends, enforcement=st.sampled_from(BudgetEnforcement))
+    def create_budget(
+        self, scope: BudgetScope, limit: Decimal, crowd: Crowd, chosen: Ends, enforcement: BudgetEnforcement
     ) -> None:
         if len(self.known) >= 4:
             return
@@ -107,30 +110,15 @@ class MoneyMachine(RuleBasedStateMachine):
             self.created.append(key)
             self.known[key] = Known(1, [limit], enforcement)
 
-        self.run(self._together([create(), *self._admissions(crowd)]))
+        self.run(self._together([create(), *self._work(chosen, crowd)]))
         self.known[self.created[-1]].unheld = set(self.open)
 
-    @rule(crowd=crowds)
-    def admit(self, crowd: Crowd) -> None:
-        self.run(self._together(self._admissions(crowd)))
+    @rule(crowd=crowds, chosen=ends)
+    def calls_come_and_go(self, crowd: Crowd, chosen: Ends) -> None:
+        self.run(self._together(self._work(chosen, crowd)))
 
-    @rule(chosen=ends, crowd=crowds)
-    def settle_top_up_and_admit_at_once(self, chosen: list[tuple[int, str, tuple[str, str], int]], crowd: Crowd) -> None:
-        work: list[Awaitable[None]] = list(self._admissions(crowd))
-        busy: set[UUID] = set()
-        for pick, end, target, share in chosen:
-            call = self._pick(pick)
-            if call is None or call in busy:
-                continue
-            busy.add(call)
-            if end == "top up" and not self.open[call].swept:
-                work.append(self._top_up(call, target))
-            else:
-                work.append(self._end(call, end, share))
-        self.run(self._together(work))
-
-    @rule(pick=picks, limit=limits, crowd=crowds)
-    def change_a_limit_while_calls_are_admitted(self, pick: int, limit: Decimal, crowd: Crowd) -> None:
+    @rule(pick=picks, limit=limits, crowd=crowds, chosen=ends)
+    def change_a_limit(self, pick: int, limit: Decimal, crowd: Crowd, chosen: Ends) -> None:
         if not self.created:
             return
         key = self.created[pick % len(self.created)]
@@ -138,7 +126,7 @@ class MoneyMachine(RuleBasedStateMachine):
         known.limits.append(limit)
         change = self.budgets.update(key, BudgetChange(known.version, limit_usd=limit), None)
         known.version += 1
-        self.run(self._together([change, *self._admissions(crowd)]))
+        self.run(self._together([change, *self._work(chosen, crowd)]))
 
     @rule(chosen=st.lists(picks, min_size=1, max_size=5))
     def owners_die_and_are_swept(self, chosen: list[int]) -> None:
@@ -160,12 +148,29 @@ class MoneyMachine(RuleBasedStateMachine):
             known.used = max(used, known.used) if known.unheld else used
             assert found.held >= 0
 
+    def _work(self, chosen: Ends, crowd: Crowd) -> list[Awaitable[None]]:
+        work: list[Awaitable[None]] = [self._admit(self.ledgers[n % 3], *one) for n, one in enumerate(crowd)]
+        busy: set[UUID] = set()
+        for pick, end, target, share in chosen:
+            call = self._pick(pick)
+            if call is None or call in busy:
+                continue
+            busy.add(call)
+            if end == "top up" and not self.open[call].swept:
+                work.append(self._top_up(call, target))
+            else:
+                work.append(self._end(call, end, share))
+        return work
+
     def _pick(self, pick: int) -> UUID | None:
         return sorted(self.open)[pick % len(self.open)] if self.open else None
 
     def teardown(self) -> None:
-        self.run(self._finish())
-        self.runner.close()
+        try:
+            self.run(self._finish())
+        finally:
+            self.run(self._close())
+            self.runner.close()
 
     async def _finish(self) -> None:
         await self._together([self._end(call, "settle", 4) for call in list(self.open)])
@@ -176,15 +181,14 @@ class MoneyMachine(RuleBasedStateMachine):
         async with self.sessions.read(primary=True) as session:
             agree = (await session.execute(_LEDGER_AGREES)).one()
         assert len(set(agree)) == 1
+
+    async def _close(self) -> None:
         for ledger in self.ledgers:
             await ledger.close()
         await self.engines.close()
 
     async def _together(self, work: list[Awaitable[Any]]) -> None:
         await asyncio.gather(*work)
-
-    def _admissions(self, crowd: Crowd) -> list[Awaitable[None]]:
-        return [self._admit(self.ledgers[n % 3], *one) for n, one in enumerate(crowd)]
 
     async def _admit(self, ledger: PostgresLedger, agent: str | None, target: tuple[str, str], most: int) -> None:
         worst = estimate(
@@ -232,6 +236,18 @@ class MoneyMachine(RuleBasedStateMachine):
             )
         await asyncio.gather(*(ledger.sweep() for ledger in self.ledgers))
 
+
+_DWELL = (
+    "create or replace function dwell() returns trigger language plpgsql as $$ begin perform pg_sleep(0.003); return null; end $$"
+)
+_SLOWED = (
+    _DWELL,
+    *(
+        f"create or replace trigger dwell before insert on {table} for each statement execute function dwell()"
+        for table in ("completions", "holds", "usage_records", "budget_periods")
+    ),
+)
+"""Each transaction dwells between what it read and what it writes, so that a lock that is missing shows."""
 
 _LEDGER_AGREES = text("""
     select (select coalesce(sum(cost_usd), 0) from usage_records),
