@@ -86,6 +86,10 @@ class Bucket:
     def change(self, amount: float) -> None:
         self._available = max(-self.capacity, min(self.capacity, self.available + amount))
 
+    def subtract(self, amount: float) -> None:
+        """Takes what was just seen to be there."""
+        self._available = max(-self.capacity, self._available - amount)
+
     def seconds_until(self, amount: float) -> float:
         missing = amount - self.available
         return missing / self.per_second if missing > 0 else 0.0
@@ -142,7 +146,10 @@ class LocalBuckets:
         requests, bucket = self._requests, self._tokens
         if (requests is not None and requests.available < 1) or (bucket is not None and bucket.available < self._fitting(tokens)):
             return False
-        self.give(-1, -tokens)
+        if requests is not None:
+            requests.subtract(1)
+        if bucket is not None:
+            bucket.subtract(tokens)
         return True
 
     async def fetch(self, tokens: float, patience: float) -> float:  # noqa: ARG002 - nobody else to wait behind

@@ -140,6 +140,7 @@ class _Series:
         self._names = (provider, model)
         self._latency = metrics.latency.labels(provider, model)
         self._first_token = metrics.first_token.labels(provider, model)
+        self._tokens: dict[str, PrometheusCounter] = {}
         self._outcomes = {outcome: metrics.requests.labels(provider, model, outcome.value.lower()) for outcome in AttemptOutcome}
 
     def add(self, finished: AttemptFinished) -> None:
@@ -167,7 +168,10 @@ class _Series:
         )
         for name, tokens in classes:
             if tokens:
-                self._metrics.tokens.labels(*self._names, name).inc(tokens)
+                counter = self._tokens.get(name)
+                if counter is None:
+                    counter = self._tokens[name] = self._metrics.tokens.labels(*self._names, name)
+                counter.inc(tokens)
 
 
 class Metrics:
