@@ -44,7 +44,7 @@ Fault: TypeAlias = Literal[
 HUGE_TOKENS = 50_000
 
 
-class Said(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class Said(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
     """What the model is to answer; whatever is left out is made up from the request."""
 
     text: str | None = None
@@ -55,7 +55,7 @@ class Said(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     json: Json = None
 
 
-class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
     """One line of a scenario. `count` null: for ever. `share` is the part of the fitting calls that it hits.
 
     `after_tokens` is where a mid-stream fault strikes; 0 is after the headers and before the first token.
