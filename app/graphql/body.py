@@ -80,6 +80,7 @@ class BodyReader:
 
     async def _collect(self, receive: Receive, held: list[int]) -> bytes:
         chunks: list[bytes] = []
+        values = 0
         while True:
             message = await receive()
             if message["type"] == "http.disconnect":
@@ -89,6 +90,8 @@ class BodyReader:
                 raise body_too_large(held[0] + len(chunk), self.limit)
             self.capacity.take(len(chunk))
             held[0] += len(chunk)
+            if held[0] > MOST_JSON_VALUES:
+                values = _counted(chunk, values)
             chunks.append(chunk)
             if not message.get("more_body", False):
                 return b"".join(chunks)
@@ -96,7 +99,6 @@ class BodyReader:
 
 def parse_body(body: bytes) -> GraphQLRequest:
     """Raises RequestFailed with 400 for anything that is not one JSON object with fields of the right kinds."""
-    _check_size(body)
     try:
         found = _body_decoder.decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError) as error:
@@ -142,13 +144,13 @@ def too_many_values(text: str) -> bool:
     return len(text) > MOST_JSON_VALUES and text.count(",") + text.count("[") + text.count("{") > MOST_JSON_VALUES
 
 
-def _check_size(body: bytes) -> None:
-    if len(body) <= MOST_JSON_VALUES:
-        return
-    values = body.count(b",") + body.count(b"[") + body.count(b"{")
+def _counted(chunk: bytes, values: int) -> int:
+    """The same while a long body arrives, so that no single step takes long."""
+    values += chunk.count(b",") + chunk.count(b"[") + chunk.count(b"{")
     if values > MOST_JSON_VALUES:
         error = LimitExceeded("JSON values", values, MOST_JSON_VALUES)
         raise failure(Code.LIMIT_EXCEEDED, str(error), 413, limit=error.limit, had=values, allowed=MOST_JSON_VALUES)
+    return values
 
 
 def _malformed(body: bytes, error: Exception) -> RequestFailed:

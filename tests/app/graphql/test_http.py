@@ -191,9 +191,11 @@ class TestSizes:
         assert (await Client(app).send(slow)).status == 200
 
     async def test_many_small_values_in_a_body_are_refused_before_they_unfold(self) -> None:
-        body = b'{"query": "{ hello }", "variables": {"a": [' + b"[]," * 1_000_000 + b"[]]}}"
-        answer = await Client(Shop().app()).send(body)
+        body = b'{"query": "{ hello }", "variables": {"a": [' + b"[]," * 2_000_000 + b"[]]}}"
+        chunks = (body[start : start + 65_536] for start in range(0, len(body), 65_536))
+        answer = await Client(Shop().app()).send(chunks)
         assert (answer.status, answer.extensions["limit"]) == (413, "JSON values")
+        assert answer.read < len(body)
 
     async def test_a_body_that_never_comes_is_given_up(self) -> None:
         app = Shop(with_limits(send_timeout=timedelta(milliseconds=50))).app()

@@ -1,0 +1,203 @@
+"""Documents and bodies that hurt other servers, against the running product: is each refused, how fast, and at whose cost?
+
+    python -m benchmarks.attacks
+
+A prober asks for a small file all the while: its slowest answer shows how long the event loop stood still. Exit status 1 when an
+attack is let through, takes 100 ms or more at the median (unless refused by its size), stalls the loop for more than 50 ms or
+makes the server grow for good.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import statistics
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from benchmarks.product import Product, running
+
+ROUNDS = 9
+SLOWEST_MS = 100.0
+LONGEST_STALL_MS = 50.0
+MOST_GROWTH_MB = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Attack:
+    name: str
+    body: bytes
+    by_size: bool = False
+
+
+@dataclass(slots=True)
+class Found:
+    outcome: str
+    refused: bool
+    median_ms: float
+    stall_ms: float
+
+
+@dataclass(slots=True)
+class Prober:
+    product: Product
+    slowest_ms: float = 0.0
+    stop: threading.Event = field(default_factory=threading.Event)
+
+    def run(self) -> None:
+        connection = http.client.HTTPConnection(self.product.host, self.product.port, timeout=60)
+        while not self.stop.is_set():
+            started = time.perf_counter()
+            connection.request("GET", "/graphql/console.svg")
+            connection.getresponse().read()
+            self.slowest_ms = max(self.slowest_ms, (time.perf_counter() - started) * 1000)
+            time.sleep(0.002)
+        connection.close()
+
+
+@contextmanager
+def probing(product: Product) -> Iterator[Prober]:
+    prober = Prober(product)
+    thread = threading.Thread(target=prober.run)
+    thread.start()
+    try:
+        yield prober
+    finally:
+        prober.stop.set()
+        thread.join()
+
+
+def document(name: str, query: str, variables: object = None) -> Attack:
+    return Attack(name, json.dumps({"query": query, "variables": variables}).encode())
+
+
+def fragment_bomb(levels: int) -> str:
+    fragments = [f"fragment F{level} on Query {{ ...F{level + 1} ...F{level + 1} }}" for level in range(levels)]
+    return f"{{ ...F0 }} {' '.join(fragments)} fragment F{levels} on Query {{ __typename }}"
+
+
+def nested(depth: int) -> str:
+    return "{ viewer " * depth + "}" * depth
+
+
+def documents() -> list[Attack]:
+    page = "usageRecords(filter: $f, first: 100) { nodes { id labels { key } } }"
+    period = {"f": {"period": {"from": "2026-01-01T00:00:00Z", "to": "2026-02-01T00:00:00Z"}}}
+    overlapping = " ".join(
+        f"fragment O{n} on Query {{ viewer {{ tenant a{n}: keyName allowance {{ capacity }} }} }}" for n in range(60)
+    )
+    return [
+        document("nesting 100", nested(100)),
+        document("nesting 200", nested(200)),
+        document("nesting 20,000", nested(20_000)),
+        document("aliases 1,000", "{ " + " ".join(f"a{n}: __typename" for n in range(1000)) + " }"),
+        document("aliases 5,000", "{ " + " ".join(f"a{n}: __typename" for n in range(5000)) + " }"),
+        document("same field x1,000", "{ " + "__typename " * 1000 + "}"),
+        document("same field x10,000", "{ " + "__typename " * 10_000 + "}"),
+        document("two fields x500, nested", "{ " + "viewer { tenant } " * 500 + "}"),
+        document("unknown directive x1,000", "{ __typename " + "@x " * 1000 + "}"),
+        document("unknown directive x10,000", "{ __typename " + "@x " * 10_000 + "}"),
+        document("circular fragment", "{ ...A } fragment A on Query { ...B } fragment B on Query { ...A }"),
+        document("self fragment", "{ ...A } fragment A on Query { __typename ...A }"),
+        *(document(f"fragment bomb 2^{levels}", fragment_bomb(levels)) for levels in (16, 20, 24, 60)),
+        document("60 overlapping fragments", "{ " + " ".join(f"...O{n}" for n in range(60)) + " } " + overlapping),
+        document("fan-out of pages", "query($f: CostFilter!) { " + " ".join(f"p{n}: {page}" for n in range(20)) + " }", period),
+        document("nested introspection", "{ __schema { types { fields { type { fields { type { fields { name } } } } } } } }"),
+        document("1,000 operations", " ".join(f"query Q{n} {{ __typename }}" for n in range(1000))),
+        document("500 unknown fields", "{ viewer { " + " ".join(f"nope{n}" for n in range(499)) + " } }"),
+        document("negative page", "query($f: CostFilter!) { usageRecords(filter: $f, first: -5) { nodes { id } } }", period),
+        document("1 MB string literal", '{ budget(id: "' + "x" * 1_000_000 + '") { id } }'),
+        document("unterminated strings", '{ budget(id: "' + '\\"' * 30_000),
+        document("2.5 M comment lines", "{ __typename } " + "#\n" * 2_500_000),
+        document("5 MB of commas", "{ __typename " + "," * 5_000_000 + "}"),
+        document("typo", "{ viewr { tenant } }"),
+        document("unknown fragment", "{ ...Nope }"),
+    ]
+
+
+def bodies() -> list[Attack]:
+    return [
+        Attack("batch of 100", json.dumps([{"query": "{ __typename }"}] * 100).encode()),
+        Attack("100,000 nested lists", b'{"query": "{ __typename }", "variables": {"a": ' + b"[" * 100_000),
+        Attack("integer of 5,000 digits", b'{"query": "{ __typename }", "variables": {"a": ' + b"1" * 5000 + b"}}"),
+        Attack(
+            "20 MB of empty lists",
+            b'{"query": "{ __typename }", "variables": {"a": [' + b"[]," * 7_000_000 + b"0]}}",
+            by_size=True,
+        ),
+        Attack("40 MB body", b'{"query": "{ __typename }", "variables": {"a": "' + b"x" * 40_000_000 + b'"}}', by_size=True),
+        Attack("invalid UTF-8", b'{"query": "\xff\xfe"}'),
+        Attack("NaN", b'{"query": "{ __typename }", "variables": {"a": NaN}}'),
+    ]
+
+
+def send(product: Product, attack: Attack) -> tuple[int, bytes, float]:
+    """Status, body and milliseconds; a server may answer before the whole body was sent."""
+    connection = http.client.HTTPConnection(product.host, product.port, timeout=60)
+    headers = {
+        "authorization": f"Bearer {product.key}",
+        "content-type": "application/json",
+        "accept": "application/graphql-response+json",
+    }
+    connection.connect()
+    started = time.perf_counter()
+    connection.request("POST", "/graphql", attack.body, headers)
+    response = connection.getresponse()
+    body = response.read()
+    took = (time.perf_counter() - started) * 1000
+    connection.close()
+    return response.status, body, took
+
+
+def outcome_of(status: int, body: bytes) -> tuple[str, bool]:
+    errors = json.loads(body).get("errors")
+    if not errors:
+        return f"{status} ran", False
+    extensions = errors[0]["extensions"]
+    text = f"{status} {extensions['code']}"
+    if "limit" in extensions:
+        text += f" ({extensions['limit']} {extensions['had']} > {extensions['allowed']})"
+    return text, True
+
+
+def measure(product: Product, attack: Attack) -> Found:
+    times = []
+    outcome, refused = "", False
+    with probing(product) as prober:
+        for _ in range(ROUNDS):
+            status, body, took = send(product, attack)
+            outcome, refused = outcome_of(status, body)
+            times.append(took)
+    return Found(outcome, refused, statistics.median(times), prober.slowest_ms)
+
+
+def main() -> int:
+    failures = 0
+    with running() as product:
+        with probing(product) as prober:
+            time.sleep(1)
+        print(f"at rest the prober's slowest answer is {prober.slowest_ms:.1f} ms\n")
+        print(f"{'attack':28} {'bytes':>10} {'p50 ms':>8} {'stall ms':>8}  outcome")
+        attacks = [*documents(), *bodies()]
+        for attack in attacks:
+            send(product, attack)
+        before = product.resident_bytes()
+        for attack in attacks:
+            found = measure(product, attack)
+            fast = found.median_ms < SLOWEST_MS or attack.by_size
+            good = found.refused and fast and found.stall_ms <= LONGEST_STALL_MS
+            failures += not good
+            line = f"{attack.name:28} {len(attack.body):>10,} {found.median_ms:>8.1f} {found.stall_ms:>8.1f}"
+            print(f"{line}  {'' if good else 'NOT GOOD '}{found.outcome}")
+        grown = (product.resident_bytes() - before) / 1e6
+        failures += grown > MOST_GROWTH_MB
+        print(f"\nthe server grew by {grown:.1f} MB over {len(attacks) * ROUNDS} attacks; {failures} failures")
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
