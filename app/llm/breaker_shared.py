@@ -2,7 +2,8 @@
 
 Every process decides on its own copy, at most a quarter of a second old; changes are compare-and-set by Redis' time, and a probe
 is a lease that one process of all holds. Another's OPEN is adopted only where there is a reason to doubt the target here too: own
-failures, or no recent success; so one machine's broken network does not stop the others. Without Redis each process is alone.
+failures, or no recent success; so one machine's broken network does not stop the others. One that nobody has probed for long
+after its time says nothing any more. Without Redis each process is alone.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from app.llm.breaker import PROBE_LEASE_SECONDS, Breaker, BreakerState, BreakerS
 from app.redis.clients import RedisClient, Script
 
 _RECENT_SECONDS = 10.0
+_STALE_SECONDS = 60.0
 
 Change: TypeAlias = Literal["open", "probe", "close", "release", "reset"]
 
@@ -162,7 +164,9 @@ class SharedBreaker:
         if circuit["status"] == BreakerStatus.CLOSED.value or not is_closed:
             wanted = is_news and not self._is_mine(circuit)
         else:
-            wanted = self._breaker.has_reason_to_doubt(_RECENT_SECONDS)
+            due = circuit["probe_at"] if circuit["status"] == BreakerStatus.OPEN.value else circuit["lease_until"]
+            is_old = now - due > _STALE_SECONDS * 1000
+            wanted = not is_old and self._breaker.has_reason_to_doubt(_RECENT_SECONDS)
         if wanted:
             self._follow(circuit, now)
             self._version = circuit["version"]

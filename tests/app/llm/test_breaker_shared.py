@@ -11,7 +11,7 @@ import pytest
 
 from app.clock import SystemClock
 from app.llm.breaker import Breaker, BreakerState, BreakerStatus, Permit
-from app.llm.breaker_shared import BreakerBoard, SharedBreaker
+from app.llm.breaker_shared import BreakerBoard, Circuit, SharedBreaker
 from app.redis.clients import connect_redis
 from app.settings import BreakerSettings, RedisSettings
 
@@ -107,6 +107,14 @@ class TestAdoption:
         await healthy.fail()
         await sync(healthy)
         assert [before, healthy.status] == [BreakerStatus.CLOSED, BreakerStatus.OPEN]
+
+    async def test_one_that_nobody_probed_for_long_says_nothing_any_more(self, start: Start) -> None:
+        fresh = start()
+        old = Circuit(status="OPEN", version=5, opened=1, probe_at=1_000.0, lease_until=0.0, owner="")
+        fresh.breaker.learn(old, 1_000.0 + 61_000)
+        before = fresh.status
+        fresh.breaker.learn(old, 1_000.0 + 59_000)
+        assert [before, fresh.status] == [BreakerStatus.CLOSED, BreakerStatus.OPEN]
 
 
 class TestProbe:
