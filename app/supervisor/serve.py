@@ -23,6 +23,7 @@ from functools import partial
 from pathlib import Path
 from types import FrameType
 
+from starlette.types import ASGIApp
 from uvicorn.importer import import_from_string
 
 from app.clock import Clock
@@ -82,13 +83,11 @@ class _Supervisor:
     def start(self, target: str, sockets: tuple[socket.socket, ...]) -> Started:
         """Raises GreenLangError and KeyboardInterrupt; `stop` is for the caller to do in any case."""
         self._launch()
-        create_app = import_from_string(target)
-        load_adapters(self._settings.providers or simulated_providers("http://127.0.0.1"))
+        create_app = self._import(target)
         self._connect()
         first_key = asyncio.run(prepare(self._settings, self._clock))
         app = create_app(self._settings)
         listen(sockets)
-        gc.collect()
         gc.freeze()
         for number, each in enumerate(sockets, start=1):
             fork = partial(fork_worker, app, self._settings.server, each, self._ready_end)
@@ -134,6 +133,14 @@ class _Supervisor:
             os.environ[SIMULATOR_KEY] = "sk-simulator"
             launch_simulator = partial(SimulatorProcess.launch, self._data_dir / "simulator.jsonl")
             self._simulator = Simulator(launch_simulator)
+
+    def _import(self, target: str) -> Callable[[Settings], ASGIApp]:
+        """Without collecting: nothing of it is garbage, and looking for some takes a quarter of the time."""
+        gc.disable()
+        create_app: Callable[[Settings], ASGIApp] = import_from_string(target)
+        load_adapters(self._settings.providers or simulated_providers("http://127.0.0.1"))
+        gc.enable()
+        return create_app
 
     def _connect(self) -> None:
         """Waits for what was launched, and completes the settings by where it listens."""
