@@ -23,7 +23,7 @@ from app.costs.holds import Admitted, Estimate, IdempotencyKey, Ledger, Payer
 from app.costs.prices import PriceBook
 from app.ids import new_uuid
 from app.llm.fleet import Fleet
-from app.llm.messages import ImageUrl, InlineImage, ModelCall, Text
+from app.llm.messages import FinishReason, ImageUrl, InlineImage, ModelCall, Text, TextDelta, ToolCallDelta
 from app.llm.router import Plan, Routed
 from app.llm.routing import CallNeeds, ProvidersFailed, RateLimited, Target
 from app.money import ZERO, round_usd
@@ -88,7 +88,7 @@ class CallPlanner:
         self._estimator = estimator
         self._timeouts = timeouts
 
-    async def plan(self, request: CompletionRequest, principal: Principal) -> PlannedCall:
+    async def plan(self, request: CompletionRequest, principal: Principal, *, streamed: bool = False) -> PlannedCall:
         """Raises Refused(InvalidInput) where nothing configured can serve it, Forbidden for another agent than the key's."""
         started, started_at = self._clock.monotonic(), self._clock.now()
         payer = Payer(principal.tenant, principal.key_name, agent_for(principal, request.agent), request.labels)
@@ -97,7 +97,7 @@ class CallPlanner:
         plan = self._fleet.router.plan(
             request.model,
             request.routing,
-            CallNeeds(input_tokens=counted + IMAGE_TOKENS * images),
+            CallNeeds(input_tokens=counted + IMAGE_TOKENS * images, streamed=streamed),
             lambda target: self._expected(target, request, counted, started_at),
         )
         cap = request.max_output_tokens or plan.default_max_output_tokens
@@ -181,6 +181,8 @@ class RunningCall:
         self._first = True
         self._cap = admitted.output_cap_tokens
         self._attempts: list[Attempt] = []
+        self._texts: list[str] = []
+        self._first_token_ms: float | None = None
 
     async def admit(self, target: Target) -> int | None:
         """The output cap of the next attempt: the admission's own for the first one, a top-up for every further one."""
@@ -196,6 +198,13 @@ class RunningCall:
         self._attempts.append(self._call.priced(attempt))
         if attempt.usage is not None and attempt.usage.confirmed and not self._call.images:
             self._call.estimator.learn(attempt.provider, attempt.model, self._call.counted_tokens, attempt.usage.input_tokens)
+
+    def streamed(self, part: TextDelta | ToolCallDelta) -> None:
+        """Something of the answer has come."""
+        if self._first_token_ms is None:
+            self._first_token_ms = (self._clock.monotonic() - self._call.started) * 1000
+        if isinstance(part, TextDelta):
+            self._texts.append(part.text)
 
     @property
     def billed_attempts(self) -> tuple[Attempt, ...]:
@@ -222,7 +231,16 @@ class RunningCall:
         else:
             code = problem.code if isinstance(problem, RateLimited) else ProblemCode.PROVIDER_ERROR
             problem = ProvidersFailed("No further target could be tried.", tuple(self._attempts), retryable=True, code=code)
-        return replace(self._completion(CompletionStatus.FAILED), problem=problem)
+        return replace(self._completion(CompletionStatus.FAILED), text="".join(self._texts) or None, problem=problem)
+
+    def cancelled(self) -> Completion:
+        """What had come by then, which stays charged."""
+        completion = self._completion(CompletionStatus.CANCELLED)
+        return replace(completion, text="".join(self._texts) or None, finish_reason=FinishReason.CANCELLED)
+
+    def unfinished(self) -> Completion:
+        completion = self._completion(CompletionStatus.RUNNING)
+        return replace(completion, latency_ms=None, overhead_ms=None, finished_at=None)
 
     def _completion(self, status: CompletionStatus) -> Completion:
         call, now = self._call, self._clock.monotonic()
@@ -241,6 +259,7 @@ class RunningCall:
             cost_usd=total_cost(self._attempts),
             attempts=tuple(self._attempts),
             latency_ms=latency_ms,
+            first_token_ms=self._first_token_ms,
             overhead_ms=latency_ms - sum(attempt.latency_ms for attempt in self._attempts),
             agent=call.payer.agent,
             labels=call.payer.labels,

@@ -33,13 +33,14 @@ class CompletionDocuments:
             completion = dataclasses.replace(
                 completion, text=None, tool_calls=(), reasoning=None, notes=(*completion.notes, CONTENT_NOT_KEPT)
             )
-        return self.sealer.seal(msgspec.json.encode(completion), _context(completion.tenant, completion.key))
+        return self.sealer.seal(msgspec.json.encode(completion), seal_context(completion.tenant, completion.key))
 
     def decode(self, document: bytes, tenant: str, key: UUID) -> Completion:
         """Raises UnsealError where the bytes are not this tenant's completion, or the key is another."""
-        raw = msgspec.json.decode(self.sealer.unseal(document, _context(tenant, key)), type=dict[str, typing.Any])
+        raw = msgspec.json.decode(self.sealer.unseal(document, seal_context(tenant, key)), type=dict[str, typing.Any])
         return Completion(**{name: msgspec.convert(value, _FIELDS[name], strict=False) for name, value in raw.items()})
 
 
-def _context(tenant: str, key: UUID) -> bytes:
+def seal_context(tenant: str, key: UUID) -> bytes:
+    """Content sealed for one tenant's completion opens for no other."""
     return tenant.encode() + b"\0" + key.bytes

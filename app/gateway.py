@@ -7,6 +7,8 @@ what is already being paid for. What a call used is committed before its caller 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from uuid import UUID
 
@@ -20,10 +22,11 @@ from app.completions import Completion, CompletionRequest, CompletionStatus
 from app.costs.holds import AdmissionRequest, Admitted, Joined, Ledger, Settlement
 from app.errors import DeadlineExceeded, Refused
 from app.llm.fleet import Fleet
-from app.llm.routing import RateLimited
+from app.llm.routing import ProvidersFailed, RateLimited
 from app.usage import Operation
 
 JOIN_POLL_SECONDS = 0.1
+_ABANDONED = ProvidersFailed("The server that ran this call ended before it did.", (), retryable=True)
 
 
 class Gateway:
@@ -40,11 +43,18 @@ class Gateway:
 
     async def complete(self, request: CompletionRequest, principal: Principal) -> Completion:
         """The whole answer, committed to the ledger. Raises Refused with the problem, StoreUnavailable, Forbidden."""
-        try:
-            async with self._keys.slot(principal):
-                return await self._complete(request, principal)
-        except KeyLimited as limited:
-            raise Refused(RateLimited("The key's own limit is reached.", limited.retry_after, limited.scope)) from limited
+        async with self.slot(principal):
+            return await self._complete(request, principal)
+
+    @asynccontextmanager
+    async def slot(self, principal: Principal) -> AsyncIterator[None]:
+        """Room under the key's own limits, for as long as a call runs; raises Refused(RateLimited)."""
+        async with AsyncExitStack() as stack:
+            try:
+                await stack.enter_async_context(self._keys.slot(principal))
+            except KeyLimited as limited:
+                raise Refused(RateLimited("The key's own limit is reached.", limited.retry_after, limited.scope)) from limited
+            yield
 
     async def completion(self, key: UUID, principal: Principal) -> Completion | None:
         """One of the caller's tenant, as long as it is kept."""
@@ -52,18 +62,37 @@ class Gateway:
         if stored is None or stored.tenant != principal.tenant:
             return None
         if stored.document is None:
-            return Completion(key, CompletionStatus(stored.status), stored.tenant, stored.created_at)
+            status = CompletionStatus(stored.status)
+            problem = _ABANDONED if status is CompletionStatus.FAILED else None
+            return Completion(key, status, stored.tenant, stored.created_at, problem=problem, finished_at=stored.finished_at)
         return self._documents.decode(stored.document, stored.tenant, key)
 
     async def close(self) -> None:
         """Waits for every call in flight: each is settled before its provider's client goes."""
         await asyncio.gather(*self._running.values(), return_exceptions=True)
 
-    async def _complete(self, request: CompletionRequest, principal: Principal) -> Completion:
-        call = await self._planner.plan(request, principal)
-        admission = await self._ledger.admit(
+    async def admit(self, call: PlannedCall) -> Admitted | Joined:
+        """Holds the worst case of the first target; raises Refused and StoreUnavailable, and then nothing is held."""
+        return await self._ledger.admit(
             AdmissionRequest(call.key, Operation.COMPLETION, call.payer, call.estimate(call.plan.targets[0]), call.idempotency)
         )
+
+    async def settle(self, call: PlannedCall, running: RunningCall, completion: Completion) -> None:
+        """In the ledger when it returns; raises StoreUnavailable."""
+        await self._ledger.settle(
+            Settlement(
+                call.key,
+                Operation.COMPLETION,
+                call.payer,
+                running.billed_attempts,
+                completion.status.value,
+                self._documents.encode(completion),
+            )
+        )
+
+    async def _complete(self, request: CompletionRequest, principal: Principal) -> Completion:
+        call = await self._planner.plan(request, principal)
+        admission = await self.admit(call)
         if isinstance(admission, Joined):
             return _shown(await self._join(admission.call, call, principal))
         call = replace(call, key=admission.call)
@@ -83,25 +112,13 @@ class Gateway:
                 await self._ledger.release(call.key)
                 raise
             completion = running.failed(error.reason if isinstance(error, Refused) else None)
-            await self._settle(call, running, completion)
+            await self.settle(call, running, completion)
             if not isinstance(error, Refused):
                 raise
         else:
             completion = running.finished(routed)
-            await self._settle(call, running, completion)
+            await self.settle(call, running, completion)
         return completion
-
-    async def _settle(self, call: PlannedCall, running: RunningCall, completion: Completion) -> None:
-        await self._ledger.settle(
-            Settlement(
-                call.key,
-                Operation.COMPLETION,
-                call.payer,
-                running.billed_attempts,
-                completion.status.value,
-                self._documents.encode(completion),
-            )
-        )
 
     async def _join(self, key: UUID, call: PlannedCall, principal: Principal) -> Completion:
         """Waits for the call that came first with this idempotency key, here or in another process."""

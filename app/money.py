@@ -1,4 +1,4 @@
-"""Money is Decimal US dollars. A cost is computed exactly and rounded once, here, to 12 places half even; sums are never rounded."""
+"""Money is Decimal US dollars: a cost is computed exactly and rounded once, here, to 12 places half even; sums never are."""
 
 from __future__ import annotations
 

@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry
 
 from app.access.keys import KeyStore
 from app.access.limits import KeyLimits
+from app.access.limits_shared import SharedKeyLimits
 from app.calls import CallPlanner
 from app.clock import Clock
 from app.completion_documents import CompletionDocuments
@@ -22,6 +23,7 @@ from app.costs.reports import CostReports
 from app.db.engines import build_engines
 from app.db.sessions import Sessions
 from app.errors import SettingsError
+from app.events.stream_log import StreamLog
 from app.gateway import Gateway
 from app.health.checks import Health
 from app.health.stores import postgres_check, redis_check
@@ -30,6 +32,7 @@ from app.llm.registry import build_providers
 from app.redis.clients import connect_redis
 from app.secrets import build_sealer
 from app.settings import Settings
+from app.streams import CompletionStreams
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,7 @@ class Services:
     reports: CostReports
     fleet: Fleet
     gateway: Gateway
+    streams: CompletionStreams
     health: Health
 
 
@@ -64,20 +68,27 @@ async def build_services(settings: Settings, clock: Clock, estimator: Estimator)
         metrics = CollectorRegistry()
         fleet = build_fleet(settings, build_providers(settings.providers, clock), clock, redis=redis, registry=metrics)
         stack.push_async_callback(fleet.close)
-        keys = await stack.enter_async_context(KeyStore(sessions, clock, KeyLimits(clock, 1 / settings.server.workers)))
+        limits = SharedKeyLimits(KeyLimits(clock, 1 / settings.server.workers), redis, clock)
+        keys = await stack.enter_async_context(KeyStore(sessions, clock, await stack.enter_async_context(limits)))
         prices = PriceBook(settings)
         ledger = PostgresLedger(sessions, clock, settings, prices)
         stack.push_async_callback(ledger.close)
         stack.push_async_callback(_cancelled, asyncio.create_task(ledger.keep()))
-        gateway = Gateway(
+        planner = CallPlanner(clock, fleet, prices, estimator, {each.name: each.timeouts.total for each in settings.providers})
+        documents = CompletionDocuments(build_sealer(settings.content.encryption_keys), settings.content.store)
+        gateway = Gateway(clock=clock, fleet=fleet, ledger=ledger, keys=keys, planner=planner, documents=documents)
+        stack.push_async_callback(gateway.close)
+        streams = CompletionStreams(
             clock=clock,
             fleet=fleet,
+            gateway=gateway,
+            planner=planner,
             ledger=ledger,
-            keys=keys,
-            planner=CallPlanner(clock, fleet, prices, estimator, {each.name: each.timeouts.total for each in settings.providers}),
-            documents=CompletionDocuments(build_sealer(settings.content.encryption_keys), settings.content.store),
+            documents=documents,
+            log=StreamLog(redis),
         )
-        stack.push_async_callback(gateway.close)
+        stack.push_async_callback(_cancelled, asyncio.create_task(streams.keep()))
+        stack.push_async_callback(streams.close)
         fleet.start()
         yield Services(
             settings=settings,
@@ -91,6 +102,7 @@ async def build_services(settings: Settings, clock: Clock, estimator: Estimator)
             reports=CostReports(sessions),
             fleet=fleet,
             gateway=gateway,
+            streams=streams,
             health=Health([postgres_check(sessions), redis_check(redis)], clock),
         )
 

@@ -21,7 +21,14 @@ from redis.asyncio.cluster import ClusterNode, RedisCluster
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
-from redis.exceptions import BusyLoadingError, ClusterDownError, NoScriptError, ReadOnlyError, TryAgainError
+from redis.exceptions import (
+    BusyLoadingError,
+    ClusterDownError,
+    NoScriptError,
+    ReadOnlyError,
+    RedisClusterException,
+    TryAgainError,
+)
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
@@ -36,7 +43,16 @@ _POOL_SIZE = 50
 _FAILURES = 3
 _FIRST_PAUSE_SECONDS = 0.5
 _LONGEST_PAUSE_SECONDS = 5.0
-_AWAY = (RedisConnectionError, RedisTimeoutError, OSError, ReadOnlyError, ClusterDownError, TryAgainError, BusyLoadingError)
+_AWAY = (
+    RedisConnectionError,
+    RedisTimeoutError,
+    OSError,
+    ReadOnlyError,
+    ClusterDownError,
+    RedisClusterException,
+    TryAgainError,
+    BusyLoadingError,
+)
 
 
 class Script:
@@ -77,7 +93,7 @@ class RedisClient:
         self._pause = _FIRST_PAUSE_SECONDS
         return result
 
-    async def evaluate(self, script: Script, key: str, *arguments: str | float) -> object:
+    async def evaluate(self, script: Script, key: str, *arguments: str | float | bytes) -> object:
         """The script's result, by its hash; its text is sent where the server does not know it (any more)."""
 
         async def act(server: Server) -> object:
