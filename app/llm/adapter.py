@@ -16,7 +16,17 @@ from app.clock import Clock
 from app.errors import FailureKind, ProviderError
 from app.llm.answers import AnswerReader, WholeAnswer
 from app.llm.failures import rate_limits
-from app.llm.messages import Answer, AnswerEnd, EmbedCall, Embedded, FinishReason, ModelCall, RateLimitReport, ReasoningEffort, StreamPart
+from app.llm.messages import (
+    Answer,
+    AnswerEnd,
+    EmbedCall,
+    Embedded,
+    FinishReason,
+    ModelCall,
+    RateLimitReport,
+    ReasoningEffort,
+    StreamPart,
+)
 from app.llm.schema_check import AnswerCheck, SchemaChecks
 from app.llm.unsupported import Notes
 from app.llm.upstream import EventStream, ParameterRefused, Phase, Upstream, patience
