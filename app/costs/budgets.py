@@ -6,12 +6,11 @@ locks the running period, which every admission locks before it reads the limit.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from enum import Enum
-from typing import Any
 from uuid import UUID, uuid4
 from zoneinfo import ZoneInfo
 
@@ -220,7 +219,7 @@ class BudgetStore:
             return {}
         async with self._sessions.read(primary=primary) as session:
             rows = await session.execute(_BY_KEYS, {"keys": list(keys), "tenant": tenant})
-            found = [_budget(row) for row in rows.mappings()]
+            found = [budget_from_row(row) for row in rows.mappings()]
             return {budget.key: budget for budget in found}
 
     async def page(self, where: BudgetFilter, request: PageRequest) -> Page[Budget]:
@@ -239,7 +238,7 @@ class BudgetStore:
                     "limit": request.first + 1,
                 },
             )
-            found = [_budget(row) for row in rows.mappings()]
+            found = [budget_from_row(row) for row in rows.mappings()]
         return build_page(
             request, found, lambda budget: encode_cursor(_CURSOR, budget.scope.tenant or "", budget.name, str(budget.key))
         )
@@ -279,10 +278,11 @@ _PAGE = text(
 
 async def _load(session: WriteSession, key: UUID) -> Budget:
     rows = await session.execute(text("select * from budget_now where key = :key"), {"key": key})
-    return _budget(rows.mappings().one())
+    return budget_from_row(rows.mappings().one())
 
 
-def _budget(row: RowMapping | Mapping[str, Any]) -> Budget:
+def budget_from_row(row: RowMapping | asyncpg.Record) -> Budget:
+    """From a row of the view `budget_now`."""
     return Budget(
         key=UUID(int=row["key"].int),
         name=row["name"],

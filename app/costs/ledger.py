@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -23,7 +23,7 @@ from sqlalchemy import text
 from app.attempts import Attempt
 from app.clock import Clock
 from app.costs.batcher import Batcher
-from app.costs.budgets import BudgetStore, exceeded
+from app.costs.budgets import Budget, budget_from_row, exceeded
 from app.costs.holds import AdmissionRequest, Admitted, Estimate, IdempotencyKey, Joined, Payer, Settlement, StoredCall
 from app.costs.prices import PriceBook
 from app.costs.statements import Statements
@@ -40,6 +40,7 @@ KEEP_AT_LEAST = timedelta(hours=24)
 
 _ADMIT = "select * from ledger_admit($1::text::jsonb, $2, $3, $4, $5::text::jsonb)"
 _SETTLE = "select ledger_settle($1::text::jsonb, $2::text::jsonb, $3)"
+_BUDGETS = "select * from budget_now where key = any($1)"
 _NOTHING = TokenUsage()
 _log = logging.getLogger(__name__)
 
@@ -69,7 +70,7 @@ class _Verdict:
     cap: int
     capped: bool
     at: datetime
-    budget: UUID | None
+    budget: Budget | None
     needed: Decimal | None
     remaining: Decimal | None
 
@@ -86,7 +87,6 @@ class PostgresLedger:
         self._sessions = sessions
         self._clock = clock
         self._prices = prices
-        self._budgets = BudgetStore(sessions)
         self._owner = uuid4()
         self._lease = settings.budgets.hold_ttl
         self._keep = max(settings.content.ttl, KEEP_AT_LEAST)
@@ -115,7 +115,7 @@ class PostgresLedger:
             return Joined(verdict.call)
         if verdict.word == "admitted":
             return Admitted(verdict.call, verdict.cap, verdict.capped, verdict.at)
-        raise Refused(await self._refusal(verdict, request))
+        raise Refused(_refusal(verdict, request.estimate))
 
     async def top_up(self, call: UUID, payer: Payer, estimate: Estimate) -> int | None:
         opened = self._open.get(call)
@@ -154,6 +154,12 @@ class PostgresLedger:
         async with self._sessions.write() as session:
             swept: int = (await session.execute(text("select ledger_sweep(:most)"), {"most": most})).scalar_one()
         return swept
+
+    async def abandon(self, call: UUID) -> None:
+        """Settles at its estimate a call whose owner is known to be dead, without waiting for its lease to end."""
+        async with self._sessions.write() as session:
+            await session.execute(_ABANDON, {"call": call, "owner": self._owner})
+        await self.sweep()
 
     async def keep(self) -> None:
         """Renews and sweeps until it is cancelled."""
@@ -198,21 +204,6 @@ class PostgresLedger:
         done.add_done_callback(lambda _: self._open.pop(item.call, None))
         await asyncio.shield(done)
 
-    async def _refusal(self, verdict: _Verdict, request: AdmissionRequest) -> object:
-        if verdict.word == "mismatch":
-            return Conflict("The idempotency key was used with another input.", ProblemCode.IDEMPOTENCY_MISMATCH)
-        target = f"{request.estimate.provider}/{request.estimate.model}"
-        if verdict.word == "unpriced" or verdict.budget is None:
-            return InvalidInput(
-                f"{target} has no known price, so a budget cannot be kept; price it in the configuration.",
-                ("model",),
-                ProblemCode.UNPRICED_MODEL,
-            )
-        found = await self._budgets.by_keys([verdict.budget], None, primary=True)
-        assert verdict.needed is not None
-        assert verdict.remaining is not None
-        return exceeded(found[verdict.budget], verdict.needed, verdict.remaining)
-
     async def _admit_batch(self, batch: Sequence[_Asked]) -> Sequence[_Verdict]:
         defaults = self._missing_defaults(batch)
         rows = await self._admitting.fetch(
@@ -224,7 +215,11 @@ class PostgresLedger:
             msgspec.json.encode(list(defaults.values())).decode(),
         )
         self._materialised.update(defaults)
-        verdicts = [_verdict(row) for row in rows]
+        refusing = {row["budget"] for row in rows if row["budget"] is not None}
+        budgets = {}
+        if refusing:
+            budgets = {row["key"]: budget_from_row(row) for row in await self._admitting.fetch(_BUDGETS, list(refusing))}
+        verdicts = [_verdict(row, budgets) for row in rows]
         now = self._clock.monotonic()
         for asked, verdict in zip(batch, verdicts, strict=True):
             if verdict.word == "admitted" and asked.top_up_at is None:
@@ -311,6 +306,10 @@ _STORED = text(
     "select tenant, operation, status, document, admitted_at, finished_at from completions"
     " where key = :key and (expires_at > now() or status = 'RUNNING')"
 )
+_ABANDON = text(
+    "update completions set lease_until = now() - interval '1 second'"
+    " where key = :call and owner <> :owner and status = 'RUNNING'"
+)
 _RENEW = text(
     "update completions set lease_until = now() + :lease where key = any(:calls) and owner = :owner and status = 'RUNNING'"
 )
@@ -340,10 +339,29 @@ def _request(number: int, asked: _Asked) -> dict[str, object]:
     }
 
 
-def _verdict(row: asyncpg.Record) -> _Verdict:
+def _verdict(row: asyncpg.Record, budgets: Mapping[UUID, Budget]) -> _Verdict:
     return _Verdict(
-        row["verdict"], row["call"], row["cap"], row["capped"], row["admitted_at"], row["budget"], row["needed"], row["remaining"]
+        row["verdict"],
+        row["call"],
+        row["cap"],
+        row["capped"],
+        row["admitted_at"],
+        budgets.get(row["budget"]),
+        row["needed"],
+        row["remaining"],
     )
+
+
+def _refusal(verdict: _Verdict, estimate: Estimate) -> object:
+    if verdict.word == "mismatch":
+        return Conflict("The idempotency key was used with another input.", ProblemCode.IDEMPOTENCY_MISMATCH)
+    if verdict.budget is None or verdict.needed is None or verdict.remaining is None:
+        return InvalidInput(
+            f"{estimate.provider}/{estimate.model} has no price, so a budget cannot be kept; price it in the configuration.",
+            ("model",),
+            ProblemCode.UNPRICED_MODEL,
+        )
+    return exceeded(verdict.budget, verdict.needed, verdict.remaining)
 
 
 def _default(default: BudgetDefault, tenant: str, agent: str) -> dict[str, object]:
