@@ -1,30 +1,78 @@
-"""What a start does to the database before anything is served: the newest schema, and a first key where there never was one."""
+"""What a start does to the database before anything is served: the newest schema, and a first key where there never was one.
+
+It runs in a process of its own, beside the imports of the supervisor, which keeps nothing of it.
+"""
 
 from __future__ import annotations
 
-from app.access.key_rows import NewKey
-from app.access.keys import KeyStore
-from app.access.principal import Scope
+import asyncio
+import multiprocessing
+import signal
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkProcess
+
+from uvicorn.importer import import_from_string
+
 from app.clock import Clock
-from app.db.engines import build_engines
-from app.db.migrate import migrate
-from app.db.sessions import Sessions
+from app.embedded.stores import PrivateStores
+from app.embedded.tether import following
+from app.errors import GreenLangError
 from app.settings import Settings
 
-FIRST_TENANT = "default"
-FIRST_KEY = "administrator"
+_STEPS = "app.supervisor.first_steps:take_first_steps"
 
 
-async def prepare(settings: Settings, clock: Clock) -> str | None:
-    """The first administrator's secret where this start has made it. Raises StoreUnavailable and SettingsError."""
-    assert settings.database.primary is not None
-    url = settings.database.primary.reveal()
-    await migrate(url)
-    engines = build_engines(url, (), settings.database)
+class NotPrepared(GreenLangError):
+    """The stores do not start, or the database cannot be brought to the newest schema; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Preparation:
+    """Start by `begin`."""
+
+    process: ForkProcess
+    answer: Connection[None, tuple[str | None, str | None]]
+
+    @classmethod
+    def begin(cls, settings: Settings, stores: PrivateStores | None, clock: Clock) -> Preparation:
+        """`settings` know where the database is, or will be once `stores` answer."""
+        answer, tell = multiprocessing.Pipe(duplex=False)
+        context = multiprocessing.get_context("fork")
+        process = context.Process(target=_prepare, args=(settings, stores, clock, tell, following(signal.SIGKILL)))
+        process.start()
+        tell.close()
+        return cls(process, answer)
+
+    def result(self) -> str | None:
+        """The first administrator's secret where this start has made it; raises NotPrepared."""
+        try:
+            secret, problem = self.answer.recv()
+        except EOFError:
+            raise NotPrepared("the database was not prepared; the messages above say why") from None
+        finally:
+            self.process.join()
+            self.answer.close()
+        if problem is not None:
+            raise NotPrepared(problem)
+        return secret
+
+
+def _prepare(
+    settings: Settings,
+    stores: PrivateStores | None,
+    clock: Clock,
+    tell: Connection[tuple[str | None, str | None], None],
+    follow: Callable[[], None],
+) -> None:
+    follow()
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    take_first_steps: Callable[[Settings, Clock], Coroutine[None, None, str | None]] = import_from_string(_STEPS)
     try:
-        keys = KeyStore(Sessions(engines), clock)
-        if await keys.has_any():
-            return None
-        return (await keys.create(NewKey(FIRST_KEY, FIRST_TENANT, frozenset({Scope.ADMIN})))).secret
-    finally:
-        await engines.close()
+        if stores is not None:
+            stores.wait()
+        tell.send((asyncio.run(take_first_steps(settings, clock)), None))
+    except GreenLangError as error:
+        tell.send((None, str(error)))

@@ -7,7 +7,6 @@ simulator, then the stores: whoever settles a call still finds its database.
 
 from __future__ import annotations
 
-import asyncio
 import gc
 import logging
 import os
@@ -36,7 +35,7 @@ from app.settings.defaults import SIMULATOR_KEY, needs_simulator, simulated_prov
 from app.supervisor.crew import Crew, Part, Server, Simulator, Stores
 from app.supervisor.listening import bind, listen
 from app.supervisor.ownership import owned
-from app.supervisor.preparation import prepare
+from app.supervisor.preparation import Preparation
 from app.supervisor.simulator import SimulatorProcess
 from app.supervisor.worker import fork_worker
 
@@ -77,15 +76,18 @@ class _Supervisor:
         self._clock = clock
         self._stores: Stores | None = None
         self._simulator: Simulator | None = None
+        self._preparation: Preparation | None = None
         self._servers: list[Server] = []
         self._ready, self._ready_end = os.pipe()
 
     def start(self, target: str, sockets: tuple[socket.socket, ...]) -> Started:
         """Raises GreenLangError and KeyboardInterrupt; `stop` is for the caller to do in any case."""
         self._launch()
+        self._preparation = Preparation.begin(self._settings, self._stores.running if self._stores else None, self._clock)
         create_app = self._import(target)
-        self._connect()
-        first_key = asyncio.run(prepare(self._settings, self._clock))
+        if self._simulator is not None:
+            self._settings = with_simulator(self._settings, self._simulator.wait())
+        first_key = self._preparation.result()
         app = create_app(self._settings)
         listen(sockets)
         gc.freeze()
@@ -119,20 +121,25 @@ class _Supervisor:
                 server.running.join(0.1)
             server.running.kill()
             server.running.join()
+        if self._preparation is not None:
+            self._preparation.process.kill()
+            self._preparation.process.join()
         if self._simulator is not None:
             self._simulator.running.stop()
         if self._stores is not None:
             self._stores.running.stop()
 
     def _launch(self) -> None:
+        """Starts what takes its time, and completes the settings by where the stores will listen."""
         postgres, valkey = self._settings.database.primary is None, self._settings.redis.url is None
         if postgres or valkey:
             launch = partial(PrivateStores.launch, self._data_dir, postgres=postgres, valkey=valkey)
             self._stores = Stores(launch)
+            stores = self._stores.running
+            self._settings = with_private_stores(self._settings, stores.database, stores.redis)
         if needs_simulator(self._settings):
             os.environ[SIMULATOR_KEY] = "sk-simulator"
-            launch_simulator = partial(SimulatorProcess.launch, self._data_dir / "simulator.jsonl")
-            self._simulator = Simulator(launch_simulator)
+            self._simulator = Simulator(partial(SimulatorProcess.launch, self._data_dir / "simulator.jsonl"))
 
     def _import(self, target: str) -> Callable[[Settings], ASGIApp]:
         """Without collecting: nothing of it is garbage, and looking for some takes a quarter of the time."""
@@ -141,15 +148,6 @@ class _Supervisor:
         load_adapters(self._settings.providers or simulated_providers("http://127.0.0.1"))
         gc.enable()
         return create_app
-
-    def _connect(self) -> None:
-        """Waits for what was launched, and completes the settings by where it listens."""
-        if self._simulator is not None:
-            self._settings = with_simulator(self._settings, self._simulator.wait())
-        if self._stores is not None:
-            self._stores.running.wait()
-            stores = self._stores.running
-            self._settings = with_private_stores(self._settings, stores.database, stores.redis)
 
     def _await_servers(self) -> None:
         missing = len(self._servers)

@@ -1,11 +1,13 @@
-"""`greenlang doctor`: what a start would need, looked at one by one."""
+"""`greenlang doctor`: what a start would need, looked at one by one, a line each."""
 
 from __future__ import annotations
 
+import argparse
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
+from app.cli.configuration import settings_of
 from app.clock import Clock
 from app.db.engines import build_engines
 from app.db.sessions import Sessions
@@ -27,10 +29,18 @@ class Finding:
     detail: str
 
 
-def examine(load: Callable[[], Settings], clock: Clock) -> Iterator[Finding]:
+def run(options: argparse.Namespace, clock: Clock) -> int:
+    well = True
+    for finding in _examine(options, clock):
+        well = well and finding.ok
+        print(f"{'ok  ' if finding.ok else 'FAIL'}  {finding.subject:<24}  {finding.detail}", flush=True)
+    return 0 if well else 1
+
+
+def _examine(options: argparse.Namespace, clock: Clock) -> Iterator[Finding]:
     """The configuration first: without it nothing else can be looked at."""
     try:
-        settings = load()
+        settings = settings_of(options)
     except SettingsError as error:
         yield Finding("configuration", False, str(error))
         return

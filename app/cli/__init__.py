@@ -1,0 +1,110 @@
+"""`greenlang`: serve, migrate, keys, doctor, simulate.
+
+Exit status: 0 done, 1 it could not be done, 2 the command or the configuration is wrong.
+
+What a command needs is loaded once it is chosen: a server process shares its parent's memory, and an API of keys or a checker of
+stores has no place in it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from datetime import datetime
+from importlib import import_module
+from pathlib import Path
+
+from app.access.principal import Scope
+from app.clock import SystemClock
+from app.errors import GreenLangError, Refused, SettingsError
+from app.problems import Conflict, InvalidInput, NotFound
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    try:
+        status: int = import_module(f"app.cli.{options.command}").run(options, SystemClock())
+    except SettingsError as error:
+        return _complain(f"configuration: {error}", 2)
+    except Refused as refused:
+        reason = refused.reason
+        return _complain(reason.message if isinstance(reason, (Conflict, InvalidInput, NotFound)) else str(refused), 1)
+    except GreenLangError as error:
+        return _complain(str(error), 1)
+    return status
+
+
+def _complain(problem: str, status: int) -> int:
+    print(f"greenlang: {problem}", file=sys.stderr)
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="greenlang", description="One GraphQL API between agents and model providers.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    anywhere = argparse.ArgumentParser(add_help=False)
+    anywhere.add_argument("--config", type=Path, metavar="FILE", help="default: ./greenlang.toml where it exists")
+    anywhere.add_argument("--data-dir", type=Path, metavar="DIR", help="default: .greenlang")
+
+    command = commands.add_parser("serve", parents=[anywhere], help="serve the API, with everything that it needs")
+    command.add_argument("--host", help="default: 127.0.0.1")
+    command.add_argument("--port", type=int, help="default: 8400")
+    command.add_argument("--workers", type=int, metavar="N", help="server processes; default: 1")
+    command.add_argument("--stop-with-parent", action="store_true", help="stop when the process that started this one is gone")
+    command.set_defaults(command="serve")
+
+    command = commands.add_parser("migrate", parents=[anywhere], help="bring the database to the newest schema")
+    command.set_defaults(command="migrate")
+
+    command = commands.add_parser("doctor", parents=[anywhere], help="check configuration, stores and provider keys")
+    command.set_defaults(command="doctor")
+
+    command = commands.add_parser("simulate", help="run the simulator of the providers alone")
+    command.add_argument("--host", default="127.0.0.1")
+    command.add_argument("--port", type=int, default=0, help="default: a free one")
+    command.add_argument("--log", type=Path, metavar="FILE", help="append every attempt to this file, a JSON line each")
+    command.set_defaults(command="simulate")
+
+    keys = commands.add_parser("keys", help="API keys").add_subparsers(required=True, metavar="ACTION")
+    _add_keys_parsers(keys, anywhere)
+    return parser
+
+
+def _add_keys_parsers(keys: argparse._SubParsersAction[argparse.ArgumentParser], anywhere: argparse.ArgumentParser) -> None:
+    command = keys.add_parser("create", parents=[anywhere], help="make a key; its secret is printed once")
+    command.add_argument("name")
+    command.add_argument("--tenant", help="default: default")
+    command.add_argument("--scope", action="append", type=_scope, help=f"ADMIN (default), {', '.join(_scopes())}; repeatable")
+    command.add_argument("--agent", help="the one agent that the key may name")
+    command.add_argument("--expires", type=_moment, metavar="TIME", help="as 2027-01-31T00:00:00+00:00")
+    command.add_argument("--requests-per-minute", type=int, metavar="N")
+    command.add_argument("--max-concurrent", type=int, metavar="N")
+    command.set_defaults(command="keys", action="create")
+
+    command = keys.add_parser("list", parents=[anywhere], help="every key, with those that are revoked")
+    command.add_argument("--tenant")
+    command.set_defaults(command="keys", action="list")
+
+    command = keys.add_parser("revoke", parents=[anywhere], help="end a key's right, for good, in every process")
+    command.add_argument("key", help="its id or its name")
+    command.add_argument("--tenant", help="where keys of several tenants have the name")
+    command.set_defaults(command="keys", action="revoke")
+
+
+def _scopes() -> list[str]:
+    return [scope.value for scope in Scope if scope is not Scope.ADMIN]
+
+
+def _scope(text: str) -> Scope:
+    try:
+        return Scope(text.upper())
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text} is no scope; there are ADMIN, {', '.join(_scopes())}") from None
+
+
+def _moment(text: str) -> datetime:
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text} is no time; write it as 2027-01-31T00:00:00+00:00") from None

@@ -1,0 +1,42 @@
+"""`greenlang serve`."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+
+from app.cli.configuration import settings_of
+from app.clock import Clock
+from app.embedded.tether import follow_parent
+from app.supervisor.serve import Started, serve
+from app.telemetry import configure_logging
+
+APPLICATION = "app.asgi:create_app"
+
+
+def run(options: argparse.Namespace, clock: Clock) -> int:
+    if options.stop_with_parent:
+        follow_parent(signal.SIGTERM)
+    settings = settings_of(options)
+    configure_logging(settings.server.log_level)
+    serve(settings, clock, APPLICATION, announce)
+    print("Stopped.", flush=True)
+    return 0
+
+
+def announce(started: Started) -> None:
+    providers = started.settings.providers
+    if any(provider.simulated for provider in providers):
+        found = "none is configured and neither ANTHROPIC_API_KEY nor OPENAI_API_KEY is set, so a SIMULATOR answers:\n"
+        found += f"              no real model is asked and nothing is spent. It logs to {started.data_dir / 'simulator.jsonl'}"
+    else:
+        found = ", ".join(f"{each.name} ({each.kind.value})" for each in providers if each.enabled)
+    if started.first_key is None:
+        key = "was shown at the first start; make another with `greenlang keys create NAME`"
+    else:
+        key = f"{started.first_key}\n              administrator of tenant default; it is shown this once"
+    print(f"GreenLang serves on {started.address}")
+    print(f"  console     {started.address}/graphql")
+    print(f"  key         {key}")
+    print(f"  providers   {found}")
+    print(f"  data        {started.data_dir}", flush=True)
