@@ -19,6 +19,8 @@ from app.graphql.engine import Caller, Engine, Prepared, Run
 from app.graphql.errors import RequestFailed, failed_by
 from app.graphql.fields import Audience
 
+_AT_ONCE = 200
+
 
 @dataclass(frozen=True, slots=True)
 class Subject:
@@ -33,9 +35,9 @@ class Subject:
 
 
 class Member(Protocol):
-    """A subscriber's end of a shared stream; nothing here may block."""
+    """A subscriber's end of a shared stream; neither may wait for the subscriber."""
 
-    def deliver(self, payload: str) -> None: ...
+    async def deliver(self, payload: str) -> None: ...
 
     def finish(self, failed: RequestFailed | None) -> None:
         """The stream has ended, by itself or by a failure."""
@@ -89,10 +91,7 @@ class Broadcasts:
             async with aclosing(await self._engine.subscribe(run, caller)) as events:
                 share.opened.set_result(None)
                 async for payload in events:
-                    text = msgspec.json.encode(payload).decode()
-                    for member in tuple(share.members):
-                        member.deliver(text)
-                    await asyncio.sleep(0)
+                    await _deliver(msgspec.json.encode(payload).decode(), share.members)
         except Exception as error:  # noqa: BLE001 (told to whoever waits for the stream to open, masked and logged)
             failed = error if isinstance(error, RequestFailed) else failed_by(error, caller.request_id)
             if not share.opened.done():
@@ -105,6 +104,15 @@ class Broadcasts:
                 share.opened.cancel()
             for member in tuple(share.members):
                 member.finish(failed)
+
+
+async def _deliver(text: str, members: set[Member]) -> None:
+    """Others get their turn in between, so that many subscribers do not stop the event loop."""
+    for number, member in enumerate(tuple(members)):
+        if number % _AT_ONCE == 0:
+            await asyncio.sleep(0)
+        if member in members:
+            await member.deliver(text)
 
 
 def _subject(prepared: Prepared, caller: Caller) -> Subject:

@@ -36,7 +36,7 @@ class _Queue:
         self._failed: RequestFailed | None = None
         self._ended = False
 
-    def deliver(self, payload: str) -> None:
+    async def deliver(self, payload: str) -> None:
         if self._ended:
             return
         if self._waiting.qsize() >= _MOST_WAITING:

@@ -25,7 +25,7 @@ from app.graphql.engine import Caller, Prepared, Run
 from app.graphql.errors import RequestFailed, failed_by
 from app.graphql.operations import Operations
 from app.web.load import Capacity
-from app.web.protocols import ABORT, TRUST, extension
+from app.web.protocols import ABORT, HAS_ROOM, TRUST, extension
 from app.web.request_ids import request_id_of
 
 SUBPROTOCOL = "graphql-transport-ws"
@@ -63,8 +63,8 @@ class _Member:
         self._id = id_
         self._head = next_head(id_)
 
-    def deliver(self, payload: str) -> None:
-        if not self._session.post(self._head, payload):
+    async def deliver(self, payload: str) -> None:
+        if not await self._session.send_now(self._head, payload):
             self._session.fail(self._id, failed_by(Overloaded(1000), ""))
 
     def finish(self, failed: RequestFailed | None) -> None:
@@ -105,6 +105,7 @@ class _Session:
         self._engine = operations.engine
         self._request_id = request_id_of(scope)
         self._send_message = send
+        self._has_room = extension(scope, HAS_ROOM)
         self._running: dict[str, _Operation] = {}
         self._outbox: deque[tuple[str, str]] = deque()
         self._room = asyncio.Event()
@@ -169,6 +170,16 @@ class _Session:
         if len(self._outbox) >= _MOST_WAITING:
             return False
         self._put(head, payload)
+        return True
+
+    async def send_now(self, head: str, payload: str) -> bool:
+        """The same without a task where the transport takes the frame at once, so this never waits for the reader."""
+        if self._flusher is not None or self.gone or not self._has_room():
+            return self.post(head, payload)
+        try:
+            await self._send_message({"type": "websocket.send", "text": f"{head}{payload}}}"})
+        except Exception:  # noqa: BLE001 (a send to a client that has gone; receive says so too)
+            self.gone = True
         return True
 
     def _put(self, head: str, payload: str) -> None:

@@ -1,7 +1,8 @@
-"""uvicorn's own protocols with two things ASGI has no words for, given to the application as functions in scope["extensions"].
+"""uvicorn's own protocols with three things ASGI has no words for, given to the application as functions in scope["extensions"].
 
 `greenlang.abort` drops the connection at once: a plain close waits for a reader that may never read again.
 `greenlang.trust` lets a WebSocket send frames of the full size; until then they are bounded as for a stranger.
+`greenlang.has_room` says whether a WebSocket takes a frame at once, without waiting for its reader.
 """
 
 from __future__ import annotations
@@ -15,17 +16,18 @@ from websockets.http11 import Request
 
 ABORT = "greenlang.abort"
 TRUST = "greenlang.trust"
+HAS_ROOM = "greenlang.has_room"
 STRANGERS_FRAME_BYTES = 16 * 1024
 
 
-def extension(scope: MutableMapping[str, Any], name: str) -> Callable[[], None]:
-    """The function the server gave us under that name; does nothing under a server that is not ours."""
+def extension(scope: MutableMapping[str, Any], name: str) -> Callable[[], object]:
+    """The function the server gave us under that name; under a server that is not ours one that does nothing and says no."""
     found = scope.get("extensions", {}).get(name)
-    return cast("Callable[[], None]", found) if callable(found) else _nothing
+    return cast("Callable[[], object]", found) if callable(found) else _no
 
 
-def _nothing() -> None:
-    return None
+def _no() -> bool:
+    return False
 
 
 class HttpProtocol(HttpToolsProtocol):
@@ -47,4 +49,5 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         def trust() -> None:
             self.conn.max_message_size = allowed
 
-        scope["extensions"] = {**scope["extensions"], ABORT: self.transport.abort, TRUST: trust}
+        given = {ABORT: self.transport.abort, TRUST: trust, HAS_ROOM: self.writable.is_set}
+        scope["extensions"] = {**scope["extensions"], **given}
