@@ -7,7 +7,7 @@ token.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from typing import ClassVar, TypeVar
 
 import httpx2
@@ -89,7 +89,7 @@ class Adapter(ABC):
             raise self._malformed(response) from None
         return self._answer(whole, check, notes, response)
 
-    async def stream(self, call: ModelCall) -> AsyncIterator[StreamPart]:
+    async def stream(self, call: ModelCall) -> AsyncGenerator[StreamPart, None]:
         check = self._checks.prepare(call.response_format)
 
         async def send(body: bytes) -> EventStream:
@@ -105,8 +105,10 @@ class Adapter(ABC):
                 for part in parts:
                     yield part
             answer = self._answer(reader.answer(), check, notes, source.response)
-            yield AnswerEnd(answer)
-            await source.drain()
+            try:
+                yield AnswerEnd(answer)
+            finally:
+                await source.drain()
         finally:
             await source.close()
 

@@ -28,7 +28,7 @@ from app.settings import ProviderSettings, ProviderTimeouts
 POOL_WAIT_SECONDS = 1.0
 TOKENS_PER_PATIENCE = 2048
 _GRACE_SECONDS = 1.0
-_DRAIN_SECONDS = 0.25
+_DRAIN_SECONDS = 0.1
 _KEEP_ALIVE_SECONDS = 4.0
 _LONGEST_ID = 200
 _TRANSPORT_ERRORS = (httpx2.HTTPError, httpx2.StreamError, aiohttp.ClientError, OSError)

@@ -13,6 +13,7 @@ import pytest
 from app.errors import FailureKind, ProviderError, Refused
 from app.llm.adapter import Adapter
 from app.llm.messages import (
+    AnswerEnd,
     FinishReason,
     ImageUrl,
     InlineImage,
@@ -128,10 +129,19 @@ class TestAStreamedAnswer:
         assert answer.rate_limits
 
     async def test_uses_one_connection_for_one_after_the_other(self, provider: Adapter, model: str, base_url: str) -> None:
+        ports = set()
         for _ in range(4):
             await parts_of(provider, call(model))
+            ports |= local_ports(base_url)
+            stream = provider.stream(call(model))
+            async for part in stream:
+                if isinstance(part, AnswerEnd):
+                    break
+            await stream.aclose()
 
-        assert open_connections(base_url) == 1
+            ports |= local_ports(base_url)
+
+        assert len(ports) == 1
 
     @pytest.mark.parametrize("fault", ["no-done", "no-finish-reason"])
     async def test_without_its_last_event_is_whole_at_once(
@@ -166,7 +176,7 @@ class TestAStreamedAnswer:
         async for part in stream:
             assert isinstance(part, TextDelta)
             break
-        await stream.aclose()  # type: ignore[attr-defined]  # every adapter's stream is a generator
+        await stream.aclose()
 
         assert (await asyncio.to_thread(simulator.ended, 1))[0].state == "disconnected"
 
@@ -187,10 +197,11 @@ class TestAStreamedAnswer:
         assert (await asyncio.to_thread(simulator.ended, 1))[0].state == "disconnected"
 
 
-def open_connections(base_url: str) -> int:
+def local_ports(base_url: str) -> set[int]:
+    """Of this process's open connections to the server."""
     port = httpx2.URL(base_url).port
     connections = psutil.Process().net_connections("tcp")
-    return len([each for each in connections if each.status == "ESTABLISHED" and each.raddr[1] == port])
+    return {each.laddr[1] for each in connections if each.status == "ESTABLISHED" and each.raddr[1:] == (port,)}
 
 
 class TestTools:
