@@ -26,21 +26,19 @@ begin
 end
 $$;
 --
--- Every budget that a call at `moment` counts for, with its period. The empty text in a budget's scope matches all.
-create function budgets_for(payer text, agent text, provider text, model text, labels jsonb, moment timestamptz)
-returns table (budget uuid, starts timestamptz, ends timestamptz)
+-- Every budget that a call counts for. The empty text in a budget's scope matches all.
+create function budgets_for(payer text, agent text, provider text, model text, labels jsonb)
+returns table (budget uuid)
 language sql stable
 begin atomic
-    select b.key, p.starts, p.ends
+    select b.key
     from budgets b
-    cross join lateral budget_period(b.period, b.time_zone, b.created_at, budgets_for.moment) p
     where b.deleted_at is null
         and b.tenant = any (array['', budgets_for.payer])
         and b.agent = any (array['', coalesce(budgets_for.agent, '')])
         and b.provider in ('', budgets_for.provider)
         and b.model in ('', budgets_for.model)
-        and (b.label_key = '' or budgets_for.labels ->> b.label_key = b.label_value)
-        and (b.period <> 'TOTAL' or b.created_at <= budgets_for.moment);
+        and (b.label_key = '' or budgets_for.labels ->> b.label_key = b.label_value);
 end;
 --
 -- What the ledger has for a budget's scope in [starts, ends): from the roll-ups, but from the records where a label decides.
@@ -107,22 +105,20 @@ begin
 end
 $$;
 --
--- Locks budget periods in the one order that everybody keeps, and makes those that are missing.
+-- Locks budget periods in the one order that everybody keeps, and makes those that are missing. Each is named once.
 create function lock_periods(budgets_touched uuid[], starts_touched timestamptz[], ends_touched timestamptz[]) returns void
 language plpgsql as $$
 declare
-    wanted bigint;
     locked bigint;
 begin
-    select count(*) into wanted from (select distinct * from unnest(budgets_touched, starts_touched)) touched;
     perform from budget_periods p
     where (p.budget, p.period_start) in (select * from unnest(budgets_touched, starts_touched))
     order by p.budget, p.period_start
     for update;
     get diagnostics locked = row_count;
-    if locked < wanted then
+    if locked < cardinality(budgets_touched) then
         insert into budget_periods (budget, period_start, period_end)
-        select distinct t.budget, t.starts, t.ends
+        select t.budget, t.starts, t.ends
         from unnest(budgets_touched, starts_touched, ends_touched) t (budget, starts, ends)
         where not exists (select from budget_periods p where p.budget = t.budget and p.period_start = t.starts)
         order by 1, 2

@@ -5,10 +5,11 @@ returns table (ord int, verdict text, call uuid, cap int, capped boolean, admitt
 language plpgsql as $$
 #variable_conflict use_column
 declare
-    m_ord int[]; m_budget uuid[]; m_start timestamptz[]; m_end timestamptz[];
+    m_ord int[]; m_budget uuid[]; m_at timestamptz[];
+    p_budget uuid[]; p_at timestamptz[]; p_start timestamptz[]; p_end timestamptz[];
     k_budget uuid[]; k_start timestamptz[]; k_room numeric[]; k_block boolean[];
     a_ord int[] := '{}'; a_call uuid[] := '{}'; a_cap int[] := '{}'; a_capped boolean[] := '{}'; a_usd numeric[] := '{}'; a_kind text[] := '{}';
-    h_call uuid[] := '{}'; h_budget uuid[] := '{}'; h_start timestamptz[] := '{}'; h_usd numeric[] := '{}';
+    h_ord int[] := '{}'; h_slot bigint[] := '{}'; h_usd numeric[] := '{}';
     f_budget uuid[] := '{}'; f_start timestamptz[] := '{}';
     r record;
     slot bigint;
@@ -22,16 +23,18 @@ begin
         perform budget_open(made.key) from materialise_defaults(defaults) made;
     end if;
 
-    select array_agg(q.ord), array_agg(m.budget), array_agg(m.starts), array_agg(m.ends)
-    into m_ord, m_budget, m_start, m_end
+    select array_agg(q.ord), array_agg(m.budget), array_agg(coalesce(q.at, now())) into m_ord, m_budget, m_at
     from jsonb_to_recordset(requests) q (ord int, tenant text, agent text, provider text, model text, labels jsonb, at timestamptz)
-    cross join lateral budgets_for(q.tenant, q.agent, q.provider, q.model, q.labels, coalesce(q.at, now())) m;
+    cross join lateral budgets_for(q.tenant, q.agent, q.provider, q.model, q.labels) m;
     if m_ord is not null then
-        perform lock_periods(m_budget, m_start, m_end);
+        select array_agg(budget), array_agg(at), array_agg(starts), array_agg(ends) into p_budget, p_at, p_start, p_end
+        from periods_of(m_budget, m_at);
+        perform lock_periods(array_agg(budget), array_agg(starts), array_agg(ends))
+        from (select distinct * from unnest(p_budget, p_start, p_end) t (budget, starts, ends)) touched;
         select array_agg(p.budget), array_agg(p.period_start), array_agg(b.limit_usd - p.spent_usd - p.held_usd), array_agg(b.enforcement = 'BLOCK')
         into k_budget, k_start, k_room, k_block
         from budget_periods p join budgets b on b.key = p.budget
-        where b.deleted_at is null and (p.budget, p.period_start) in (select * from unnest(m_budget, m_start));
+        where b.deleted_at is null and (p.budget, p.period_start) in (select * from unnest(p_budget, p_start));
     end if;
 
     for r in
@@ -51,7 +54,8 @@ begin
         ) c on true
         left join (
             select m.ord, array_agg(k.slot) as slots
-            from unnest(m_ord, m_budget, m_start) m (ord, budget, starts)
+            from unnest(m_ord, m_budget, m_at) m (ord, budget, at)
+            join unnest(p_budget, p_at, p_start) p (budget, at, starts) using (budget, at)
             join unnest(k_budget, k_start) with ordinality k (budget, starts, slot) using (budget, starts)
             group by m.ord
         ) s on s.ord = q.ord
@@ -97,7 +101,7 @@ begin
                 amount := ceil((r.input_usd + cap * r.token_usd) * 1000000000000) / 1000000000000;
                 foreach slot in array r.slots loop
                     k_room[slot] := k_room[slot] - amount;
-                    h_call := h_call || call; h_budget := h_budget || k_budget[slot]; h_start := h_start || k_start[slot]; h_usd := h_usd || amount;
+                    h_ord := h_ord || ord; h_slot := h_slot || slot; h_usd := h_usd || amount;
                 end loop;
             end if;
             if verdict = 'admitted' then
@@ -108,14 +112,13 @@ begin
         return next;
     end loop;
 
-    perform write_admissions(requests, admitting, lease, keep, a_ord, a_call, a_cap, a_capped, a_usd, a_kind);
-    if cardinality(h_call) > 0 then
-        insert into holds as held (call, budget, period_start, amount_usd)
-        select * from unnest(h_call, h_budget, h_start, h_usd)
-        on conflict on constraint pk_holds do update set amount_usd = held.amount_usd + excluded.amount_usd;
+    perform write_admissions(
+        requests, admitting, lease, keep, a_ord, a_call, a_cap, a_capped, a_usd, a_kind, h_ord, h_slot, h_usd, k_budget, k_start
+    );
+    if cardinality(h_ord) > 0 then
         update budget_periods p set held_usd = p.held_usd + taken.usd
-        from (select h.budget, h.starts, sum(h.usd) as usd from unnest(h_budget, h_start, h_usd) h (budget, starts, usd) group by 1, 2) taken
-        where p.budget = taken.budget and p.period_start = taken.starts;
+        from (select h.slot, sum(h.usd) as usd from unnest(h_slot, h_usd) h (slot, usd) group by 1) taken
+        where p.budget = k_budget[taken.slot] and p.period_start = k_start[taken.slot];
     end if;
     if cardinality(f_budget) > 0 then
         perform raise_alerts(f_budget, f_start, true);
@@ -126,7 +129,8 @@ $$;
 -- The rows of admitted calls. A call whose key was taken meanwhile is a unique violation: the whole batch is decided again.
 create function write_admissions(
     requests jsonb, admitting uuid, lease interval, keep interval,
-    a_ord int[], a_call uuid[], a_cap int[], a_capped boolean[], a_usd numeric[], a_kind text[]
+    a_ord int[], a_call uuid[], a_cap int[], a_capped boolean[], a_usd numeric[], a_kind text[],
+    h_ord int[], h_slot bigint[], h_usd numeric[], k_budget uuid[], k_start timestamptz[]
 ) returns void
 language plpgsql as $$
 declare
@@ -138,27 +142,36 @@ begin
 
     insert into completions (
         key, tenant, agent, key_name, operation, labels, idempotency_key, request_hash, owner, lease_until, status,
-        estimates, output_cap, capped, admitted_at, expires_at
+        estimates, hold_budgets, hold_starts, hold_usd, output_cap, capped, admitted_at, expires_at
     )
     select q.call, q.tenant, q.agent, q.key_name, q.operation, q.labels, q.idem, q.hash, admitting, now() + lease, 'RUNNING',
         jsonb_build_array(jsonb_build_object('provider', q.provider, 'model', q.model, 'input', q.input_tokens, 'cap', a.cap, 'usd', a.usd)),
-        a.cap, a.capped, now(), now() + keep
+        coalesce(h.budgets, '{}'), coalesce(h.starts, '{}'), coalesce(h.usd, '{}'), a.cap, a.capped, now(), now() + keep
     from jsonb_to_recordset(requests) q (
         ord int, call uuid, tenant text, agent text, key_name text, operation text, labels jsonb, idem text, hash bytea,
         provider text, model text, input_tokens int
     )
     join unnest(a_ord, a_cap, a_capped, a_usd, a_kind) a (ord, cap, capped, usd, kind) on a.ord = q.ord and a.kind = 'new'
+    left join (
+        select t.ord, array_agg(k_budget[t.slot]) as budgets, array_agg(k_start[t.slot]) as starts, array_agg(t.usd) as usd
+        from unnest(h_ord, h_slot, h_usd) t (ord, slot, usd) group by t.ord
+    ) h on h.ord = q.ord
     order by q.tenant, q.operation, q.idem, q.call;
 
     if a_kind && array['topup', 'again'] then
         update completions c
         set estimates = case a.kind when 'topup' then c.estimates else '[]' end
                 || jsonb_build_object('provider', q.provider, 'model', q.model, 'input', q.input_tokens, 'cap', a.cap, 'usd', a.usd),
+            hold_budgets = c.hold_budgets || h.budgets, hold_starts = c.hold_starts || h.starts, hold_usd = c.hold_usd || h.usd,
             output_cap = a.cap, capped = a.capped, owner = admitting, lease_until = now() + lease, status = 'RUNNING', swept_at = null,
             finished_at = null, admitted_at = case a.kind when 'topup' then c.admitted_at else now() end,
             expires_at = case a.kind when 'topup' then c.expires_at else now() + keep end
         from jsonb_to_recordset(requests) q (ord int, provider text, model text, input_tokens int)
         join unnest(a_ord, a_call, a_cap, a_capped, a_usd, a_kind) a (ord, call, cap, capped, usd, kind) on a.ord = q.ord and a.kind <> 'new'
+        left join (
+            select t.ord, array_agg(k_budget[t.slot]) as budgets, array_agg(k_start[t.slot]) as starts, array_agg(t.usd) as usd
+            from unnest(h_ord, h_slot, h_usd) t (ord, slot, usd) group by t.ord
+        ) h on h.ord = q.ord
         where c.key = a.call
             and case a.kind when 'topup' then c.status = 'RUNNING' and c.owner = admitting else c.swept_at is not null end;
         get diagnostics changed = row_count;
@@ -168,6 +181,18 @@ begin
     end if;
 end
 $$;
+--
+-- The periods of budgets at moments, each pair once. A TOTAL budget has none before its creation.
+create function periods_of(budgets_wanted uuid[], moments timestamptz[])
+returns table (budget uuid, at timestamptz, starts timestamptz, ends timestamptz)
+language sql stable
+begin atomic
+    select d.budget, d.at, p.starts, p.ends
+    from (select distinct * from unnest(periods_of.budgets_wanted, periods_of.moments) u (budget, at)) d
+    join budgets b on b.key = d.budget
+    cross join lateral budget_period(b.period, b.time_zone, b.created_at, d.at) p
+    where b.period <> 'TOTAL' or b.created_at <= d.at;
+end;
 --
 -- A budget for each tenant and agent that the configuration gives one, made with its first call and never again.
 create function materialise_defaults(defaults jsonb) returns setof budgets

@@ -6,6 +6,7 @@ language plpgsql as $$
 #variable_conflict use_column
 declare
     s_ord int[]; s_call uuid[]; s_at timestamptz[]; s_state text[];
+    m_budget uuid[]; m_at timestamptz[]; m_cost numeric[];
     t_budget uuid[]; t_start timestamptz[]; t_end timestamptz[]; t_spent numeric[]; t_held numeric[];
     due boolean;
 begin
@@ -36,21 +37,25 @@ begin
     end if;
     perform ledger_retract(l.call, l.at) from unnest(s_call, s_at, s_state) l (call, at, state) where l.state = 'late';
 
+    select array_agg(m.budget), array_agg(s.at), array_agg(a.cost) into m_budget, m_at, m_cost
+    from jsonb_to_recordset(attempts) a (ord int, provider text, model text, cost numeric(30, 12))
+    join jsonb_to_recordset(calls) q (ord int, tenant text, agent text, labels jsonb) on q.ord = a.ord
+    join unnest(s_ord, s_at) s (ord, at) on s.ord = a.ord
+    cross join lateral budgets_for(q.tenant, q.agent, a.provider, a.model, q.labels) m
+    where a.cost is not null;
     select array_agg(budget), array_agg(starts), array_agg(ends), array_agg(spent), array_agg(held)
     into t_budget, t_start, t_end, t_spent, t_held
     from (
         select budget, starts, max(ends) as ends, sum(spent) as spent, sum(held) as held
         from (
-            select m.budget, m.starts, m.ends, a.cost as spent, 0 as held
-            from jsonb_to_recordset(attempts) a (ord int, provider text, model text, cost numeric(30, 12))
-            join jsonb_to_recordset(calls) q (ord int, tenant text, agent text, labels jsonb) on q.ord = a.ord
-            join unnest(s_ord, s_at) s (ord, at) on s.ord = a.ord
-            cross join lateral budgets_for(q.tenant, q.agent, a.provider, a.model, q.labels, s.at) m
-            where a.cost is not null
+            select p.budget, p.starts, p.ends, m.cost as spent, 0 as held
+            from unnest(m_budget, m_at, m_cost) m (budget, at, cost)
+            join periods_of(m_budget, m_at) p using (budget, at)
             union all
-            select h.budget, h.period_start, null, 0, h.amount_usd
-            from holds h
-            where h.call in (select o.call from unnest(s_call, s_state) o (call, state) where o.state = 'open')
+            select h.budget, h.starts, null, 0, h.usd
+            from unnest(s_call, s_state) o (call, state)
+            join completions c on c.key = o.call and o.state = 'open'
+            cross join lateral unnest(c.hold_budgets, c.hold_starts, c.hold_usd) h (budget, starts, usd)
         ) touched
         group by budget, starts
     ) summed;
@@ -78,11 +83,9 @@ $$;
 create function close_calls(calls jsonb, documents bytea[], s_ord int[], s_call uuid[], s_at timestamptz[], s_state text[]) returns void
 language plpgsql as $$
 begin
-    if 'open' = any (s_state) then
-        delete from holds h using unnest(s_call, s_state) o (call, state) where h.call = o.call and o.state = 'open';
-    end if;
     update completions c
     set status = q.status, document = documents[s.ord + 1], finished_at = now(), lease_until = null,
+        hold_budgets = '{}', hold_starts = '{}', hold_usd = '{}',
         swept_at = case when q.swept then now() end
     from unnest(s_ord, s_call, s_state) s (ord, call, state)
     join jsonb_to_recordset(calls) q (ord int, owner uuid, status text, swept boolean) on q.ord = s.ord
@@ -176,11 +179,12 @@ declare
 begin
     select array_agg(budget), array_agg(starts), array_agg(ends), array_agg(usd) into t_budget, t_start, t_end, t_usd
     from (
-        select m.budget, m.starts, max(m.ends) as ends, sum(u.cost_usd) as usd
+        select m.budget, p.starts, p.ends, sum(u.cost_usd) as usd
         from usage_records u
-        cross join lateral budgets_for(u.tenant, u.agent, u.provider, u.model, u.labels, u.at) m
+        cross join lateral budgets_for(u.tenant, u.agent, u.provider, u.model, u.labels) m
+        cross join lateral periods_of(array[m.budget], array[u.at]) p
         where u.completion = swept and u.at = admitted and not u.confirmed and u.cost_usd is not null
-        group by m.budget, m.starts
+        group by m.budget, p.starts, p.ends
     ) charged;
     if t_budget is not null then
         perform lock_periods(t_budget, t_start, t_end);

@@ -1,5 +1,5 @@
--- A call from its admission on. `estimates` lists the worst case of every attempt that was held for, so that the call of a dead
--- owner can be settled; `document` is the finished completion as the gateway stores it.
+-- A call from its admission on. The three hold columns say in parallel what it holds of which budget's period; `estimates` lists the worst case of every
+-- attempt that was held for, so that the call of a dead owner can be settled; `document` is the finished completion, sealed.
 create table completions (
     key uuid not null,
     tenant text not null,
@@ -14,6 +14,9 @@ create table completions (
     status text not null,
     swept_at timestamptz,
     estimates jsonb not null,
+    hold_budgets uuid[] not null default '{}',
+    hold_starts timestamptz[] not null default '{}',
+    hold_usd numeric[] not null default '{}',
     output_cap integer,
     capped boolean not null default false,
     admitted_at timestamptz not null,
@@ -29,15 +32,6 @@ create unique index uq_completions_idempotency on completions (tenant, operation
 create index ix_completions_lease_until on completions (lease_until) where status = 'RUNNING';
 --
 create index ix_completions_expires_at on completions (expires_at);
---
--- What one call holds of one budget's period; their sum is the period's held_usd.
-create table holds (
-    call uuid not null,
-    budget uuid not null,
-    period_start timestamptz not null,
-    amount_usd numeric not null,
-    constraint pk_holds primary key (call, budget, period_start)
-);
 --
 -- The empty text in a scope means all. `origin` is 'default' for a budget that the configuration gave.
 create table budgets (

@@ -1,4 +1,4 @@
-"""Calls from their admission on, and what each holds of which budget."""
+"""Calls from their admission on. The three hold columns say in parallel what a call holds of which budget's period."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sqlalchemy import (
     Uuid,
     false,
 )
-from sqlalchemy.dialects.postgresql import JSONB, TIMESTAMP
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB, TIMESTAMP
 
 from app.db.tables.metadata import metadata
 
@@ -36,6 +36,9 @@ completions = Table(
     Column("status", Text, nullable=False),
     Column("swept_at", TIMESTAMP(timezone=True)),
     Column("estimates", JSONB, nullable=False),
+    Column("hold_budgets", ARRAY(Uuid), nullable=False, server_default="{}"),
+    Column("hold_starts", ARRAY(TIMESTAMP(timezone=True)), nullable=False, server_default="{}"),
+    Column("hold_usd", ARRAY(Numeric), nullable=False, server_default="{}"),
     Column("output_cap", Integer),
     Column("capped", Boolean, nullable=False, server_default=false()),
     Column("admitted_at", TIMESTAMP(timezone=True), nullable=False),
@@ -55,13 +58,3 @@ Index(
 )
 Index("ix_completions_lease_until", completions.c.lease_until, postgresql_where=completions.c.status == "RUNNING")
 Index("ix_completions_expires_at", completions.c.expires_at)
-
-holds = Table(
-    "holds",
-    metadata,
-    Column("call", Uuid, nullable=False),
-    Column("budget", Uuid, nullable=False),
-    Column("period_start", TIMESTAMP(timezone=True), nullable=False),
-    Column("amount_usd", Numeric, nullable=False),
-    PrimaryKeyConstraint("call", "budget", "period_start"),
-)

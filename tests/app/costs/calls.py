@@ -88,8 +88,8 @@ async def sums(sessions: Sessions, budget: UUID) -> Sums:
 
 _SUMS = text("""
     select n.spent_usd as spent, n.held_usd as held,
-        coalesce((select sum(h.amount_usd) from holds h
-            where h.budget = n.key and h.period_start = n.period_start), 0) as hold_rows,
+        coalesce((select sum(h.usd) from completions c cross join lateral unnest(c.hold_budgets, c.hold_starts, c.hold_usd)
+            h (budget, starts, usd) where h.budget = n.key and h.starts = n.period_start), 0) as hold_rows,
         coalesce((select sum(u.cost_usd) from usage_records u where u.at >= n.period_start
             and u.at < coalesce(n.period_end, 'infinity')
             and (n.tenant = '' or n.tenant = u.tenant) and (n.agent = '' or n.agent = u.agent)

@@ -94,7 +94,7 @@ class MoneyMachine(RuleBasedStateMachine):
             for statement in _SLOWED:
                 await session.execute(text(statement))
             await session.execute(
-                text("truncate completions, holds, budgets, budget_periods, budget_alerts, outbox, usage_records, usage_rollups")
+                text("truncate completions, budgets, budget_periods, budget_alerts, outbox, usage_records, usage_rollups")
             )
 
     @rule(scope=scopes, limit=limits, crowd=crowds, chosen=ends, enforcement=st.sampled_from(BudgetEnforcement))
@@ -244,7 +244,7 @@ _SLOWED = (
     _DWELL,
     *(
         f"create or replace trigger dwell before insert on {table} for each statement execute function dwell()"
-        for table in ("completions", "holds", "usage_records", "budget_periods")
+        for table in ("completions", "usage_records", "budget_periods")
     ),
 )
 """Each transaction dwells between what it read and what it writes, so that a lock that is missing shows."""
