@@ -113,7 +113,14 @@ class _Member:
         return guarded
 
     def breaker_statuses(self) -> list[BreakerStatus]:
-        return [guarded.breaker.state.status for guarded in self.guards.values()]
+        """OPEN only while calls are refused: past its time, a circuit waits for traffic, not for recovery."""
+        breakers = [guarded.breaker for guarded in self.guards.values()]
+        return [
+            BreakerStatus.HALF_OPEN
+            if breaker.state.status is BreakerStatus.OPEN and breaker.seconds_to_probe == 0
+            else breaker.state.status
+            for breaker in breakers
+        ]
 
     def status(self) -> ProviderStatus:
         return ProviderStatus(

@@ -35,7 +35,7 @@ class HealthChanged:
 
 
 class Monitor:
-    """One provider's health, from its probes and its breakers."""
+    """One provider's health, from its probes and its breakers; a circuit that is due for its own probe counts as HALF_OPEN."""
 
     def __init__(
         self,
@@ -56,20 +56,19 @@ class Monitor:
 
     @property
     def health(self) -> HealthStatus:
-        """DOWN where every model's circuit is open or probes keep failing; DEGRADED where some of either."""
-        breakers = self._breakers()
-        shut = sum(status is not BreakerStatus.CLOSED for status in breakers)
+        """DOWN where every model's circuit is open or probes keep failing; DEGRADED where some of either, or on trial."""
+        breakers = set(self._breakers())
         failures = self._failures
-        if (breakers and shut == len(breakers)) or (failures is not None and failures >= _FAILURES_TO_BE_DOWN):
+        if breakers == {BreakerStatus.OPEN} or (failures is not None and failures >= _FAILURES_TO_BE_DOWN):
             return HealthStatus.DOWN
-        if shut or failures:
+        if failures or not breakers <= {BreakerStatus.CLOSED}:
             return HealthStatus.DEGRADED
         return HealthStatus.UNKNOWN if failures is None else HealthStatus.UP
 
     async def run(self) -> None:
         """Probes until cancelled: at once, then every 30 s give or take a fifth, so that processes do not ask in step."""
         while True:
-            if all(status is BreakerStatus.CLOSED for status in self._breakers()):
+            if BreakerStatus.OPEN not in self._breakers():
                 await self.probe()
             await self._clock.sleep(EVERY_SECONDS * (1 + _JITTER * (2 * self._random.random() - 1)))
 

@@ -94,7 +94,8 @@ class Router:
         self._check_names(preference)
         allowed = [target for target in candidates if self._objection(target, preference, needs) is None]
         if not allowed:
-            raise Refused(InvalidInput("No target of the route is left for this call.", ("routing",), ProblemCode.NO_ROUTE))
+            path = "routing" if preference.only or preference.avoid else "model"
+            raise Refused(InvalidInput("No target of the route is left for this call.", (path,), ProblemCode.NO_ROUTE))
         ordered = self._order(route, allowed, preference, needs, estimate)
         return self._plan(route, ordered if preference.fallback else ordered[:1], needs)
 

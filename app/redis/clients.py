@@ -11,7 +11,7 @@ second, and after the first failures nobody waits for it any more until it answe
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import TypeAlias, TypeVar, cast
 from urllib.parse import unquote, urlsplit
@@ -42,7 +42,7 @@ Result = TypeVar("Result")
 _POOL_SIZE = 50
 _FAILURES = 3
 _FIRST_PAUSE_SECONDS = 0.5
-_LONGEST_PAUSE_SECONDS = 5.0
+_LONGEST_PAUSE_SECONDS = 2.0
 _AWAY = (
     RedisConnectionError,
     RedisTimeoutError,
@@ -66,8 +66,9 @@ class Script:
 class RedisClient:
     """One pool, and a breaker around it: after three failures in a row one try is let through per pause."""
 
-    def __init__(self, server: Server, clock: Clock) -> None:
+    def __init__(self, server: Server, clock: Clock, sentinels: Sequence[Redis] = ()) -> None:
         self._server = server
+        self._sentinels = sentinels
         self._clock = clock
         self._failures = 0
         self._pause = _FIRST_PAUSE_SECONDS
@@ -105,7 +106,8 @@ class RedisClient:
         return await self.run(act)
 
     async def close(self) -> None:
-        await self._server.aclose()
+        for server in (self._server, *self._sentinels):
+            await server.aclose()
 
     def _failed(self) -> None:
         self._failures += 1
@@ -129,7 +131,8 @@ def connect_redis(url: str, settings: RedisSettings, clock: Clock) -> RedisClien
         )
         return RedisClient(Redis.from_pool(pool), clock)
     if scheme == "redis+sentinel":
-        return RedisClient(_sentinel(url, seconds), clock)
+        sentinel = _sentinel(url, seconds)
+        return RedisClient(_primary(sentinel, url, seconds), clock, sentinel.sentinels)
     if scheme == "redis+cluster":
         return RedisClient(_cluster(url, seconds), clock)
     raise SettingsError("redis.url", "is redis://, rediss://, unix://, redis+sentinel:// or redis+cluster://")
@@ -140,14 +143,18 @@ def _retry() -> Retry:
     return Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,))
 
 
-def _sentinel(url: str, seconds: float) -> Redis:
+def _sentinel(url: str, seconds: float) -> Sentinel:
+    times = {"socket_timeout": seconds, "socket_connect_timeout": seconds}
+    hosts = _hosts(urlsplit(url).netloc, 26379)
+    return Sentinel(hosts, sentinel_kwargs=times)  # type: ignore[no-untyped-call]  # the SDK's own gap
+
+
+def _primary(sentinel: Sentinel, url: str, seconds: float) -> Redis:
     parts = urlsplit(url)
     service, _, database = parts.path.strip("/").partition("/")
     if not service:
         raise SettingsError("redis.url", "names no service: redis+sentinel://host:26379/service")
-    times = {"socket_timeout": seconds, "socket_connect_timeout": seconds}
-    sentinel = Sentinel(_hosts(parts.netloc, 26379), sentinel_kwargs=times)  # type: ignore[no-untyped-call]  # the SDK's own gap
-    master = sentinel.master_for(
+    primary = sentinel.master_for(
         service,
         db=int(database or 0),
         username=unquote(parts.username) if parts.username else None,
@@ -157,7 +164,7 @@ def _sentinel(url: str, seconds: float) -> Redis:
         socket_timeout=seconds,
         socket_connect_timeout=seconds,
     )
-    return cast(Redis, master)
+    return cast(Redis, primary)
 
 
 def _cluster(url: str, seconds: float) -> RedisCluster:

@@ -91,6 +91,18 @@ class TestEvents:
         assert isinstance(changes[1], HealthChanged)
         assert changes[1].health is HealthStatus.DOWN
 
+    async def test_a_circuit_past_its_time_leaves_it_to_the_probes_to_say_how_the_provider_is(self) -> None:
+        bench = Bench({"a": [fail(FailureKind.CONNECT_TIMEOUT)]})
+        await open_the_circuit(bench)
+        bench.fleet.start()
+        await bench.clock.advance(30)
+        assert [status.health for status in bench.fleet.providers()] == [HealthStatus.DOWN]
+        assert bench.providers["a"].probes == 0
+        await bench.clock.advance(70)
+        assert [status.health for status in bench.fleet.providers()] == [HealthStatus.DEGRADED]
+        assert bench.providers["a"].probes > 0
+        await bench.fleet.close()
+
 
 class TestReset:
     async def test_it_closes_one_model_or_all_and_knows_nobody_else(self) -> None:

@@ -46,7 +46,8 @@ class TestHealth:
         ("breakers", "health"),
         [
             ([BreakerStatus.OPEN, BreakerStatus.CLOSED], HealthStatus.DEGRADED),
-            ([BreakerStatus.OPEN, BreakerStatus.HALF_OPEN], HealthStatus.DOWN),
+            ([BreakerStatus.OPEN, BreakerStatus.OPEN], HealthStatus.DOWN),
+            ([BreakerStatus.OPEN, BreakerStatus.HALF_OPEN], HealthStatus.DEGRADED),
             ([], HealthStatus.UP),
         ],
     )
