@@ -78,6 +78,7 @@ function showExample(index) {
   const values = typeof example.variables === "function" ? example.variables() : example.variables;
   query.value = example.query;
   variables.value = JSON.stringify(values, null, 2);
+  for (const area of [query, variables]) area.setSelectionRange(0, 0);
 }
 
 /** Colours JSON by text nodes only: what a server or a model wrote never becomes markup. */
