@@ -1,0 +1,154 @@
+"""`greenlang` as typed into a shell: what it prints and how it exits."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from app.clock import SystemClock
+from app.supervisor.ownership import owned
+
+ROOT = Path(__file__).parents[3]
+
+
+def run(*words: str | Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    plain = {name: value for name, value in os.environ.items() if not name.startswith(("GREENLANG_", "ANTHROPIC_", "OPENAI_"))}
+    environment = plain | {"PYTHONPATH": str(ROOT)} | variables
+    return subprocess.run(
+        [sys.executable, "-m", "app.cli", *words],
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=ROOT,
+        timeout=90,
+        check=False,
+    )
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path) -> Path:
+    return tmp_path / "data"
+
+
+class TestCommandLine:
+    @pytest.mark.parametrize("words", [(), ("fly",), ("serve", "--port", "high"), ("keys",), ("keys", "create")])
+    def test_what_is_no_command_is_shown_how_to_write_one(self, words: tuple[str, ...]) -> None:
+        done = run(*words)
+        assert (done.returncode, "usage: greenlang" in done.stderr) == (2, True)
+
+    def test_help_names_every_command(self) -> None:
+        assert all(name in run("--help").stdout for name in ("serve", "migrate", "keys", "doctor", "simulate"))
+
+
+class TestConfiguration:
+    def test_an_unknown_key_is_named_with_its_file(self, tmp_path: Path) -> None:
+        (tmp_path / "wrong.toml").write_text("[server]\nprot = 1\n", encoding="utf-8")
+        done = run("serve", "--config", tmp_path / "wrong.toml")
+        assert (done.returncode, "server.prot" in done.stderr, "wrong.toml" in done.stderr) == (2, True, True)
+
+    def test_a_file_that_is_not_there_is_named(self, tmp_path: Path) -> None:
+        done = run("serve", "--config", tmp_path / "missing.toml")
+        assert (done.returncode, "missing.toml" in done.stderr) == (2, True)
+
+    def test_the_environment_is_checked_too(self, data_dir: Path) -> None:
+        done = run("migrate", "--data-dir", data_dir, GREENLANG_SERVER__PORT="0x")
+        assert (done.returncode, "GREENLANG_SERVER__PORT" in done.stderr) == (2, True)
+
+
+class TestServe:
+    def test_a_data_directory_in_use_is_named_with_its_owner(self, data_dir: Path) -> None:
+        with owned(data_dir, SystemClock()):
+            done = run("serve", "--data-dir", data_dir)
+        assert done.returncode == 1
+        assert re.search(rf"already runs on the data directory .*: process {os.getpid()}\b", done.stderr)
+
+    @pytest.mark.drill
+    def test_a_database_that_is_away_ends_the_start(self, data_dir: Path, free_tcp_port: int) -> None:
+        secret = "hidden-word"
+        url = f"postgresql://greenlang:{secret}@127.0.0.1:{free_tcp_port}/postgres"
+        done = run("serve", "--port", "0", "--data-dir", data_dir, GREENLANG_DATABASE__PRIMARY=url)
+        assert (done.returncode, "database.primary" in done.stderr, secret in done.stderr) == (1, True, False)
+
+
+@pytest.mark.drill
+class TestKeys:
+    def test_a_key_is_made_listed_and_revoked(self, data_dir: Path) -> None:
+        made = run(
+            "keys", "create", "alice", "--tenant", "acme", "--scope", "costs", "--scope", "BUDGETS", "--data-dir", data_dir
+        )
+        assert re.fullmatch(r"sk-\S+\n", made.stdout)
+        assert made.stdout.strip() not in made.stderr
+
+        again = run("keys", "create", "alice", "--tenant", "acme", "--data-dir", data_dir)
+        assert (again.returncode, "has a key alice" in again.stderr, again.stdout) == (1, True, "")
+
+        listed = run("keys", "list", "--data-dir", data_dir).stdout
+        assert "name=alice  tenant=acme  scopes=BUDGETS,COSTS" in listed
+        assert made.stdout.strip() not in listed
+
+        assert "revoked=" in run("keys", "revoke", "alice", "--data-dir", data_dir).stdout
+        unknown = run("keys", "revoke", "bob", "--data-dir", data_dir)
+        assert (unknown.returncode, "no key bob" in unknown.stderr) == (1, True)
+
+    @pytest.mark.parametrize(
+        ("words", "said"),
+        [
+            pytest.param(("--scope", "EVERYTHING"), "EVERYTHING is no scope", id="unknown scope"),
+            pytest.param(("--expires", "tomorrow"), "tomorrow is no time", id="no time"),
+            pytest.param(("--expires", "2020-01-01T00:00:00+00:00"), "expired already", id="a time that has passed"),
+            pytest.param(("--expires", "2099-01-01T00:00:00"), "offset from UTC", id="no offset"),
+            pytest.param(("--max-concurrent", "-1"), "from 1 on", id="negative limit"),
+        ],
+    )
+    def test_what_no_key_can_be_is_refused(self, data_dir: Path, words: tuple[str, ...], said: str) -> None:
+        done = run("keys", "create", "bad", *words, "--data-dir", data_dir)
+        assert done.returncode in {1, 2}
+        assert said in done.stderr
+        assert done.stdout == ""
+
+
+@pytest.mark.drill
+class TestMigrate:
+    def test_it_says_where_the_database_is_now_and_can_be_repeated(self, data_dir: Path) -> None:
+        said = {run("migrate", "--data-dir", data_dir).stdout for _ in range(2)}
+        assert len(said) == 1
+        assert re.fullmatch(r"The database is at revision \d{4}\.\n", said.pop())
+
+
+@pytest.mark.drill
+class TestDoctor:
+    def test_all_well(self, data_dir: Path) -> None:
+        done = run("doctor", "--data-dir", data_dir)
+        assert done.returncode == 0
+        assert [line.split()[0] for line in done.stdout.splitlines()] == ["ok"] * 4
+
+    def test_a_store_that_is_away_fails_alone(self, data_dir: Path, free_tcp_port: int) -> None:
+        done = run("doctor", "--data-dir", data_dir, GREENLANG_REDIS__URL=f"redis://127.0.0.1:{free_tcp_port}/0")
+        assert done.returncode == 1
+        assert [line.split()[:2] for line in done.stdout.splitlines() if line.startswith("FAIL")] == [["FAIL", "Redis"]]
+
+    def test_a_key_that_is_not_there_is_named(self, data_dir: Path, tmp_path: Path) -> None:
+        provider = '[[providers]]\nname = "mine"\nkind = "anthropic"\napi_keys = [{ env = "NOT_SET" }]\n'
+        (tmp_path / "keys.toml").write_text(provider, encoding="utf-8")
+        done = run("doctor", "--data-dir", data_dir, "--config", tmp_path / "keys.toml")
+        assert done.returncode == 1
+        assert re.search(r"FAIL  provider mine .*NOT_SET", done.stdout)
+
+
+class TestSimulate:
+    def test_it_becomes_the_simulator(self, tmp_path: Path) -> None:
+        with subprocess.Popen(
+            [sys.executable, "-m", "app.cli", "simulate", "--log", tmp_path / "log.jsonl"],
+            stdout=subprocess.PIPE,
+            cwd=ROOT,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+        ) as process:
+            assert process.stdout is not None
+            assert b'"address"' in process.stdout.readline()
+            process.terminate()
+        assert process.returncode == 0
