@@ -37,6 +37,7 @@ class Statements:
         self._clock = clock
         self._patience = patience.total_seconds()
         self._connection: AsyncConnection | None = None
+        self._driver: asyncpg.Connection[asyncpg.Record] | None = None
         self._turn = asyncio.Lock()
 
     async def fetch(self, statement: str, *arguments: object) -> list[asyncpg.Record]:
@@ -47,7 +48,7 @@ class Statements:
             collisions = 0
             while True:
                 try:
-                    driver = await self._driver()
+                    driver = self._driver or await self._connect()
                     return await driver.fetch(statement, *arguments, timeout=STATEMENT_SECONDS)
                 except _COLLISION:
                     collisions += 1
@@ -66,19 +67,19 @@ class Statements:
 
     async def close(self) -> None:
         async with self._turn:
-            connection, self._connection = self._connection, None
+            connection, self._connection, self._driver = self._connection, None, None
             if connection is not None:
                 await connection.close()
 
-    async def _driver(self) -> asyncpg.Connection[asyncpg.Record]:
-        if self._connection is None:
-            self._connection = await self._engines.primary.connect()
-        driver = (await self._connection.get_raw_connection()).driver_connection
+    async def _connect(self) -> asyncpg.Connection[asyncpg.Record]:
+        self._connection = await self._engines.primary.connect()
+        driver: asyncpg.Connection[asyncpg.Record] | None = (await self._connection.get_raw_connection()).driver_connection
         assert driver is not None
-        return driver  # type: ignore[no-any-return]  # SQLAlchemy does not name the driver's type
+        self._driver = driver
+        return driver
 
     async def _drop(self) -> None:
-        connection, self._connection = self._connection, None
+        connection, self._connection, self._driver = self._connection, None, None
         if connection is not None:
             await connection.invalidate()
             await connection.close()

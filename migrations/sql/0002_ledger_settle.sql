@@ -5,14 +5,18 @@ create function ledger_settle(calls jsonb, attempts jsonb, documents bytea[]) re
 language plpgsql as $$
 #variable_conflict use_column
 declare
+    wanted uuid[];
     s_ord int[]; s_call uuid[]; s_at timestamptz[]; s_state text[];
     m_budget uuid[]; m_at timestamptz[]; m_cost numeric[];
     t_budget uuid[]; t_start timestamptz[]; t_end timestamptz[]; t_spent numeric[]; t_held numeric[];
     due boolean;
 begin
     perform pg_advisory_xact_lock_shared(7246001);
-    perform from completions where key in (select q.call from jsonb_to_recordset(calls) q (call uuid)) order by key for update;
+    wanted := array(select q.call from jsonb_to_recordset(calls) q (call uuid));
 
+    with locked as materialized (
+        select key, owner, status, swept_at, admitted_at from completions where key = any (wanted) order by key for update
+    )
     select array_agg(ord), array_agg(call), array_agg(at), array_agg(state) into s_ord, s_call, s_at, s_state
     from (
         select q.ord, q.call, coalesce(q.at, c.admitted_at, now()) as at,
@@ -29,7 +33,7 @@ begin
                 else 'late'
             end as state
         from jsonb_to_recordset(calls) q (ord int, call uuid, owner uuid, at timestamptz, status text)
-        left join completions c on c.key = q.call
+        left join locked c on c.key = q.call
     ) resolved
     where state <> 'done';
     if s_ord is null then
@@ -37,12 +41,16 @@ begin
     end if;
     perform ledger_retract(l.call, l.at) from unnest(s_call, s_at, s_state) l (call, at, state) where l.state = 'late';
 
-    select array_agg(m.budget), array_agg(s.at), array_agg(a.cost) into m_budget, m_at, m_cost
-    from jsonb_to_recordset(attempts) a (ord int, provider text, model text, cost numeric(30, 12))
-    join jsonb_to_recordset(calls) q (ord int, tenant text, agent text, labels jsonb) on q.ord = a.ord
-    join unnest(s_ord, s_at) s (ord, at) on s.ord = a.ord
-    cross join lateral budgets_for(q.tenant, q.agent, a.provider, a.model, q.labels) m
-    where a.cost is not null;
+    select array_agg(budget), array_agg(at), array_agg(cost) into m_budget, m_at, m_cost
+    from (
+        select m.budget, s.at, sum(a.cost) as cost
+        from jsonb_to_recordset(attempts) a (ord int, provider text, model text, cost numeric(30, 12))
+        join jsonb_to_recordset(calls) q (ord int, tenant text, agent text, labels jsonb) on q.ord = a.ord
+        join unnest(s_ord, s_at) s (ord, at) on s.ord = a.ord
+        cross join lateral budgets_for(q.tenant, q.agent, a.provider, a.model, q.labels) m
+        where a.cost is not null
+        group by m.budget, s.at
+    ) charged;
     select array_agg(budget), array_agg(starts), array_agg(ends), array_agg(spent), array_agg(held)
     into t_budget, t_start, t_end, t_spent, t_held
     from (

@@ -61,13 +61,14 @@ class Open:
 
 @dataclass
 class Known:
-    """A budget: the limits in force since the last look, and what calls that it never held for may still cost it."""
+    """A budget: the limits in force since the last look, and the calls that it never held for, which may cost it more."""
 
     version: int
     limits: list[Decimal]
     enforcement: BudgetEnforcement
     unheld: set[UUID] = field(default_factory=set)
     used: Decimal = Decimal(0)
+    loose: bool = True
 
 
 class MoneyMachine(RuleBasedStateMachine):
@@ -142,10 +143,9 @@ class MoneyMachine(RuleBasedStateMachine):
             assert found.spent == found.records
             assert found.held == found.hold_rows
             used = found.spent + found.held
-            if known.enforcement is BudgetEnforcement.BLOCK and not known.unheld:
+            if known.enforcement is BudgetEnforcement.BLOCK and not known.loose:
                 assert used <= max(*known.limits, known.used), (found, known)
-            known.limits = known.limits[-1:]
-            known.used = max(used, known.used) if known.unheld else used
+            known.limits, known.used, known.loose = known.limits[-1:], used, bool(known.unheld)
             assert found.held >= 0
 
     def _work(self, chosen: Ends, crowd: Crowd) -> list[Awaitable[None]]:

@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from app.costs.batcher import Batcher
+from app.errors import StoreUnavailable
+
+pytestmark = pytest.mark.anyio
+
+
+class Store:
+    """Doubles numbers; refuses a batch that holds 13, as a database refuses a bad row."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[int]] = []
+        self.away = False
+
+    async def run(self, batch: Sequence[int]) -> Sequence[int]:
+        self.batches.append(list(batch))
+        await asyncio.sleep(0)
+        if self.away:
+            raise StoreUnavailable("PostgreSQL")
+        if 13 in batch:
+            raise ValueError("13")
+        return [number * 2 for number in batch]
+
+
+class TestGroupCommit:
+    async def test_what_arrives_meanwhile_goes_with_the_next_batch(self) -> None:
+        store = Store()
+        batcher = Batcher(store.run)
+        first = batcher.submit(1)
+        await asyncio.sleep(0)
+        rest = [batcher.submit(number) for number in (2, 3, 4)]
+        assert await asyncio.gather(first, *rest) == [2, 4, 6, 8]
+        assert store.batches == [[1], [2, 3, 4]]
+
+    async def test_a_batch_has_a_largest_size(self) -> None:
+        store = Store()
+        batcher = Batcher(store.run, largest=2)
+        assert await asyncio.gather(*map(batcher.submit, range(5))) == [0, 2, 4, 6, 8]
+        assert store.batches == [[0, 1], [2, 3], [4]]
+
+    async def test_one_bad_item_fails_alone(self) -> None:
+        batcher = Batcher(Store().run)
+        found = await asyncio.gather(*(batcher.submit(number) for number in range(10, 18)), return_exceptions=True)
+        assert [one for one in found if isinstance(one, int)] == [20, 22, 24, 28, 30, 32, 34]
+        assert isinstance(found[3], ValueError)
+
+    async def test_a_store_that_is_away_fails_all_at_once_and_serves_again(self) -> None:
+        store = Store()
+        batcher = Batcher(store.run)
+        store.away = True
+        found = await asyncio.gather(*(batcher.submit(number) for number in range(8)), return_exceptions=True)
+        assert all(isinstance(one, StoreUnavailable) for one in found)
+        assert len(store.batches) == 1
+        store.away = False
+        assert await batcher.submit(4) == 8
+
+    async def test_who_no_longer_waits_holds_up_nobody(self) -> None:
+        store = Store()
+        batcher = Batcher(store.run)
+        gone, stays = batcher.submit(1), batcher.submit(2)
+        gone.cancel()
+        assert await stays == 4
+        await batcher.settled()
+        assert store.batches == [[1, 2]]

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+
+import asyncpg
+import pytest
+
+from app.clock import SystemClock
+from app.costs.statements import Statements
+from app.db.engines import build_engines
+from app.db.sessions import Sessions
+from app.errors import StoreUnavailable
+from app.settings import DatabaseSettings
+from tests.clocks import ManualClock
+
+pytestmark = pytest.mark.anyio
+
+
+class TestStatements:
+    async def test_a_lost_connection_is_replaced(self, sessions: Sessions) -> None:
+        statements = Statements(sessions.engines, SystemClock(), timedelta(seconds=5))
+        pid = (await statements.fetch("select pg_backend_pid()"))[0][0]
+        await kill(sessions, pid)
+        assert (await statements.fetch("select pg_backend_pid()"))[0][0] != pid
+        await statements.close()
+
+    async def test_a_wrong_statement_is_not_repeated(self, sessions: Sessions) -> None:
+        statements = Statements(sessions.engines, SystemClock(), timedelta(seconds=5))
+        with pytest.raises(asyncpg.UndefinedTableError):
+            await statements.fetch("select * from nowhere")
+        assert (await statements.fetch("select 1"))[0][0] == 1
+        await statements.close()
+
+    async def test_a_collision_is_repeated(self, sessions: Sessions) -> None:
+        statements = Statements(sessions.engines, SystemClock(), timedelta(seconds=5))
+        await statements.fetch("create sequence turns")
+        await statements.fetch(
+            "create function collide() returns bigint language plpgsql as $$ begin"
+            " if nextval('turns') < 3 then raise exception 'met another' using errcode = 'deadlock_detected'; end if;"
+            " return currval('turns'); end $$"
+        )
+        assert (await statements.fetch("select collide()"))[0][0] == 3
+        await statements.close()
+
+    async def test_patience_ends_where_nobody_answers(self) -> None:
+        engines = build_engines("postgresql://nobody@127.0.0.1:1/none", [], DatabaseSettings())
+        clock = ManualClock()
+        waiting = asyncio.create_task(Statements(engines, clock, timedelta(seconds=2)).fetch("select 1"))
+        async with asyncio.timeout(20):
+            while not waiting.done():
+                await clock.advance(0.1)
+                await asyncio.sleep(0.01)
+        with pytest.raises(StoreUnavailable):
+            await waiting
+        await engines.close()
+
+
+async def kill(sessions: Sessions, pid: int) -> None:
+    async with sessions.write() as session:
+        await session.exec_driver_sql(f"select pg_terminate_backend({pid})")
