@@ -10,13 +10,14 @@ import pytest
 from app.errors import FailureKind, ProviderError, Refused
 from app.llm.breaker import BreakerStatus
 from app.llm.fleet import BreakerChanged
-from app.llm.messages import ModelCall, TextDelta
+from app.llm.messages import EmbedCall, Embedded, ModelCall, TextDelta
 from app.llm.metrics import AttemptFinished
 from app.llm.router import Rerouted, Routed
 from app.llm.routing import CallNeeds, ProvidersFailed, RateLimited, RoutingPreference, RoutingStrategy, Target
-from app.llm.scripted import Fail, Reply, text_answer
+from app.llm.scripted import Fail, Reply, Vectors, text_answer
 from app.problems import InvalidInput, ProblemCode
-from app.settings import ModelSettings, ProviderLimits, StrategyName
+from app.settings import ModelSettings, ProviderKindName, ProviderLimits, StrategyName
+from app.usage import Operation, TokenUsage
 from tests.app.llm.fleets import HELLO, Bench, fail, no_price, problem
 
 pytestmark = pytest.mark.anyio
@@ -254,6 +255,23 @@ class TestStream:
         await task
         [finished] = [event for event in bench.events if isinstance(event, AttemptFinished)]
         assert finished.first_token_ms == pytest.approx(2_000)
+
+
+class TestEmbeddings:
+    async def test_they_are_routed_over_providers_that_have_them(self) -> None:
+        vectors = Embedded(((0.5,),), TokenUsage(uncached_input_tokens=3), "m")
+        bench = Bench({"a": [fail(FailureKind.MODEL_NOT_FOUND)], "b": [Vectors(vectors)]})
+        needs = CallNeeds(3, operation=Operation.EMBEDDING)
+        call = EmbedCall("", ("hello",), bench.clock.monotonic() + 60)
+        routed = await bench.fleet.router.embed(bench.plan(needs=needs), call, bench.admit, bench.attempts.append, tenant="acme")
+        assert (routed.embedded, routed.target) == (vectors, Target("b", "m"))
+        assert bench.outcomes == ["a FAILED", "b SUCCEEDED"]
+
+    async def test_a_provider_without_them_is_no_route(self) -> None:
+        bench = Bench({"a": [HELLO]}, changes={"kind": ProviderKindName.ANTHROPIC})
+        with pytest.raises(Refused) as caught:
+            bench.plan("a/m", needs=CallNeeds(operation=Operation.EMBEDDING))
+        assert problem(caught.value, InvalidInput).code is ProblemCode.NO_ROUTE
 
 
 class TestStrategies:
