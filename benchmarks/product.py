@@ -18,6 +18,7 @@ import psutil
 _STARTED = re.compile(r"serves on http://([\d.]+):(\d+)")
 _KEY = re.compile(r"key\s+(sk-\S+)")
 _START_SECONDS = 60
+_ROOT = Path(__file__).parent.parent
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,7 @@ def running(overrides: Mapping[str, str] | None = None) -> Iterator[Product]:
         log = Path(folder) / "log"
         command = [sys.executable, "-m", "app.cli", "serve", "--port", "0", "--data-dir", f"{folder}/data"]
         with log.open("w") as out:
-            process = subprocess.Popen(command, stdout=out, stderr=out, env={**environ, **(overrides or {})})
+            process = subprocess.Popen(command, cwd=_ROOT, stdout=out, stderr=out, env={**environ, **(overrides or {})})
         try:
             yield _await_start(log, process)
         finally:

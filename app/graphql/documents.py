@@ -30,6 +30,7 @@ from app.graphql.cost import CostBuilder, OperationCost
 from app.graphql.errors import Code, RequestFailed, failed_by, failure, format_document_error
 from app.graphql.fields import Audience, audience_of, spends
 from app.graphql.guard import Guard
+from app.graphql.plans import Plans
 from app.settings import LimitSettings
 
 # Comments count: reading one costs as much as a token. An unterminated string is one token to its end, so that the count is
@@ -60,10 +61,13 @@ class Operation:
 
 @dataclass(frozen=True, slots=True)
 class Document:
+    """`plans` is None where directives may change what is selected from one request to the next."""
+
     text: str
     node: DocumentNode
     operations: Mapping[str | None, Operation]
     introspects: bool
+    plans: Plans | None
 
     def operation(self, name: str | None) -> Operation:
         """The operation of that name, or the only one; raises RequestFailed."""
@@ -173,12 +177,13 @@ class Documents:
     def _examine(self, text: str, *, hide_suggestions: bool) -> Document:
         try:
             node = self._parse(text)
-            introspects = Guard(node, self._limits).check()
+            guard = Guard(node, self._limits)
+            introspects = guard.check()
             self._validate(node, hide_suggestions=hide_suggestions)
             operations = self._operations(node)
         except LimitExceeded as error:
             raise failed_by(error, "") from None
-        return Document(text, node, operations, introspects)
+        return Document(text, node, operations, introspects, None if guard.directives else {})
 
     def _parse(self, text: str) -> DocumentNode:
         limits = self._limits

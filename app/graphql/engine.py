@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import TypeAlias, cast
 
 from graphql import ExecutionResult
-from graphql.execution import Executor
 from graphql.execution.execute import create_source_event_stream
 from strawberry import Schema
 
@@ -22,6 +21,7 @@ from app.errors import DeadlineExceeded, GreenLangError, LimitExceeded
 from app.graphql.body import GraphQLRequest
 from app.graphql.documents import Document, Documents, Operation
 from app.graphql.errors import Code, RequestFailed, failed_by, failure, format_document_error, format_field_error
+from app.graphql.plans import PlannedExecutor
 from app.settings import Settings
 
 MakeContext: TypeAlias = Callable[[Principal, str, Allowance], object]
@@ -47,7 +47,7 @@ class Prepared:
 
 @dataclass(slots=True)
 class Run:
-    executor: Executor[object]
+    executor: PlannedExecutor
     cost: int
     allowance: Allowance
 
@@ -55,7 +55,6 @@ class Run:
 class Engine:
     def __init__(self, schema: Schema, settings: Settings, make_context: MakeContext, clock: Clock) -> None:
         self._schema = schema._schema
-        self._executor_class = schema.execution_context_class
         self._limits = settings.limits
         self._production = settings.server.production
         self._make_context = make_context
@@ -145,10 +144,10 @@ class Engine:
         except GreenLangError as error:
             raise failed_by(error, caller.request_id) from None
 
-    def _executor(self, prepared: Prepared, caller: Caller) -> Executor[object]:
+    def _executor(self, prepared: Prepared, caller: Caller) -> PlannedExecutor:
         """With the variables coerced and no context yet."""
         variables = prepared.request.variables
-        built = self._executor_class.build(
+        built = PlannedExecutor.build(
             self._schema,
             prepared.document.node,
             raw_variable_values=dict(variables) if variables else None,
@@ -158,7 +157,9 @@ class Engine:
         if isinstance(built, list):
             errors = [format_document_error(error, Code.BAD_USER_INPUT) for error in built]
             raise RequestFailed(errors, 400, in_document=True)
-        return built
+        executor = cast("PlannedExecutor", built)
+        executor.plans = prepared.document.plans
+        return executor
 
     def _payload(self, result: ExecutionResult, run: Run, prepared: Prepared, caller: Caller) -> Payload:
         payload = _result_payload(result, caller)

@@ -71,7 +71,7 @@ class Guard:
         self._document = document
         self._fragments: dict[str, FragmentDefinitionNode] = {}
         self._measured: dict[str, Measure | None] = {}
-        self._directives = 0
+        self.directives = 0
         self._most_directives = 0
 
     def check(self) -> bool:
@@ -89,7 +89,7 @@ class Guard:
         for definition in (*operations, *self._fragments.values()):
             self._count_directives(len(definition.directives or ()))
         _within("directives on one selection", self._most_directives, limits.directives_per_field)
-        _within("directives", self._directives, limits.directives)
+        _within("directives", self.directives, limits.directives)
         for operation, measure in zip(operations, measures, strict=False):
             _within("root fields", measure.roots, limits.root_fields)
             _within("operation directives", len(operation.directives or ()), limits.directives_per_field)
@@ -133,7 +133,7 @@ class Guard:
             measure.add_spread(self._fragment(name), times)
 
     def _count_directives(self, count: int) -> None:
-        self._directives += count
+        self.directives += count
         self._most_directives = max(self._most_directives, count)
 
 

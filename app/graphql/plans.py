@@ -1,0 +1,210 @@
+"""Completes plain data fast: where a selection only reads attributes, a small plan made once with the document does what
+graphql-core would do field by field.
+
+A plan never decides anything new. Whatever is not plain (a resolver, an argument, a union, a null where none may be, a value that
+does not fit) makes it step aside, and graphql-core completes the same value in its own way, with its own errors; reading an
+attribute twice does no harm.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any, TypeAlias
+
+from graphql import (
+    GraphQLBoolean,
+    GraphQLField,
+    GraphQLFloat,
+    GraphQLID,
+    GraphQLInt,
+    GraphQLLeafType,
+    GraphQLList,
+    GraphQLNonNull,
+    GraphQLObjectType,
+    GraphQLOutputType,
+    GraphQLString,
+    Undefined,
+    is_leaf_type,
+)
+from graphql.execution.collect_fields import FieldDetailsList
+from strawberry.schema.schema import StrawberryGraphQLCoreExecutionContext
+from strawberry.types.field import StrawberryField
+
+Complete: TypeAlias = Callable[[Any], object]
+Plans: TypeAlias = dict[tuple[object, ...], Complete | None]
+
+_TYPENAME = "__typename"
+_SMALLEST, _LARGEST = -(2**31), 2**31 - 1
+
+
+class NotPlain(Exception):
+    """The value is not what a plan can complete."""
+
+
+def _text(value: object) -> object:
+    if type(value) is not str:
+        raise NotPlain
+    return value
+
+
+def _truth(value: object) -> object:
+    if type(value) is not bool:
+        raise NotPlain
+    return value
+
+
+def _number(value: object) -> object:
+    if type(value) is not float or not math.isfinite(value):
+        raise NotPlain
+    return value
+
+
+def _whole_number(value: object) -> object:
+    if type(value) is not int or not _SMALLEST <= value <= _LARGEST:
+        raise NotPlain
+    return value
+
+
+# What is already as it is written needs no coercing.
+_AS_WRITTEN: Mapping[object, Complete] = {
+    GraphQLString: _text,
+    GraphQLID: _text,
+    GraphQLBoolean: _truth,
+    GraphQLFloat: _number,
+    GraphQLInt: _whole_number,
+}
+
+
+def _leaf(type_: GraphQLLeafType) -> Complete:
+    as_written = _AS_WRITTEN.get(type_)
+    if as_written is not None:
+        return as_written
+    coerce = type_.coerce_output_value
+
+    def complete(value: object) -> object:
+        found = coerce(value)
+        if found is None or found is Undefined:
+            raise NotPlain
+        return found
+
+    return complete
+
+
+def _list(item: Complete, *, required: bool) -> Complete:
+    def complete(values: object) -> object:
+        if not isinstance(values, (list, tuple)):
+            raise NotPlain
+        if required:
+            return [item(value) for value in values]
+        return [None if value is None else item(value) for value in values]
+
+    return complete
+
+
+def _object(type_: GraphQLObjectType, fields: list[tuple[str, str, Complete, bool]]) -> Complete:
+    """`fields` are response key, attribute, how its value is completed, and whether it must not be null."""
+    is_type_of = type_.is_type_of
+    name = type_.name
+
+    def complete(value: object) -> object:
+        if value is None or (is_type_of is not None and is_type_of(value, None) is not True):  # type: ignore[arg-type]  # unused
+            raise NotPlain
+        found: dict[str, object] = {}
+        for key, attribute, complete_field, required in fields:
+            if attribute == _TYPENAME:
+                found[key] = name
+                continue
+            part = getattr(value, attribute)
+            if part is not None:
+                found[key] = complete_field(part)
+            elif required:
+                raise NotPlain
+            else:
+                found[key] = None
+        return found
+
+    return complete
+
+
+def _attribute(field: GraphQLField) -> str | None:
+    """The attribute a field reads and nothing more; None where it does anything else."""
+    definition = field.extensions.get("strawberry-definition")
+    if not getattr(field.resolve, "_is_default", False) or not isinstance(definition, StrawberryField) or field.args:
+        return None
+    return definition.python_name if definition.default_resolver is getattr else None
+
+
+class PlannedExecutor(StrawberryGraphQLCoreExecutionContext):
+    """`plans` is the document's own; None where its selections depend on more than the document, as by @include."""
+
+    plans: Plans | None = None
+
+    def complete_list_value(  # noqa: PLR0917 (graphql-core's own)
+        self,
+        return_type: GraphQLList[Any],
+        field_details_list: FieldDetailsList,
+        info: Any,
+        path: Any,
+        result: Any,
+        position_context: Any,
+    ) -> Any:
+        plan = self._plan(return_type, field_details_list)
+        if plan is not None:
+            with suppress(Exception):  # graphql-core meets the same error again, and reports it
+                return plan(result)
+        return super().complete_list_value(return_type, field_details_list, info, path, result, position_context)
+
+    def complete_object_value(  # noqa: PLR0917 (graphql-core's own)
+        self,
+        return_type: GraphQLObjectType,
+        field_details_list: FieldDetailsList,
+        info: Any,
+        path: Any,
+        result: Any,
+        position_context: Any,
+    ) -> Any:
+        plan = self._plan(return_type, field_details_list)
+        if plan is not None:
+            with suppress(Exception):  # graphql-core meets the same error again, and reports it
+                return plan(result)
+        return super().complete_object_value(return_type, field_details_list, info, path, result, position_context)
+
+    def _plan(self, type_: GraphQLOutputType, details: FieldDetailsList) -> Complete | None:
+        plans = self.plans
+        if plans is None:
+            return None
+        key = (type_, *(id(one.node) for one in details))
+        try:
+            return plans[key]
+        except KeyError:
+            plan = plans[key] = self._build(type_, details)
+            return plan
+
+    def _build(self, type_: GraphQLOutputType, details: FieldDetailsList) -> Complete | None:
+        if isinstance(type_, GraphQLNonNull):
+            return self._build(type_.of_type, details)
+        if is_leaf_type(type_):
+            return _leaf(type_)
+        if isinstance(type_, GraphQLList):
+            item = self._build(type_.of_type, details)
+            return None if item is None else _list(item, required=isinstance(type_.of_type, GraphQLNonNull))
+        if isinstance(type_, GraphQLObjectType):
+            return self._build_object(type_, details)
+        return None
+
+    def _build_object(self, type_: GraphQLObjectType, details: FieldDetailsList) -> Complete | None:
+        fields: list[tuple[str, str, Complete, bool]] = []
+        for key, parts in self.collect_subfields(type_, details).grouped_field_set.items():
+            name = parts[0].node.name.value
+            if name == _TYPENAME:
+                fields.append((key, _TYPENAME, _text, True))
+                continue
+            field = type_.fields.get(name)
+            attribute = None if field is None else _attribute(field)
+            complete = None if field is None or attribute is None else self._build(field.type, parts)
+            if field is None or attribute is None or complete is None:
+                return None
+            fields.append((key, attribute, complete, isinstance(field.type, GraphQLNonNull)))
+        return _object(type_, fields)
