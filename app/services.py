@@ -33,6 +33,7 @@ from app.redis.clients import connect_redis
 from app.secrets import build_sealer
 from app.settings import Settings
 from app.streams import CompletionStreams
+from app.tasks import end_tasks
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +74,7 @@ async def build_services(settings: Settings, clock: Clock, estimator: Estimator)
         prices = PriceBook(settings)
         ledger = PostgresLedger(sessions, clock, settings, prices)
         stack.push_async_callback(ledger.close)
-        stack.push_async_callback(_cancelled, asyncio.create_task(ledger.keep()))
+        stack.push_async_callback(end_tasks, [asyncio.create_task(ledger.keep())])
         planner = CallPlanner(clock, fleet, prices, estimator, {each.name: each.timeouts.total for each in settings.providers})
         documents = CompletionDocuments(build_sealer(settings.content.encryption_keys), settings.content.store)
         gateway = Gateway(clock=clock, fleet=fleet, ledger=ledger, keys=keys, planner=planner, documents=documents)
@@ -87,7 +88,7 @@ async def build_services(settings: Settings, clock: Clock, estimator: Estimator)
             documents=documents,
             log=StreamLog(redis),
         )
-        stack.push_async_callback(_cancelled, asyncio.create_task(streams.keep()))
+        stack.push_async_callback(end_tasks, [asyncio.create_task(streams.keep())])
         stack.push_async_callback(streams.close)
         fleet.start()
         yield Services(
@@ -105,8 +106,3 @@ async def build_services(settings: Settings, clock: Clock, estimator: Estimator)
             streams=streams,
             health=Health([postgres_check(sessions), redis_check(redis)], clock),
         )
-
-
-async def _cancelled(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.wait([task])

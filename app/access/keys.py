@@ -29,6 +29,7 @@ from app.db.wakeups import Wakeup, listen
 from app.errors import Refused, StoreUnavailable, Unauthenticated
 from app.ids import new_uuid
 from app.problems import InvalidInput, NotFound
+from app.tasks import end_tasks
 
 POLL_SECONDS: Final = 5.0
 READ_SECONDS: Final = 5.0
@@ -91,9 +92,7 @@ class KeyStore:
     async def close(self) -> None:
         tasks = (*self._following, self._reading) if self._reading is not None else self._following
         self._following = ()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end_tasks(tasks)
 
     async def authenticate(self, bearer: str | None) -> Principal:
         """`bearer` is what stands behind `Bearer `. Raises Unauthenticated, always in the same words, and StoreUnavailable."""

@@ -21,6 +21,7 @@ from app.access.principal import Principal
 from app.clock import Clock
 from app.errors import StoreUnavailable
 from app.redis.clients import RedisClient, Script
+from app.tasks import end_tasks
 
 LEASE_SECONDS: Final = 30
 RENEW_SECONDS: Final = 10.0
@@ -47,8 +48,7 @@ class SharedKeyLimits:
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self._renewing is not None:
-            self._renewing.cancel()
-            await asyncio.gather(self._renewing, return_exceptions=True)
+            await end_tasks([self._renewing])
 
     def slot(self, principal: Principal) -> AbstractAsyncContextManager[None]:
         """Entering raises KeyLimited where the key has no room left; leaving gives back its place among the calls at once."""

@@ -31,6 +31,7 @@ from app.llm.routing import Route, RoutingStrategy, Target, parse_target
 from app.llm.strategies import Latencies, Ordering
 from app.redis.clients import RedisClient
 from app.settings import ModelSettings, ProviderKindName, ProviderSettings, RouteSettings, Settings
+from app.tasks import end_tasks
 
 _MOST_UNLISTED_MODELS = 200
 _log = logging.getLogger(__name__)
@@ -258,9 +259,7 @@ class Fleet:
 
     async def close(self) -> None:
         """Ends every task and closes the providers."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end_tasks(self._tasks)
         for member in self._members.values():
             await member.limiter.close()
             await member.provider.close()
