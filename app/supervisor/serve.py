@@ -91,6 +91,7 @@ class _Supervisor:
         app = create_app(self._settings)
         listen(sockets)
         gc.freeze()
+        gc.enable()
         for number, each in enumerate(sockets, start=1):
             fork = partial(fork_worker, app, self._settings.server, each, self._ready_end)
             self._servers.append(Server(number, fork))
@@ -142,11 +143,8 @@ class _Supervisor:
             self._simulator = Simulator(partial(SimulatorProcess.launch, self._data_dir / "simulator.jsonl"))
 
     def _import(self, target: str) -> Callable[[Settings], ASGIApp]:
-        """Without collecting: nothing of it is garbage, and looking for some takes a quarter of the time."""
-        gc.disable()
         create_app: Callable[[Settings], ASGIApp] = import_from_string(target)
         load_adapters(self._settings.providers or simulated_providers("http://127.0.0.1"))
-        gc.enable()
         return create_app
 
     def _await_servers(self) -> None:
