@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
 
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest, start_http_server
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
@@ -17,12 +17,12 @@ from app.access.principal import Principal, Scope
 from app.clock import SystemClock
 from app.context import OperationContext
 from app.costs.estimate import Estimator
-from app.errors import StoreUnavailable, Unauthenticated
+from app.errors import SettingsError, StoreUnavailable, Unauthenticated
 from app.graphql.routes import build_graphql_routes
 from app.health.endpoints import build_health_routes
 from app.loaders import Loaders
 from app.services import Services, build_services
-from app.settings import Settings
+from app.settings import ServerSettings, Settings
 from app.web.bearer import bearer_token
 from app.web.request_ids import RequestIds
 from app.web.security import SecurityHeaders
@@ -39,7 +39,8 @@ def create_app(settings: Settings) -> Starlette:
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         async with build_services(settings, SystemClock(), estimator) as services:
             app.router.routes.extend(_routes(services))
-            yield
+            with _metrics_port(services.metrics, settings.server):
+                yield
 
     def _routes(services: Services) -> list[BaseRoute]:
         async def authenticate(headers: Mapping[str, str]) -> Principal:
@@ -62,6 +63,26 @@ def create_app(settings: Settings) -> Starlette:
         ]
 
     return Starlette(lifespan=lifespan, middleware=[Middleware(RequestIds), Middleware(SecurityHeaders)])
+
+
+@contextmanager
+def _metrics_port(metrics: CollectorRegistry, server: ServerSettings) -> Iterator[None]:
+    """Without a key, on a port of its own; of several server processes each takes the next free one."""
+    if server.metrics_port is None:
+        yield
+        return
+    for port in range(server.metrics_port, server.metrics_port + server.workers):
+        with suppress(OSError):
+            exposed, thread = start_http_server(port, server.host, metrics)
+            break
+    else:
+        raise SettingsError("server.metrics_port", f"port {server.metrics_port} on {server.host} is taken by another program")
+    try:
+        yield
+    finally:
+        exposed.shutdown()
+        exposed.server_close()
+        thread.join()
 
 
 def _metrics_route(metrics: CollectorRegistry, authenticate: Authenticate) -> Route:

@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from urllib.request import urlopen
+
+import pytest
+from starlette.applications import Starlette
+
+from app.access.key_rows import NewKey
+from app.access.keys import KeyStore
+from app.access.principal import Scope
+from app.asgi import create_app
+from app.clock import SystemClock
+from app.db.engines import build_engines
+from app.db.sessions import Sessions
+from app.secrets import SecretReference
+from app.settings import DatabaseSettings, RedisSettings, ServerSettings, Settings
+from tests.app.graphql.asgi import Answer, Client
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def settings(database_url: str, valkey_url: str, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    monkeypatch.setenv("TEST_DATABASE", database_url)
+    monkeypatch.setenv("TEST_REDIS", valkey_url)
+    return Settings(
+        database=DatabaseSettings(primary=SecretReference(env="TEST_DATABASE")),
+        redis=RedisSettings(url=SecretReference(env="TEST_REDIS")),
+    )
+
+
+@asynccontextmanager
+async def running(settings: Settings) -> AsyncIterator[Starlette]:
+    app = create_app(settings)
+    async with app.router.lifespan_context(app):
+        yield app
+
+
+async def made_key(settings: Settings, *scopes: Scope) -> str:
+    assert settings.database.primary is not None
+    engines = build_engines(settings.database.primary.reveal(), (), settings.database)
+    try:
+        keys = KeyStore(Sessions(engines), SystemClock())
+        return (await keys.create(NewKey(name="scraper", tenant="acme", scopes=frozenset(scopes)))).secret
+    finally:
+        await engines.close()
+
+
+async def get(app: Starlette, path: str, key: str | None = None) -> Answer:
+    return await Client(app, key, accept=None).send(method="GET", path=path)
+
+
+class TestMetrics:
+    async def test_are_shown_to_a_key_with_admin_only(self, settings: Settings) -> None:
+        reader = await made_key(settings, Scope.COSTS)
+        async with running(settings) as app:
+            assert (await get(app, "/metrics")).status == 401
+            assert (await get(app, "/metrics", "sk-wrong")).code == "UNAUTHENTICATED"
+            assert (await get(app, "/metrics", reader)).code == "FORBIDDEN"
+
+    async def test_of_an_administrator_are_in_prometheus_text(self, settings: Settings) -> None:
+        admin = await made_key(settings, Scope.ADMIN)
+        async with running(settings) as app:
+            answer = await get(app, "/metrics", admin)
+        assert answer.status == 200
+        assert b"# TYPE greenlang_provider_requests_total counter" in answer.body
+
+    async def test_have_a_port_of_their_own_where_one_is_configured(self, settings: Settings) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            port = probe.getsockname()[1]
+        server = ServerSettings(metrics_port=port)
+        async with running(settings.model_copy(update={"server": server})):
+            body = await asyncio.to_thread(lambda: urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5).read())
+        assert b"greenlang_provider_requests_total" in body
+
+
+class TestHealth:
+    async def test_is_told_without_a_key_and_truly(self, settings: Settings) -> None:
+        async with running(settings) as app:
+            assert (await get(app, "/healthz")).status == 200
+            ready = await get(app, "/ready")
+            started = await get(app, "/startup")
+        assert (ready.status, ready.json["status"]) == (200, "ok")
+        assert started.status == 200
+
+
+class TestEveryAnswer:
+    async def test_has_a_request_id_and_security_headers(self, settings: Settings) -> None:
+        async with running(settings) as app:
+            answer = await get(app, "/healthz")
+        assert len(answer.headers["x-request-id"]) == 32
+        assert answer.headers["x-frame-options"] == "DENY"
+        assert "max-age" in answer.headers["strict-transport-security"]
