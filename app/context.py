@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from app.access.allowance import Allowance
 from app.access.principal import Principal
 from app.clock import Clock
 from app.loaders import Loaders
-
-if TYPE_CHECKING:
-    from app.services import Services
+from app.services import Services
 
 
 @dataclass(frozen=True, slots=True)

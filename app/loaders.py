@@ -4,16 +4,13 @@ nothing that one operation has seen is shown to another."""
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING
 from uuid import UUID
 
 from aiodataloader import DataLoader
 
 from app.access.principal import Principal, Scope
 from app.costs.budgets import Budget
-
-if TYPE_CHECKING:
-    from app.services import Services
+from app.services import Services
 
 
 class Loaders:

@@ -27,5 +27,6 @@ async def completion(
     info: Info,
     completion_id: Annotated[ID, strawberry.argument(name="id", description="Such as `cmp_0199f2c1a4b87c3d9e1f5a6b7c8d9e0f`.")],
 ) -> Completion | None:
-    key = parse_id("cmp", completion_id)
-    return None if key is None else await info.context.services.gateway.completion(key, info.context.principal)
+    key, principal = parse_id("cmp", completion_id), info.context.principal
+    found = None if key is None else await info.context.services.gateway.completion(key, principal)
+    return found if found is not None and principal.agent in {None, found.agent} else None

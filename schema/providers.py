@@ -108,7 +108,7 @@ class ProviderMetrics:
 @describes(fleet.ModelInfo, description="A model that can be called.")
 class Model:
     provider: str = field(description="Name of its provider.")
-    name: str = field(description="The provider's own name of it, such as `claude-sonnet-4-5`.")
+    name: str = field(description="The provider's own name of it, such as `claude-sonnet-5-5`.")
     input_price_usd: Decimal | None = strawberry.field(
         resolver=resolve.input_price,
         description='US dollars per million tokens; null where unknown. What is sent costs this much, such as `"3"`.',

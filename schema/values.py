@@ -65,7 +65,7 @@ class TokenUsage:
 class Attempt:
     id: ID = field(description="Such as `att_0199f2c1a4b87c3d9e1f5a6b7c8d9e0f`.")
     provider: str = field(description="Name of the provider, such as `anthropic`.")
-    model: str = field(description="Name of the model, such as `claude-sonnet-4-5`.")
+    model: str = field(description="Name of the model, such as `claude-sonnet-5-5`.")
     outcome: AttemptOutcome = field(description="How it ended.")
     status_code: int | None = field(description="The provider's HTTP status, such as 529; null where none came.")
     reason: ProblemCode | None = field(description="Category of the failure; never the provider's raw text.")

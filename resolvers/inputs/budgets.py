@@ -24,7 +24,7 @@ class BudgetScopeInput:
     )
     agent: str | None = field(description="Only this agent's, such as `research-7`.")
     provider: str | None = field(description="Only calls that this provider answers, such as `anthropic`.")
-    model: str | None = field(description="Only calls of this model, such as `claude-sonnet-4-5`.")
+    model: str | None = field(description="Only calls of this model, such as `claude-sonnet-5-5`.")
     label: LabelInput | None = field(description="Only calls with this label.")
 
     def to_domain(self, principal: Principal) -> BudgetScope:

@@ -149,7 +149,7 @@ class CacheInput:
 class CompletionInput:
     messages: list[MessageInput] = field(description="The conversation so far, oldest first; at least one message.")
     model: str | None = field(
-        description="`provider/model`, or a route's name; left out, the default route. Such as `anthropic/claude-sonnet-4-5`."
+        description="`provider/model`, or a route's name; left out, the default route. Such as `anthropic/claude-sonnet-5-5`."
     )
     tools: list[ToolInput] | None = field(description="Tools that the model may ask for.")
     tool_choice: ToolChoiceInput | None = field(description="Left out: the model decides.")

@@ -37,7 +37,7 @@ class CostFilter:
         description="Where hours, days and months begin: an IANA name, such as `Europe/Berlin`.", default="UTC"
     )
     providers: list[str] | None = field(description="Only these providers, such as `anthropic`.")
-    models: list[str] | None = field(description="Only these models, such as `claude-sonnet-4-5`.")
+    models: list[str] | None = field(description="Only these models, such as `claude-sonnet-5-5`.")
     tenants: list[str] | None = field(description="Only these tenants; another one than the caller's needs ADMIN.")
     agents: list[str] | None = field(description="Only these agents.")
     operations: list[Operation] | None = field(description="Only these kinds of calls.")
