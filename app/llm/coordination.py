@@ -43,7 +43,10 @@ class Coordination:
             await self.peers.beat()
         except StoreUnavailable:
             pass
-        await asyncio.gather(self.board.sync(), *(buckets.sync() for buckets in self._buckets))
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.board.sync())
+            for buckets in self._buckets:
+                group.create_task(buckets.sync())
 
     async def leave(self) -> None:
         """Gives back what is in hand, and is no longer counted."""

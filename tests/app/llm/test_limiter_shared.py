@@ -86,7 +86,8 @@ class TestOneLimitForAll:
 
         async def coordinate() -> None:
             while True:
-                await asyncio.gather(*(process.coordination.sync() for process in processes))
+                for process in processes:
+                    await process.coordination.sync()
                 await asyncio.sleep(0.1)
 
         tasks = [asyncio.create_task(hammer(process)) for process in processes for _ in range(5)]
