@@ -54,6 +54,7 @@ async def write(sessions: Sessions, records: list[dict[str, object]]) -> None:
     """As the ledger writes them: the records, and the roll-ups that go with them."""
     async with sessions.write() as session:
         await session.execute(insert(usage_records), records)
+        await session.execute(text("delete from usage_rollups"))
         await session.execute(text(_ROLL_UP))
 
 
