@@ -86,11 +86,13 @@ class TestSentinel:
         await client.close()
 
     async def wait_for_replica(self, client: RedisClient) -> None:
-        async def replication(server: Server) -> object:
-            return await server.info("replication")
+        async def is_caught_up(server: Server) -> bool:
+            found = await server.info("replication")
+            replica = found.get("slave0", {})
+            return replica.get("state") == "online" and replica.get("offset") == found["master_repl_offset"]
 
         async with asyncio.timeout(20):
-            while "online" not in str(await client.run(replication)):
+            while not await client.run(is_caught_up):
                 pass
 
 
