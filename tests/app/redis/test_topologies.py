@@ -89,7 +89,7 @@ class TestSentinel:
         async def is_caught_up(server: Server) -> bool:
             found = await server.info("replication")
             replica = found.get("slave0", {})
-            return replica.get("state") == "online" and replica.get("offset") == found["master_repl_offset"]
+            return bool(replica.get("state") == "online" and replica.get("offset") == found["master_repl_offset"])
 
         async with asyncio.timeout(20):
             while not await client.run(is_caught_up):
