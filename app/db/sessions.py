@@ -73,3 +73,9 @@ class Sessions:
         """One transaction on the primary: committed at the end, rolled back when an error leaves it."""
         async with _translating(), self.engines.primary.begin() as connection:
             yield WriteSession(connection)
+
+    @asynccontextmanager
+    async def statements(self) -> AsyncIterator[WriteSession]:
+        """Each statement is a transaction on the primary by itself: a process that stalls in between holds no lock."""
+        async with _translating(), self.engines.primary.connect() as connection:
+            yield WriteSession(await connection.execution_options(isolation_level="AUTOCOMMIT"))

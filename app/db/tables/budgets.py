@@ -21,7 +21,7 @@ from sqlalchemy import (
     Uuid,
     func,
 )
-from sqlalchemy.dialects.postgresql import ARRAY, TIMESTAMP
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB, TIMESTAMP
 
 from app.db.tables.metadata import metadata
 
@@ -99,7 +99,10 @@ outbox = Table(
     Column("tenant", Text, nullable=False),
     Column("created_at", TIMESTAMP(timezone=True), nullable=False, server_default=func.now()),
     Column("position", BigInteger),
+    Column("payload", JSONB),
+    Column("placed_at", TIMESTAMP(timezone=True)),
     PrimaryKeyConstraint("key"),
     UniqueConstraint("position"),
 )
+Index("ix_outbox_topic", outbox.c.topic, outbox.c.tenant, outbox.c.position)
 Index("ix_outbox_unplaced", outbox.c.created_at, postgresql_where=outbox.c.position.is_(None))

@@ -1,0 +1,181 @@
+"""Events of one kind, as everybody in this process sees them: in the order of their positions, each once, without a gap.
+
+A follower has no queue of its own, only a position. What it has not seen it takes from the latest events in memory or, where it
+is further behind, from the table; so a slow one costs no memory and none is left out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from bisect import bisect_right
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Generic, Protocol, TypeAlias, TypeVar
+from uuid import UUID
+
+from app.errors import StoreUnavailable
+
+Event = TypeVar("Event")
+
+LATEST = 1000
+"""Events kept in memory."""
+OPENING_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A row of the log. `key` is the event's own, `payload` what it carries where it has no table."""
+
+    position: int
+    key: UUID
+    topic: str
+    tenant: str
+    payload: Mapping[str, object] | None
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class PlacedPage:
+    """`more`: there are further rows in the span. `gone` is the last position whose row is no longer kept, `oldest_at` when the
+    oldest kept row was placed."""
+
+    rows: tuple[Placed, ...]
+    more: bool
+    gone: int
+    oldest_at: datetime
+
+
+class PlacedRows(Protocol):
+    async def page(self, topic: str, tenant: str | None, after: int, upto: int) -> PlacedPage:
+        """In order, from behind `after` up to `upto`; raises StoreUnavailable."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Arrived(Generic[Event]):
+    """`replayed`: placed before the follower joined."""
+
+    position: int
+    event: Event
+    replayed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """Events up to `position` that were asked for are no longer kept."""
+
+    position: int
+    oldest_kept_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """Nothing up to `position` is left to tell."""
+
+    position: int
+
+
+Step: TypeAlias = Arrived[Event] | Lost | Beat
+Load: TypeAlias = Callable[[Sequence[Placed]], Awaitable[Sequence[Event | None]]]
+"""The events of these rows, in their order; None for one that is not to be told."""
+
+
+class Topic(Generic[Event]):
+    def __init__(self, name: str, load: Load[Event], rows: PlacedRows) -> None:
+        self.name = name
+        self._load = load
+        self._rows = rows
+        self._positions: list[int] = []
+        self._latest: list[tuple[str, Event]] = []
+        self._complete_after = 0
+        self._position = 0
+        self._opened = asyncio.Event()
+        self._grown = asyncio.Event()
+        self._beats = 0
+
+    async def take(self, rows: Sequence[Placed], position: int) -> None:
+        """The next rows of this topic; all others up to `position` belong to other topics."""
+        own = [row for row in rows if row.topic == self.name]
+        events = await self._load(own) if own else ()
+        for row, event in zip(own, events, strict=True):
+            if event is not None:
+                self._positions.append(row.position)
+                self._latest.append((row.tenant, event))
+        if len(self._positions) > 2 * LATEST:
+            self._complete_after = self._positions[-LATEST - 1]
+            del self._positions[:-LATEST], self._latest[:-LATEST]
+        self._position = position
+        if own:
+            self._wake()
+
+    def open(self, position: int) -> None:
+        """The log stands at `position`: what comes after it will be given to `take`."""
+        self._positions.clear()
+        self._latest.clear()
+        self._complete_after = self._position = position
+        self._opened.set()
+        self._wake()
+
+    def beat(self) -> None:
+        """Lets every follower say that it is alive."""
+        self._beats += 1
+        self._wake()
+
+    async def follow(self, after: int | None, tenant: str | None) -> AsyncGenerator[Step[Event], None]:
+        """What comes after the position `after`, or from now on: of one tenant, or of all for None. First what was missed, then a
+        Beat, then everything as it comes, with a Beat in between now and then. Raises StoreUnavailable."""
+        joined = await self._join()
+        position = joined if after is None else after
+        if position > joined:
+            position = joined
+            yield Lost(joined, (await self._rows.page(self.name, tenant, joined, joined)).oldest_at)
+        told: int | None = None
+        while True:
+            upto = self._position
+            if upto < position:
+                raise StoreUnavailable("PostgreSQL")
+            if position < self._complete_after:
+                async for step in self._from_table(position, upto, joined, tenant):
+                    yield step
+            else:
+                for place, event in self._from_memory(position, tenant):
+                    yield Arrived(place, event, place <= joined)
+            position = upto
+            if position < self._position:
+                continue
+            if told == self._beats:
+                await self._grown.wait()
+            else:
+                told = self._beats
+                yield Beat(position)
+
+    async def _join(self) -> int:
+        try:
+            async with asyncio.timeout(OPENING_SECONDS):
+                await self._opened.wait()
+        except TimeoutError:
+            raise StoreUnavailable("PostgreSQL") from None
+        return self._position
+
+    async def _from_table(
+        self, after: int, upto: int, joined: int, tenant: str | None
+    ) -> AsyncGenerator[Arrived[Event] | Lost, None]:
+        while after < upto:
+            page = await self._rows.page(self.name, tenant, after, upto)
+            if page.gone > after:
+                yield Lost(min(page.gone, upto), page.oldest_at)
+            events = await self._load(page.rows) if page.rows else ()
+            for row, event in zip(page.rows, events, strict=True):
+                if event is not None:
+                    yield Arrived(row.position, event, row.position <= joined)
+            after = max(page.gone, page.rows[-1].position if page.rows else 0) if page.more else upto
+
+    def _from_memory(self, after: int, tenant: str | None) -> list[tuple[int, Event]]:
+        first = bisect_right(self._positions, after)
+        found = zip(self._positions[first:], self._latest[first:], strict=True)
+        return [(place, event) for place, (owner, event) in found if tenant in {None, owner}]
+
+    def _wake(self) -> None:
+        self._grown.set()
+        self._grown = asyncio.Event()
