@@ -106,6 +106,7 @@ class StoredCall:
     document: bytes | None
     created_at: datetime
     finished_at: datetime | None
+    agent: str | None = None
 
 
 class Ledger(Protocol):

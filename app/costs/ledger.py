@@ -137,7 +137,16 @@ class PostgresLedger:
             row = (await session.execute(_STORED, {"key": call})).one_or_none()
         if row is None:
             return None
-        return StoredCall(call, row.tenant, Operation(row.operation), row.status, row.document, row.admitted_at, row.finished_at)
+        return StoredCall(
+            call,
+            row.tenant,
+            Operation(row.operation),
+            row.status,
+            row.document,
+            row.admitted_at,
+            row.finished_at,
+            row.agent,
+        )
 
     async def renew(self) -> int:
         """Renews the calls that this process still has open and whose lease is half over; returns how many."""
@@ -207,9 +216,11 @@ class PostgresLedger:
         task.add_done_callback(self._releasing.discard)
 
     async def _finish(self, item: Settlement | _Release) -> None:
-        done = self._settlements.submit(item)
-        done.add_done_callback(lambda _: self._open.pop(item.call, None))
-        await asyncio.shield(done)
+        """Who leaves while it waits does not take the item back: it is written all the same."""
+        try:
+            await self._settlements.submit(item)
+        finally:
+            self._open.pop(item.call, None)
 
     async def _admit_batch(self, batch: Sequence[_Asked]) -> Sequence[_Verdict]:
         defaults = self._missing_defaults(batch)
@@ -310,7 +321,7 @@ class PostgresLedger:
 
 
 _STORED = text(
-    "select tenant, operation, status, document, admitted_at, finished_at from completions"
+    "select tenant, agent, operation, status, document, admitted_at, finished_at from completions"
     " where key = :key and (expires_at > now() or status = 'RUNNING')"
 )
 _ABANDON = text(
