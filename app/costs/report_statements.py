@@ -66,10 +66,10 @@ def dimension_names(query: CostQuery) -> tuple[str, ...]:
     return tuple(_NAMES[dimension] for dimension in query.group_by)
 
 
-def costs_statement(query: CostQuery, after: tuple[Decimal, str] | None) -> Rows:
+def costs_statement(query: CostQuery, segments: Sequence[Segment], after: tuple[Decimal, str] | None) -> Rows:
     """One row a page row with the totals beside it (`total_…`), or one row with `place` null where the page is empty."""
     names = dimension_names(query)
-    parts = union_all(*(_part(query, segment) for segment in _segments(query))).subquery()
+    parts = union_all(*(_part(query, segment) for segment in segments)).subquery()
     sums = [func.coalesce(func.sum(parts.c[name]), 0).label(name) for name in MEASURES]
     grouped = select(*(parts.c[name] for name in names), *sums).group_by(*(parts.c[name] for name in names)).cte("grouped")
     totals = select(*(func.coalesce(func.sum(grouped.c[name]), 0).label(f"total_{name}") for name in MEASURES)).subquery()
@@ -92,7 +92,8 @@ def record_conditions(filter_: CostFilter, start: ColumnElement[bool] | None = N
     ]
 
 
-def _segments(query: CostQuery) -> list[Segment]:
+def segments_of(query: CostQuery) -> list[Segment]:
+    """The coarsest cover that answers the query exactly."""
     where = query.filter
     if where.labels or CostDimension.LABEL in query.group_by:
         return [Segment(None, where.start, where.end)]

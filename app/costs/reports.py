@@ -15,7 +15,7 @@ from sqlalchemy import RowMapping, select, tuple_
 from app.attempts import AttemptOutcome
 from app.costs.prices import PriceUsed
 from app.costs.queries import CostFilter, CostQuery
-from app.costs.report_statements import PLACE, RANK, costs_statement, dimension_names, record_conditions
+from app.costs.report_statements import PLACE, RANK, costs_statement, dimension_names, record_conditions, segments_of
 from app.db.sessions import Sessions
 from app.db.tables.usage import usage_records
 from app.errors import Refused
@@ -115,7 +115,7 @@ class CostReports:
 
     async def costs(self, query: CostQuery) -> CostReport:
         """Raises Refused(InvalidInput) for a cursor of another list."""
-        statement = costs_statement(query, _after(query.page))
+        statement = costs_statement(query, segments_of(query), _after(query.page))
         async with self._sessions.read() as session:
             rows = (await session.execute(statement)).mappings().all()
         names = dimension_names(query)

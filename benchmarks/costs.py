@@ -1,0 +1,149 @@
+"""The ledger's speed: writing rows, and reading costs by model by day from roll-ups and from raw records.
+
+Run: python -m benchmarks.costs [--rows 5000000] [--writes 20000]
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import statistics
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from functools import partial
+from uuid import uuid4
+
+from sqlalchemy import text
+
+from app.attempts import Attempt, AttemptOutcome
+from app.clock import SystemClock
+from app.costs.holds import AdmissionRequest, Settlement
+from app.costs.ledger import PostgresLedger
+from app.costs.periods import Segment
+from app.costs.prices import PriceBook
+from app.costs.queries import CostDimension, CostFilter, CostQuery
+from app.costs.report_statements import costs_statement, segments_of
+from app.costs.upkeep import tidy
+from app.db.engines import build_engines
+from app.db.sessions import Sessions
+from app.paging import PageRequest
+from app.settings import DatabaseSettings, Settings
+from app.usage import Operation, TokenUsage
+from benchmarks.overspend import ESTIMATE, PAYER, private_database
+
+BATCH = 500
+REPEATS = 21
+DAYS = 30
+
+FILL = """
+    insert into usage_records (key, at, operation, tenant, agent, labels, key_name, provider, model, outcome,
+        uncached_input_tokens, cached_input_tokens, cache_write_5m_tokens, cache_write_1h_tokens, visible_output_tokens,
+        reasoning_tokens, cost_usd, latency_ms, confirmed)
+    select gen_random_uuid(), now() - make_interval(secs => (n * 2592000.0 / :rows)), 'COMPLETION', 'acme', 'agent' || n % 10,
+        '{}', 'key', 'openai', 'model' || n % 8, 'SUCCEEDED', 500, 0, 0, 0, 100, 0, (n % 1000) * 0.000001, 100, true
+    from generate_series(1, :rows) n
+"""
+ROLL_UP = """
+    insert into usage_rollups
+    select g.grain, w.tenant, g.bucket, w.provider, w.model, coalesce(w.agent, ''), w.operation, count(*), 0, 0, 0,
+        sum(uncached_input_tokens), sum(visible_output_tokens), 0, 0, sum(cost_usd), 0, 0
+    from usage_records w cross join lateral usage_buckets(w.at) g group by 1, 2, 3, 4, 5, 6, 7
+"""
+
+
+async def write_rows(sessions: Sessions, count: int) -> None:
+    settings = Settings()
+    prices = PriceBook(settings)
+    prices.rates(ESTIMATE.provider, ESTIMATE.model, datetime.now(UTC))
+    ledger = PostgresLedger(sessions, SystemClock(), settings, prices)
+    requests = [AdmissionRequest(uuid4(), Operation.COMPLETION, PAYER, ESTIMATE) for _ in range(count)]
+    settlements = [
+        Settlement(
+            request.call,
+            request.operation,
+            request.payer,
+            (
+                Attempt(
+                    uuid4(),
+                    ESTIMATE.provider,
+                    ESTIMATE.model,
+                    AttemptOutcome.SUCCEEDED,
+                    datetime.now(UTC),
+                    50.0,
+                    provider_request_id="req-0123456789",
+                    usage=TokenUsage(500, visible_output_tokens=100),
+                    cost_usd=Decimal("0.00225"),
+                ),
+            ),
+            "FINISHED",
+            b"x" * 500,
+        )
+        for request in requests
+    ]
+    await measure("admissions", [partial(ledger.admit, one) for one in requests])
+    await measure("settlements", [partial(ledger.settle, one) for one in settlements])
+    await ledger.close()
+
+
+async def measure(name: str, work: list[Callable[[], Awaitable[object]]]) -> None:
+    """Batches one after the other, as group commit makes them under load."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    for start in range(0, len(work), BATCH):
+        await asyncio.gather(*(one() for one in work[start : start + BATCH]))
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    print(f"{name}: {len(work) / wall:.0f} rows/s on one connection, client CPU {cpu / len(work) * 1e6:.1f} us a row")
+
+
+async def read_costs(sessions: Sessions, rows: int) -> None:
+    async with sessions.write() as session:
+        await session.execute(text("set local statement_timeout = 0"))
+        await session.execute(text("truncate usage_records, usage_rollups"))
+        await session.execute(text(FILL), {"rows": rows})
+        await session.execute(text(ROLL_UP))
+    async with sessions.engines.primary.connect() as connection:
+        await (await connection.execution_options(isolation_level="AUTOCOMMIT")).execute(text("vacuum analyze"))
+    end = datetime.now(UTC)
+    query = CostQuery(
+        CostFilter(end - timedelta(days=DAYS), end, ("acme",)), (CostDimension.MODEL, CostDimension.DAY), page=PageRequest(100)
+    )
+    rolled = await p50(sessions, query, segments_of(query))
+    raw = await p50(sessions, query, [Segment(None, query.filter.start, query.filter.end)])
+    print(f"cost by model by day, {DAYS} days of one tenant, {rows} rows:")
+    print(f"p50 {rolled:.1f} ms from roll-ups, {raw:.1f} ms from records, ratio 1/{raw / rolled:.0f}")
+
+
+async def p50(sessions: Sessions, query: CostQuery, segments: list[Segment]) -> float:
+    """Milliseconds, round trip included."""
+    times = []
+    for _ in range(REPEATS):
+        async with sessions.read() as session:
+            started = time.perf_counter()
+            await session.execute(costs_statement(query, segments, None))
+            times.append(time.perf_counter() - started)
+    return statistics.median(times) * 1000
+
+
+async def run(url: str, rows: int, writes: int) -> None:
+    engines = build_engines(url, [], DatabaseSettings(statement_timeout=timedelta(minutes=10)))
+    sessions = Sessions(engines)
+    await tidy(sessions)
+    await write_rows(sessions, writes)
+    await read_costs(sessions, rows)
+    await engines.close()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, default=5_000_000)
+    parser.add_argument("--writes", type=int, default=20_000)
+    options = parser.parse_args()
+    with private_database() as url:
+        asyncio.run(run(url, options.rows, options.writes))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
