@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import signal
+import sys
+from pathlib import Path
 
 from app.cli.configuration import settings_of
 from app.clock import Clock
@@ -32,7 +34,8 @@ def announce(started: Started) -> None:
     else:
         found = ", ".join(f"{each.name} ({each.kind.value})" for each in providers if each.enabled)
     if started.first_key is None:
-        key = "was shown at the first start; make another with `greenlang keys create NAME`"
+        greenlang = Path(sys.executable).with_name("greenlang")
+        key = f"was shown at the first start; for another: {greenlang} keys create NAME --data-dir '{started.data_dir}'"
     else:
         key = f"{started.first_key}\n              administrator of tenant default; it is shown this once"
     print(f"GreenLang serves on {started.address}")

@@ -36,6 +36,7 @@ from app.supervisor.crew import Crew, Part, Server, Simulator, Stores
 from app.supervisor.listening import bind, listen
 from app.supervisor.ownership import owned
 from app.supervisor.preparation import Preparation
+from app.supervisor.required_secrets import require_secrets
 from app.supervisor.simulator import SimulatorProcess
 from app.supervisor.worker import fork_worker
 
@@ -158,7 +159,9 @@ class _Supervisor:
 
 
 def serve(settings: Settings, clock: Clock, target: str, announce: Callable[[Started], None]) -> None:
-    """Returns when a signal has stopped it and nothing of it is left. Raises GreenLangError where it cannot start."""
+    """Returns when a signal has stopped it and nothing of it is left. Raises GreenLangError where it cannot start, SettingsError
+    before it has started anything."""
+    require_secrets(settings)
     raise_open_file_limit()
     grace = settings.server.shutdown_grace.total_seconds() + _MARGIN_SECONDS
     with owned(settings.server.data_dir, clock, patience=grace) as data_dir:

@@ -61,6 +61,13 @@ class TestConfiguration:
 
 
 class TestServe:
+    def test_a_key_that_is_not_there_is_named_before_anything_starts(self, data_dir: Path, tmp_path: Path) -> None:
+        provider = '[[providers]]\nname = "mine"\nkind = "anthropic"\napi_keys = [{ env = "NOT_SET" }]\n'
+        (tmp_path / "keys.toml").write_text(provider, encoding="utf-8")
+        done = run("serve", "--data-dir", data_dir, "--config", tmp_path / "keys.toml")
+        assert (done.returncode, "providers[0].api_keys[0]: env NOT_SET" in done.stderr) == (2, True)
+        assert not data_dir.exists()
+
     def test_a_data_directory_in_use_is_named_with_its_owner(self, data_dir: Path) -> None:
         with owned(data_dir, SystemClock()):
             done = run("serve", "--data-dir", data_dir)

@@ -1,0 +1,32 @@
+"""Every secret that a start will need, read before anything is started: one that is missing stops it with its place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from app.errors import SettingsError
+from app.secrets import SecretReference
+from app.settings import Settings
+
+
+def require_secrets(settings: Settings) -> None:
+    """Raises SettingsError."""
+    for place, reference in _references(settings):
+        try:
+            reference.reveal()
+        except SettingsError as error:
+            raise SettingsError(place, str(error)) from None
+
+
+def _references(settings: Settings) -> Iterator[tuple[str, SecretReference]]:
+    if settings.database.primary is not None:
+        yield "database.primary", settings.database.primary
+    for index, replica in enumerate(settings.database.replicas):
+        yield f"database.replicas[{index}]", replica
+    if settings.redis.url is not None:
+        yield "redis.url", settings.redis.url
+    for index, provider in enumerate(settings.providers):
+        for number, key in enumerate(provider.api_keys if provider.enabled else ()):
+            yield f"providers[{index}].api_keys[{number}]", key
+    for index, key in enumerate(settings.content.encryption_keys):
+        yield f"content.encryption_keys[{index}]", key
