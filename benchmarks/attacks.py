@@ -2,9 +2,10 @@
 
     python -m benchmarks.attacks
 
-A prober asks for a small file all the while: its slowest answer shows how long the event loop stood still. Exit status 1 when an
-attack is let through, takes 100 ms or more at the median (unless refused by its size), stalls the loop for more than 50 ms or
-makes the server grow for good.
+A prober asks for a small file all the while: its slowest answer in a round shows how long the event loop stood still.
+What is told is the median over the rounds, since a busy machine adds pauses of its own. Exit status 1 when an attack is let
+through, takes 100 ms or more (unless refused by its size), stalls the loop for more than 50 ms or makes the server grow for good.
+What is allowed must only not stall anybody.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from graphql import get_introspection_query
+
 from benchmarks.product import Product, running
 
 ROUNDS = 9
@@ -32,6 +35,7 @@ class Attack:
     name: str
     body: bytes
     by_size: bool = False
+    allowed: bool = False
 
 
 @dataclass(slots=True)
@@ -114,8 +118,26 @@ def documents() -> list[Attack]:
         document("unterminated strings", '{ budget(id: "' + '\\"' * 30_000),
         document("2.5 M comment lines", "{ __typename } " + "#\n" * 2_500_000),
         document("5 MB of commas", "{ __typename " + "," * 5_000_000 + "}"),
+        document(
+            "a list of 1,900 in the text",
+            "query($f: CostFilter!) { costs(filter: $f, groupBy: [" + "MODEL " * 1900 + "]) { asOf } }",
+            period,
+        ),
+        document("600 unknown arguments", "{ viewer(" + " ".join(f"nope{n}: 1" for n in range(600)) + ") { tenant } }"),
         document("typo", "{ viewr { tenant } }"),
         document("unknown fragment", "{ ...Nope }"),
+    ]
+
+
+def allowed() -> list[Attack]:
+    """As dear as a good document can be, never seen before: it runs, and must not hold up the others."""
+    wide = "usageRecords(filter: $f, first: 20) { nodes { id at provider model tenant agent costUsd labels { key value } } }"
+    fields = " ".join(f"p{n}: {wide}" for n in range(20))
+    period = {"f": {"period": {"from": "2026-01-01T00:00:00Z", "to": "2026-02-01T00:00:00Z"}}}
+    query = json.dumps({"query": f"query($f: CostFilter!) {{ {fields} }}", "variables": period})
+    return [
+        Attack("20 dear fields", query.encode(), allowed=True),
+        Attack("introspection, as administrator", json.dumps({"query": get_introspection_query()}).encode(), allowed=True),
     ]
 
 
@@ -165,14 +187,17 @@ def outcome_of(status: int, body: bytes) -> tuple[str, bool]:
 
 
 def measure(product: Product, attack: Attack) -> Found:
-    times = []
+    times, stalls = [], []
     outcome, refused = "", False
     with probing(product) as prober:
         for _ in range(ROUNDS):
+            prober.slowest_ms = 0.0
             status, body, took = send(product, attack)
             outcome, refused = outcome_of(status, body)
             times.append(took)
-    return Found(outcome, refused, statistics.median(times), prober.slowest_ms)
+            time.sleep(0.005)
+            stalls.append(prober.slowest_ms)
+    return Found(outcome, refused, statistics.median(times), statistics.median(stalls))
 
 
 def main() -> int:
@@ -181,17 +206,17 @@ def main() -> int:
         with probing(product) as prober:
             time.sleep(1)
         print(f"at rest the prober's slowest answer is {prober.slowest_ms:.1f} ms\n")
-        print(f"{'attack':28} {'bytes':>10} {'p50 ms':>8} {'stall ms':>8}  outcome")
-        attacks = [*documents(), *bodies()]
+        print(f"{'attack':31} {'bytes':>10} {'p50 ms':>8} {'stall ms':>8}  outcome")
+        attacks = [*documents(), *bodies(), *allowed()]
         for attack in attacks:
             send(product, attack)
         before = product.resident_bytes()
         for attack in attacks:
             found = measure(product, attack)
-            fast = found.median_ms < SLOWEST_MS or attack.by_size
-            good = found.refused and fast and found.stall_ms <= LONGEST_STALL_MS
+            fast = found.median_ms < SLOWEST_MS or attack.by_size or attack.allowed
+            good = (found.refused or attack.allowed) and fast and found.stall_ms <= LONGEST_STALL_MS
             failures += not good
-            line = f"{attack.name:28} {len(attack.body):>10,} {found.median_ms:>8.1f} {found.stall_ms:>8.1f}"
+            line = f"{attack.name:31} {len(attack.body):>10,} {found.median_ms:>8.1f} {found.stall_ms:>8.1f}"
             print(f"{line}  {'' if good else 'NOT GOOD '}{found.outcome}")
         grown = (product.resident_bytes() - before) / 1e6
         failures += grown > MOST_GROWTH_MB

@@ -1,15 +1,19 @@
 """A document is read, guarded and validated once, then kept by its text; only good ones are kept, within a bound of tokens.
 
-Cheap checks come first: bytes, tokens, the guard's pass, and only then validation, whose cost the others bound.
+Cheap checks come first: bytes, tokens, the guard's pass, and only then validation, whose cost the others bound. Long documents
+are read by one thread aside, so that they never hold up the event loop.
 """
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import re
 from collections import OrderedDict
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -43,6 +47,7 @@ _TOKEN = re.compile(
 _TOKENS_KEPT = 200_000
 _PERSISTED_BYTES_KEPT = 8 * 1024 * 1024
 _MOST_ERRORS = 20
+_SHORT_TEXT = 1000
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -143,10 +148,11 @@ class Documents:
         self._limits = limits
         self._kept: OrderedDict[str, Document] = OrderedDict()
         self._tokens = 0
+        self._aside = ThreadPoolExecutor(max_workers=1, thread_name_prefix="documents")
         self._trusted = TrustedDocuments(limits.trusted_documents)
         self._persisted = PersistedQueries()
 
-    def read(self, request: GraphQLRequest, *, privileged: bool, hide_suggestions: bool) -> Document:
+    async def read(self, request: GraphQLRequest, *, privileged: bool, hide_suggestions: bool) -> Document:
         """The document a request means, ready to run; `privileged` may send what is on no list. Raises RequestFailed."""
         extension = None if request.extensions is None else request.extensions.get("persistedQuery")
         text = self._text(request, extension)
@@ -154,7 +160,11 @@ class Documents:
             raise failure(Code.FORBIDDEN, "only trusted documents are run here: send a documentId", 403)
         document = self._kept.get(text)
         if document is None:
-            document = self._examine(text, hide_suggestions=hide_suggestions)
+            if len(text) <= _SHORT_TEXT:
+                document = self._examine(text, hide_suggestions=hide_suggestions)
+            else:
+                examine = partial(self._examine, text, hide_suggestions=hide_suggestions)
+                document = await asyncio.get_running_loop().run_in_executor(self._aside, examine)
             self._keep(document)
         else:
             self._kept.move_to_end(text)
@@ -226,6 +236,8 @@ class Documents:
         return Operation(node, node.operation, costs.build(node), any(spends(found) for found in fields), audience)
 
     def _keep(self, document: Document) -> None:
+        if document.text in self._kept:
+            return
         self._kept[document.text] = document
         self._tokens += document.node.token_count or 0
         while self._tokens > _TOKENS_KEPT or len(self._kept) > self._limits.documents_cached:

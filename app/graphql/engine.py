@@ -61,10 +61,12 @@ class Engine:
         self._allowances = Allowances(settings.limits.allowance_capacity, settings.limits.allowance_per_second, clock)
         self._documents = Documents(self._schema, settings.limits)
 
-    def prepare(self, request: GraphQLRequest, caller: Caller) -> Prepared:
+    async def prepare(self, request: GraphQLRequest, caller: Caller) -> Prepared:
         """Raises RequestFailed; nothing was executed then."""
         privileged = Scope.ADMIN in caller.principal.scopes
-        document = self._documents.read(request, privileged=privileged, hide_suggestions=self._production and not privileged)
+        document = await self._documents.read(
+            request, privileged=privileged, hide_suggestions=self._production and not privileged
+        )
         if document.introspects and self._production and not privileged:
             raise failure(Code.FORBIDDEN, "introspection needs the scope ADMIN here", 403)
         return Prepared(request, document, document.operation(request.operation_name))

@@ -90,7 +90,7 @@ class GraphQLEndpoint:
         with self._calls.one():
             caller = Caller(await self._authenticate(headers), request_id_of(scope))
             async with self._request(scope, headers, receive) as request:
-                prepared = self._engine.prepare(request, caller)
+                prepared = await self._engine.prepare(request, caller)
                 if prepared.operation.kind is OperationType.SUBSCRIPTION:
                     raise failure(Code.NOT_ACCEPTABLE, STREAM_HINT, 406)
                 check_method_of(prepared, scope["method"])
@@ -101,7 +101,7 @@ class GraphQLEndpoint:
         stream = EventStream(scope, receive, send, caller, headers=headers, clock=self._clock)
         try:
             async with self._request(scope, headers, receive) as request:
-                prepared = self._engine.prepare(request, caller)
+                prepared = await self._engine.prepare(request, caller)
                 check_method_of(prepared, scope["method"])
             await stream.run(prepared, self._streamer, self._connections)
         except RequestFailed as failed:

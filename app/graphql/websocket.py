@@ -254,7 +254,7 @@ class _Session:
         caller = Caller(self.principal, self._request_id)
         try:
             with self._operations.body_bytes.held(request.size):
-                prepared = self._engine.prepare(request, caller)
+                prepared = await self._engine.prepare(request, caller)
                 if prepared.operation.kind is not OperationType.SUBSCRIPTION:
                     with self._operations.calls.one():
                         payload = await self._engine.execute(prepared, caller)

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
 import strawberry
+from strawberry.schema.config import StrawberryConfig
 
 from app.graphql.plans import PlannedExecutor
+from schema.scalars import SCALARS, print_date_time
 from tests.app.graphql.asgi import Client
 from tests.app.graphql.shop import Shop
 from tests.clocks import ManualClock
@@ -110,6 +113,29 @@ async def answers(query: str, monkeypatch: pytest.MonkeyPatch, variables: object
     monkeypatch.undo()
     first, second = (re.sub(r'"errorId":"\w+"', "", answer.body.decode()) for answer in (planned, plain))
     return first, second
+
+
+@strawberry.type
+class Hours:
+    instants: list[datetime]
+
+
+def _hours() -> Hours:
+    at = datetime(2026, 11, 22, 12, 30, tzinfo=UTC)
+    zoned = at.astimezone(timezone(timedelta(hours=2)))
+    return Hours(instants=[at, at.replace(microsecond=1200), zoned, at.replace(year=1)])
+
+
+@strawberry.type
+class Times:
+    hours: Hours | None = strawberry.field(resolver=_hours)
+
+
+class TestInstants:
+    async def test_they_are_written_as_the_scalar_writes_them(self) -> None:
+        schema = strawberry.Schema(Times, config=StrawberryConfig(scalar_map=SCALARS))
+        answer = await Client(Shop(schema=schema).app()).post("{ hours { instants } }")
+        assert answer.data == {"hours": {"instants": [print_date_time(value) for value in _hours().instants]}}
 
 
 class TestSameAsWithout:
