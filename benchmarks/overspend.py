@@ -101,7 +101,9 @@ async def caller(ledger: PostgresLedger, seen: Seen) -> None:
 def process(url: str, callers: int, results: multiprocessing.Queue[Seen]) -> None:
     async def work() -> Seen:
         engines, settings, seen = build_engines(url, [], DatabaseSettings()), Settings(), Seen()
-        async with PostgresLedger(Sessions(engines), SystemClock(), settings, PriceBook(settings)) as ledger:
+        prices = PriceBook(settings)
+        prices.rates(ESTIMATE.provider, ESTIMATE.model, datetime.now(UTC))
+        async with PostgresLedger(Sessions(engines), SystemClock(), settings, prices) as ledger:
             await asyncio.gather(*(caller(ledger, seen) for _ in range(callers)))
         await engines.close()
         return seen
