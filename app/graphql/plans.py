@@ -12,7 +12,8 @@ import math
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any, TypeAlias
+from keyword import iskeyword
+from typing import Any, TypeAlias, cast
 
 from graphql import (
     GraphQLBoolean,
@@ -113,29 +114,38 @@ def _list(item: Complete, *, required: bool) -> Complete:
     return complete
 
 
+def _refuse() -> object:
+    raise NotPlain
+
+
 def _object(type_: GraphQLObjectType, fields: list[tuple[str, str, Complete, bool]]) -> Complete:
-    """`fields` are response key, attribute, how its value is completed, and whether it must not be null."""
-    is_type_of = type_.is_type_of
-    name = type_.name
+    """`fields` are response key, attribute, how its value is completed, and whether it must not be null.
 
-    def complete(value: object) -> object:
-        if value is None or (is_type_of is not None and is_type_of(value, None) is not True):  # type: ignore[arg-type]  # unused
-            raise NotPlain
-        found: dict[str, object] = {}
-        for key, attribute, complete_field, required in fields:
-            if attribute == _TYPENAME:
-                found[key] = name
-                continue
-            part = getattr(value, attribute)
-            if part is not None:
-                found[key] = complete_field(part)
-            elif required:
-                raise NotPlain
-            else:
-                found[key] = None
-        return found
+    One expression for the whole object takes half the time of a loop. Nothing a caller wrote gets into its text: only
+    attributes' names, as they stand in the schema's classes; all else is passed by reference.
+    """
+    known: dict[str, object] = {"is_type_of": type_.is_type_of or _anything, "refuse": _refuse, "name": type_.name}
+    entries = []
+    for number, (key, attribute, complete, required) in enumerate(fields):
+        known |= {f"key{number}": key, f"complete{number}": complete}
+        entries.append(f"key{number}: {_expression(attribute, f'complete{number}', complete, required=required)}")
+    check = "value is not None and is_type_of(value, None) is True"
+    text = f"lambda value: {{{', '.join(entries)}}} if {check} else refuse()"
+    return cast("Complete", eval(text, known))  # noqa: S307 (of our own making, see above)
 
-    return complete
+
+def _expression(attribute: str, name: str, complete: Complete, *, required: bool) -> str:
+    if attribute == _TYPENAME:
+        return "name"
+    if complete is _text and required:
+        return f"(part if type(part := value.{attribute}) is str else refuse())"
+    if required:
+        return f"{name}(value.{attribute})"
+    return f"(None if (part := value.{attribute}) is None else {name}(part))"
+
+
+def _anything(_value: object, _info: object) -> bool:
+    return True
 
 
 def _attribute(field: GraphQLField) -> str | None:
@@ -143,7 +153,9 @@ def _attribute(field: GraphQLField) -> str | None:
     definition = field.extensions.get("strawberry-definition")
     if not getattr(field.resolve, "_is_default", False) or not isinstance(definition, StrawberryField) or field.args:
         return None
-    return definition.python_name if definition.default_resolver is getattr else None
+    name = definition.python_name
+    plain = definition.default_resolver is getattr and name.isidentifier() and not iskeyword(name)
+    return name if plain else None
 
 
 class PlannedExecutor(StrawberryGraphQLCoreExecutionContext):
