@@ -1,32 +1,89 @@
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Annotated, TypeAlias
 
 import strawberry
-from strawberry import ID
+from strawberry import ID, UNSET
 
+from app.completion_events import CompletionEvent, CompletionFailed
 from app.completions import Completion
 from app.costs.budgets import BudgetExceeded
+from app.errors import Refused
 from app.ids import parse_id
 from app.llm.routing import ProvidersFailed, RateLimited
-from app.problems import Conflict, InvalidInput
+from app.problems import Conflict, InvalidInput, NotFound
 from resolvers.info import Info
 from resolvers.inputs.completions import CompletionInput
+from resolvers.inputs.paging import Cursor
 from resolvers.refusals import refusals
+
+Request: TypeAlias = Annotated[CompletionInput, strawberry.argument(name="input", description="The call to make.")]
+CompletionId: TypeAlias = Annotated[
+    ID, strawberry.argument(name="id", description="Such as `cmp_0199f2c1a4b87c3d9e1f5a6b7c8d9e0f`.")
+]
+_NOT_FOUND = NotFound("There is no such completion, or it is no longer kept.")
 
 
 @refusals(BudgetExceeded, RateLimited, ProvidersFailed, InvalidInput, Conflict)
-async def completion_create(
-    info: Info,
-    request: Annotated[CompletionInput, strawberry.argument(name="input", description="The call to make.")],
-) -> Completion:
+async def completion_create(info: Info, request: Request) -> Completion:
     return await info.context.services.gateway.complete(request.to_domain(), info.context.principal)
 
 
-async def completion(
-    info: Info,
-    completion_id: Annotated[ID, strawberry.argument(name="id", description="Such as `cmp_0199f2c1a4b87c3d9e1f5a6b7c8d9e0f`.")],
-) -> Completion | None:
+@refusals(BudgetExceeded, RateLimited, InvalidInput, Conflict)
+async def completion_start(info: Info, request: Request) -> Completion:
+    return await info.context.services.streams.start(request.to_domain(), info.context.principal)
+
+
+@refusals(NotFound)
+async def completion_cancel(info: Info, completion_id: CompletionId) -> Completion:
+    found = await completion(info, completion_id)
+    if found is None:
+        raise Refused(_NOT_FOUND)
+    return await info.context.services.streams.cancel(found.key, info.context.principal)
+
+
+async def completion(info: Info, completion_id: CompletionId) -> Completion | None:
     key, principal = parse_id("cmp", completion_id), info.context.principal
     found = None if key is None else await info.context.services.gateway.completion(key, principal)
     return found if found is not None and principal.agent in {None, found.agent} else None
+
+
+async def completion_events(
+    info: Info,
+    completion_id: CompletionId,
+    after: Annotated[
+        Cursor | None, strawberry.argument(description="Those behind this event's cursor; left out, from the first on.")
+    ] = UNSET,
+) -> AsyncGenerator[CompletionEvent, None]:
+    found = await completion(info, completion_id)
+    if found is None:
+        yield CompletionFailed(1, info.context.clock.now(), _NOT_FOUND, None)
+        return
+    cursor = after if isinstance(after, str) else None
+    async with aclosing(info.context.services.streams.events(found.key, cursor, info.context.principal)) as events:
+        async for event in _told(events, info):
+            yield event
+
+
+async def completion_stream(info: Info, request: Request) -> AsyncGenerator[CompletionEvent, None]:
+    try:
+        asked = request.to_domain()
+    except Refused as refused:
+        yield CompletionFailed(1, info.context.clock.now(), refused.reason, None)
+        return
+    async with aclosing(info.context.services.streams.stream(asked, info.context.principal)) as events:
+        async for event in _told(events, info):
+            yield event
+
+
+async def _told(events: AsyncGenerator[CompletionEvent, None], info: Info) -> AsyncGenerator[CompletionEvent, None]:
+    """A refusal is the last event."""
+    number = 0
+    try:
+        async for event in events:
+            number = event.number
+            yield event
+    except Refused as refused:
+        yield CompletionFailed(number + 1, info.context.clock.now(), refused.reason, None)

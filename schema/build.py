@@ -6,7 +6,7 @@ import strawberry
 from strawberry.schema.config import StrawberryConfig
 
 from schema.budgets import BudgetMutations, BudgetQueries
-from schema.completions import CompletionMutations, CompletionQueries
+from schema.completions import CompletionMutations, CompletionQueries, CompletionSubscriptions
 from schema.costs import CostQueries
 from schema.inputs import plan_inputs
 from schema.node import NodeQueries
@@ -26,11 +26,17 @@ class Mutation(CompletionMutations, BudgetMutations, ProviderMutations):
     pass
 
 
+@strawberry.type(description="What can be watched.")
+class Subscription(CompletionSubscriptions):
+    pass
+
+
 def build_schema() -> strawberry.Schema:
     """`schema._schema` is graphql-core's own, with the permission checks in place."""
     schema = strawberry.Schema(
         query=Query,
         mutation=Mutation,
+        subscription=Subscription,
         config=StrawberryConfig(scalar_map=SCALARS),
     )
     plan_inputs(schema._schema, schema.config)

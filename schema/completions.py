@@ -9,7 +9,7 @@ from typing import Annotated, TypeAlias
 import strawberry
 from strawberry import ID, field
 
-from app import completions
+from app import completion_events, completions
 from app.completions import CompletionStatus
 from app.llm import messages
 from app.llm.messages import FinishReason
@@ -21,6 +21,7 @@ from schema.describes import describes
 from schema.problems import Conflict, CursorExpired, InvalidInput, NotFound
 from schema.providers import ProvidersFailed, RateLimited
 from schema.scalars import JSON
+from schema.streams import Heartbeat, StreamEvent
 from schema.values import Attempt, Label, Node, TokenUsage
 
 describe_enum(
@@ -116,6 +117,69 @@ CompletionCreateResult: TypeAlias = Annotated[
     strawberry.union("CompletionCreateResult", description="The whole answer, or why there is none."),
 ]
 
+CompletionStartResult: TypeAlias = Annotated[
+    Completion | BudgetExceeded | RateLimited | InvalidInput | Conflict,
+    strawberry.union("CompletionStartResult", description="The completion that was accepted, or why none was."),
+]
+CompletionCancelResult: TypeAlias = Annotated[
+    Completion | NotFound,
+    strawberry.union("CompletionCancelResult", description="The completion as it ended, or that there is none."),
+]
+
+
+@describes(completion_events.CompletionStarted, description="The call was accepted.")
+class CompletionStarted(StreamEvent):
+    completion_id: ID = field(description="By which it can be watched, cancelled and found again.")
+
+
+@describes(completion_events.CompletionDelta, description="The next words of the answer.")
+class CompletionDelta(StreamEvent):
+    text: str = field(description="To be put behind what came before.")
+
+
+@describes(completion_events.ToolCallDelta, description="The next piece of a tool call.")
+class ToolCallDelta(StreamEvent):
+    tool_call_id: ID = field(description="Which of the answer's tool calls it belongs to.")
+    name: str | None = field(description="Name of the tool, with the call's first piece; null after it.")
+    arguments_delta: str = field(description="JSON text, to be put behind what came before.")
+
+
+@describes(
+    completion_events.CompletionRerouted,
+    description="A target failed before any of its content was shown; the next is being tried.",
+)
+class CompletionRerouted(StreamEvent):
+    attempt: Attempt = field(description="The one that failed.")
+
+
+@describes(completion_events.CompletionFinished, description="The answer is whole, and in the ledger.")
+class CompletionFinished(StreamEvent):
+    completion: Completion = field(description="With the whole answer.")
+
+
+@describes(completion_events.CompletionFailed, description="What was streamed is not a whole answer.")
+class CompletionFailed(StreamEvent):
+    problem: CompletionProblem = field(description="Why.")
+    partial: Completion | None = field(description="With the text so far and what it cost; null where nothing was started.")
+
+
+@describes(completion_events.CompletionCancelled, description="Stopped on request.")
+class CompletionCancelled(StreamEvent):
+    completion: Completion = field(description="With what was made so far, which stays charged.")
+
+
+CompletionEvent: TypeAlias = Annotated[
+    CompletionStarted
+    | CompletionDelta
+    | ToolCallDelta
+    | CompletionRerouted
+    | CompletionFinished
+    | CompletionFailed
+    | CompletionCancelled
+    | Heartbeat,
+    strawberry.union("CompletionEvent", description="Exactly one of Finished, Failed or Cancelled ends the stream."),
+]
+
 
 @strawberry.type
 class CompletionQueries:
@@ -132,4 +196,30 @@ class CompletionMutations:
         resolver=resolve.completion_create,
         graphql_type=CompletionCreateResult | None,
         description="Run a completion and wait for the whole answer.",
+    )
+    completion_start = strawberry.field(
+        resolver=resolve.completion_start,
+        graphql_type=CompletionStartResult | None,
+        description="Accept a completion and return at once; watch it with completionEvents.",
+    )
+    completion_cancel = strawberry.field(
+        resolver=resolve.completion_cancel,
+        graphql_type=CompletionCancelResult | None,
+        description="What was produced so far stays charged. Gives back the completion as it ended.",
+    )
+
+
+@strawberry.type
+class CompletionSubscriptions:
+    completion_events = strawberry.field(
+        resolver=resolve.completion_events,
+        is_subscription=True,
+        graphql_type=CompletionEvent,
+        description="Events of one completion, from the first or after a cursor; ends after the finished or failed event.",
+    )
+    completion_stream = strawberry.field(
+        resolver=resolve.completion_stream,
+        is_subscription=True,
+        graphql_type=CompletionEvent,
+        description="Start and watch in one operation; a repeat with the same idempotency key joins the running stream.",
     )

@@ -12,24 +12,24 @@ import strawberry
 
 Described = TypeVar("Described", bound=type)
 
-DOMAIN_CLASS = "__domain_class__"
+DOMAIN_CLASSES = "__domain_classes__"
 
 
-def describes(domain: type, *, description: str, name: str | None = None) -> Callable[[Described], Described]:
-    """Makes the class the GraphQL type of every instance of `domain`, also in unions, interfaces and streams."""
+def describes(*domain: type, description: str) -> Callable[[Described], Described]:
+    """Makes the class the GraphQL type of every instance of these, also in unions, interfaces and streams."""
 
     def decorate(cls: Described) -> Described:
         def is_type_of(value: object, _info: object) -> bool:
             return isinstance(value, domain)
 
-        setattr(cls, DOMAIN_CLASS, domain)
+        setattr(cls, DOMAIN_CLASSES, domain)
         cls.is_type_of = staticmethod(is_type_of)  # type: ignore[attr-defined]  # Strawberry looks for it by this name
-        return strawberry.type(cls, name=name, description=description)
+        return strawberry.type(cls, description=description)
 
     return decorate
 
 
-def domain_class(cls: object) -> type | None:
-    """The domain class that a GraphQL class describes."""
-    found = getattr(cls, DOMAIN_CLASS, None)
-    return found if isinstance(found, type) else None
+def domain_classes(cls: object) -> tuple[type, ...]:
+    """The domain classes that a GraphQL class describes."""
+    found: tuple[type, ...] = getattr(cls, DOMAIN_CLASSES, ())
+    return found

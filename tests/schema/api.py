@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import strawberry
-from graphql import GraphQLError
 from sqlalchemy import event
+from strawberry.schema.schema import SubscriptionResult
 
 from app.access.allowance import Allowance
 from app.access.principal import Principal, Scope
@@ -35,9 +35,7 @@ class Api:
     services: Services
 
     async def run(self, document: str, caller: Principal = ACME, **variables: object) -> strawberry.types.ExecutionResult:
-        allowance = Allowance(1000, 900, 10.0)
-        context = OperationContext(self.services, caller, Loaders(self.services, caller), "request", SystemClock(), allowance)
-        result = await self.schema.execute(document, variables, context_value=context)
+        result = await self.schema.execute(document, variables, context_value=self._context(caller))
         assert isinstance(result, strawberry.types.ExecutionResult), result.errors
         return result
 
@@ -48,13 +46,40 @@ class Api:
         assert result.data is not None
         return result.data
 
-    async def refusal(self, document: str, caller: Principal = ACME, **variables: object) -> BaseException | None:
-        """What the one failing field of an operation raised."""
+    async def raised(self, document: str, caller: Principal = ACME, **variables: object) -> BaseException | None:
+        """What the one failing field of an operation, or its subscription, raised."""
+        if document.startswith("subscription"):
+            return await self._raised_by_subscribing(document, caller, variables)
         result = await self.run(document, caller, **variables)
         assert result.errors is not None
         assert len(result.errors) == 1
-        error: GraphQLError = result.errors[0]
-        return error.original_error
+        return result.errors[0].original_error
+
+    async def events(self, document: str, caller: Principal = ACME, **variables: object) -> AsyncGenerator[Data, None]:
+        """The data of each event of a subscription without errors."""
+        async with aclosing(await self._subscribe(document, caller, variables)) as results:
+            async for result in results:
+                assert result.errors is None, result.errors
+                assert result.data is not None
+                yield result.data
+
+    async def _raised_by_subscribing(self, document: str, caller: Principal, variables: Data) -> BaseException | None:
+        async with aclosing(await self._subscribe(document, caller, variables)) as results:
+            result = await anext(results)
+        assert result.errors is not None
+        return result.errors[0].original_error
+
+    async def _subscribe(self, document: str, caller: Principal, variables: Data) -> SubscriptionResult:
+        return await self.schema.subscribe(document, variables, context_value=self._context(caller))
+
+    def _context(self, caller: Principal) -> OperationContext:
+        allowance = Allowance(1000, 900, 10.0)
+        return OperationContext(self.services, caller, Loaders(self.services, caller), "request", SystemClock(), allowance)
+
+    @classmethod
+    def without_services(cls, schema: strawberry.Schema) -> Api:
+        """For operations that are refused before they reach any."""
+        return cls(schema, cast("Services", None))
 
 
 @dataclass

@@ -6,71 +6,12 @@ from decimal import Decimal
 
 import pytest
 
-from app.access.principal import Principal
 from app.errors import Forbidden, Refused
 from app.problems import InvalidInput
-from tests.schema.api import ACME, ADMIN, BOUND, GLOBEX, Api, Data
+from tests.schema.api import ADMIN, BOUND, GLOBEX, Api, Data
+from tests.schema.requests import ASK, COSTS, EVER, ask, make_budget, spend
 
 pytestmark = pytest.mark.anyio
-
-ASK = """
-mutation Ask($input: CompletionInput!) {
-  completionCreate(input: $input) {
-    __typename
-    ... on Completion {
-      id status text finishReason provider model route costUsd tenant agent cappedByBudget outputCapTokens createdAt finishedAt
-      usage { inputTokens outputTokens totalTokens confirmed }
-      attempts { id outcome provider model costUsd usage { totalTokens } }
-      labels { key value }
-    }
-    ... on Problem { code message }
-    ... on InvalidInput { path }
-    ... on BudgetExceeded { neededUsd remainingUsd budget { name remainingUsd } }
-  }
-}
-"""
-BUDGET = """
-mutation Make($input: BudgetCreateInput!) {
-  budgetCreate(input: $input) {
-    __typename
-    ... on Budget {
-      id name scope { tenant agent provider model label { key value } } limitUsd period timeZone thresholds enforcement
-      spentUsd heldUsd remainingUsd periodStart periodEnd forecastUsd version deletedAt
-    }
-    ... on Problem { code message }
-    ... on InvalidInput { path }
-  }
-}
-"""
-COSTS = """
-query Spend(
-  $filter: CostFilter!, $groupBy: [CostDimension!], $labelKey: String, $first: Int, $after: Cursor, $orderBy: CostOrder
-) {
-  costs(filter: $filter, groupBy: $groupBy, labelKey: $labelKey, first: $first, after: $after, orderBy: $orderBy) {
-    asOf
-    totals { costUsd requests inputTokens unpricedRequests unconfirmedUsd }
-    rows { nodes { provider model tenant agent operation label periodStart costUsd requests } pageInfo { hasNextPage endCursor } }
-  }
-}
-"""
-EVER = {"period": {"from": "2026-01-01T00:00:00Z", "to": "2100-01-01T00:00:00Z"}}
-
-
-async def ask(api: Api, caller: Principal = ACME, **changes: object) -> Data:
-    asked = {"messages": [{"role": "USER", "text": "What is new?"}], "maxOutputTokens": 50, **changes}
-    answer: Data = (await api.data(ASK, caller, input=asked))["completionCreate"]
-    return answer
-
-
-async def make_budget(api: Api, caller: Principal = ACME, **changes: object) -> Data:
-    asked = {"name": "Monthly", "scope": {}, "limitUsd": "250", **changes}
-    answer: Data = (await api.data(BUDGET, caller, input=asked))["budgetCreate"]
-    return answer
-
-
-async def spend(api: Api, caller: Principal = ACME, **variables: object) -> Data:
-    report: Data = (await api.data(COSTS, caller, **{"filter": EVER, **variables}))["costs"]
-    return report
 
 
 class TestCompletions:
@@ -126,7 +67,7 @@ class TestCompletions:
     async def test_a_key_bound_to_an_agent_speaks_for_no_other(self, api: Api) -> None:
         assert (await ask(api, BOUND))["agent"] == "research"
         asked = {"messages": [{"role": "USER", "text": "Hi"}], "agent": "sales"}
-        assert isinstance(await api.refusal(ASK, BOUND, input=asked), Forbidden)
+        assert isinstance(await api.raised(ASK, BOUND, input=asked), Forbidden)
 
 
 class TestBudgets:
@@ -236,7 +177,7 @@ class TestCosts:
         ],
     )
     async def test_bad_input_is_an_error_with_its_path(self, api: Api, variables: Data, path: tuple[str, ...]) -> None:
-        raised = await api.refusal(COSTS, **{"filter": EVER, **variables})
+        raised = await api.raised(COSTS, **{"filter": EVER, **variables})
         assert isinstance(raised, Refused)
         assert isinstance(raised.reason, InvalidInput)
         assert raised.reason.path == path
@@ -260,7 +201,7 @@ class TestCosts:
         await ask(api, agent="sales")
         await ask(api, BOUND)
         assert (await spend(api, BOUND))["totals"]["requests"] == "1"
-        assert isinstance(await api.refusal(COSTS, BOUND, filter={**EVER, "agents": ["sales"]}), Forbidden)
+        assert isinstance(await api.raised(COSTS, BOUND, filter={**EVER, "agents": ["sales"]}), Forbidden)
 
 
 class TestProviders:

@@ -13,7 +13,7 @@ from strawberry.types.field import StrawberryField
 
 from resolvers.refusals import PROBLEMS
 from schema import build
-from schema.describes import domain_class
+from schema.describes import domain_classes
 from schema.permissions import EVERY_FIELD, PERMISSIONS, permission
 from tests.schema.shapes import descriptions, public_types
 
@@ -62,27 +62,28 @@ class TestDescribedClasses:
         absent = [
             coordinate
             for coordinate, origin, field in strawberry_fields(schema)
-            if (domain := domain_class(origin)) is not None and field.is_basic_field
+            if field.is_basic_field
+            for domain in domain_classes(origin)
             if field.python_name not in attributes(domain)
         ]
         assert absent == []
 
     def test_each_member_of_a_union_describes_a_domain_class(self, schema: GraphQLSchema) -> None:
         members = {
-            member.name: domain_class(member.extensions["strawberry-definition"].origin)
+            member.name: domain_classes(member.extensions["strawberry-definition"].origin)
             for found in public_types(schema).values()
             if isinstance(found, GraphQLUnionType)
             for member in found.types
         }
         assert members
-        assert [name for name, domain in members.items() if domain is None] == []
+        assert [name for name, domains in members.items() if not domains] == []
 
     def test_no_domain_class_has_two_types(self, schema: GraphQLSchema) -> None:
         domains = [
             domain
             for found in public_types(schema).values()
             if isinstance(found, GraphQLObjectType)
-            if (domain := domain_class(found.extensions["strawberry-definition"].origin)) is not None
+            for domain in domain_classes(found.extensions["strawberry-definition"].origin)
         ]
         assert len(domains) == len(set(domains))
 
@@ -100,9 +101,10 @@ class TestRootFields:
             assert isinstance(union, GraphQLUnionType)
             interfaces = {member.name: {interface.name for interface in member.interfaces} for member in union.types}
             promised = {
-                domain_class(member.extensions["strawberry-definition"].origin)
+                domain
                 for member in union.types
                 if "Problem" in interfaces[member.name]
+                for domain in domain_classes(member.extensions["strawberry-definition"].origin)
             }
             resolver = field.extensions["strawberry-definition"].base_resolver
             assert set(getattr(resolver.wrapped_func, PROBLEMS, ())) == promised, name

@@ -1,0 +1,165 @@
+"""Two tenants on every root field: what one has is not there for the other, and a key does only what its scopes say."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from graphql import GraphQLSchema
+
+from app.access.principal import Principal, Scope
+from app.errors import Forbidden
+from schema.build import build_schema
+from schema.permissions import PERMISSIONS
+from tests.schema.api import ACME, ADMIN, BOUND, GLOBEX, POWERLESS, Api, Data
+from tests.schema.requests import COSTS, EVER, ask, make_budget, spend
+
+pytestmark = pytest.mark.anyio
+
+PERIOD = '{period: {from: "2026-01-01T00:00:00Z", to: "2100-01-01T00:00:00Z"}}'
+ASK = '{messages: [{role: USER, text: "Hi"}]}'
+TYPENAME = "{ __typename }"
+RECORDS = "query Records($filter: CostFilter!) { usageRecords(filter: $filter) { nodes { id } } }"
+DOCUMENTS = {
+    "Query.budget": f'{{ budget(id: "x") {TYPENAME} }}',
+    "Query.budgets": f"{{ budgets {TYPENAME} }}",
+    "Query.completion": f'{{ completion(id: "x") {TYPENAME} }}',
+    "Query.costs": f"{{ costs(filter: {PERIOD}) {TYPENAME} }}",
+    "Query.models": f"{{ models {TYPENAME} }}",
+    "Query.providers": f"{{ providers {TYPENAME} }}",
+    "Query.routes": f"{{ routes {TYPENAME} }}",
+    "Query.usageRecords": f"{{ usageRecords(filter: {PERIOD}) {TYPENAME} }}",
+    "Mutation.breakerReset": f'mutation {{ breakerReset(provider: "openai") {TYPENAME} }}',
+    "Mutation.budgetCreate": f'mutation {{ budgetCreate(input: {{name: "a", scope: {{}}, limitUsd: "1"}}) {TYPENAME} }}',
+    "Mutation.budgetDelete": f'mutation {{ budgetDelete(id: "x") {TYPENAME} }}',
+    "Mutation.budgetUpdate": f'mutation {{ budgetUpdate(input: {{id: "x", expectedVersion: 1}}) {TYPENAME} }}',
+    "Mutation.completionCancel": f'mutation {{ completionCancel(id: "x") {TYPENAME} }}',
+    "Mutation.completionCreate": f"mutation {{ completionCreate(input: {ASK}) {TYPENAME} }}",
+    "Mutation.completionStart": f"mutation {{ completionStart(input: {ASK}) {TYPENAME} }}",
+    "Subscription.completionEvents": f'subscription {{ completionEvents(id: "x") {TYPENAME} }}',
+    "Subscription.completionStream": f"subscription {{ completionStream(input: {ASK}) {TYPENAME} }}",
+}
+OPEN_TO_ANY_KEY = {"Query.node", "Query.viewer"}
+
+
+def root_fields(schema: GraphQLSchema) -> set[str]:
+    roots = (schema.query_type, schema.mutation_type, schema.subscription_type)
+    return {f"{root.name}.{name}" for root in roots if root is not None for name in root.fields}
+
+
+class TestScopes:
+    def test_every_root_field_is_tried(self) -> None:
+        assert set(DOCUMENTS) | OPEN_TO_ANY_KEY == root_fields(build_schema()._schema)
+
+    @pytest.mark.parametrize("coordinate", sorted(DOCUMENTS))
+    async def test_a_key_without_the_scope_is_forbidden(self, coordinate: str) -> None:
+        needed = PERMISSIONS[coordinate.partition(".")[0], coordinate.partition(".")[2]]
+        assert isinstance(needed, Scope)
+        others = frozenset(Scope) - {needed, Scope.ADMIN}
+        api = Api.without_services(build_schema())
+        raised = await api.raised(DOCUMENTS[coordinate], dataclasses.replace(POWERLESS, scopes=others))
+        assert isinstance(raised, Forbidden)
+        assert needed.value in str(raised)
+
+    @pytest.mark.parametrize("kind", ["cmp", "bud", "use", "prv"])
+    async def test_a_node_asks_for_the_scope_of_its_kind(self, kind: str) -> None:
+        api = Api.without_services(build_schema())
+        assert isinstance(await api.raised(f'{{ node(id: "{kind}_x") {{ id }} }}', POWERLESS), Forbidden)
+
+
+class TestForeignIds:
+    @pytest.mark.parametrize("name", ["completion", "budget"])
+    async def test_are_not_found(self, api: Api, name: str) -> None:
+        found = await ask(api) if name == "completion" else await make_budget(api)
+        query = f"query Find($id: ID!) {{ {name}(id: $id) {{ id }} node(id: $id) {{ id }} }}"
+        assert await api.data(query, GLOBEX, id=found["id"]) == {name: None, "node": None}
+        assert await api.data(query, ACME, id=found["id"]) == {name: {"id": found["id"]}, "node": {"id": found["id"]}}
+
+    async def test_of_usage_records_are_not_found(self, api: Api) -> None:
+        await ask(api)
+        records = await api.data(f"{{ usageRecords(filter: {PERIOD}) {{ nodes {{ id tenant }} }} }}")
+        [record] = records["usageRecords"]["nodes"]
+        query = "query Find($id: ID!) { node(id: $id) { id } }"
+        assert (await api.data(query, GLOBEX, id=record["id"]))["node"] is None
+        assert (await api.data(query, BOUND, id=record["id"]))["node"] is None
+        assert (await api.data(query, ADMIN, id=record["id"]))["node"] == {"id": record["id"]}
+
+    async def test_of_budgets_can_neither_be_changed_nor_deleted(self, api: Api) -> None:
+        made = await make_budget(api)
+        change = """mutation Change($input: BudgetUpdateInput!, $id: ID!) {
+            budgetUpdate(input: $input) { __typename } budgetDelete(id: $id) { __typename } }"""
+        asked = {"id": made["id"], "expectedVersion": 1, "limitUsd": "1"}
+        for caller in (GLOBEX, BOUND):
+            done = await api.data(change, caller, input=asked, id=made["id"])
+            assert done == {"budgetUpdate": {"__typename": "NotFound"}, "budgetDelete": {"__typename": "NotFound"}}
+        found = await api.data("query Find($id: ID!) { budget(id: $id) { limitUsd deletedAt version } }", id=made["id"])
+        assert found["budget"] == {"limitUsd": "250", "deletedAt": None, "version": 1}
+
+    async def test_of_completions_can_neither_be_watched_nor_cancelled(self, api: Api) -> None:
+        made = await ask(api)
+        cancel = "mutation Stop($id: ID!) { completionCancel(id: $id) { __typename } }"
+        watch = """subscription Watch($id: ID!) { completionEvents(id: $id) {
+            __typename ... on CompletionFailed { problem { __typename } } } }"""
+        for caller in (GLOBEX, BOUND):
+            assert await api.data(cancel, caller, id=made["id"]) == {"completionCancel": {"__typename": "NotFound"}}
+            events = [event["completionEvents"] async for event in api.events(watch, caller, id=made["id"])]
+            assert events == [{"__typename": "CompletionFailed", "problem": {"__typename": "NotFound"}}]
+
+    @pytest.mark.parametrize("text", ["", "cmp_", "bud_0", "cmp_" + "g" * 32, "bud_" + "0" * 31 + "\0", "?", "prv_\0"])
+    async def test_texts_that_are_no_ids_are_not_found(self, api: Api, text: str) -> None:
+        query = "query Find($id: ID!) { node(id: $id) { id } completion(id: $id) { id } budget(id: $id) { id } }"
+        assert await api.data(query, id=text) == {"node": None, "completion": None, "budget": None}
+
+
+class TestForeignTenants:
+    @pytest.mark.parametrize(
+        ("document", "variables"),
+        [
+            (COSTS, {"filter": {**EVER, "tenants": ["globex", "acme"]}}),
+            (RECORDS, {"filter": {**EVER, "tenants": ["acme"]}}),
+            ("query Q($filter: BudgetFilter) { budgets(filter: $filter) { nodes { id } } }", {"filter": {"tenant": "acme"}}),
+            (
+                "mutation M($input: BudgetCreateInput!) { budgetCreate(input: $input) { __typename } }",
+                {"input": {"name": "n", "scope": {"tenant": "acme"}, "limitUsd": "1"}},
+            ),
+            (
+                "mutation M($input: BudgetCreateInput!) { budgetCreate(input: $input) { __typename } }",
+                {"input": {"name": "n", "scope": {"tenant": None}, "limitUsd": "1"}},
+            ),
+        ],
+    )  # fmt: skip
+    async def test_in_a_filter_or_an_input_need_admin(self, api: Api, document: str, variables: Data) -> None:
+        assert isinstance(await api.raised(document, GLOBEX, **variables), Forbidden)
+        assert (await api.run(document, ADMIN, **variables)).errors is None
+
+    async def test_are_neither_counted_nor_listed(self, api: Api) -> None:
+        await ask(api)
+        await make_budget(api)
+        seen = await api.data(f"{{ budgets {{ nodes {{ id }} }} usageRecords(filter: {PERIOD}) {{ nodes {{ id }} }} }}", GLOBEX)
+        assert seen == {"budgets": {"nodes": []}, "usageRecords": {"nodes": []}}
+        assert (await spend(api, GLOBEX, groupBy=["TENANT"]))["totals"]["requests"] == "0"
+
+    async def test_are_all_there_for_an_administrator(self, api: Api) -> None:
+        for caller in (ACME, GLOBEX):
+            await ask(api, caller)
+            await make_budget(api, caller)
+        report = await spend(api, ADMIN, groupBy=["TENANT"])
+        assert {row["tenant"] for row in report["rows"]["nodes"]} == {"acme", "globex"}
+        found = await api.data("{ budgets { nodes { scope { tenant } } } }", ADMIN)
+        assert [node["scope"]["tenant"] for node in found["budgets"]["nodes"]] == ["acme", "globex"]
+
+    async def test_share_no_idempotency_key(self, api: Api) -> None:
+        answers = [await ask(api, caller, idempotencyKey="same") for caller in (ACME, GLOBEX, ACME)]
+        assert answers[0]["id"] == answers[2]["id"] != answers[1]["id"]
+        assert (answers[1]["tenant"], answers[2]["tenant"]) == ("globex", "acme")
+
+    async def test_pay_for_themselves_alone(self, api: Api) -> None:
+        await make_budget(api, ACME, limitUsd="0.000001")
+        assert (await ask(api, ACME))["__typename"] == "BudgetExceeded"
+        assert (await ask(api, GLOBEX))["__typename"] == "Completion"
+
+    async def test_show_in_the_viewer_who_is_who(self, api: Api) -> None:
+        async def tenant(caller: Principal) -> object:
+            return (await api.data("{ viewer { tenant } }", caller))["viewer"]["tenant"]
+
+        assert (await tenant(ACME), await tenant(GLOBEX)) == ("acme", "globex")
