@@ -10,11 +10,12 @@ import asyncio
 import hashlib
 import re
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 from graphql import (
@@ -37,6 +38,8 @@ from app.graphql.guard import Guard
 from app.graphql.plans import Plans
 from app.settings import LimitSettings
 
+Result = TypeVar("Result")
+
 # Comments count: reading one costs as much as a token. An unterminated string is one token to its end, so that the count is
 # linear in any text.
 _TOKEN = re.compile(
@@ -46,6 +49,7 @@ _TOKEN = re.compile(
 )
 _TOKENS_KEPT = 200_000
 _PERSISTED_BYTES_KEPT = 8 * 1024 * 1024
+_ABOUT_THE_SCHEMA = frozenset({"__schema", "__type"})
 _MOST_ERRORS = 20
 _SHORT_TEXT = 1000
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -53,11 +57,14 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True, slots=True)
 class Operation:
+    """`introspection_only`: it asks about the schema and nothing else, so it can run on any thread."""
+
     node: OperationDefinitionNode
     kind: OperationType
     cost: OperationCost
     spends: bool
     audience: Audience | None
+    introspection_only: bool
 
     @property
     def may_be_read_by_get(self) -> bool:
@@ -164,13 +171,17 @@ class Documents:
                 document = self._examine(text, hide_suggestions=hide_suggestions)
             else:
                 examine = partial(self._examine, text, hide_suggestions=hide_suggestions)
-                document = await asyncio.get_running_loop().run_in_executor(self._aside, examine)
+                document = await self.aside(examine)
             self._keep(document)
         else:
             self._kept.move_to_end(text)
         if extension is not None:
             self._persisted.keep(text)
         return document
+
+    async def aside(self, work: Callable[[], Result]) -> Result:
+        """Does what takes long without holding up the event loop: one at a time, so that it never takes more than its share."""
+        return await asyncio.get_running_loop().run_in_executor(self._aside, work)
 
     def _text(self, request: GraphQLRequest, extension: object) -> str:
         if request.document_id is not None:
@@ -231,9 +242,11 @@ class Documents:
         if root is None:
             error = GraphQLError(f"The schema has no {node.operation.value}.", node)
             raise RequestFailed([format_document_error(error, Code.GRAPHQL_VALIDATION_FAILED)], 400, in_document=True)
-        fields = [found for name in costs.root_fields(node) if (found := root.fields.get(name)) is not None]
+        names = costs.root_fields(node)
+        fields = [found for name in names if (found := root.fields.get(name)) is not None]
         audience = audience_of(fields[0]) if node.operation is OperationType.SUBSCRIPTION and fields else None
-        return Operation(node, node.operation, costs.build(node), any(spends(found) for found in fields), audience)
+        spending = any(spends(found) for found in fields)
+        return Operation(node, node.operation, costs.build(node), spending, audience, set(names) <= _ABOUT_THE_SCHEMA)
 
     def _keep(self, document: Document) -> None:
         if document.text in self._kept:

@@ -77,7 +77,10 @@ class Engine:
         run.executor.context_value = self._context(run, caller)
         try:
             async with asyncio.timeout(self._limits.execution_timeout.total_seconds()):
-                outcome = run.executor.execute_operation()
+                if prepared.operation.introspection_only:
+                    outcome = await self._documents.aside(run.executor.execute_operation)
+                else:
+                    outcome = run.executor.execute_operation()
                 result = cast("ExecutionResult", await outcome if run.executor.is_awaitable(outcome) else outcome)
         except TimeoutError:
             raise failed_by(DeadlineExceeded("the operation ran out of its time"), caller.request_id) from None
