@@ -1,14 +1,10 @@
-"""Alerts: each threshold once per budget and period, raised by the transaction that crosses it.
-
-Their order for subscribers is a position, given by one relay at a time and in the order of commits. A sequence drawn at the
-insert would not do: a row that commits late with a lower number would be passed over for good.
-"""
+"""Alerts: each threshold once per budget and period, raised by the transaction that crosses it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from decimal import Decimal
 from uuid import UUID
 
@@ -20,20 +16,18 @@ from app.ids import format_id
 from app.paging import Page, PageRequest, build_page, decode_cursor, encode_cursor
 from app.problems import InvalidInput
 
-KEPT = timedelta(days=7)
-"""How long a subscriber may be away and still be given what it missed."""
-CHANNEL = "greenlang_outbox"
 _CURSOR = "alerts"
 
 
 @dataclass(frozen=True, slots=True)
 class BudgetAlert:
-    """The budget's name, limit and spending are as they were when it was raised."""
+    """The budget's name, limit and spending are as they were when it was raised. `agent` is the one whose spending counts."""
 
     key: UUID
     budget_key: UUID
     budget_name: str
     tenant: str | None
+    agent: str | None
     threshold: int
     spent_usd: Decimal
     limit_usd: Decimal
@@ -52,12 +46,15 @@ class BudgetAlertFilter:
     tenant: str | None
     budgets: tuple[UUID, ...] | None = None
     min_threshold: int = 0
+    agent: str | None = None
 
-
-@dataclass(frozen=True, slots=True)
-class PlacedAlert:
-    position: int
-    alert: BudgetAlert
+    def matches(self, alert: BudgetAlert) -> bool:
+        return (
+            self.tenant in {None, alert.tenant}
+            and self.agent in {None, alert.agent}
+            and (self.budgets is None or alert.budget_key in self.budgets)
+            and alert.threshold >= self.min_threshold
+        )
 
 
 class AlertStore:
@@ -73,70 +70,30 @@ class AlertStore:
         return build_page(request, found, lambda alert: encode_cursor(_CURSOR, alert.raised_at.isoformat(), alert.key.hex))
 
     async def by_key(self, key: UUID, tenant: str | None) -> BudgetAlert | None:
-        async with self._sessions.read() as session:
-            rows = await session.execute(_BY_KEY, {"key": key, "tenant": tenant})
-            row = rows.mappings().first()
-        return None if row is None else _alert(row)
+        found = (await self.by_keys([key])).get(key)
+        return found if found is not None and tenant in {None, found.tenant} else None
 
-    async def place(self) -> int:
-        """Gives positions to what has been committed since; returns how many. Nothing where another relay is at it."""
-        async with self._sessions.write() as session:
-            if not (await session.execute(text("select pg_try_advisory_xact_lock(7246002)"))).scalar_one():
-                return 0
-            placed: int = (await session.execute(_PLACE)).scalar_one()
-            return placed
-
-    async def trim(self) -> None:
-        """Forgets positions older than KEPT; the alerts themselves stay."""
-        async with self._sessions.write() as session:
-            await session.execute(
-                text("delete from outbox where position is not null and created_at < now() - cast(:kept as interval)"),
-                {"kept": KEPT},
-            )
-
-    async def after(self, position: int, where: BudgetAlertFilter, most: int = 100) -> Sequence[PlacedAlert]:
-        """Those placed behind `position`, in order; reads the primary, so nothing committed is missed."""
+    async def by_keys(self, keys: Collection[UUID]) -> dict[UUID, BudgetAlert]:
+        """Of all tenants, from the primary."""
         async with self._sessions.read(primary=True) as session:
-            rows = await session.execute(_AFTER, _parameters(where) | {"position": position, "most": most})
-            return [PlacedAlert(row["position"], _alert(row)) for row in rows.mappings()]
-
-    async def span(self) -> tuple[int, int]:
-        """The position before the oldest one kept, and the newest: a cursor below the first has missed something."""
-        async with self._sessions.read(primary=True) as session:
-            row = (await session.execute(_SPAN)).one()
-            return row.oldest, row.newest
+            rows = await session.execute(_BY_KEYS, {"keys": list(keys)})
+            return {alert.key: alert for alert in map(_alert, rows.mappings())}
 
 
-_MATCHES = (
-    " (cast(:tenant as text) is null or a.tenant = :tenant) and a.threshold >= :least"
-    " and (cast(:budgets as uuid[]) is null or a.budget = any(:budgets))"
-)
+_ALERT = "select a.*, b.agent from budget_alerts a join budgets b on b.key = a.budget"
 _PAGE = text(
-    "select a.* from budget_alerts a where (cast(:at as timestamptz) is null or (a.raised_at, a.key) < (:at, :key)) and"  # noqa: S608 constants
-    + _MATCHES
-    + " order by a.raised_at desc, a.key desc limit :limit"
+    f"{_ALERT} where (cast(:at as timestamptz) is null or (a.raised_at, a.key) < (:at, :key))"
+    " and (cast(:tenant as text) is null or a.tenant = :tenant) and (cast(:agent as text) is null or b.agent = :agent)"
+    " and a.threshold >= :least and (cast(:budgets as uuid[]) is null or a.budget = any(:budgets))"
+    " order by a.raised_at desc, a.key desc limit :limit"
 )
-_BY_KEY = text("select * from budget_alerts where key = :key and (cast(:tenant as text) is null or tenant = :tenant)")
-_AFTER = text(
-    "select a.*, o.position from outbox o join budget_alerts a on a.key = o.key where o.position > :position and"  # noqa: S608 constants
-    + _MATCHES
-    + " order by o.position limit :most"
-)
-_PLACE = text(
-    "with waiting as materialized (select key from outbox where position is null order by created_at, key),"
-    " numbered as materialized (select key, nextval('outbox_positions') as position from waiting),"
-    " placed as (update outbox o set position = n.position from numbered n where o.key = n.key returning 1)"
-    " select count(*) from placed"
-)
-_SPAN = text(
-    "select coalesce((select min(position) - 1 from outbox), s.newest) as oldest, s.newest"
-    " from (select case when is_called then last_value else 0 end as newest from outbox_positions) s"
-)
+_BY_KEYS = text(f"{_ALERT} where a.key = any(:keys)")
 
 
 def _parameters(where: BudgetAlertFilter) -> dict[str, object]:
     return {
         "tenant": where.tenant,
+        "agent": where.agent,
         "least": where.min_threshold,
         "budgets": None if where.budgets is None else list(where.budgets),
     }
@@ -152,10 +109,11 @@ def _position(cursor: str) -> tuple[datetime, UUID]:
 
 def _alert(row: RowMapping) -> BudgetAlert:
     return BudgetAlert(
-        key=row["key"],
-        budget_key=row["budget"],
+        key=UUID(int=row["key"].int),
+        budget_key=UUID(int=row["budget"].int),
         budget_name=row["budget_name"],
         tenant=row["tenant"] or None,
+        agent=row["agent"] or None,
         threshold=row["threshold"],
         spent_usd=row["spent_usd"],
         limit_usd=row["limit_usd"],

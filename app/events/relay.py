@@ -55,7 +55,7 @@ class Relay:
     async def run(self) -> None:
         """Places, reads and tells until it is cancelled."""
         primary = self._sessions.engines.primary
-        await asyncio.gather(listen(primary, CHANNEL, self.wake, self._clock), self._work(), self._beat(), self._forget())
+        await asyncio.gather(listen(primary, CHANNEL, self.wake, self._clock), self._work(), self.beat(), self._forget())
 
     async def catch_up(self) -> None:
         """All that was committed before is placed and told when this returns. Raises StoreUnavailable."""
@@ -110,7 +110,8 @@ class Relay:
             await topic.take(rows, position)
         self._position = position
 
-    async def _beat(self) -> None:
+    async def beat(self) -> None:
+        """Every 15 seconds, until it is cancelled: a sign of life for whoever follows."""
         while True:
             await self._clock.sleep(BEAT_SECONDS)
             for topic in self._topics:

@@ -14,7 +14,9 @@ from datetime import datetime
 from typing import Generic, Protocol, TypeAlias, TypeVar
 from uuid import UUID
 
-from app.errors import StoreUnavailable
+from app.errors import Refused, StoreUnavailable
+from app.paging import decode_cursor, encode_cursor
+from app.problems import InvalidInput
 
 Event = TypeVar("Event")
 
@@ -179,3 +181,18 @@ class Topic(Generic[Event]):
     def _wake(self) -> None:
         self._grown.set()
         self._grown = asyncio.Event()
+
+
+def encode_position(stream: str, position: int) -> str:
+    """The cursor of a position."""
+    return encode_cursor(stream, str(position))
+
+
+def decode_position(stream: str, cursor: str | None) -> int | None:
+    """Raises Refused(InvalidInput) for a text that is no cursor of this stream."""
+    if cursor is None:
+        return None
+    (digits,) = decode_cursor(stream, cursor, 1)
+    if not (digits.isascii() and digits.isdigit() and len(digits) <= 18):
+        raise Refused(InvalidInput("not a cursor of this stream", ("after",)))
+    return int(digits)

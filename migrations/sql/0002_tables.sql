@@ -105,8 +105,6 @@ create table outbox (
 --
 create index ix_outbox_unplaced on outbox (created_at) where position is null;
 --
-create sequence outbox_positions;
---
 create schema partitions;
 --
 create table usage_records (

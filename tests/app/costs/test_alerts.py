@@ -2,10 +2,8 @@ from __future__ import annotations
 
 import asyncio
 from decimal import Decimal
-from uuid import uuid4
 
 import pytest
-from sqlalchemy import text
 
 from app.costs.alerts import AlertStore, BudgetAlertFilter
 from app.costs.budgets import BudgetEnforcement, BudgetScope, BudgetStore, NewBudget
@@ -76,55 +74,6 @@ class TestRaising:
         assert (ninety.budget_name, ninety.tenant, ninety.spent_usd, ninety.limit_usd) == ("b", None, Decimal(9), Decimal(10))
         assert await alerts.by_key(ninety.key, None) == ninety
         assert await alerts.by_key(ninety.key, "acme") is None
-
-
-class TestPositions:
-    async def insert(self, budgets: BudgetStore, ledger: PostgresLedger, count: int) -> None:
-        for _ in range(count):
-            name = uuid4().hex
-            await budgets.create(NewBudget(name, BudgetScope(tenant=name), Decimal(1), thresholds=(50,)))
-            request = asked(payer(name), estimate(input_usd="0.6", token_usd="0"))
-            await ledger.admit(request)
-            await ledger.settle(settlement(request, attempt("0.6")))
-
-    async def test_a_subscriber_sees_each_once_and_in_order_whatever_commits_late(
-        self, ledger: PostgresLedger, budgets: BudgetStore, alerts: AlertStore, sessions: Sessions
-    ) -> None:
-        await self.insert(budgets, ledger, 2)
-        assert await alerts.place() == 2
-        async with sessions.write() as late:
-            await late.execute(
-                text("update outbox set position = null, created_at = now() - interval '1 hour' where position = 2")
-            )
-            await self.insert(budgets, ledger, 1)
-            assert await alerts.place() == 1
-        assert await alerts.place() == 1
-        seen = [placed.position for placed in await alerts.after(0, EVERYTHING)]
-        assert seen == [1, 3, 4]
-        assert [placed.position for placed in await alerts.after(3, EVERYTHING)] == [4]
-        assert await alerts.span() == (0, 4)
-
-    async def test_relays_never_give_one_position_twice(
-        self, ledger: PostgresLedger, budgets: BudgetStore, alerts: AlertStore, sessions: Sessions
-    ) -> None:
-        await self.insert(budgets, ledger, 6)
-        assert sum(await asyncio.gather(*(alerts.place() for _ in range(4)))) == 6
-        assert [placed.position for placed in await alerts.after(0, EVERYTHING)] == [1, 2, 3, 4, 5, 6]
-
-    async def test_what_is_no_longer_kept_shows(
-        self, ledger: PostgresLedger, budgets: BudgetStore, alerts: AlertStore, sessions: Sessions
-    ) -> None:
-        await self.insert(budgets, ledger, 3)
-        await alerts.place()
-        async with sessions.write() as session:
-            await session.execute(text("update outbox set created_at = now() - interval '8 days' where position < 3"))
-        await alerts.trim()
-        assert await alerts.span() == (2, 3)
-        async with sessions.write() as session:
-            await session.execute(text("update outbox set created_at = now() - interval '8 days'"))
-        await alerts.trim()
-        assert await alerts.span() == (3, 3)
-        assert len((await alerts.page(EVERYTHING, PageRequest())).nodes) == 3
 
 
 class TestPage:
