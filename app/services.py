@@ -15,6 +15,8 @@ from app.access.limits_shared import SharedKeyLimits
 from app.calls import CallPlanner
 from app.clock import Clock
 from app.completion_documents import CompletionDocuments
+from app.costs.alert_events import BudgetAlertEvents
+from app.costs.alerts import AlertStore
 from app.costs.budgets import BudgetStore
 from app.costs.estimate import Estimator
 from app.costs.ledger import PostgresLedger
@@ -23,6 +25,7 @@ from app.costs.reports import CostReports
 from app.db.engines import build_engines
 from app.db.sessions import Sessions
 from app.errors import SettingsError
+from app.events.relay import Relay
 from app.events.stream_log import StreamLog
 from app.gateway import Gateway
 from app.health.checks import Health
@@ -46,6 +49,8 @@ class Services:
     prices: PriceBook
     ledger: PostgresLedger
     budgets: BudgetStore
+    alerts: AlertStore
+    alert_events: BudgetAlertEvents
     reports: CostReports
     fleet: Fleet
     gateway: Gateway
@@ -90,6 +95,9 @@ async def build_services(settings: Settings, clock: Clock, estimator: Estimator)
         )
         stack.push_async_callback(end_tasks, [asyncio.create_task(streams.keep())])
         stack.push_async_callback(streams.close)
+        relay, alerts = Relay(sessions, clock), AlertStore(sessions)
+        alert_events = BudgetAlertEvents(alerts, relay, clock)
+        stack.push_async_callback(end_tasks, [asyncio.create_task(relay.run())])
         fleet.start()
         yield Services(
             settings=settings,
@@ -100,6 +108,8 @@ async def build_services(settings: Settings, clock: Clock, estimator: Estimator)
             prices=prices,
             ledger=ledger,
             budgets=BudgetStore(sessions),
+            alerts=alerts,
+            alert_events=alert_events,
             reports=CostReports(sessions),
             fleet=fleet,
             gateway=gateway,
