@@ -75,11 +75,10 @@ async def _own(info: Info, budget_id: ID) -> UUID:
 
 
 def may_see(found: Budget, principal: Principal) -> bool:
-    """A budget of the caller's tenant, and of the caller's agent where the key is bound to one."""
-    if principal.may(Scope.ADMIN):
-        return True
-    own_agent = principal.agent is None or principal.agent == found.scope.agent
-    return principal.may(Scope.BUDGETS) and found.scope.tenant == principal.tenant and own_agent
+    """A budget of the caller's tenant, or of any for ADMIN; of the caller's agent where the key is bound to one."""
+    if not principal.may(Scope.BUDGETS) or principal.agent not in {None, found.scope.agent}:
+        return False
+    return principal.may(Scope.ADMIN) or found.scope.tenant == principal.tenant
 
 
 def exceeded_budget(root: Parent[BudgetExceeded], info: Info) -> Budget | None:
