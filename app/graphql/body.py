@@ -18,15 +18,17 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive
 
 from app.errors import LimitExceeded
-from app.graphql.errors import Code, RequestFailed, failure
+from app.graphql.errors import Code, Description, RequestFailed, failed_by, failure
 from app.web.load import Capacity
 
 MOST_JSON_VALUES = 1_000_000
-_EMPTY: dict[str, object] = {}
+_MOST_BYTES_A_CHARACTER = 6
 
 
 class _Body(msgspec.Struct, rename="camel"):
-    query: str | None = None
+    """`query` stays as it came until its length is known to be good."""
+
+    query: msgspec.Raw = msgspec.Raw(b"null")
     operation_name: str | None = None
     variables: dict[str, object] | None = None
     extensions: dict[str, object] | None = None
@@ -34,6 +36,7 @@ class _Body(msgspec.Struct, rename="camel"):
 
 
 _body_decoder = msgspec.json.Decoder(_Body)
+_text_decoder = msgspec.json.Decoder(str | None)
 _object_decoder = msgspec.json.Decoder(dict[str, object] | None)
 
 
@@ -97,13 +100,17 @@ class BodyReader:
                 return b"".join(chunks)
 
 
-def parse_body(body: bytes) -> GraphQLRequest:
-    """Raises RequestFailed with 400 for anything that is not one JSON object with fields of the right kinds."""
+def parse_body(body: bytes, document_bytes: int) -> GraphQLRequest:
+    """Raises RequestFailed with 400 for anything that is not one JSON object with fields of the right kinds, and for a document
+    so long that it need not be unescaped to see that it passes the limit of `document_bytes`."""
     try:
         found = _body_decoder.decode(body)
+        if len(found.query) > _MOST_BYTES_A_CHARACTER * document_bytes + 2:
+            raise failed_by(LimitExceeded("document bytes", len(found.query) - 2, document_bytes), "")
+        query = _text_decoder.decode(found.query)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError) as error:
         raise _malformed(body, error) from None
-    return _request(found, len(body))
+    return GraphQLRequest(query, found.operation_name, found.variables, found.extensions, found.document_id, len(body))
 
 
 def parse_query_string(raw: bytes) -> GraphQLRequest:
@@ -119,19 +126,6 @@ def parse_query_string(raw: bytes) -> GraphQLRequest:
         )
     except (msgspec.MsgspecError, RecursionError, ValueError) as error:
         raise failure(Code.BAD_USER_INPUT, f"the query string cannot be read: {_reason(error)}", 400) from None
-
-
-def request_from_payload(payload: object, size: int) -> GraphQLRequest:
-    """The same from what a WebSocket message of `size` bytes carried; raises ValueError where it is no request."""
-    try:
-        found = msgspec.convert(payload, _Body)
-    except msgspec.ValidationError as error:
-        raise ValueError(str(error)) from None
-    return _request(found, size)
-
-
-def _request(found: _Body, size: int) -> GraphQLRequest:
-    return GraphQLRequest(found.query, found.operation_name, found.variables, found.extensions, found.document_id, size)
 
 
 def _json_parameter(fields: Mapping[str, str], name: str) -> dict[str, object] | None:
@@ -153,10 +147,17 @@ def _counted(chunk: bytes, values: int) -> int:
     return values
 
 
-def _malformed(body: bytes, error: Exception) -> RequestFailed:
+class Malformed(RequestFailed):
+    """Not a GraphQL request at all."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__([Description(Code.BAD_USER_INPUT, message, 400).formatted()], 400)
+
+
+def _malformed(body: bytes, error: Exception) -> Malformed:
     if body.lstrip()[:1] == b"[":
-        return failure(Code.BAD_USER_INPUT, "the body is a list; send one operation a request", 400)
-    return failure(Code.BAD_USER_INPUT, f"the body is not a GraphQL request in JSON: {_reason(error)}", 400)
+        return Malformed("the body is a list; send one operation a request")
+    return Malformed(f"the body is not a GraphQL request in JSON: {_reason(error)}")
 
 
 def _reason(error: Exception) -> str:

@@ -14,10 +14,10 @@ from typing import Protocol
 
 import msgspec
 
+from app.access.audience import Audience
 from app.access.principal import Scope
 from app.graphql.engine import Caller, Engine, Prepared, Run
 from app.graphql.errors import RequestFailed, failed_by
-from app.graphql.fields import Audience
 
 _AT_ONCE = 200
 

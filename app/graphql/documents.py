@@ -29,11 +29,12 @@ from graphql import (
     validate,
 )
 
+from app.access.audience import Audience
 from app.errors import LimitExceeded, SettingsError
 from app.graphql.body import GraphQLRequest
 from app.graphql.cost import CostBuilder, OperationCost
 from app.graphql.errors import Code, RequestFailed, failed_by, failure, format_document_error
-from app.graphql.fields import Audience, audience_of, spends
+from app.graphql.fields import audience_of, spends
 from app.graphql.guard import Guard
 from app.graphql.plans import Plans
 from app.settings import LimitSettings

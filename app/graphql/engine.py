@@ -10,11 +10,12 @@ from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeAlias, cast
 
-from graphql import ExecutionResult
+from graphql import ExecutionResult, FieldNode, NullValueNode, VariableNode
 from graphql.execution.execute import create_source_event_stream
 from strawberry import Schema
 
 from app.access.allowance import Allowance, AllowanceExceeded, Allowances
+from app.access.audience import Audience
 from app.access.principal import Principal, Scope
 from app.clock import Clock
 from app.errors import DeadlineExceeded, GreenLangError, LimitExceeded
@@ -43,6 +44,24 @@ class Prepared:
     request: GraphQLRequest
     document: Document
     operation: Operation
+
+    @property
+    def audience(self) -> Audience | None:
+        """Who may share the events: nobody where the stream is taken up behind a cursor, since each has missed something else."""
+        return None if self._resumes() else self.operation.audience
+
+    def _resumes(self) -> bool:
+        variables = self.request.variables or {}
+        for field in self.operation.node.selection_set.selections:
+            if not isinstance(field, FieldNode):
+                return True
+            for argument in field.arguments:
+                value = argument.value
+                name = value.name.value if isinstance(value, VariableNode) else None
+                left_out = isinstance(value, NullValueNode) if name is None else name in variables and variables[name] is None
+                if argument.name.value == "after" and not left_out:
+                    return True
+        return False
 
 
 @dataclass(slots=True)

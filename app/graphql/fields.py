@@ -7,16 +7,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from enum import Enum
 
 from graphql import GraphQLField
 
-
-class Audience(Enum):
-    """Whose subscribers see the same events, so that one execution may serve them all."""
-
-    EVERYONE = "everyone"
-    TENANT = "tenant"
+from app.access.audience import Audience
 
 
 def metadata_of(field: GraphQLField) -> Mapping[object, object]:

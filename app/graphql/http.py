@@ -58,6 +58,7 @@ class GraphQLEndpoint:
         self._connections = operations.connections
         self._streamer = Streamer(operations)
         self._clock = operations.clock
+        self._document_bytes = operations.limits.document_bytes
         self._bodies = bodies
         self._console = console
 
@@ -117,7 +118,7 @@ class GraphQLEndpoint:
             return
         check_content_type(headers.get("content-type"))
         async with self._bodies.read(receive, announced_length(headers)) as body:
-            yield parse_body(body)
+            yield parse_body(body, self._document_bytes)
 
     def _check_method(self, method: str) -> None:
         if method not in {"GET", "POST"}:

@@ -177,7 +177,7 @@ class Streamer:
             yield _one(encode(payload))
             return
         run = await self._engine.admit(prepared, caller)
-        if prepared.operation.audience is None:
+        if prepared.audience is None:
             async with aclosing(await self._engine.subscribe(run, caller)) as payloads:
                 yield (encode(payload) async for payload in payloads)
             return

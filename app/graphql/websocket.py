@@ -18,7 +18,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from app.access.principal import Principal
 from app.errors import GreenLangError, LimitExceeded, Overloaded, StoreUnavailable, Unauthenticated
-from app.graphql.body import GraphQLRequest, request_from_payload, too_many_values
+from app.graphql.body import GraphQLRequest, Malformed, parse_body, too_many_values
 from app.graphql.broadcast import Subject
 from app.graphql.connections import Ending
 from app.graphql.engine import Caller, Prepared, Run
@@ -40,7 +40,7 @@ _PING = '{"type":"ping"}'
 class _Frame(msgspec.Struct):
     type: str
     id: str | None = None
-    payload: object = None
+    payload: msgspec.Raw = msgspec.Raw()
 
 
 _decoder = msgspec.json.Decoder(_Frame)
@@ -133,9 +133,9 @@ class _Session:
         self._reader = asyncio.current_task()
         try:
             while (message := await receive())["type"] != "websocket.disconnect":
-                frame, size = read_frame(message)
+                frame = read_frame(message)
                 self._unanswered_pings = 0
-                self._take(frame, size)
+                self._take(frame)
         except ProtocolBroken as broken:
             return broken
         except asyncio.CancelledError:
@@ -147,14 +147,15 @@ class _Session:
             self._reader = None
         return None
 
-    def _take(self, frame: _Frame, size: int) -> None:
+    def _take(self, frame: _Frame) -> None:
         match frame.type:
             case "subscribe":
-                self.subscribe(frame, size)
+                self.subscribe(frame)
             case "complete":
                 self._forget(frame.id or "")
             case "ping":
-                pong = '{"type":"pong"}' if frame.payload is None else f'{{"type":"pong","payload":{_text(frame.payload)}}}'
+                given = bytes(frame.payload).decode()
+                pong = f'{{"type":"pong","payload":{given}}}' if given else '{"type":"pong"}'
                 if not self.post(pong, ""):
                     raise ProtocolBroken(4429, "too many pings")
             case "pong":
@@ -223,18 +224,22 @@ class _Session:
             self._put(f'{{"id":{_text(id_)},"type":"error","payload":{_text(failed.errors)}}}', "")
 
     # ------------------------------------------------------------------ operations
-    def subscribe(self, frame: _Frame, size: int) -> None:
+    def subscribe(self, frame: _Frame) -> None:
         id_ = frame.id
         if not id_ or len(id_) > _LONGEST_ID:
             raise ProtocolBroken(4400, "subscribe needs an id of 1 to 256 characters")
-        try:
-            request = request_from_payload(frame.payload, size)
-        except ValueError:
-            raise ProtocolBroken(4400, "the payload is not a GraphQL request") from None
         if id_ in self._running:
             raise ProtocolBroken(4409, "Subscriber for this id already exists")
+        limits = self._operations.limits
         operation = self._running[id_] = _Operation()
-        allowed = self._operations.limits.operations_per_socket
+        try:
+            request = parse_body(bytes(frame.payload), limits.document_bytes)
+        except Malformed:
+            raise ProtocolBroken(4400, "the payload is not a GraphQL request") from None
+        except RequestFailed as failed:
+            self.fail(id_, failed)
+            return
+        allowed = limits.operations_per_socket
         if len(self._running) > allowed:
             self.fail(id_, failed_by(LimitExceeded("operations of one socket", len(self._running), allowed), ""))
             return
@@ -262,7 +267,7 @@ class _Session:
                     self.complete(id_)
                     return
                 run = await self._engine.admit(prepared, caller)
-            if prepared.operation.audience is None:
+            if prepared.audience is None:
                 await self._stream(id_, run, caller)
                 self.complete(id_)
             else:
@@ -338,12 +343,12 @@ class WebSocketEndpoint:
                     message = await receive()
                     if message["type"] == "websocket.disconnect":
                         return None
-                    frame, _ = read_frame(message)
+                    frame = read_frame(message)
                     if frame.type == "connection_init":
                         break
                     if frame.type not in {"ping", "pong"}:
                         raise ProtocolBroken(4401, "Unauthorized")
-                credentials = _credentials(headers, frame.payload)
+                credentials = _credentials(headers, bytes(frame.payload))
                 principal = await self._operations.authenticate(credentials)
         except TimeoutError:
             raise ProtocolBroken(4408, "Connection initialisation timeout") from None
@@ -372,22 +377,23 @@ class WebSocketEndpoint:
             await _close(send, closing.code, closing.reason)
 
 
-def read_frame(message: Message) -> tuple[_Frame, int]:
-    """The frame and its size in bytes; raises ProtocolBroken for anything that is no message of the protocol."""
+def read_frame(message: Message) -> _Frame:
+    """Raises ProtocolBroken for anything that is no message of the protocol."""
     text: str | None = message.get("text")
     if text is None:
         raise ProtocolBroken(4400, "frames are text")
     if too_many_values(text):
         raise ProtocolBroken(4400, "the message has too many values")
     try:
-        return _decoder.decode(text), len(text)
+        return _decoder.decode(text)
     except (msgspec.MsgspecError, RecursionError, ValueError):
         raise ProtocolBroken(4400, "Invalid message received") from None
 
 
-def _credentials(headers: Mapping[str, str], payload: object) -> Mapping[str, str]:
+def _credentials(headers: Mapping[str, str], raw: bytes) -> Mapping[str, str]:
     """The key of connection_init, in a field `authorization` of any case; else that of the handshake."""
     given = dict(headers)
+    payload = msgspec.json.decode(raw) if raw else None
     for name, value in payload.items() if isinstance(payload, dict) else ():
         if isinstance(name, str) and name.lower() == "authorization" and isinstance(value, str):
             given["authorization"] = value

@@ -14,10 +14,10 @@ from starlette.middleware import Middleware
 from strawberry.types import Info
 
 from app.access.allowance import Allowance
+from app.access.audience import Audience
 from app.access.principal import Principal, Scope
 from app.clock import Clock, SystemClock
 from app.errors import DeadlineExceeded, Forbidden, GreenLangError, Refused, StoreUnavailable, Unauthenticated
-from app.graphql.fields import Audience
 from app.graphql.routes import build_graphql_routes
 from app.problems import InvalidInput
 from app.settings import Settings

@@ -81,6 +81,7 @@ class TestOneBadOperation:
             ("subscription { refuses }", "FORBIDDEN"),
             ("subscription A { fails } subscription B { fails }", "BAD_USER_INPUT"),
             ("{ " + "a: hello " * 11 + "}", "LIMIT_EXCEEDED"),
+            ("{ hello } #" + "x" * 500_000, "LIMIT_EXCEEDED"),
         ],
     )
     async def test_gets_an_error_and_the_others_live_on(self, client: SocketClient, query: str, code: str) -> None:
