@@ -28,6 +28,7 @@ from app.llm.router import Plan, Routed
 from app.llm.routing import CallNeeds, ProvidersFailed, RateLimited, Target
 from app.money import ZERO, round_usd
 from app.problems import ProblemCode
+from app.usage import TokenUsage
 
 _NEVER_SENT = frozenset({AttemptOutcome.SKIPPED_BUDGET, AttemptOutcome.SKIPPED_LIMIT, AttemptOutcome.SKIPPED_OPEN_CIRCUIT})
 IMAGE_TOKENS = 1600
@@ -182,6 +183,7 @@ class RunningCall:
         self._cap = admitted.output_cap_tokens
         self._attempts: list[Attempt] = []
         self._texts: list[str] = []
+        self._tool_pieces: list[str] = []
         self._first_token_ms: float | None = None
 
     async def admit(self, target: Target) -> int | None:
@@ -195,6 +197,8 @@ class RunningCall:
         return cap
 
     def observe(self, attempt: Attempt) -> None:
+        if attempt.usage is None and self._was_perhaps_billed(attempt):
+            attempt = replace(attempt, usage=self._estimated(attempt))
         self._attempts.append(self._call.priced(attempt))
         if attempt.usage is not None and attempt.usage.confirmed and not self._call.images:
             self._call.estimator.learn(attempt.provider, attempt.model, self._call.counted_tokens, attempt.usage.input_tokens)
@@ -205,6 +209,8 @@ class RunningCall:
             self._first_token_ms = (self._clock.monotonic() - self._call.started) * 1000
         if isinstance(part, TextDelta):
             self._texts.append(part.text)
+        else:
+            self._tool_pieces += (part.name or "", part.arguments_delta)
 
     @property
     def billed_attempts(self) -> tuple[Attempt, ...]:
@@ -241,6 +247,19 @@ class RunningCall:
     def unfinished(self) -> Completion:
         completion = self._completion(CompletionStatus.RUNNING)
         return replace(completion, latency_ms=None, overhead_ms=None, finished_at=None)
+
+    def _was_perhaps_billed(self, attempt: Attempt) -> bool:
+        """A provider bills what it made, also for a caller that left; only one target ever shows anything."""
+        if attempt.outcome is AttemptOutcome.SUCCEEDED or attempt.outcome in _NEVER_SENT:
+            return False
+        return attempt.outcome is AttemptOutcome.CANCELLED or self._first_token_ms is not None
+
+    def _estimated(self, attempt: Attempt) -> TokenUsage:
+        """The input as it was held for, and the output that has come."""
+        call, target = self._call, Target(attempt.provider, attempt.model)
+        made = call.estimator.count_now(("".join(self._texts), "".join(self._tool_pieces)))
+        output = min(self._cap, call.estimator.corrected(target.provider, target.model, made))
+        return TokenUsage(uncached_input_tokens=call.input_tokens(target), visible_output_tokens=output, confirmed=False)
 
     def _completion(self, status: CompletionStatus) -> Completion:
         call, now = self._call, self._clock.monotonic()

@@ -12,10 +12,13 @@ from uuid import UUID
 
 from app.attempts import Attempt
 from app.completions import Completion
+from app.errors import Refused
 from app.ids import format_id
 from app.paging import decode_cursor, encode_cursor
+from app.problems import InvalidInput
 
 _CURSOR = "completion"
+_MOST_DIGITS = 15
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,4 +97,6 @@ def number_of(cursor: str | None) -> int:
     if cursor is None:
         return 0
     (text,) = decode_cursor(_CURSOR, cursor, 1)
-    return int(text) if text.isascii() and text.isdigit() else 0
+    if not text.isascii() or not text.isdigit() or len(text) > _MOST_DIGITS:
+        raise Refused(InvalidInput("not a cursor of this stream", ("after",)))
+    return int(text)

@@ -26,10 +26,11 @@ from app.db.engines import build_engines
 from app.db.sessions import Sessions
 from app.errors import SettingsError
 from app.events.relay import Relay
-from app.events.stream_log import StreamLog
+from app.events.stream_log import FORGOTTEN_AFTER, LIFETIME, StreamLog
 from app.gateway import Gateway
 from app.health.checks import Health
 from app.health.stores import postgres_check, redis_check
+from app.leases import Leases
 from app.llm.fleet import Fleet, build_fleet
 from app.llm.registry import build_providers
 from app.redis.clients import connect_redis
@@ -82,16 +83,13 @@ async def build_services(settings: Settings, clock: Clock, estimator: Estimator)
         stack.push_async_callback(end_tasks, [asyncio.create_task(ledger.keep())])
         planner = CallPlanner(clock, fleet, prices, estimator, {each.name: each.timeouts.total for each in settings.providers})
         documents = CompletionDocuments(build_sealer(settings.content.encryption_keys), settings.content.store)
-        gateway = Gateway(clock=clock, fleet=fleet, ledger=ledger, keys=keys, planner=planner, documents=documents)
+        log = StreamLog(redis, min(LIFETIME, settings.content.ttl) if settings.content.store else FORGOTTEN_AFTER)
+        leases = Leases(clock, log, ledger)
+        stack.push_async_callback(end_tasks, [asyncio.create_task(leases.keep())])
+        gateway = Gateway(clock=clock, fleet=fleet, ledger=ledger, keys=keys, planner=planner, documents=documents, leases=leases)
         stack.push_async_callback(gateway.close)
         streams = CompletionStreams(
-            clock=clock,
-            fleet=fleet,
-            gateway=gateway,
-            planner=planner,
-            ledger=ledger,
-            documents=documents,
-            log=StreamLog(redis),
+            clock=clock, fleet=fleet, gateway=gateway, planner=planner, documents=documents, leases=leases, log=log
         )
         stack.push_async_callback(end_tasks, [asyncio.create_task(streams.keep())])
         stack.push_async_callback(streams.close)

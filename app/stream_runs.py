@@ -8,78 +8,75 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 
 from app.attempts import Attempt
 from app.clock import Clock
-from app.completion_entries import Entry, EntryKind, encode_entry
+from app.completion_entries import Entry, EntryKind
 from app.completions import Completion
+from app.costs.holds import Payer
 from app.errors import StoreUnavailable
 from app.llm.messages import TextDelta, ToolCallDelta
 
 SHORTEST_MERGE, LONGEST_MERGE = 0.025, 0.5
 """Seconds that a delta waits for others."""
-_STREAMS_WITHOUT_DELAY = 20
+STREAMS_WITHOUT_DELAY = 20
 
-Append = Callable[[Sequence[tuple[int, bytes]]], Awaitable[None]]
+Append = Callable[[Sequence[Entry]], Awaitable[None]]
+
+
+def merging_seconds(streams: int) -> float:
+    """How long news may wait for other news while so many streams run or are watched."""
+    return min(LONGEST_MERGE, SHORTEST_MERGE * max(1.0, streams / STREAMS_WITHOUT_DELAY))
 
 
 class StreamRun:
-    """`append` writes to the shared log and raises StoreUnavailable while it is away: the stream then goes on here alone."""
+    """`append` writes to the shared log and raises StoreUnavailable while it is away: the stream then goes on here alone, and
+    the log gets what it missed with the next entries."""
 
-    def __init__(self, tenant: str, clock: Clock, append: Append, count_running: Callable[[], int]) -> None:
-        self.tenant = tenant
+    def __init__(self, payer: Payer, clock: Clock, append: Append, count_running: Callable[[], int]) -> None:
+        self.payer = payer
+        self.has_begun = asyncio.Event()
+        self.last: Completion | None = None
+        """What the last entry shows, once there is one."""
         self._clock = clock
         self._append = append
         self._count_running = count_running
         self._entries: list[Entry] = []
+        self._in_log = 0
         self._pending: list[TextDelta | ToolCallDelta] = []
-        self._has_pending = asyncio.Event()
+        self._merging: asyncio.Task[None] | None = None
         self._grown = asyncio.Event()
         self._writing = asyncio.Lock()
-        self._last: Completion | None = None
+
+    @property
+    def length(self) -> int:
+        """The number of the newest entry."""
+        return len(self._entries)
 
     async def started(self) -> None:
-        await self._write([self._entry(EntryKind.STARTED)])
+        """The log has it, and so the lease, when this returns."""
+        await self._write(self._entry(EntryKind.STARTED))
+        self.has_begun.set()
 
     def delta(self, part: TextDelta | ToolCallDelta) -> None:
         self._pending.append(part)
-        self._has_pending.set()
+        if self._merging is None:
+            self._merging = asyncio.create_task(self._flush_later())
 
     async def rerouted(self, attempt: Attempt) -> None:
-        await self._write([self._entry(EntryKind.REROUTED, attempt=attempt)])
+        await asyncio.shield(self._write(self._entry(EntryKind.REROUTED, attempt=attempt)))
+
+    async def flush(self) -> None:
+        """Everything that has come is in the log and shown when it returns."""
+        await self._write()
 
     async def end(self, completion: Completion) -> None:
         """The ledger has it: `completion` is what the last event shows."""
-        await self.flush()
-        self._last = completion
-        await self._write([self._entry(EntryKind.ENDED)])
-
-    async def merge(self) -> None:
-        """Writes what is pending again and again until it is cancelled."""
-        while True:
-            await self._has_pending.wait()
-            crowd = self._count_running() / _STREAMS_WITHOUT_DELAY
-            await self._clock.sleep(min(LONGEST_MERGE, SHORTEST_MERGE * max(1.0, crowd)))
-            await self.flush()
-
-    async def flush(self) -> None:
-        async with self._writing:
-            self._has_pending.clear()
-            pending, self._pending = self._pending, []
-            entries: list[Entry] = []
-            for part in _merged(pending):
-                number = len(self._entries) + len(entries) + 1
-                kind = EntryKind.TEXT if isinstance(part, TextDelta) else EntryKind.TOOL_CALL
-                text = part.text if isinstance(part, TextDelta) else None
-                tool_call = part if isinstance(part, ToolCallDelta) else None
-                entries.append(Entry(number, self._clock.now(), kind, text, tool_call))
-            await self._show(entries)
-
-    @property
-    def last(self) -> Completion:
-        """The completion that the last entry shows."""
-        assert self._last is not None
-        return self._last
+        self.last = completion
+        await self._write(self._entry(EntryKind.ENDED))
+        if self._merging is not None:
+            self._merging.cancel()
 
     def beat(self) -> None:
         """Wakes those who follow, so that they can say that the stream is alive."""
@@ -89,42 +86,47 @@ class StreamRun:
         """Every entry from the number after `after` on, as they come, up to the last one; None for a heartbeat."""
         position = after
         while True:
-            grown = self._grown
-            if position >= len(self._entries):
-                await grown.wait()
-                if position >= len(self._entries):
-                    yield None
             while position < len(self._entries):
-                entry = self._entries[position]
                 position += 1
-                yield entry
-                if entry.is_last:
-                    return
+                yield self._entries[position - 1]
+            if self._entries and self._entries[-1].is_last:
+                return
+            await self._grown.wait()
+            if position >= len(self._entries):
+                yield None
 
-    def _wake(self) -> None:
-        self._grown.set()
-        self._grown = asyncio.Event()
+    async def _flush_later(self) -> None:
+        await self._clock.sleep(merging_seconds(self._count_running()))
+        self._merging = None
+        await self.flush()
+
+    async def _write(self, *entries: Entry) -> None:
+        """What is pending, then these; numbered in the order in which they are written."""
+        async with self._writing:
+            pending, self._pending = self._pending, []
+            first = len(self._entries) + 1
+            found = [*map(self._delta, _merged(pending)), *entries]
+            new = [replace(entry, number=first + place) for place, entry in enumerate(found)]
+            if not new:
+                return
+            unlogged = [*self._entries[self._in_log :], *new]
+            with suppress(StoreUnavailable):
+                await self._append(unlogged)
+                self._in_log = unlogged[-1].number
+            self._entries.extend(new)
+            self._wake()
+
+    def _delta(self, part: TextDelta | ToolCallDelta) -> Entry:
+        if isinstance(part, TextDelta):
+            return Entry(0, self._clock.now(), EntryKind.TEXT, text=part.text)
+        return Entry(0, self._clock.now(), EntryKind.TOOL_CALL, tool_call=part)
 
     def _entry(self, kind: EntryKind, attempt: Attempt | None = None) -> Entry:
         return Entry(0, self._clock.now(), kind, attempt=attempt)
 
-    async def _write(self, entries: list[Entry]) -> None:
-        await self.flush()
-        async with self._writing:
-            first = len(self._entries) + 1
-            await self._show([_numbered(entry, first + place) for place, entry in enumerate(entries)])
-
-    async def _show(self, entries: list[Entry]) -> None:
-        if not entries:
-            return
-        with suppress(StoreUnavailable):
-            await self._append([(entry.number, encode_entry(entry)) for entry in entries])
-        self._entries.extend(entries)
-        self._wake()
-
-
-def _numbered(entry: Entry, number: int) -> Entry:
-    return Entry(number, entry.at, entry.kind, entry.text, entry.tool_call, entry.attempt)
+    def _wake(self) -> None:
+        self._grown.set()
+        self._grown = asyncio.Event()
 
 
 def _merged(parts: Sequence[TextDelta | ToolCallDelta]) -> list[TextDelta | ToolCallDelta]:

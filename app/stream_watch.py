@@ -1,117 +1,206 @@
 """A completion's events as seen from a process that does not run it: read from the shared log, ended by what the ledger says.
 
-The owner may be dead. Where its lease is gone and the log has no end, the call is settled at its estimate and ends as failed.
+The owner puts every delta in the log before it settles, and the end after. Where the log has no end and nobody owns the call any
+more, the ledger's word is the end; if that is a whole answer, the log may lack a part of it, and who watches is told so.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterator
-from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from uuid import UUID
 
 from app.access.principal import Principal
 from app.clock import Clock
 from app.completion_documents import seal_context
-from app.completion_entries import Entry, EntryKind, decode_entry, encode_entry, event_of, last_event
+from app.completion_entries import Entry, decode_entry, event_of, last_event
 from app.completion_events import (
     CompletionDelta,
     CompletionEvent,
     CompletionFailed,
     CompletionHeartbeat,
     CompletionStarted,
+    ToolCallDelta,
 )
 from app.completions import Completion, CompletionStatus
-from app.costs.ledger import PostgresLedger
+from app.costs.batcher import Batcher
 from app.errors import StoreUnavailable
 from app.events.stream_log import LogPage, StreamLog
 from app.gateway import Gateway
-from app.problems import CursorExpired, NotFound
+from app.leases import Leases
+from app.llm.routing import ProvidersFailed
+from app.problems import CursorExpired, InvalidInput, NotFound
 from app.secrets import Sealer
+from app.stream_runs import merging_seconds
 
-POLL_SECONDS = 0.05
 SILENCE_BEFORE_DOUBT = 1.0
 """Seconds without an entry after which the owner's life is asked for."""
 HEARTBEAT_SECONDS = 15.0
+REDIS_PATIENCE_SECONDS = 10.0
+"""How long an ended call's last events are waited for while Redis is away."""
+UNSETTLED = ProvidersFailed("The answer could not be entered in the ledger.", (), retryable=True)
+_EXPIRED = CursorExpired("The events asked for are no longer kept.")
+BEYOND_THE_END = InvalidInput("The cursor is beyond the completion's last event.", ("after",))
 
 
-@dataclass(frozen=True, slots=True)
-class RemoteWatch:
-    clock: Clock
-    log: StreamLog
-    sealer: Sealer
-    ledger: PostgresLedger
-    gateway: Gateway
+class Watching:
+    """Everything that is watched from this process: the readers of the log read together."""
+
+    def __init__(self, clock: Clock, log: StreamLog, sealer: Sealer, leases: Leases, gateway: Gateway) -> None:
+        self.clock = clock
+        self.log = log
+        self.sealer = sealer
+        self.leases = leases
+        self.gateway = gateway
+        self.watchers = 0
+        self._reads: Batcher[tuple[UUID, int], LogPage] = Batcher(log.read)
 
     async def events(self, key: UUID, position: int, principal: Principal) -> AsyncGenerator[CompletionEvent, None]:
+        """Every event after `position`. Raises StoreUnavailable while PostgreSQL is away."""
         known = await self.gateway.completion(key, principal)
         if known is None:
             yield CompletionFailed(position + 1, self.clock.now(), NotFound("There is no such completion, or no longer."), None)
             return
-        asked = heard = self.clock.monotonic()
-        while True:
-            page = await self._read(key, position)
-            if page.lost or (not page.entries and known.status is not CompletionStatus.RUNNING):
-                for event in self._without_log(known, position, lost=page.lost):
-                    yield event
-                return
-            for entry in self._entries(page, key, principal.tenant):
-                position = entry.number
-                if entry.is_last:
-                    yield last_event(position, entry.at, await self._ended(key, principal) or known)
-                    return
-                yield event_of(entry, key)
-            now = self.clock.monotonic()
-            if page.entries:
-                asked = heard = now
-                continue
-            if now - asked >= SILENCE_BEFORE_DOUBT:
-                asked = now
-                await self._doubt(key, position, principal)
-            if now - heard >= HEARTBEAT_SECONDS:
-                heard = now
-                yield CompletionHeartbeat(position, self.clock.now())
-            await self.clock.sleep(POLL_SECONDS)
-
-    def _without_log(self, ended: Completion, position: int, *, lost: bool) -> Iterator[CompletionEvent]:
-        """A call that has ended and whose log is gone is told from its result, to who asks from the start."""
-        now = self.clock.now()
-        if lost or position:
-            yield CompletionFailed(position + 1, now, CursorExpired("The events asked for are no longer kept."), None)
-            return
-        yield CompletionStarted(1, ended.created_at, ended.key)
-        if ended.text:
-            yield CompletionDelta(2, now, ended.text)
-        yield last_event(3 if ended.text else 2, now, ended)
-
-    def _entries(self, page: LogPage, key: UUID, tenant: str) -> Iterator[Entry]:
-        context = seal_context(tenant, key)
-        for _, sealed in page.entries:
-            yield decode_entry(self.sealer.unseal(sealed, context))
-
-    async def _read(self, key: UUID, position: int) -> LogPage:
+        watch = _Watch(self, key, principal, position, known)
+        self.watchers += 1
         try:
-            return await self.log.read(key, position)
+            while not watch.is_over:
+                for event in await watch.next_events():
+                    yield event
+        finally:
+            self.watchers -= 1
+
+    async def read(self, key: UUID, position: int) -> LogPage | None:
+        """None while Redis is away."""
+        try:
+            return await self._reads.submit((key, position))
         except StoreUnavailable:
-            return LogPage(())
+            return None
 
-    async def _ended(self, key: UUID, principal: Principal) -> Completion | None:
-        """What the ledger has of a call whose log has its end; an end is written after the settlement."""
-        found = await self.gateway.completion(key, principal)
-        return found if found is not None and found.status is not CompletionStatus.RUNNING else None
 
-    async def _doubt(self, key: UUID, position: int, principal: Principal) -> None:
-        """After a silence: a call that has ended, or whose owner is dead and that ends here and now, gets its last entry."""
-        if await self._ended(key, principal) is None:
-            try:
-                if await self.log.is_owned(key):
-                    return
-            except StoreUnavailable:
-                return
-            await self.ledger.abandon(key)
-            if await self._ended(key, principal) is None:
-                return
-        entry = Entry(position + 1, self.clock.now(), EntryKind.ENDED)
-        with suppress(StoreUnavailable):
-            sealed = self.sealer.seal(encode_entry(entry), seal_context(principal.tenant, key))
-            await self.log.append(key, [(entry.number, sealed)])
+@dataclass(slots=True)
+class _Watch:
+    """One watcher. `heard`, `asked` and `away_since` are in the Clock's monotonic seconds."""
+
+    at: Watching
+    key: UUID
+    principal: Principal
+    position: int
+    known: Completion
+    is_over: bool = False
+    heard: float = field(init=False)
+    asked: float = field(init=False)
+    away_since: float | None = None
+
+    def __post_init__(self) -> None:
+        self.heard = self.asked = self.at.clock.monotonic()
+
+    @property
+    def has_ended(self) -> bool:
+        return self.known.status is not CompletionStatus.RUNNING
+
+    async def next_events(self) -> list[CompletionEvent]:
+        """What one look at the log brings; without news a moment passes."""
+        now = self.at.clock.monotonic()
+        page = await self.at.read(self.key, self.position)
+        self.away_since = None if page is not None else self.away_since or now
+        if page is not None and page.entries:
+            self.heard = self.asked = now
+            return [await self._event(entry) for entry in self._entries(page)]
+        if page is not None and page.lost:
+            return [self._fail(_EXPIRED)]
+        if self.has_ended and await self._nothing_will_come(now):
+            return await self._rest()
+        return await self._pause(now)
+
+    async def _pause(self, now: float) -> list[CompletionEvent]:
+        if now - self.asked >= SILENCE_BEFORE_DOUBT:
+            self.asked = now
+            await self._doubt()
+        await self.at.clock.sleep(2 * merging_seconds(self.at.watchers))
+        if now - self.heard < HEARTBEAT_SECONDS:
+            return []
+        self.heard = now
+        return [CompletionHeartbeat(self.position, self.at.clock.now())]
+
+    def _entries(self, page: LogPage) -> Iterator[Entry]:
+        context = seal_context(self.principal.tenant, self.key)
+        for _, sealed in page.entries:
+            yield decode_entry(self.at.sealer.unseal(sealed, context))
+
+    async def _event(self, entry: Entry) -> CompletionEvent:
+        self.position = entry.number
+        if not entry.is_last:
+            return event_of(entry, self.key)
+        self.is_over = True
+        await self._refresh()
+        if not self.has_ended:
+            self.known = replace(self.known, status=CompletionStatus.FAILED, problem=UNSETTLED)
+        return last_event(entry.number, entry.at, self.known)
+
+    async def _doubt(self) -> None:
+        """After a silence: has it ended, or will it never, because its owner is dead?"""
+        await self._refresh()
+        if not self.has_ended and self.away_since is None:
+            await self.at.leases.bury(self.key)
+            await self._refresh()
+
+    async def _refresh(self) -> None:
+        self.known = await self.at.gateway.completion(self.key, self.principal) or self.known
+
+    async def _nothing_will_come(self, now: float) -> bool:
+        """An owner that lives writes the last entries after it has settled."""
+        if self.away_since is not None:
+            return now - self.away_since >= REDIS_PATIENCE_SECONDS
+        try:
+            return not await self.at.log.is_owned(self.key)
+        except StoreUnavailable:
+            return False
+
+    async def _rest(self) -> list[CompletionEvent]:
+        """What is still owed of a call that has ended and whose log brings no more."""
+        try:
+            newest = await self.at.log.newest(self.key)
+        except StoreUnavailable:
+            newest = None
+        if newest is None:
+            return self._without_log()
+        number, sealed = newest
+        has_end = decode_entry(self.at.sealer.unseal(sealed, seal_context(self.principal.tenant, self.key))).is_last
+        end = number if has_end else number + 1
+        if has_end and self.position < end:
+            return []
+        self.is_over = True
+        if self.position > end:
+            return [self._fail(BEYOND_THE_END)]
+        if self.position == end:
+            return []
+        if self.known.status is CompletionStatus.FINISHED:
+            return [self._fail(CursorExpired("The last events were lost; `partial` is the whole completion."))]
+        return [last_event(end, self.at.clock.now(), self.known)]
+
+    def _without_log(self) -> list[CompletionEvent]:
+        """Told from the result: to who asks from the start, and for a call that was never streamed."""
+        self.is_over = True
+        told = list(self._told())
+        if self.position and self.known.first_token_ms is not None:
+            return [self._fail(_EXPIRED)]
+        if self.position > len(told):
+            return [self._fail(BEYOND_THE_END)]
+        return told[self.position :]
+
+    def _told(self) -> Iterator[CompletionEvent]:
+        known, at = self.known, self.known.finished_at or self.known.created_at
+        yield CompletionStarted(1, known.created_at, known.key)
+        number = 1
+        if known.text:
+            number += 1
+            yield CompletionDelta(number, at, known.text)
+        for call in known.tool_calls:
+            number += 1
+            yield ToolCallDelta(number, at, call.id, call.arguments, call.name)
+        yield last_event(number + 1, at, known)
+
+    def _fail(self, problem: object) -> CompletionFailed:
+        self.is_over = True
+        return CompletionFailed(self.position + 1, self.at.clock.now(), problem, self.known if self.has_ended else None)

@@ -12,47 +12,91 @@ from datetime import timedelta
 from typing import cast
 from uuid import UUID
 
-from app.redis.clients import RedisClient, Script, Server
+from app.errors import StoreUnavailable
+from app.redis.clients import RedisClient, Server
 
 LEASE = timedelta(seconds=5)
 LIFETIME = timedelta(hours=1)
+FORGOTTEN_AFTER = timedelta(minutes=1)
+"""Where content is not to be kept: those who watch have so long to read the end."""
 LONGEST = 20_000
 """Entries kept of one stream."""
 _CANCEL_LIFETIME = timedelta(minutes=10)
 _FIELD = b"e"
-_APPEND = Script("append")
+_PER_PROLONGATION = 64
+_THERE_ALREADY = "equal or smaller"
+
+
+@dataclass(frozen=True, slots=True)
+class LogWrite:
+    """Entries of one stream, numbers ascending. `begins` takes the lease and drops what an earlier run left; `ends` gives
+    the lease up."""
+
+    key: UUID
+    entries: Sequence[tuple[int, bytes]] = ()
+    begins: bool = False
+    ends: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class LogPage:
-    """`lost` where entries that were asked for are no longer kept."""
+    """Entries without a gap; `lost` where the first that was asked for is no longer kept and later ones are."""
 
     entries: tuple[tuple[int, bytes], ...]
     lost: bool = False
 
 
 class StreamLog:
-    """Every method raises StoreUnavailable while Redis is away."""
+    """Every method raises StoreUnavailable while Redis is away. `lifetime` is how long a log is kept after its end."""
 
-    def __init__(self, redis: RedisClient) -> None:
+    def __init__(self, redis: RedisClient, lifetime: timedelta = LIFETIME) -> None:
         self._redis = redis
+        self._lifetime = lifetime
 
-    async def append(self, key: UUID, entries: Sequence[tuple[int, bytes]]) -> None:
-        """Numbers ascend; one that is there already keeps the entry it has."""
-        arguments: list[int | bytes] = [round(LIFETIME.total_seconds()), LONGEST]
-        for entry in entries:
-            arguments += entry
-        await self._redis.evaluate(_APPEND, _log(key), *arguments)
+    async def write(self, batch: Sequence[LogWrite]) -> Sequence[None]:
+        """All in one round trip. An entry whose number is there already, or behind, changes nothing."""
 
-    async def read(self, key: UUID, after: int, most: int = 500) -> LogPage:
-        """What comes after the number `after`; nothing where the log has no more, or is not there."""
+        async def act(server: Server) -> list[object]:
+            pipeline = server.pipeline(transaction=False)
+            for write in batch:
+                log, lease = _log(write.key), _lease(write.key)
+                if write.begins:
+                    pipeline.delete(log, _cancel(write.key))
+                    pipeline.set(lease, b"1", px=LEASE)
+                for number, entry in write.entries:
+                    pipeline.xadd(log, {_FIELD: entry}, id=f"{number}-0", maxlen=LONGEST, approximate=True)
+                    if number % _PER_PROLONGATION == 1:
+                        pipeline.expire(log, LIFETIME)
+                if write.ends:
+                    pipeline.expire(log, self._lifetime)
+                    pipeline.delete(lease)
+            return cast("list[object]", await pipeline.execute(raise_on_error=False))
+
+        for answer in await self._redis.run(act):
+            if isinstance(answer, Exception) and _THERE_ALREADY not in str(answer):
+                raise StoreUnavailable("Redis") from answer
+        return [None] * len(batch)
+
+    async def read(self, batch: Sequence[tuple[UUID, int]], most: int = 500) -> Sequence[LogPage]:
+        """For each stream what comes after the number; nothing where the log has no more, or is not there."""
+
+        async def act(server: Server) -> list[list[tuple[bytes, dict[bytes, bytes]]]]:
+            pipeline = server.pipeline(transaction=False)
+            for key, after in batch:
+                pipeline.xrange(_log(key), min=f"({after}-0", max="+", count=most)
+            return cast("list[list[tuple[bytes, dict[bytes, bytes]]]]", await pipeline.execute())
+
+        found = await self._redis.run(act)
+        return [_page(entries, after) for (_, after), entries in zip(batch, found, strict=True)]
+
+    async def newest(self, key: UUID) -> tuple[int, bytes] | None:
+        """The entry with the highest number; None where there is no log."""
 
         async def act(server: Server) -> list[tuple[bytes, dict[bytes, bytes]]]:
-            found = await server.xrange(_log(key), min=f"({after}-0", max="+", count=most)
-            return cast("list[tuple[bytes, dict[bytes, bytes]]]", found)
+            return cast("list[tuple[bytes, dict[bytes, bytes]]]", await server.xrevrange(_log(key), count=1))
 
-        entries = tuple((int(place.partition(b"-")[0]), fields[_FIELD]) for place, fields in await self._redis.run(act))
-        return LogPage(entries, lost=bool(entries) and entries[0][0] != after + 1)
+        found = await self._redis.run(act)
+        return _entry(*found[0]) if found else None
 
     async def renew(self, keys: Collection[UUID]) -> set[UUID]:
         """Renews the leases of the streams that run here; gives those that somebody wants cancelled."""
@@ -68,14 +112,6 @@ class StreamLog:
         answers = await self._redis.run(act)
         return {key for key, wanted in zip(ordered, answers[1::2], strict=True) if wanted}
 
-    async def end(self, key: UUID) -> None:
-        """Nobody renews this stream any more, because it has ended."""
-
-        async def act(server: Server) -> None:
-            await server.delete(_lease(key))
-
-        await self._redis.run(act)
-
     async def is_owned(self, key: UUID) -> bool:
         async def act(server: Server) -> bool:
             return bool(await server.exists(_lease(key)))
@@ -89,6 +125,20 @@ class StreamLog:
             await server.set(_cancel(key), b"1", ex=_CANCEL_LIFETIME)
 
         await self._redis.run(act)
+
+
+def _page(found: Sequence[tuple[bytes, dict[bytes, bytes]]], after: int) -> LogPage:
+    entries: list[tuple[int, bytes]] = []
+    for place, fields in found:
+        number, entry = _entry(place, fields)
+        if number != after + len(entries) + 1:
+            break
+        entries.append((number, entry))
+    return LogPage(tuple(entries), lost=bool(found) and not entries)
+
+
+def _entry(place: bytes, fields: dict[bytes, bytes]) -> tuple[int, bytes]:
+    return int(place.partition(b"-")[0]), fields[_FIELD]
 
 
 def _log(key: UUID) -> str:

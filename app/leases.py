@@ -1,0 +1,77 @@
+"""Which calls run in this process, told to the others by a lease each, and what becomes of a call whose owner is dead.
+
+A call that others may come to watch, join or cancel has a lease in Redis that its owner renews. Where the lease is gone the call
+is settled at its estimate and ends as failed, by whoever waits for it first. Without an answer from Redis nobody is taken for
+dead.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from contextlib import suppress
+from uuid import UUID
+
+from app.clock import Clock
+from app.costs.batcher import Batcher
+from app.costs.ledger import PostgresLedger
+from app.errors import StoreUnavailable
+from app.events.stream_log import LogWrite, StreamLog
+
+RENEWAL_SECONDS = 1.0
+SECOND_LOOK_SECONDS = 1.5
+"""After Redis was restarted an owner needs a moment to renew its leases."""
+_log = logging.getLogger(__name__)
+
+
+class Leases:
+    def __init__(self, clock: Clock, log: StreamLog, ledger: PostgresLedger) -> None:
+        self._clock = clock
+        self._stream_log = log
+        self._ledger = ledger
+        self._writes: Batcher[LogWrite, None] = Batcher(log.write)
+        self._held: dict[UUID, Callable[[], object]] = {}
+
+    async def write(self, write: LogWrite) -> None:
+        """Lease and log, together with what others write at that moment; raises StoreUnavailable."""
+        await self._writes.submit(write)
+
+    def hold(self, key: UUID, cancel: Callable[[], object]) -> None:
+        """The call runs here from now on; `cancel` is called, perhaps several times, once somebody wants it stopped."""
+        self._held[key] = cancel
+
+    def drop(self, key: UUID) -> None:
+        """The call has ended."""
+        self._held.pop(key, None)
+
+    async def cancel(self, key: UUID) -> None:
+        """Its owner learns of it: here at once, elsewhere with the next renewal. Raises StoreUnavailable."""
+        held = self._held.get(key)
+        if held is not None:
+            held()
+        else:
+            await self._stream_log.cancel(key)
+
+    async def keep(self) -> None:
+        """Renews the leases of what runs here and hears who is to be cancelled, until it is cancelled itself."""
+        while True:
+            await self._clock.sleep(RENEWAL_SECONDS)
+            try:
+                for key in await self._stream_log.renew(self._held) if self._held else ():
+                    if key in self._held:
+                        self._held[key]()
+            except StoreUnavailable:
+                _log.warning("no lease was renewed: Redis does not answer")
+
+    async def is_owned(self, key: UUID) -> bool:
+        """False only where two looks say so. Raises StoreUnavailable."""
+        if key in self._held or await self._stream_log.is_owned(key):
+            return True
+        await self._clock.sleep(SECOND_LOOK_SECONDS)
+        return await self._stream_log.is_owned(key)
+
+    async def bury(self, key: UUID) -> None:
+        """Ends a running call whose owner is dead; one that lives, or that nobody can ask about, goes on."""
+        with suppress(StoreUnavailable):
+            if not await self.is_owned(key):
+                await self._ledger.abandon(key)
