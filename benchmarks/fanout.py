@@ -33,9 +33,9 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.types import Receive, Scope, Send
 
 from app.access.allowance import Allowance
+from app.access.audience import Audience
 from app.access.principal import Principal
 from app.clock import SystemClock
-from app.graphql.fields import Audience
 from app.graphql.routes import build_graphql_routes
 from app.settings import Settings
 from app.web.protocols import HttpProtocol, WebSocketProtocol

@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeAlias, cast
 
-from graphql import ExecutionResult, FieldNode, NullValueNode, VariableNode
+from graphql import ExecutionResult, FieldNode, NullValueNode, ValueNode, VariableNode
 from graphql.execution.execute import create_source_event_stream
 from strawberry import Schema
 
@@ -51,17 +51,21 @@ class Prepared:
         return None if self._resumes() else self.operation.audience
 
     def _resumes(self) -> bool:
-        variables = self.request.variables or {}
-        for field in self.operation.node.selection_set.selections:
-            if not isinstance(field, FieldNode):
-                return True
-            for argument in field.arguments:
-                value = argument.value
-                name = value.name.value if isinstance(value, VariableNode) else None
-                left_out = isinstance(value, NullValueNode) if name is None else name in variables and variables[name] is None
-                if argument.name.value == "after" and not left_out:
-                    return True
-        return False
+        return any(
+            not isinstance(field, FieldNode)
+            or any(argument.name.value == "after" and self._is_given(argument.value) for argument in field.arguments or ())
+            for field in self.operation.node.selection_set.selections
+        )
+
+    def _is_given(self, value: ValueNode) -> bool:
+        if not isinstance(value, VariableNode):
+            return not isinstance(value, NullValueNode)
+        defaults = {
+            definition.variable.name.value
+            for definition in self.operation.node.variable_definitions or ()
+            if definition.default_value is not None
+        }
+        return (self.request.variables or {}).get(value.name.value) is not None or value.name.value in defaults
 
 
 @dataclass(slots=True)
