@@ -11,6 +11,7 @@ from strawberry import ID
 from app.access.principal import Scope
 from app.errors import Forbidden
 from app.llm.fleet import ProviderStatus
+from resolvers.alerts import budget_alert
 from resolvers.budgets import budget
 from resolvers.completions import completion
 from resolvers.costs import usage_record
@@ -27,6 +28,7 @@ async def provider(info: Info, provider_id: ID) -> ProviderStatus | None:
 NODES: Mapping[str, tuple[Scope, Find]] = {
     "cmp": (Scope.COMPLETIONS, completion),
     "bud": (Scope.BUDGETS, budget),
+    "alr": (Scope.BUDGETS, budget_alert),
     "use": (Scope.COSTS, usage_record),
     "prv": (Scope.PROVIDERS, provider),
 }

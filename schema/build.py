@@ -5,6 +5,7 @@ from __future__ import annotations
 import strawberry
 from strawberry.schema.config import StrawberryConfig
 
+from schema.alerts import AlertQueries, AlertSubscriptions
 from schema.budgets import BudgetMutations, BudgetQueries
 from schema.completions import CompletionMutations, CompletionQueries, CompletionSubscriptions
 from schema.costs import CostQueries
@@ -17,7 +18,7 @@ from schema.viewer import ViewerQueries
 
 
 @strawberry.type(description="What can be read.")
-class Query(NodeQueries, ViewerQueries, CompletionQueries, ProviderQueries, CostQueries, BudgetQueries):
+class Query(NodeQueries, ViewerQueries, CompletionQueries, ProviderQueries, CostQueries, BudgetQueries, AlertQueries):
     pass
 
 
@@ -27,7 +28,7 @@ class Mutation(CompletionMutations, BudgetMutations, ProviderMutations):
 
 
 @strawberry.type(description="What can be watched.")
-class Subscription(CompletionSubscriptions):
+class Subscription(CompletionSubscriptions, AlertSubscriptions):
     pass
 
 

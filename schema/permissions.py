@@ -27,6 +27,7 @@ EVERY_FIELD = "*"
 
 PERMISSIONS: Mapping[tuple[str, str], Permission] = {
     ("Query", "budget"): Scope.BUDGETS,
+    ("Query", "budgetAlerts"): Scope.BUDGETS,
     ("Query", "budgets"): Scope.BUDGETS,
     ("Query", "completion"): Scope.COMPLETIONS,
     ("Query", "costs"): Scope.COSTS,
@@ -43,12 +44,18 @@ PERMISSIONS: Mapping[tuple[str, str], Permission] = {
     ("Mutation", "completionCancel"): Scope.COMPLETIONS,
     ("Mutation", "completionCreate"): Scope.COMPLETIONS,
     ("Mutation", "completionStart"): Scope.COMPLETIONS,
+    ("Subscription", "budgetAlerts"): Scope.BUDGETS,
     ("Subscription", "completionEvents"): Scope.COMPLETIONS,
     ("Subscription", "completionStream"): Scope.COMPLETIONS,
     ("Allowance", EVERY_FIELD): Rule.WITH_PARENT,
     ("Attempt", EVERY_FIELD): Rule.WITH_PARENT,
     ("Breaker", EVERY_FIELD): Rule.WITH_PARENT,
     ("Budget", EVERY_FIELD): Rule.WITH_PARENT,
+    ("BudgetAlert", EVERY_FIELD): Rule.WITH_PARENT,
+    ("BudgetAlertConnection", EVERY_FIELD): Rule.WITH_PARENT,
+    ("BudgetAlertEdge", EVERY_FIELD): Rule.WITH_PARENT,
+    ("BudgetAlertRaised", EVERY_FIELD): Rule.WITH_PARENT,
+    ("BudgetAlertsMissed", EVERY_FIELD): Rule.WITH_PARENT,
     ("BudgetConnection", EVERY_FIELD): Rule.WITH_PARENT,
     ("BudgetEdge", EVERY_FIELD): Rule.WITH_PARENT,
     ("BudgetExceeded", EVERY_FIELD): Rule.WITH_PARENT,  # its resolvers hide what the caller may not see

@@ -8,6 +8,7 @@ import strawberry
 from strawberry import field
 
 from app import completion_events
+from app.events import heartbeat
 from resolvers.inputs.paging import Cursor
 from schema.describes import describes
 
@@ -20,6 +21,7 @@ class StreamEvent:
 
 @describes(
     completion_events.CompletionHeartbeat,
+    heartbeat.Heartbeat,
     description="Nothing happened; the stream is alive and the cursor moved.",
 )
 class Heartbeat(StreamEvent):

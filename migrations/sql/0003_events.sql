@@ -9,8 +9,9 @@ create table event_log (
 --
 insert into event_log default values;
 --
--- `payload` is the event of a topic that has no table of its own.
-alter table outbox add column payload jsonb, add column placed_at timestamptz;
+-- `payload` is the event of a topic that has no table of its own; `number` keeps the order within a transaction.
+alter table outbox
+    add column payload jsonb, add column placed_at timestamptz, add column number bigint not null generated always as identity;
 --
 create index ix_outbox_topic on outbox (topic, tenant, position);
 --
@@ -27,8 +28,8 @@ begin
     perform pg_advisory_xact_lock(7246002);
     update outbox o set position = e.head + d.place, placed_at = clock_timestamp()
     from event_log e, (
-        select key, row_number() over (order by created_at, key) as place
-        from (select key, created_at from outbox where position is null order by created_at, key limit most) unplaced
+        select key, row_number() over (order by created_at, number) as place
+        from (select key, created_at, number from outbox where position is null order by created_at, number limit most) unplaced
     ) d
     where o.key = d.key;
     get diagnostics placed = row_count;

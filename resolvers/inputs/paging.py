@@ -12,6 +12,9 @@ First: TypeAlias = Annotated[int | None, strawberry.argument(description="How ma
 After: TypeAlias = Annotated[
     Cursor | None, strawberry.argument(description="Those behind this position: a `cursor` or `endCursor` of the same list.")
 ]
+Resume: TypeAlias = Annotated[
+    Cursor | None, strawberry.argument(description="Those behind this event's cursor; left out, from now on.")
+]
 
 
 def page_request(first: int | None, after: str | None) -> PageRequest:

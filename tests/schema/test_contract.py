@@ -15,7 +15,6 @@ CONTRACT = Path(__file__).with_name("contract.graphql")
 ROOTS = ("Query", "Mutation", "Subscription")
 
 NOT_YET = {
-    "Query.budgetAlerts",
     "Query.cacheStats",
     "Query.collection",
     "Query.collections",
@@ -30,7 +29,6 @@ NOT_YET = {
     "Mutation.documentsDelete",
     "Mutation.documentsUpsert",
     "Mutation.embeddingsCreate",
-    "Subscription.budgetAlerts",
     "Subscription.costUpdates",
     "Subscription.providerEvents",
 }

@@ -19,9 +19,11 @@ pytestmark = pytest.mark.anyio
 PERIOD = '{period: {from: "2026-01-01T00:00:00Z", to: "2100-01-01T00:00:00Z"}}'
 ASK = '{messages: [{role: USER, text: "Hi"}]}'
 TYPENAME = "{ __typename }"
+ALERTS = "query Alerts($filter: BudgetAlertFilter) { budgetAlerts(filter: $filter) { nodes { id } } }"
 RECORDS = "query Records($filter: CostFilter!) { usageRecords(filter: $filter) { nodes { id } } }"
 DOCUMENTS = {
     "Query.budget": f'{{ budget(id: "x") {TYPENAME} }}',
+    "Query.budgetAlerts": f"{{ budgetAlerts {TYPENAME} }}",
     "Query.budgets": f"{{ budgets {TYPENAME} }}",
     "Query.completion": f'{{ completion(id: "x") {TYPENAME} }}',
     "Query.costs": f"{{ costs(filter: {PERIOD}) {TYPENAME} }}",
@@ -36,6 +38,7 @@ DOCUMENTS = {
     "Mutation.completionCancel": f'mutation {{ completionCancel(id: "x") {TYPENAME} }}',
     "Mutation.completionCreate": f"mutation {{ completionCreate(input: {ASK}) {TYPENAME} }}",
     "Mutation.completionStart": f"mutation {{ completionStart(input: {ASK}) {TYPENAME} }}",
+    "Subscription.budgetAlerts": f"subscription {{ budgetAlerts {TYPENAME} }}",
     "Subscription.completionEvents": f'subscription {{ completionEvents(id: "x") {TYPENAME} }}',
     "Subscription.completionStream": f"subscription {{ completionStream(input: {ASK}) {TYPENAME} }}",
 }
@@ -61,7 +64,7 @@ class TestScopes:
         assert isinstance(raised, Forbidden)
         assert needed.value in str(raised)
 
-    @pytest.mark.parametrize("kind", ["cmp", "bud", "use", "prv"])
+    @pytest.mark.parametrize("kind", ["alr", "cmp", "bud", "use", "prv"])
     async def test_a_node_asks_for_the_scope_of_its_kind(self, kind: str) -> None:
         api = Api.without_services(build_schema())
         assert isinstance(await api.raised(f'{{ node(id: "{kind}_x") {{ id }} }}', POWERLESS), Forbidden)
@@ -116,6 +119,7 @@ class TestForeignTenants:
         ("document", "variables"),
         [
             (COSTS, {"filter": {**EVER, "tenants": ["globex", "acme"]}}),
+            (ALERTS, {"filter": {"tenant": "acme"}}),
             (RECORDS, {"filter": {**EVER, "tenants": ["acme"]}}),
             ("query Q($filter: BudgetFilter) { budgets(filter: $filter) { nodes { id } } }", {"filter": {"tenant": "acme"}}),
             (

@@ -11,6 +11,7 @@ from sqlalchemy import (
     CheckConstraint,
     Column,
     ForeignKeyConstraint,
+    Identity,
     Index,
     Integer,
     Numeric,
@@ -101,6 +102,7 @@ outbox = Table(
     Column("position", BigInteger),
     Column("payload", JSONB),
     Column("placed_at", TIMESTAMP(timezone=True)),
+    Column("number", BigInteger, Identity(always=True), nullable=False),
     PrimaryKeyConstraint("key"),
     UniqueConstraint("position"),
 )
