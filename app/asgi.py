@@ -17,6 +17,7 @@ from app.access.principal import Principal, Scope
 from app.clock import SystemClock
 from app.context import OperationContext
 from app.costs.estimate import Estimator
+from app.costs.prices import PriceBook
 from app.errors import SettingsError, StoreUnavailable, Unauthenticated
 from app.graphql.routes import build_graphql_routes
 from app.health.endpoints import build_health_routes
@@ -33,11 +34,11 @@ Authenticate = Callable[[Mapping[str, str]], Awaitable[Principal]]
 
 def create_app(settings: Settings) -> Starlette:
     """What is heavy is built here, before server processes fork; what has connections is opened in each of them."""
-    schema, estimator = build_schema(), Estimator()
+    schema, estimator, prices = build_schema(), Estimator(), PriceBook(settings)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        async with build_services(settings, SystemClock(), estimator) as services:
+        async with build_services(settings, SystemClock(), estimator, prices) as services:
             app.router.routes.extend(_routes(services))
             with _metrics_port(services.metrics, settings.server):
                 yield

@@ -22,6 +22,7 @@ from app.costs.estimate import Estimator
 from app.costs.ledger import PostgresLedger
 from app.costs.prices import PriceBook
 from app.costs.reports import CostReports
+from app.costs.upkeep import Upkeep
 from app.db.engines import build_engines
 from app.db.sessions import Sessions
 from app.errors import SettingsError
@@ -60,7 +61,7 @@ class Services:
 
 
 @asynccontextmanager
-async def build_services(settings: Settings, clock: Clock, estimator: Estimator) -> AsyncIterator[Services]:
+async def build_services(settings: Settings, clock: Clock, estimator: Estimator, prices: PriceBook) -> AsyncIterator[Services]:
     """Connects lazily: a store that is away is no reason not to start. Raises SettingsError."""
     if settings.database.primary is None or settings.redis.url is None:
         raise SettingsError("database.primary and redis.url", "are needed where no embedded stores run")
@@ -77,10 +78,11 @@ async def build_services(settings: Settings, clock: Clock, estimator: Estimator)
         stack.push_async_callback(fleet.close)
         limits = SharedKeyLimits(KeyLimits(clock, 1 / settings.server.workers), redis, clock)
         keys = await stack.enter_async_context(KeyStore(sessions, clock, await stack.enter_async_context(limits)))
-        prices = PriceBook(settings)
         ledger = PostgresLedger(sessions, clock, settings, prices)
         stack.push_async_callback(ledger.close)
-        stack.push_async_callback(end_tasks, [asyncio.create_task(ledger.keep())])
+        stack.push_async_callback(
+            end_tasks, [asyncio.create_task(ledger.keep()), asyncio.create_task(Upkeep(sessions, clock).keep())]
+        )
         planner = CallPlanner(clock, fleet, prices, estimator, {each.name: each.timeouts.total for each in settings.providers})
         documents = CompletionDocuments(build_sealer(settings.content.encryption_keys), settings.content.store)
         log = StreamLog(redis, min(LIFETIME, settings.content.ttl) if settings.content.store else FORGOTTEN_AFTER)

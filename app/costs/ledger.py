@@ -27,7 +27,6 @@ from app.costs.budgets import Budget, budget_from_row, exceeded
 from app.costs.holds import AdmissionRequest, Admitted, Estimate, IdempotencyKey, Joined, Payer, Settlement, StoredCall
 from app.costs.prices import PriceBook
 from app.costs.statements import Statements
-from app.costs.upkeep import tidy
 from app.db.sessions import Sessions
 from app.errors import Refused, StoreUnavailable
 from app.problems import Conflict, InvalidInput, ProblemCode
@@ -36,7 +35,6 @@ from app.usage import Operation, TokenUsage
 
 ADMIT_PATIENCE = timedelta(seconds=5)
 SETTLE_PATIENCE = timedelta(seconds=30)
-TIDY_SECONDS = 3600.0
 KEEP_AT_LEAST = timedelta(hours=24)
 """How long an idempotency key is remembered where content is kept for less."""
 
@@ -173,16 +171,13 @@ class PostgresLedger:
         await self.sweep()
 
     async def keep(self) -> None:
-        """Renews, sweeps and tidies until it is cancelled."""
-        pause, tidied = self._lease.total_seconds() / 6, -TIDY_SECONDS
+        """Renews and sweeps until it is cancelled."""
+        pause = self._lease.total_seconds() / 6
         while True:
             try:
                 await self.renew()
                 while await self.sweep():
                     pass
-                if self._clock.monotonic() - tidied >= TIDY_SECONDS:
-                    await tidy(self._sessions)
-                    tidied = self._clock.monotonic()
             except StoreUnavailable:
                 _log.warning("no hold was renewed: PostgreSQL does not answer")
             except Exception:  # noqa: BLE001 a keeper that ends would let every hold of the process expire

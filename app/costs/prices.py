@@ -83,7 +83,10 @@ class Rates:
 
 
 class PriceBook:
-    """Prices by the configured provider's name and the model's. A provider's kind is enough for one that is not configured."""
+    """Prices by the configured provider's name and the model's. A provider's kind is enough for one that is not configured.
+
+    Takes 0.25 s to build where the configured models' prices are listed, and so does the first listed price otherwise.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self._listed: dict[str, str] = {kind.value: listed for kind, listed in _LISTED.items()}
@@ -95,8 +98,11 @@ class PriceBook:
             else:
                 self._listed[provider.name] = listed
             for model in provider.models:
-                if model.price is not None:
-                    self._compiled[provider.name, model.name] = (_Dated(None, Rates((_tier(model.price, -1, "configuration"),))),)
+                self._compiled[provider.name, model.name] = (
+                    self._compile(provider.name, model.name)
+                    if model.price is None
+                    else (_Dated(None, Rates((_tier(model.price, -1, "configuration"),))),)
+                )
 
     def rates(self, provider: str, model: str, at: datetime) -> Rates | None:
         """The rates in force at `at`; None where the price is unknown."""

@@ -1,18 +1,32 @@
-"""What the ledger's tables need from time to time: room for the next months' records, and an end to what has expired."""
+"""What the ledger's tables need from time to time: room for the next months' records, an end to what has expired, and a check
+that budgets' sums are those of their rows.
+
+One process does each task when it is due, by the database's clock: who moves the task's row does it.
+"""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from uuid import UUID
 
 from sqlalchemy import text
 
+from app.clock import Clock
 from app.db.sessions import Sessions
+from app.errors import StoreUnavailable
 
 MONTHS_AHEAD = 2
 DELETED_AT_ONCE = 1000
+BUDGETS_AT_ONCE = 100
+LOOK_SECONDS = 300.0
+TIDY_EVERY = timedelta(hours=1)
+RECONCILE_EVERY = timedelta(hours=6)
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +41,64 @@ class Discrepancy:
     holding_usd: Decimal
 
 
+class Upkeep:
+    def __init__(self, sessions: Sessions, clock: Clock) -> None:
+        self._sessions = sessions
+        self._clock = clock
+
+    async def keep(self) -> None:
+        """Does what is due until it is cancelled."""
+        while True:
+            await self.run_due()
+            await self._clock.sleep(LOOK_SECONDS)
+
+    async def run_due(self) -> None:
+        """A task that fails is due again at once."""
+        tasks: tuple[tuple[str, timedelta, Callable[[], Awaitable[None]]], ...] = (
+            ("tidy", TIDY_EVERY, self._tidy),
+            ("reconcile", RECONCILE_EVERY, self._reconcile),
+        )
+        for name, every, work in tasks:
+            try:
+                if not await self._claim(name, every):
+                    continue
+                try:
+                    await work()
+                except BaseException:
+                    await self._give_up(name)
+                    raise
+            except StoreUnavailable:
+                _log.warning("upkeep waits for PostgreSQL", extra={"task": name})
+            except Exception:  # noqa: BLE001 the other tasks, and the next look, must not end with this one
+                _log.exception("upkeep failed", extra={"task": name})
+
+    async def _tidy(self) -> None:
+        await tidy(self._sessions)
+
+    async def _reconcile(self) -> None:
+        async for found in reconcile(self._sessions):
+            _log.error(
+                "a budget's sums differ from its rows",
+                extra={
+                    "budget": str(found.budget),
+                    "period_start": found.period_start.isoformat(),
+                    "spent_usd": str(found.spent_usd),
+                    "recorded_usd": str(found.recorded_usd),
+                    "held_usd": str(found.held_usd),
+                    "holding_usd": str(found.holding_usd),
+                },
+            )
+            await put_right(self._sessions, found)
+
+    async def _claim(self, name: str, every: timedelta) -> bool:
+        async with self._sessions.write() as session:
+            return (await session.execute(_CLAIM, {"task": name, "every": every})).first() is not None
+
+    async def _give_up(self, name: str) -> None:
+        async with self._sessions.write() as session:
+            await session.execute(_GIVE_UP, {"task": name})
+
+
 async def tidy(sessions: Sessions) -> None:
     """Safe to run in several processes at once."""
     async with sessions.write() as session:
@@ -38,17 +110,44 @@ async def tidy(sessions: Sessions) -> None:
             deleted = len((await session.execute(_DELETE_EXPIRED, {"most": DELETED_AT_ONCE})).all())
 
 
-async def reconcile(sessions: Sessions) -> list[Discrepancy]:
-    """What running sums and rows disagree about, in one snapshot; reads every record of the running periods."""
-    async with sessions.read(primary=True) as session:
-        return [Discrepancy(*row) for row in await session.execute(_DISCREPANCIES)]
+async def reconcile(sessions: Sessions) -> AsyncIterator[Discrepancy]:
+    """What running sums and rows disagree about, each budget in one snapshot. Reads every record of the running periods, from a
+    replica where there is one."""
+    after: UUID | None = None
+    while budgets := await _budgets_after(sessions, after):
+        after = budgets[-1]
+        async with sessions.read() as session:
+            rows = (await session.execute(_DISCREPANCIES, {"budgets": budgets})).all()
+        for row in rows:
+            yield Discrepancy(UUID(int=row.budget.int), *row[1:])
 
 
+async def put_right(sessions: Sessions, found: Discrepancy) -> None:
+    """Counts the rows anew under the period's lock. What is spent is never lowered: a record can be missing because it is old."""
+    async with sessions.write() as session:
+        await session.execute(_PUT_RIGHT, {"budget": found.budget, "start": found.period_start})
+
+
+async def _budgets_after(sessions: Sessions, after: UUID | None) -> Sequence[UUID]:
+    async with sessions.read() as session:
+        rows = await session.execute(_BUDGETS, {"after": after, "most": BUDGETS_AT_ONCE})
+        return [UUID(int=key.int) for (key,) in rows]
+
+
+_CLAIM = text(
+    "update upkeep set begun_at = now() where task = :task and begun_at <= now() - cast(:every as interval) returning 1"
+)
+_GIVE_UP = text("update upkeep set begun_at = '-infinity' where task = :task")
 _MAKE_PARTITION = text("select make_usage_partition(now() + make_interval(months => :months))")
 _DELETE_EXPIRED = text(
     "delete from completions where key in (select key from completions where expires_at <= now() and status <> 'RUNNING'"
     " limit :most for update skip locked) returning 1"
 )
-_DISCREPANCIES = text(
-    "select budget, period_start, spent_usd, recorded_usd, held_usd, holding_usd from budget_discrepancies order by 1, 2"
+_BUDGETS = text(
+    "select key from budgets where deleted_at is null and (cast(:after as uuid) is null or key > :after) order by key limit :most"
 )
+_DISCREPANCIES = text(
+    "select budget, period_start, spent_usd, recorded_usd, held_usd, holding_usd from budget_discrepancies"
+    " where budget = any(:budgets) order by 1, 2"
+)
+_PUT_RIGHT = text("select put_period_right(:budget, :start)")

@@ -12,7 +12,14 @@ branch_labels = None
 depends_on = None
 
 _SQL = Path(__file__).parent.parent / "sql"
-_FILES = ("0002_tables.sql", "0002_budget_period.sql", "0002_ledger_admit.sql", "0002_ledger_settle.sql", "0002_partitions.sql")
+_FILES = (
+    "0002_tables.sql",
+    "0002_budget_period.sql",
+    "0002_ledger_admit.sql",
+    "0002_ledger_settle.sql",
+    "0002_partitions.sql",
+    "0002_upkeep.sql",
+)
 
 
 def upgrade() -> None:

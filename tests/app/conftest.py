@@ -8,6 +8,7 @@ import pytest
 
 from app.clock import SystemClock
 from app.costs.estimate import Estimator
+from app.costs.prices import PriceBook
 from app.services import Services, build_services
 from app.settings import Settings
 from tests.services import Stores
@@ -44,9 +45,8 @@ async def open_process(stores: Stores, simulator: RunningSimulator, estimator: E
     async with AsyncExitStack() as stack:
 
         async def open_one(settings: Settings | None = None) -> Services:
-            return await stack.enter_async_context(
-                build_services(settings or stores.settings(simulator), SystemClock(), estimator)
-            )
+            settings = settings or stores.settings(simulator)
+            return await stack.enter_async_context(build_services(settings, SystemClock(), estimator, PriceBook(settings)))
 
         yield open_one
 

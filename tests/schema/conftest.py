@@ -7,6 +7,7 @@ import strawberry
 
 from app.clock import SystemClock
 from app.costs.estimate import Estimator
+from app.costs.prices import PriceBook
 from app.secrets import SecretReference
 from app.services import build_services
 from app.settings import SIMULATOR_KEY, DatabaseSettings, RedisSettings, Settings, with_simulator
@@ -49,5 +50,6 @@ async def api(
         database=DatabaseSettings(primary=SecretReference(env="TEST_DATABASE")),
         redis=RedisSettings(url=SecretReference(env="TEST_REDIS")),
     )
-    async with build_services(with_simulator(settings, simulator.address), SystemClock(), estimator) as services:
+    settings = with_simulator(settings, simulator.address)
+    async with build_services(settings, SystemClock(), estimator, PriceBook(settings)) as services:
         yield Api(built_schema, services)
