@@ -116,7 +116,6 @@ def documents() -> list[Attack]:
         document("negative page", "query($f: CostFilter!) { usageRecords(filter: $f, first: -5) { nodes { id } } }", period),
         document("1 MB string literal", '{ budget(id: "' + "x" * 1_000_000 + '") { id } }'),
         document("unterminated strings", '{ budget(id: "' + '\\"' * 30_000),
-        document("2.5 M comment lines", "{ __typename } " + "#\n" * 2_500_000),
         document("5 MB of commas", "{ __typename " + "," * 5_000_000 + "}"),
         document(
             "a list of 1,900 in the text",
@@ -142,7 +141,9 @@ def allowed() -> list[Attack]:
 
 
 def bodies() -> list[Attack]:
+    comments = json.dumps({"query": "{ __typename } " + "#\n" * 2_500_000}).encode()
     return [
+        Attack("2.5 M comment lines", comments, by_size=True),
         Attack("batch of 100", json.dumps([{"query": "{ __typename }"}] * 100).encode()),
         Attack("100,000 nested lists", b'{"query": "{ __typename }", "variables": {"a": ' + b"[" * 100_000),
         Attack("integer of 5,000 digits", b'{"query": "{ __typename }", "variables": {"a": ' + b"1" * 5000 + b"}}"),
