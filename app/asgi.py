@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest, start_http_server
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
@@ -63,7 +64,23 @@ def create_app(settings: Settings) -> Starlette:
             ),
         ]
 
-    return Starlette(lifespan=lifespan, middleware=[Middleware(RequestIds), Middleware(SecurityHeaders)])
+    return Starlette(lifespan=lifespan, middleware=_middleware(settings.server))
+
+
+def _middleware(server: ServerSettings) -> list[Middleware]:
+    found = [Middleware(RequestIds), Middleware(SecurityHeaders)]
+    if server.allowed_origins:
+        found.append(
+            Middleware(
+                CORSMiddleware,
+                allow_origins=server.allowed_origins,
+                allow_methods=("GET", "POST"),
+                allow_headers=("authorization", "content-type", "x-request-id"),
+                expose_headers=("x-request-id", "retry-after"),
+                max_age=600,
+            )
+        )
+    return found
 
 
 @contextmanager

@@ -94,7 +94,7 @@ class _Supervisor:
         gc.freeze()
         gc.enable()
         for number, each in enumerate(sockets, start=1):
-            fork = partial(fork_worker, app, self._settings.server, each, self._ready_end)
+            fork = partial(fork_worker, app, self._settings, each, self._ready_end)
             self._servers.append(Server(number, fork))
         self._await_servers()
         host, port = sockets[0].getsockname()[:2]

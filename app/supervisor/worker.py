@@ -13,7 +13,8 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from app.embedded.tether import following
-from app.settings import ServerSettings
+from app.settings import Settings
+from app.web.protocols import HttpProtocol, WebSocketProtocol
 
 KEEP_ALIVE_SECONDS = 75
 
@@ -28,7 +29,7 @@ class _Server(uvicorn.Server):
         os.write(self._ready, b"1")
 
 
-def fork_worker(app: ASGIApp, settings: ServerSettings, listening: socket.socket, ready: int) -> ForkProcess:
+def fork_worker(app: ASGIApp, settings: Settings, listening: socket.socket, ready: int) -> ForkProcess:
     """Writes one byte to `ready` once it answers. SIGTERM: it finishes what is in flight, at most `shutdown_grace` long."""
     follow = following(signal.SIGTERM)
     arguments = (app, settings, listening, ready, follow)
@@ -39,7 +40,7 @@ def fork_worker(app: ASGIApp, settings: ServerSettings, listening: socket.socket
 
 def _serve(
     app: ASGIApp,
-    settings: ServerSettings,
+    settings: Settings,
     listening: socket.socket,
     ready: int,
     follow: Callable[[], None],
@@ -51,8 +52,9 @@ def _serve(
     config = uvicorn.Config(
         app,
         loop="uvloop",
-        http="httptools",
-        ws="websockets-sansio",
+        http=HttpProtocol,
+        ws=WebSocketProtocol,
+        ws_max_size=settings.limits.body_bytes,
         ws_per_message_deflate=False,
         lifespan="on",
         log_config=None,
@@ -61,6 +63,6 @@ def _serve(
         proxy_headers=False,
         backlog=4096,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
-        timeout_graceful_shutdown=max(1, round(settings.shutdown_grace.total_seconds())),
+        timeout_graceful_shutdown=max(1, round(settings.server.shutdown_grace.total_seconds())),
     )
     _Server(config, ready).run(sockets=[listening])

@@ -95,3 +95,19 @@ class TestEveryAnswer:
         assert len(answer.headers["x-request-id"]) == 32
         assert answer.headers["x-frame-options"] == "DENY"
         assert "max-age" in answer.headers["strict-transport-security"]
+
+
+class TestPagesOfOtherOrigins:
+    async def test_may_call_only_where_their_origin_is_allowed(self, settings: Settings) -> None:
+        server = ServerSettings(allowed_origins=("https://dashboard.example.com",))
+        async with running(settings.model_copy(update={"server": server})) as app:
+            answers = {
+                origin: await Client(
+                    app, None, accept=None, headers={"origin": origin, "access-control-request-method": "POST"}
+                ).send(method="OPTIONS")
+                for origin in ("https://dashboard.example.com", "https://evil.example.com")
+            }
+        allowed, refused = answers.values()
+        assert (allowed.status, allowed.headers["access-control-allow-origin"]) == (200, "https://dashboard.example.com")
+        assert refused.status == 400
+        assert "access-control-allow-origin" not in refused.headers
