@@ -9,7 +9,7 @@ from typing import Final
 
 SHAPE: Final = 'a length of time is "250ms", "30s", "5m", "24h", "7d" or a number of seconds'
 
-_WRITTEN = re.compile(r"(\d{1,12}(?:\.\d{1,6})?)\s*(ms|s|m|h|d)?", re.ASCII)
+_WRITTEN = re.compile(r"(\d{1,13}(?:\.\d{1,6})?)\s*(ms|s|m|h|d)?", re.ASCII)
 _MICROSECONDS: Final = {"ms": 1_000, "s": 1_000_000, "m": 60_000_000, "h": 3_600_000_000, "d": 86_400_000_000}
 LONGEST: Final = timedelta(days=36_500)
 
