@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from functools import reduce
 from operator import add
+from typing import Generic, Protocol, TypeAlias, TypeVar
 from uuid import UUID
 
 import msgspec
@@ -21,14 +22,16 @@ from app.completions import Completion, CompletionRequest, CompletionStatus
 from app.costs.estimate import Estimator
 from app.costs.holds import Admitted, Estimate, IdempotencyKey, Ledger, Payer
 from app.costs.prices import PriceBook
+from app.embeddings import Embeddings, EmbeddingsOutcome, EmbeddingsRequest
 from app.ids import new_uuid
 from app.llm.fleet import Fleet
-from app.llm.messages import FinishReason, ImageUrl, InlineImage, ModelCall, Text, TextDelta, ToolCallDelta
-from app.llm.router import Plan, Routed
-from app.llm.routing import CallNeeds, ProvidersFailed, RateLimited, Target
+from app.llm.messages import EmbedCall, FinishReason, ImageUrl, InlineImage, ModelCall, Text, TextDelta, ToolCallDelta
+from app.llm.router import Plan, Routed, Router
+from app.llm.routing import CallNeeds, ProvidersFailed, RateLimited, RoutingPreference, Target
 from app.money import ZERO, round_usd
 from app.problems import ProblemCode
-from app.usage import TokenUsage
+from app.settings import EMBEDDINGS_ROUTE
+from app.usage import Label, Operation, TokenUsage
 
 _NEVER_SENT = frozenset({AttemptOutcome.SKIPPED_BUDGET, AttemptOutcome.SKIPPED_LIMIT, AttemptOutcome.SKIPPED_OPEN_CIRCUIT})
 IMAGE_TOKENS = 1600
@@ -37,23 +40,51 @@ EXPECTED_OUTPUT_TOKENS = 500
 """For the order of targets by cost, where a call has no cap of its own."""
 
 
+Template = TypeVar("Template", ModelCall, EmbedCall)
+
+
+class CallRequest(Protocol):
+    """What every paid call is asked with."""
+
+    @property
+    def model(self) -> str | None: ...
+
+    @property
+    def routing(self) -> RoutingPreference: ...
+
+    @property
+    def agent(self) -> str | None: ...
+
+    @property
+    def labels(self) -> tuple[Label, ...]: ...
+
+    @property
+    def timeout(self) -> timedelta | None: ...
+
+    @property
+    def idempotency_key(self) -> str | None: ...
+
+
 @dataclass(frozen=True, slots=True)
-class PlannedCall:
-    """`started` is in the Clock's monotonic seconds. Prices are those at the start, also for the settlement."""
+class PlannedCall(Generic[Template]):
+    """`started` is in the Clock's monotonic seconds. Prices are those at the start, also for the settlement. Vectors are no
+    output tokens: their call has a cap of 0."""
 
     key: UUID
-    request: CompletionRequest
+    operation: Operation
+    requested_model: str | None
     payer: Payer
     plan: Plan
-    template: ModelCall
+    template: Template
     started: float
     started_at: datetime
     prices: PriceBook
     estimator: Estimator
     counted_tokens: int
-    images: int
-    min_output_tokens: int
     idempotency: IdempotencyKey | None
+    images: int = 0
+    max_output_tokens: int = 0
+    min_output_tokens: int = 0
 
     def input_tokens(self, target: Target) -> int:
         return self.estimator.corrected(target.provider, target.model, self.counted_tokens) + IMAGE_TOKENS * self.images
@@ -65,7 +96,7 @@ class PlannedCall:
             provider=target.provider,
             model=target.model,
             input_tokens=input_tokens,
-            max_output_tokens=self.template.max_output_tokens,
+            max_output_tokens=self.max_output_tokens,
             min_output_tokens=self.min_output_tokens,
             input_usd=None if rates is None else rates.input_cost(input_tokens),
             output_token_usd=None if rates is None else rates.output_token_usd(input_tokens),
@@ -89,43 +120,86 @@ class CallPlanner:
         self._estimator = estimator
         self._timeouts = timeouts
 
-    async def plan(self, request: CompletionRequest, principal: Principal, *, streamed: bool = False) -> PlannedCall:
+    async def explain(self, request: CompletionRequest, principal: Principal) -> list[RouteCandidate]:
+        """Every target of the call's route with its place and the reason for it; nothing is held or sent. Raises as `plan`."""
+        _payer(request, principal)
+        counted = await self._estimator.count(prompt_texts(request))
+        needs = CallNeeds(input_tokens=counted + IMAGE_TOKENS * count_images(request))
+        estimate = self._expectation(request, counted, self._clock.now())
+        return self._fleet.router.explain(request.model, request.routing, needs, estimate)
+
+    async def plan(self, request: CompletionRequest, principal: Principal, *, streamed: bool = False) -> PlannedCall[ModelCall]:
         """Raises Refused(InvalidInput) where nothing configured can serve it, Forbidden for another agent than the key's."""
         started, started_at = self._clock.monotonic(), self._clock.now()
-        payer = Payer(principal.tenant, principal.key_name, agent_for(principal, request.agent), request.labels)
+        payer = _payer(request, principal)
         counted = await self._estimator.count(prompt_texts(request))
         images = count_images(request)
-        plan = self._fleet.router.plan(
-            request.model,
-            request.routing,
-            CallNeeds(input_tokens=counted + IMAGE_TOKENS * images, streamed=streamed),
-            lambda target: self._expected(target, request, counted, started_at),
-        )
+        needs = CallNeeds(input_tokens=counted + IMAGE_TOKENS * images, streamed=streamed)
+        plan = self._fleet.router.plan(request.model, request.routing, needs, self._expectation(request, counted, started_at))
         cap = request.max_output_tokens or plan.default_max_output_tokens
-        timeout = request.timeout or self._timeouts[plan.targets[0].provider]
         return PlannedCall(
             key=new_uuid(started_at),
-            request=request,
+            operation=Operation.COMPLETION,
+            requested_model=request.model,
             payer=payer,
             plan=plan,
-            template=_template(request, plan, cap, started + timeout.total_seconds()),
+            template=_template(request, plan, cap, self._deadline(request, plan, started)),
             started=started,
             started_at=started_at,
             prices=self._prices,
             estimator=self._estimator,
             counted_tokens=counted,
+            idempotency=_idempotency(request, payer),
             images=images,
+            max_output_tokens=cap,
             min_output_tokens=request.min_output_tokens or max(1, cap // 4),
-            idempotency=_idempotency(request),
         )
 
-    def _expected(self, target: Target, request: CompletionRequest, counted: int, at: datetime) -> Decimal | None:
+    async def plan_embeddings(self, request: EmbeddingsRequest, principal: Principal) -> PlannedCall[EmbedCall]:
+        """As `plan`; a call that names no model takes the route `embeddings`."""
+        started, started_at = self._clock.monotonic(), self._clock.now()
+        payer = _payer(request, principal)
+        counted = await self._estimator.count(request.texts)
+        plan = self._fleet.router.plan(
+            request.model or EMBEDDINGS_ROUTE,
+            request.routing,
+            CallNeeds(input_tokens=counted, operation=Operation.EMBEDDING),
+            lambda target: self._expected(target, counted, 0, started_at),
+        )
+        deadline = self._deadline(request, plan, started)
+        return PlannedCall(
+            key=new_uuid(started_at),
+            operation=Operation.EMBEDDING,
+            requested_model=request.model,
+            payer=payer,
+            plan=plan,
+            template=EmbedCall(plan.targets[0].model, request.texts, deadline, request.dimensions),
+            started=started,
+            started_at=started_at,
+            prices=self._prices,
+            estimator=self._estimator,
+            counted_tokens=counted,
+            idempotency=_idempotency(request, payer),
+        )
+
+    def _deadline(self, request: CallRequest, plan: Plan, started: float) -> float:
+        timeout = request.timeout or self._timeouts[plan.targets[0].provider]
+        return started + timeout.total_seconds()
+
+    def _expectation(self, request: CompletionRequest, counted: int, at: datetime) -> Callable[[Target], Decimal | None]:
+        output_tokens = request.max_output_tokens or EXPECTED_OUTPUT_TOKENS
+        return lambda target: self._expected(target, counted, output_tokens, at)
+
+    def _expected(self, target: Target, counted: int, output_tokens: int, at: datetime) -> Decimal | None:
         rates = self._prices.rates(target.provider, target.model, at)
         if rates is None:
             return None
         tokens = self._estimator.corrected(target.provider, target.model, counted)
-        output_tokens = request.max_output_tokens or EXPECTED_OUTPUT_TOKENS
         return round_usd(rates.input_cost(tokens) + rates.output_token_usd(tokens) * output_tokens)
+
+
+def _payer(request: CallRequest, principal: Principal) -> Payer:
+    return Payer(principal.tenant, principal.key_name, agent_for(principal, request.agent), request.labels)
 
 
 def _template(request: CompletionRequest, plan: Plan, cap: int, deadline: float) -> ModelCall:
@@ -146,10 +220,11 @@ def _template(request: CompletionRequest, plan: Plan, cap: int, deadline: float)
     )
 
 
-def _idempotency(request: CompletionRequest) -> IdempotencyKey | None:
+def _idempotency(request: CallRequest, payer: Payer) -> IdempotencyKey | None:
+    """The hash holds the agent that pays: the key of another agent's call is not this one's to join."""
     if request.idempotency_key is None:
         return None
-    return IdempotencyKey(request.idempotency_key, hashlib.sha256(msgspec.json.encode(request)).digest())
+    return IdempotencyKey(request.idempotency_key, hashlib.sha256(msgspec.json.encode((request, payer.agent))).digest())
 
 
 def prompt_texts(request: CompletionRequest) -> Iterator[str]:
@@ -171,27 +246,24 @@ def count_images(request: CompletionRequest) -> int:
     return sum(isinstance(part, ImageUrl | InlineImage) for message in request.messages for part in message.parts)
 
 
-class RunningCall:
+class RunningCall(Generic[Template]):
     """What one admitted call has done so far; its attempts are priced as they come."""
 
-    def __init__(self, call: PlannedCall, admitted: Admitted, ledger: Ledger, clock: Clock) -> None:
-        self._call = call
+    def __init__(self, call: PlannedCall[Template], admitted: Admitted, ledger: Ledger, clock: Clock) -> None:
+        self.call: PlannedCall[Template] = call
         self._admitted = admitted
         self._ledger = ledger
         self._clock = clock
         self._first = True
         self._cap = admitted.output_cap_tokens
-        self._attempts: list[Attempt] = []
-        self._texts: list[str] = []
-        self._tool_pieces: list[str] = []
-        self._first_token_ms: float | None = None
+        self.attempts: list[Attempt] = []
 
     async def admit(self, target: Target) -> int | None:
         """The output cap of the next attempt: the admission's own for the first one, a top-up for every further one."""
         first, self._first = self._first, False
-        if first and target == self._call.plan.targets[0]:
+        if first and target == self.call.plan.targets[0]:
             return self._cap
-        cap = await self._ledger.top_up(self._call.key, self._call.payer, self._call.estimate(target))
+        cap = await self._ledger.top_up(self.call.key, self.call.payer, self.call.estimate(target))
         if cap is not None:
             self._cap = cap
         return cap
@@ -199,23 +271,66 @@ class RunningCall:
     def observe(self, attempt: Attempt) -> None:
         if attempt.usage is None and self._was_perhaps_billed(attempt):
             attempt = replace(attempt, usage=self._estimated(attempt))
-        self._attempts.append(self._call.priced(attempt))
-        if attempt.usage is not None and attempt.usage.confirmed and not self._call.images:
-            self._call.estimator.learn(attempt.provider, attempt.model, self._call.counted_tokens, attempt.usage.input_tokens)
-
-    def streamed(self, part: TextDelta | ToolCallDelta) -> None:
-        """Something of the answer has come."""
-        if self._first_token_ms is None:
-            self._first_token_ms = (self._clock.monotonic() - self._call.started) * 1000
-        if isinstance(part, TextDelta):
-            self._texts.append(part.text)
-        else:
-            self._tool_pieces += (part.name or "", part.arguments_delta)
+        self.attempts.append(self.call.priced(attempt))
+        if attempt.usage is not None and attempt.usage.confirmed and not self.call.images:
+            self.call.estimator.learn(attempt.provider, attempt.model, self.call.counted_tokens, attempt.usage.input_tokens)
 
     @property
     def billed_attempts(self) -> tuple[Attempt, ...]:
         """Those that reached a provider: the ledger has a row for each."""
-        return tuple(attempt for attempt in self._attempts if attempt.outcome not in _NEVER_SENT)
+        return tuple(attempt for attempt in self.attempts if attempt.outcome not in _NEVER_SENT)
+
+    @property
+    def usage(self) -> TokenUsage | None:
+        """All attempts together; None where none is known."""
+        usages = tuple(attempt.usage for attempt in self.attempts if attempt.usage is not None)
+        return reduce(add, usages) if usages else None
+
+    def failure(self, problem: object) -> ProvidersFailed:
+        """Whatever ended it: something was sent before, so it is the failure of every target that could be tried."""
+        if isinstance(problem, ProvidersFailed):
+            return replace(problem, attempts=tuple(self.attempts))
+        code = problem.code if isinstance(problem, RateLimited) else ProblemCode.PROVIDER_ERROR
+        return ProvidersFailed("No further target could be tried.", tuple(self.attempts), retryable=True, code=code)
+
+    def _written(self) -> tuple[str, ...]:
+        """What has come of an answer that is not whole."""
+        return ()
+
+    def _was_perhaps_billed(self, attempt: Attempt) -> bool:
+        """A provider bills what it made, also for a caller that left; only one target ever shows anything."""
+        if attempt.outcome is AttemptOutcome.SUCCEEDED or attempt.outcome in _NEVER_SENT:
+            return False
+        return attempt.outcome is AttemptOutcome.CANCELLED or bool(self._written())
+
+    def _estimated(self, attempt: Attempt) -> TokenUsage:
+        """The input as it was held for, and the output that has come."""
+        estimator, target = self.call.estimator, Target(attempt.provider, attempt.model)
+        made = estimator.count_now(self._written())
+        output = min(self._cap, estimator.corrected(target.provider, target.model, made))
+        return TokenUsage(uncached_input_tokens=self.call.input_tokens(target), visible_output_tokens=output, confirmed=False)
+
+
+class RunningCompletion(RunningCall[ModelCall]):
+    def __init__(self, call: PlannedCall[ModelCall], admitted: Admitted, ledger: Ledger, clock: Clock) -> None:
+        super().__init__(call, admitted, ledger, clock)
+        self._texts: list[str] = []
+        self._tool_pieces: list[str] = []
+        self._first_token_ms: float | None = None
+
+    async def answer(self, router: Router) -> Completion:
+        call = self.call
+        routed = await router.complete(call.plan, call.template, self.admit, self.observe, tenant=call.payer.tenant)
+        return self.finished(routed)
+
+    def streamed(self, part: TextDelta | ToolCallDelta) -> None:
+        """Something of the answer has come."""
+        if self._first_token_ms is None:
+            self._first_token_ms = (self._clock.monotonic() - self.call.started) * 1000
+        if isinstance(part, TextDelta):
+            self._texts.append(part.text)
+        else:
+            self._tool_pieces += (part.name or "", part.arguments_delta)
 
     def finished(self, routed: Routed) -> Completion:
         answer = routed.answer
@@ -231,13 +346,8 @@ class RunningCall:
         )
 
     def failed(self, problem: object) -> Completion:
-        """Whatever ended it: something was sent before, so it is the failure of every target that could be tried."""
-        if isinstance(problem, ProvidersFailed):
-            problem = replace(problem, attempts=tuple(self._attempts))
-        else:
-            code = problem.code if isinstance(problem, RateLimited) else ProblemCode.PROVIDER_ERROR
-            problem = ProvidersFailed("No further target could be tried.", tuple(self._attempts), retryable=True, code=code)
-        return replace(self._completion(CompletionStatus.FAILED), text="".join(self._texts) or None, problem=problem)
+        completion = self._completion(CompletionStatus.FAILED)
+        return replace(completion, text="".join(self._texts) or None, problem=self.failure(problem))
 
     def cancelled(self) -> Completion:
         """What had come by then, which stays charged."""
@@ -248,42 +358,65 @@ class RunningCall:
         completion = self._completion(CompletionStatus.RUNNING)
         return replace(completion, latency_ms=None, overhead_ms=None, finished_at=None)
 
-    def _was_perhaps_billed(self, attempt: Attempt) -> bool:
-        """A provider bills what it made, also for a caller that left; only one target ever shows anything."""
-        if attempt.outcome is AttemptOutcome.SUCCEEDED or attempt.outcome in _NEVER_SENT:
-            return False
-        return attempt.outcome is AttemptOutcome.CANCELLED or self._first_token_ms is not None
-
-    def _estimated(self, attempt: Attempt) -> TokenUsage:
-        """The input as it was held for, and the output that has come."""
-        call, target = self._call, Target(attempt.provider, attempt.model)
-        made = call.estimator.count_now(("".join(self._texts), "".join(self._tool_pieces)))
-        output = min(self._cap, call.estimator.corrected(target.provider, target.model, made))
-        return TokenUsage(uncached_input_tokens=call.input_tokens(target), visible_output_tokens=output, confirmed=False)
+    def _written(self) -> tuple[str, ...]:
+        return () if self._first_token_ms is None else ("".join(self._texts), "".join(self._tool_pieces))
 
     def _completion(self, status: CompletionStatus) -> Completion:
-        call, now = self._call, self._clock.monotonic()
+        call, now = self.call, self._clock.monotonic()
         latency_ms = (now - call.started) * 1000
-        usages = tuple(attempt.usage for attempt in self._attempts if attempt.usage is not None)
         return Completion(
             key=call.key,
             status=status,
             tenant=call.payer.tenant,
             created_at=self._admitted.admitted_at,
-            requested_model=call.request.model,
+            requested_model=call.requested_model,
             route=call.plan.route,
             output_cap_tokens=self._cap,
-            capped_by_budget=self._cap < call.template.max_output_tokens,
-            usage=reduce(add, usages) if usages else None,
-            cost_usd=total_cost(self._attempts),
-            attempts=tuple(self._attempts),
+            capped_by_budget=self._cap < call.max_output_tokens,
+            usage=self.usage,
+            cost_usd=total_cost(self.attempts),
+            attempts=tuple(self.attempts),
             latency_ms=latency_ms,
             first_token_ms=self._first_token_ms,
-            overhead_ms=latency_ms - sum(attempt.latency_ms for attempt in self._attempts),
+            overhead_ms=latency_ms - sum(attempt.latency_ms for attempt in self.attempts),
             agent=call.payer.agent,
             labels=call.payer.labels,
             finished_at=self._clock.now(),
         )
+
+
+class RunningEmbeddings(RunningCall[EmbedCall]):
+    async def answer(self, router: Router) -> EmbeddingsOutcome:
+        call = self.call
+        routed = await router.embed(call.plan, call.template, self.admit, self.observe, tenant=call.payer.tenant)
+        made, target = routed.embedded, routed.target
+        return EmbeddingsOutcome(
+            call.key,
+            call.payer.tenant,
+            CompletionStatus.FINISHED,
+            Embeddings(
+                provider=target.provider,
+                model=target.model,
+                dimensions=len(made.vectors[0]),
+                vectors=made.vectors,
+                usage=self.usage or made.usage,
+                cost_usd=total_cost(self.attempts),
+            ),
+        )
+
+    def failed(self, problem: object) -> EmbeddingsOutcome:
+        return self._without_vectors(CompletionStatus.FAILED, self.failure(problem))
+
+    def cancelled(self) -> EmbeddingsOutcome:
+        problem = ProvidersFailed("The call was cancelled.", tuple(self.attempts), retryable=True, code=ProblemCode.CANCELLED)
+        return self._without_vectors(CompletionStatus.CANCELLED, problem)
+
+    def _without_vectors(self, status: CompletionStatus, problem: ProvidersFailed) -> EmbeddingsOutcome:
+        return EmbeddingsOutcome(self.call.key, self.call.payer.tenant, status, problem=problem)
+
+
+AnyCall: TypeAlias = PlannedCall[ModelCall] | PlannedCall[EmbedCall]
+AnyRunning: TypeAlias = RunningCall[ModelCall] | RunningCall[EmbedCall]
 
 
 def total_cost(attempts: list[Attempt]) -> Decimal | None:

@@ -13,12 +13,14 @@ from uuid import UUID
 
 import msgspec
 
-from app.completions import Completion
+from app.completions import Completion, CompletionStatus
+from app.costs.holds import StoredCall
 from app.llm.routing import ProvidersFailed
 from app.secrets import Sealer
 
 _FIELDS = typing.get_type_hints(Completion) | {"problem": ProvidersFailed | None, "reasoning": typing.Any}
 CONTENT_NOT_KEPT = "The content of this completion was not kept."
+ABANDONED = ProvidersFailed("The server that ran this call ended before it did.", (), retryable=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +37,21 @@ class CompletionDocuments:
             )
         return self.sealer.seal(msgspec.json.encode(completion), seal_context(completion.tenant, completion.key))
 
-    def decode(self, document: bytes, tenant: str, key: UUID) -> Completion:
-        """Raises UnsealError where the bytes are not this tenant's completion, or the key is another."""
-        raw = msgspec.json.decode(self.sealer.unseal(document, seal_context(tenant, key)), type=dict[str, typing.Any])
+    def read(self, stored: StoredCall) -> Completion:
+        """As far as it has come. Raises UnsealError where the bytes are not this tenant's completion, or the key is another."""
+        if stored.document is None:
+            status = CompletionStatus(stored.status)
+            return Completion(
+                stored.key,
+                status,
+                stored.tenant,
+                stored.created_at,
+                problem=ABANDONED if status is CompletionStatus.FAILED else None,
+                agent=stored.agent,
+                finished_at=stored.finished_at,
+            )
+        document = self.sealer.unseal(stored.document, seal_context(stored.tenant, stored.key))
+        raw = msgspec.json.decode(document, type=dict[str, typing.Any])
         return Completion(**{name: msgspec.convert(value, _FIELDS[name], strict=False) for name, value in raw.items()})
 
 

@@ -1,37 +1,29 @@
-"""One completion from end to end: plan, hold, route, settle, answer.
-
-The read of the provider belongs to a task of this process, never to the client's connection: a client that leaves does not stop
-what is already being paid for. What a call used is committed before its caller sees the answer.
-"""
+"""Every paid call enters here: room under the key's own limits, then a plan, then the life that all calls share."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import replace
+from contextlib import AsyncExitStack, asynccontextmanager
 from uuid import UUID
 
 from app.access.keys import KeyStore
 from app.access.limits import KeyLimited
 from app.access.principal import Principal
-from app.calls import CallPlanner, PlannedCall, RunningCall
+from app.calls import CallPlanner, PlannedCall, RunningCompletion, RunningEmbeddings
 from app.clock import Clock
 from app.completion_documents import CompletionDocuments
-from app.completions import Completion, CompletionRequest, CompletionStatus
-from app.costs.holds import AdmissionRequest, Admitted, Joined, Ledger, Settlement
-from app.errors import DeadlineExceeded, Refused, StoreUnavailable
-from app.events.stream_log import LogWrite
+from app.completions import Completion, CompletionRequest
+from app.costs.holds import Admitted, Joined, Ledger
+from app.embedding_documents import EmbeddingDocuments
+from app.embeddings import Embeddings, EmbeddingsOutcome, EmbeddingsRequest
+from app.errors import Refused
 from app.leases import Leases
+from app.lifecycle import Lifecycle
 from app.llm.fleet import Fleet
-from app.llm.router import Routed
-from app.llm.routing import ProvidersFailed, RateLimited
+from app.llm.messages import EmbedCall, ModelCall
+from app.llm.routing import RateLimited
 from app.usage import Operation
-
-JOIN_POLL_SECONDS = 0.1
-SILENCE_BEFORE_DOUBT = 1.0
-"""Seconds after which a call that was joined has its owner's life asked for."""
-_ABANDONED = ProvidersFailed("The server that ran this call ended before it did.", (), retryable=True)
 
 
 class Gateway:
@@ -47,18 +39,32 @@ class Gateway:
         leases: Leases,
     ) -> None:
         self._clock = clock
-        self._fleet = fleet
         self.ledger = ledger
         self._keys = keys
         self._planner = planner
         self._documents = documents
-        self._leases = leases
-        self._running: dict[UUID, asyncio.Task[Completion]] = {}
+        self._completions: Lifecycle[Completion] = Lifecycle(
+            clock=clock, fleet=fleet, ledger=ledger, leases=leases, documents=documents
+        )
+        self._embeddings: Lifecycle[EmbeddingsOutcome] = Lifecycle(
+            clock=clock,
+            fleet=fleet,
+            ledger=ledger,
+            leases=leases,
+            documents=EmbeddingDocuments(documents.sealer, documents.keep_content),
+        )
 
     async def complete(self, request: CompletionRequest, principal: Principal) -> Completion:
         """The whole answer, committed to the ledger. Raises Refused with the problem, StoreUnavailable, Forbidden."""
         async with self.slot(principal):
-            return await self._complete(request, principal)
+            return await self._completions.run(await self._planner.plan(request, principal), self.begin)
+
+    async def embed(self, request: EmbeddingsRequest, principal: Principal) -> Embeddings:
+        """A vector for each text, committed to the ledger. Raises as `complete` does."""
+        async with self.slot(principal):
+            ended = await self._embeddings.run(await self._planner.plan_embeddings(request, principal), self._begin_embeddings)
+        assert ended.embeddings is not None
+        return ended.embeddings
 
     @asynccontextmanager
     async def slot(self, principal: Principal) -> AsyncIterator[None]:
@@ -73,122 +79,29 @@ class Gateway:
     async def completion(self, key: UUID, principal: Principal) -> Completion | None:
         """One that the caller may see, as long as it is kept."""
         stored = await self.ledger.stored(key)
-        if stored is None or not may_see(principal, stored.tenant, stored.agent):
+        if stored is None or stored.operation is not Operation.COMPLETION:
             return None
-        if stored.document is None:
-            status = CompletionStatus(stored.status)
-            problem = _ABANDONED if status is CompletionStatus.FAILED else None
-            return Completion(
-                key,
-                status,
-                stored.tenant,
-                stored.created_at,
-                problem=problem,
-                agent=stored.agent,
-                finished_at=stored.finished_at,
-            )
-        return self._documents.decode(stored.document, stored.tenant, key)
+        return self._documents.read(stored) if may_see(principal, stored.tenant, stored.agent) else None
+
+    async def admit(self, call: PlannedCall[ModelCall]) -> Admitted | Joined:
+        """Holds the worst case of the first target; raises Refused and StoreUnavailable, and then nothing is held."""
+        return await self._completions.admit(call)
+
+    def begin(self, call: PlannedCall[ModelCall], admitted: Admitted) -> RunningCompletion:
+        return RunningCompletion(call, admitted, self.ledger, self._clock)
+
+    async def settle(self, running: RunningCompletion, completion: Completion) -> None:
+        """In the ledger when it returns; raises StoreUnavailable."""
+        await self._completions.settle(running, completion)
 
     async def close(self) -> None:
-        """Waits for every call in flight: each is settled before its provider's client goes."""
-        await asyncio.gather(*self._running.values(), return_exceptions=True)
+        """Waits for every call in flight."""
+        await asyncio.gather(self._completions.close(), self._embeddings.close())
 
-    async def admit(self, call: PlannedCall) -> Admitted | Joined:
-        """Holds the worst case of the first target; raises Refused and StoreUnavailable, and then nothing is held."""
-        return await self.ledger.admit(
-            AdmissionRequest(call.key, Operation.COMPLETION, call.payer, call.estimate(call.plan.targets[0]), call.idempotency)
-        )
-
-    async def settle(self, call: PlannedCall, running: RunningCall, completion: Completion) -> None:
-        """In the ledger when it returns; raises StoreUnavailable."""
-        await self.ledger.settle(
-            Settlement(
-                call.key,
-                Operation.COMPLETION,
-                call.payer,
-                running.billed_attempts,
-                completion.status.value,
-                self._documents.encode(completion),
-            )
-        )
-
-    async def _complete(self, request: CompletionRequest, principal: Principal) -> Completion:
-        call = await self._planner.plan(request, principal)
-        admission = await self.admit(call)
-        if isinstance(admission, Joined):
-            return _shown(await self._join(admission.call, call, principal))
-        call = replace(call, key=admission.call)
-        task = self._running[call.key] = asyncio.create_task(self._run(call, admission))
-        task.add_done_callback(lambda done: self._forget(call.key, done))
-        return _shown(await asyncio.shield(task))
-
-    async def _run(self, call: PlannedCall, admitted: Admitted) -> Completion:
-        running = RunningCall(call, admitted, self.ledger, self._clock)
-        answering = asyncio.create_task(
-            self._fleet.router.complete(call.plan, call.template, running.admit, running.observe, tenant=call.payer.tenant)
-        )
-        async with self._leased(call, answering):
-            try:
-                completion = running.finished(await answering)
-            except asyncio.CancelledError:
-                completion = running.cancelled()
-            except BaseException as error:
-                if not running.billed_attempts:
-                    await self.ledger.release(call.key)
-                    raise
-                completion = running.failed(error.reason if isinstance(error, Refused) else None)
-                await self.settle(call, running, completion)
-                if not isinstance(error, Refused):
-                    raise
-                return completion
-            await self.settle(call, running, completion)
-            return completion
-
-    @asynccontextmanager
-    async def _leased(self, call: PlannedCall, answering: asyncio.Task[Routed]) -> AsyncIterator[None]:
-        """Nobody but the bearer of its idempotency key can know of a call before it has ended; those calls have a lease."""
-        if call.idempotency is None:
-            yield
-            return
-        self._leases.hold(call.key, answering.cancel)
-        try:
-            with suppress(StoreUnavailable):
-                await self._leases.write(LogWrite(call.key, begins=True))
-            yield
-        finally:
-            self._leases.drop(call.key)
-            with suppress(StoreUnavailable):
-                await self._leases.write(LogWrite(call.key, ends=True))
-
-    async def _join(self, key: UUID, call: PlannedCall, principal: Principal) -> Completion:
-        """Waits for the call that came first with this idempotency key, here or in another process."""
-        task = self._running.get(key)
-        if task is not None:
-            return await asyncio.shield(task)
-        asked = self._clock.monotonic()
-        while (now := self._clock.monotonic()) < call.template.deadline:
-            found = await self.completion(key, principal)
-            if found is not None and found.status is not CompletionStatus.RUNNING:
-                return found
-            if now - asked >= SILENCE_BEFORE_DOUBT:
-                asked = now
-                await self._leases.bury(key)
-            await self._clock.sleep(JOIN_POLL_SECONDS)
-        raise DeadlineExceeded
-
-    def _forget(self, key: UUID, done: asyncio.Task[Completion]) -> None:
-        self._running.pop(key, None)
-        if not done.cancelled():
-            done.exception()
+    def _begin_embeddings(self, call: PlannedCall[EmbedCall], admitted: Admitted) -> RunningEmbeddings:
+        return RunningEmbeddings(call, admitted, self.ledger, self._clock)
 
 
 def may_see(principal: Principal, tenant: str, agent: str | None) -> bool:
     """A key that is bound to an agent sees that agent's calls alone."""
     return principal.tenant == tenant and principal.agent in {None, agent}
-
-
-def _shown(completion: Completion) -> Completion:
-    """A completion that failed is a problem to whoever waited for its answer."""
-    if completion.problem is not None:
-        raise Refused(completion.problem)
-    return completion

@@ -14,7 +14,7 @@ from dataclasses import replace
 from uuid import UUID
 
 from app.access.principal import Principal
-from app.calls import CallPlanner, PlannedCall, RunningCall
+from app.calls import CallPlanner, RunningCompletion
 from app.clock import Clock
 from app.completion_documents import CompletionDocuments, seal_context
 from app.completion_entries import Entry, encode_entry, event_of, last_event
@@ -67,9 +67,8 @@ class CompletionStreams:
             admission = await self._gateway.admit(call)
             if isinstance(admission, Joined):
                 return await self._known(admission.call, principal)
-            call = replace(call, key=admission.call)
-            running = RunningCall(call, admission, self._gateway.ledger, self._clock)
-            run = self._begin(call, running, stack.pop_all())
+            running = self._gateway.begin(replace(call, key=admission.call), admission)
+            run = self._begin(running, stack.pop_all())
         await run.has_begun.wait()
         return running.unfinished()
 
@@ -125,7 +124,8 @@ class CompletionStreams:
         """Waits for every stream in flight."""
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
 
-    def _begin(self, call: PlannedCall, running: RunningCall, slot: AsyncExitStack) -> StreamRun:
+    def _begin(self, running: RunningCompletion, slot: AsyncExitStack) -> StreamRun:
+        call = running.call
         context = seal_context(call.payer.tenant, call.key)
         seal = self._documents.sealer.seal
 
@@ -135,24 +135,25 @@ class CompletionStreams:
 
         run = StreamRun(call.payer, self._clock, append, lambda: len(self._runs))
         self._runs[call.key] = run
-        self._tasks[call.key] = asyncio.create_task(self._drive(call, running, run, slot))
+        self._tasks[call.key] = asyncio.create_task(self._drive(running, run, slot))
         return run
 
-    async def _drive(self, call: PlannedCall, running: RunningCall, run: StreamRun, slot: AsyncExitStack) -> None:
-        answering = asyncio.create_task(self._answer(call, running, run))
-        self._leases.hold(call.key, answering.cancel)
+    async def _drive(self, running: RunningCompletion, run: StreamRun, slot: AsyncExitStack) -> None:
+        key = running.call.key
+        answering = asyncio.create_task(self._answer(running, run))
+        self._leases.hold(key, answering.cancel)
         async with slot:
             try:
                 await run.started()
                 completion = await self._ended(answering, running)
                 await run.flush()
-                await run.end(await self._settled(call, running, completion))
+                await run.end(await self._settled(running, completion))
             finally:
-                self._leases.drop(call.key)
-                self._runs.pop(call.key, None)
-                self._tasks.pop(call.key, None)
+                self._leases.drop(key)
+                self._runs.pop(key, None)
+                self._tasks.pop(key, None)
 
-    async def _ended(self, answering: asyncio.Task[Completion], running: RunningCall) -> Completion:
+    async def _ended(self, answering: asyncio.Task[Completion], running: RunningCompletion) -> Completion:
         """The completion as it is to be settled, however it ended."""
         try:
             return await answering
@@ -164,16 +165,17 @@ class CompletionStreams:
             _log.exception("a streamed call failed in an unforeseen way")
             return running.failed(None)
 
-    async def _settled(self, call: PlannedCall, running: RunningCall, completion: Completion) -> Completion:
+    async def _settled(self, running: RunningCompletion, completion: Completion) -> Completion:
         """What those who watch are shown: never an answer that the ledger does not have."""
         try:
-            await self._gateway.settle(call, running, completion)
+            await self._gateway.settle(running, completion)
         except Exception:  # noqa: BLE001 (as above)
             _log.exception("a streamed call was not settled")
             return replace(completion, status=CompletionStatus.FAILED, problem=UNSETTLED)
         return completion
 
-    async def _answer(self, call: PlannedCall, running: RunningCall, run: StreamRun) -> Completion:
+    async def _answer(self, running: RunningCompletion, run: StreamRun) -> Completion:
+        call = running.call
         await run.has_begun.wait()
         parts = self._fleet.router.stream(call.plan, call.template, running.admit, running.observe, tenant=call.payer.tenant)
         async with aclosing(parts):

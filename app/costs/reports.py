@@ -102,7 +102,10 @@ class UsageRecord:
 
     @property
     def completion_id(self) -> str | None:
-        return None if self.completion is None else format_id("cmp", self.completion)
+        """None for calls of another kind: their ids are not public."""
+        if self.completion is None or self.operation is not Operation.COMPLETION:
+            return None
+        return format_id("cmp", self.completion)
 
     @property
     def confirmed(self) -> bool:

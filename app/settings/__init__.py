@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from app.settings.defaults import (
     DEFAULT_ROUTE,
+    EMBEDDINGS_ROUTE,
     SIMULATOR_KEY,
     needs_simulator,
     simulated_providers,
@@ -30,11 +31,13 @@ from app.settings.groups import (
     Settings,
     StrategyName,
     UnsupportedName,
+    WebhookSettings,
 )
 from app.settings.load import load_settings
 
 __all__ = [
     "DEFAULT_ROUTE",
+    "EMBEDDINGS_ROUTE",
     "SIMULATOR_KEY",
     "BreakerSettings",
     "BudgetDefault",
@@ -56,6 +59,7 @@ __all__ = [
     "Settings",
     "StrategyName",
     "UnsupportedName",
+    "WebhookSettings",
     "load_settings",
     "needs_simulator",
     "simulated_providers",

@@ -17,6 +17,7 @@ def faults(settings: Settings) -> Iterator[Fault]:
     """Each with its place and what would be right."""
     yield from _repeats(("providers",), [provider.name for provider in settings.providers])
     yield from _repeats(("routes",), [route.name for route in settings.routes])
+    yield from _repeats(("webhooks",), [webhook.url for webhook in settings.webhooks], "url")
     for index, provider in enumerate(settings.providers):
         yield from _provider_faults(("providers", index), provider)
     if settings.providers and not any(provider.enabled for provider in settings.providers):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Final
 
@@ -10,6 +10,7 @@ from app.secrets import SecretReference
 from app.settings.groups import ModelSettings, ProviderKindName, ProviderSettings, RouteSettings, Settings
 
 DEFAULT_ROUTE: Final = "default"
+EMBEDDINGS_ROUTE: Final = "embeddings"
 SIMULATOR_KEY: Final = "GREENLANG_SIMULATOR_KEY"
 """The variable that holds the key for the simulator; whoever starts the simulator sets it."""
 UNPRICED_MODEL: Final = "sim-unpriced"
@@ -30,23 +31,33 @@ _SIMULATED_PATHS: Final[Mapping[ProviderKindName, str]] = MappingProxyType(
 
 def with_defaults(settings: Settings, environ: Mapping[str, str]) -> Settings:
     """Providers whose usual key variable is set where none is configured, models and keys where a provider has none, and the
-    route `default`."""
+    routes `default` and `embeddings`."""
     providers = settings.providers or tuple(
         ProviderSettings(name=kind.value, kind=kind)
         for kind, variable in KEY_VARIABLES.items()
         if environ.get(variable, "").strip()
     )
-    return with_default_route(settings.model_copy(update={"providers": tuple(map(_complete, providers))}))
+    return with_default_routes(settings.model_copy(update={"providers": tuple(map(_complete, providers))}))
 
 
-def with_default_route(settings: Settings) -> Settings:
-    """Over the first model of each enabled provider, in order, where there are providers and no such route."""
-    targets = tuple(
-        f"{provider.name}/{provider.models[0].name}" for provider in settings.providers if provider.enabled and provider.models
-    )
-    if not targets or any(route.name == DEFAULT_ROUTE for route in settings.routes):
-        return settings
-    return settings.model_copy(update={"routes": (*settings.routes, RouteSettings(name=DEFAULT_ROUTE, targets=targets))})
+def with_default_routes(settings: Settings) -> Settings:
+    """Where there are providers and no such routes: `default` over the first model of each enabled provider, in order, and
+    `embeddings` with the first model that makes vectors."""
+    enabled = [provider for provider in settings.providers if provider.enabled]
+    made = {
+        DEFAULT_ROUTE: tuple(f"{provider.name}/{provider.models[0].name}" for provider in enabled if provider.models),
+        EMBEDDINGS_ROUTE: tuple(_embedding_models(enabled))[:1],
+    }
+    known = {route.name for route in settings.routes}
+    missing = (RouteSettings(name=name, targets=targets) for name, targets in made.items() if targets and name not in known)
+    return settings.model_copy(update={"routes": (*settings.routes, *missing)})
+
+
+def _embedding_models(providers: Iterable[ProviderSettings]) -> Iterator[str]:
+    """Told by their names: `text-embedding-3-small`, `nomic-embed-text`. Anthropic has none."""
+    for provider in providers:
+        if provider.kind is not ProviderKindName.ANTHROPIC:
+            yield from (f"{provider.name}/{model.name}" for model in provider.models if "embed" in model.name.lower())
 
 
 def needs_simulator(settings: Settings) -> bool:
@@ -69,8 +80,8 @@ def simulated_providers(address: str) -> tuple[ProviderSettings, ...]:
 
 
 def with_simulator(settings: Settings, address: str) -> Settings:
-    """The same settings with the simulator's providers and, where there is none, a route `default` over them."""
-    return with_default_route(settings.model_copy(update={"providers": simulated_providers(address)}))
+    """The same settings with the simulator's providers and the default routes over them, where there are none."""
+    return with_default_routes(settings.model_copy(update={"providers": simulated_providers(address)}))
 
 
 def _complete(provider: ProviderSettings) -> ProviderSettings:

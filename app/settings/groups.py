@@ -26,6 +26,7 @@ from app.settings.values import (
     TimeZone,
     Url,
     Usd,
+    WebhookUrl,
     listed,
     named,
 )
@@ -228,6 +229,14 @@ class ContentSettings(Group):
     encryption_keys: SecretList = ()
 
 
+class WebhookSettings(Group):
+    """Alerts are sent to `url`, signed with `secret`. Addresses that are not public are refused unless `allow_private`."""
+
+    url: WebhookUrl
+    secret: SecretReference
+    allow_private: Flag = False
+
+
 class Settings(Group):
     server: ServerSettings = ServerSettings()
     database: DatabaseSettings = DatabaseSettings()
@@ -238,3 +247,4 @@ class Settings(Group):
     cache: CacheSettings = CacheSettings()
     budgets: BudgetSettings = BudgetSettings()
     content: ContentSettings = ContentSettings()
+    webhooks: tuple[WebhookSettings, ...] = ()

@@ -43,6 +43,15 @@ def _url(text: str) -> str:
     return text.rstrip("/")
 
 
+def _webhook_url(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise ValueError('an address is "http://host…" or "https://host…"')
+    if parts.username is not None or parts.password is not None or parts.fragment:
+        raise ValueError("a webhook's address holds no user, password or fragment")
+    return text
+
+
 def _time_zone(text: str) -> str:
     try:
         ZoneInfo(text)
@@ -84,3 +93,4 @@ Name: TypeAlias = Annotated[str, AfterValidator(_name)]
 ModelName: TypeAlias = Annotated[str, AfterValidator(_model_name)]
 Url: TypeAlias = Annotated[str, AfterValidator(_url)]
 TimeZone: TypeAlias = Annotated[str, AfterValidator(_time_zone)]
+WebhookUrl: TypeAlias = Annotated[str, AfterValidator(_webhook_url)]

@@ -47,26 +47,48 @@ class TestProviders:
                 assert calc_price(Usage(input_tokens=1_000), model, provider_id=kind.value).total_price > 0
 
 
+def targets(settings: Settings) -> dict[str, tuple[str, ...]]:
+    return {route.name: route.targets for route in settings.routes}
+
+
 class TestDefaultRoute:
     def test_is_the_first_model_of_every_provider_in_order(self) -> None:
-        (route,) = load_settings(None, BOTH).routes
-        assert (route.name, route.targets) == ("default", ("anthropic/claude-sonnet-5-5", "openai/gpt-6-sol"))
+        assert targets(load_settings(None, BOTH))["default"] == ("anthropic/claude-sonnet-5-5", "openai/gpt-6-sol")
 
     def test_leaves_out_what_is_not_enabled(self) -> None:
         text = '[{ name = "a", kind = "openai", enabled = false }, { name = "b", kind = "openai" }]'
-        (route,) = load_settings(None, {"GREENLANG_PROVIDERS": text}).routes
-        assert route.targets == ("b/gpt-6-sol",)
+        assert targets(load_settings(None, {"GREENLANG_PROVIDERS": text})) == {
+            "default": ("b/gpt-6-sol",),
+            "embeddings": ("b/text-embedding-3-small",),
+        }
 
     def test_a_configured_one_stays(self, tmp_path: Path) -> None:
         file = tmp_path / "greenlang.toml"
         file.write_text('[[routes]]\nname = "default"\ntargets = ["openai/gpt-6-luna"]\n')
-        (route,) = load_settings(file, BOTH).routes
-        assert route.targets == ("openai/gpt-6-luna",)
+        assert targets(load_settings(file, BOTH))["default"] == ("openai/gpt-6-luna",)
 
     def test_comes_behind_the_others(self, tmp_path: Path) -> None:
         file = tmp_path / "greenlang.toml"
         file.write_text('[[routes]]\nname = "cheap"\ntargets = ["openai/gpt-6-luna"]\n')
-        assert [route.name for route in load_settings(file, BOTH).routes] == ["cheap", "default"]
+        assert [route.name for route in load_settings(file, BOTH).routes] == ["cheap", "default", "embeddings"]
+
+
+class TestTheRouteOfEmbeddings:
+    def test_is_the_first_model_that_makes_vectors(self) -> None:
+        text = (
+            '[{ name = "a", kind = "anthropic", models = ["embed-claude"] },'
+            ' { name = "b", kind = "openai-compatible", base_url = "http://b", models = ["llama", "nomic-embed-text"] },'
+            ' { name = "c", kind = "openai" }]'
+        )
+        assert targets(load_settings(None, {"GREENLANG_PROVIDERS": text}))["embeddings"] == ("b/nomic-embed-text",)
+
+    def test_is_not_there_where_no_model_makes_vectors(self) -> None:
+        assert "embeddings" not in targets(load_settings(None, {"ANTHROPIC_API_KEY": "x"}))
+
+    def test_a_configured_one_stays(self, tmp_path: Path) -> None:
+        file = tmp_path / "greenlang.toml"
+        file.write_text('[[routes]]\nname = "embeddings"\ntargets = ["openai/gpt-6-luna"]\n')
+        assert targets(load_settings(file, BOTH))["embeddings"] == ("openai/gpt-6-luna",)
 
 
 class TestSimulator:
@@ -96,4 +118,4 @@ class TestSimulator:
         file = tmp_path / "greenlang.toml"
         file.write_text('[[routes]]\nname = "odd"\ntargets = ["openai/sim-unpriced"]\n')
         settings = with_simulator(load_settings(file, {}), "http://127.0.0.1:9000")
-        assert [route.name for route in settings.routes] == ["odd", "default"]
+        assert [route.name for route in settings.routes] == ["odd", "default", "embeddings"]

@@ -1,0 +1,179 @@
+"""The life that every paid call has: hold, route, settle, show. What it used is committed before its caller sees anything.
+
+The read of the provider belongs to a task of this process, never to the client's connection: a client that leaves does not stop
+what is already being paid for. A repeated idempotency key waits for the call that came first, here or in another process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
+from typing import Generic, Protocol, TypeVar
+from uuid import UUID
+
+from app.attempts import Attempt
+from app.calls import AnyCall, PlannedCall, Template
+from app.clock import Clock
+from app.completions import CompletionStatus
+from app.costs.holds import AdmissionRequest, Admitted, Joined, Ledger, Settlement, StoredCall
+from app.errors import DeadlineExceeded, Refused, StoreUnavailable
+from app.events.stream_log import LogWrite
+from app.leases import Leases
+from app.llm.fleet import Fleet
+from app.llm.router import Router
+from app.llm.routing import Target
+
+JOIN_POLL_SECONDS = 0.1
+SILENCE_BEFORE_DOUBT = 1.0
+"""Seconds after which a call that was joined has its owner's life asked for."""
+
+
+class Outcome(Protocol):
+    """How a call ended. With a problem there is nothing to show."""
+
+    @property
+    def status(self) -> CompletionStatus: ...
+
+    @property
+    def problem(self) -> object | None: ...
+
+
+Ended = TypeVar("Ended", bound=Outcome)
+Ended_co = TypeVar("Ended_co", bound=Outcome, covariant=True)
+
+
+class Running(Protocol[Ended_co]):
+    """An admitted call on its way. `answer` raises what the router raises; the others say how a call ended that has none."""
+
+    @property
+    def call(self) -> AnyCall: ...
+
+    @property
+    def billed_attempts(self) -> tuple[Attempt, ...]: ...
+
+    async def answer(self, router: Router) -> Ended_co: ...
+
+    def failed(self, problem: object) -> Ended_co: ...
+
+    def cancelled(self) -> Ended_co: ...
+
+
+class Documents(Protocol[Ended]):
+    """What the ledger keeps of a call, so that its outcome can be shown again."""
+
+    def encode(self, ended: Ended) -> bytes | None: ...
+
+    def read(self, stored: StoredCall) -> Ended: ...
+
+
+class Lifecycle(Generic[Ended]):
+    def __init__(self, *, clock: Clock, fleet: Fleet, ledger: Ledger, leases: Leases, documents: Documents[Ended]) -> None:
+        self._clock = clock
+        self._fleet = fleet
+        self._ledger = ledger
+        self._leases = leases
+        self._documents = documents
+        self._running: dict[UUID, asyncio.Task[Ended]] = {}
+
+    async def run(self, call: PlannedCall[Template], begin: Callable[[PlannedCall[Template], Admitted], Running[Ended]]) -> Ended:
+        """How the call ended, or the one that came first with its idempotency key. Raises Refused with the problem,
+        StoreUnavailable, DeadlineExceeded."""
+        admission = await self.admit(call)
+        while isinstance(admission, Joined):
+            joined = await self._join(admission.call, call.template.deadline)
+            if joined is not None:
+                return _shown(joined)
+            admission = await self.admit(call)
+        return _shown(await asyncio.shield(self._start(begin(replace(call, key=admission.call), admission))))
+
+    async def admit(self, call: AnyCall) -> Admitted | Joined:
+        """Holds the worst case of the first target; raises Refused and StoreUnavailable, and then nothing is held."""
+        return await self._ledger.admit(
+            AdmissionRequest(call.key, call.operation, call.payer, call.estimate(call.plan.targets[0]), call.idempotency)
+        )
+
+    async def settle(self, running: Running[Ended], ended: Ended) -> None:
+        """In the ledger when it returns; raises StoreUnavailable."""
+        call, attempts = running.call, running.billed_attempts
+        document = self._documents.encode(ended)
+        await self._ledger.settle(Settlement(call.key, call.operation, call.payer, attempts, ended.status.value, document))
+        for attempt in attempts:
+            if attempt.cost_usd is not None:
+                self._fleet.add_cost(Target(attempt.provider, attempt.model), attempt.cost_usd)
+
+    async def close(self) -> None:
+        """Waits for every call in flight: each is settled before its provider's client goes."""
+        await asyncio.gather(*self._running.values(), return_exceptions=True)
+
+    def _start(self, running: Running[Ended]) -> asyncio.Task[Ended]:
+        key = running.call.key
+        task = self._running[key] = asyncio.create_task(self._run(running))
+        task.add_done_callback(lambda done: self._forget(key, done))
+        return task
+
+    async def _run(self, running: Running[Ended]) -> Ended:
+        answering = asyncio.create_task(running.answer(self._fleet.router))
+        async with self._leased(running.call, answering.cancel):
+            try:
+                ended = await answering
+            except asyncio.CancelledError:
+                ended = running.cancelled()
+            except BaseException as error:
+                if not running.billed_attempts:
+                    await self._ledger.release(running.call.key)
+                    raise
+                ended = running.failed(error.reason if isinstance(error, Refused) else None)
+                await self.settle(running, ended)
+                if not isinstance(error, Refused):
+                    raise
+                return ended
+            await self.settle(running, ended)
+            return ended
+
+    @asynccontextmanager
+    async def _leased(self, call: AnyCall, cancel: Callable[[], object]) -> AsyncIterator[None]:
+        """Nobody but the bearer of its idempotency key can know of a call before it has ended; those calls have a lease."""
+        if call.idempotency is None:
+            yield
+            return
+        self._leases.hold(call.key, cancel)
+        try:
+            with suppress(StoreUnavailable):
+                await self._leases.write(LogWrite(call.key, begins=True))
+            yield
+        finally:
+            self._leases.drop(call.key)
+            with suppress(StoreUnavailable):
+                await self._leases.write(LogWrite(call.key, ends=True))
+
+    async def _join(self, key: UUID, deadline: float) -> Ended | None:
+        """Waits for the call that came first; None where it ended without having used anything, and so left no trace."""
+        task = self._running.get(key)
+        if task is not None:
+            return await asyncio.shield(task)
+        asked = self._clock.monotonic()
+        while (now := self._clock.monotonic()) < deadline:
+            stored = await self._ledger.stored(key)
+            if stored is None:
+                return None
+            if CompletionStatus(stored.status) is not CompletionStatus.RUNNING:
+                return self._documents.read(stored)
+            if now - asked >= SILENCE_BEFORE_DOUBT:
+                asked = now
+                await self._leases.bury(key)
+            await self._clock.sleep(JOIN_POLL_SECONDS)
+        raise DeadlineExceeded
+
+    def _forget(self, key: UUID, done: asyncio.Task[Ended]) -> None:
+        self._running.pop(key, None)
+        if not done.cancelled():
+            done.exception()
+
+
+def _shown(ended: Ended) -> Ended:
+    """What failed is a problem to whoever waited for its answer."""
+    if ended.problem is not None:
+        raise Refused(ended.problem)
+    return ended
