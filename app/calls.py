@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -27,7 +27,7 @@ from app.ids import new_uuid
 from app.llm.fleet import Fleet
 from app.llm.messages import EmbedCall, FinishReason, ImageUrl, InlineImage, ModelCall, Text, TextDelta, ToolCallDelta
 from app.llm.router import Plan, Routed, Router
-from app.llm.routing import CallNeeds, ProvidersFailed, RateLimited, RoutingPreference, Target
+from app.llm.routing import CallNeeds, ProvidersFailed, RateLimited, RouteCandidate, RoutingPreference, Target
 from app.money import ZERO, round_usd
 from app.problems import ProblemCode
 from app.settings import EMBEDDINGS_ROUTE
