@@ -15,6 +15,7 @@ from app.access.limits_shared import SharedKeyLimits
 from app.calls import CallPlanner
 from app.clock import Clock
 from app.completion_documents import CompletionDocuments
+from app.costs.alert_events import TOPIC as ALERTS
 from app.costs.alert_events import BudgetAlertEvents
 from app.costs.alerts import AlertStore
 from app.costs.budgets import BudgetStore
@@ -28,6 +29,7 @@ from app.db.sessions import Sessions
 from app.errors import SettingsError
 from app.events.relay import Relay
 from app.events.stream_log import FORGOTTEN_AFTER, LIFETIME, StreamLog
+from app.events.webhooks import Webhooks
 from app.gateway import Gateway
 from app.health.checks import Health
 from app.health.stores import postgres_check, redis_check
@@ -97,7 +99,8 @@ async def build_services(settings: Settings, clock: Clock, estimator: Estimator,
         stack.push_async_callback(streams.close)
         relay, alerts = Relay(sessions, clock), AlertStore(sessions)
         alert_events = BudgetAlertEvents(alerts, relay, clock)
-        stack.push_async_callback(end_tasks, [asyncio.create_task(relay.run())])
+        webhooks = Webhooks(settings.webhooks, ALERTS, alert_events.payloads, sessions=sessions, relay=relay, clock=clock)
+        stack.push_async_callback(end_tasks, [asyncio.create_task(relay.run()), asyncio.create_task(webhooks.run())])
         fleet.start()
         yield Services(
             settings=settings,

@@ -5,17 +5,22 @@ A cursor is a position in the log of events. One reader a process feeds all who 
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Collection, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TypeAlias
+from uuid import UUID
+
+import msgspec
 
 from app.clock import Clock
 from app.costs.alerts import AlertStore, BudgetAlert, BudgetAlertFilter
 from app.events.heartbeat import Heartbeat
 from app.events.relay import Relay
 from app.events.topics import Arrived, Lost, Placed, decode_position, encode_position
+from app.ids import format_id
+from app.money import format_decimal
 
 TOPIC = "budget_alert"
 _CURSOR = "alertEvents"
@@ -62,6 +67,30 @@ class BudgetAlertEvents:
                 elif where.matches(step.event):
                     yield BudgetAlertRaised(cursor, step.event.raised_at, step.event, step.replayed)
 
+    async def payloads(self, keys: Collection[UUID]) -> dict[UUID, bytes]:
+        """What webhooks are sent of these alerts."""
+        return {key: _payload(alert) for key, alert in (await self._alerts.by_keys(keys)).items()}
+
     async def _load(self, rows: Sequence[Placed]) -> list[BudgetAlert | None]:
         found = await self._alerts.by_keys([row.key for row in rows])
         return [found.get(row.key) for row in rows]
+
+
+def _payload(alert: BudgetAlert) -> bytes:
+    return msgspec.json.encode(
+        {
+            "type": "budget.alert",
+            "timestamp": alert.raised_at,
+            "data": {
+                "id": alert.id,
+                "budgetId": format_id("bud", alert.budget_key),
+                "budgetName": alert.budget_name,
+                "tenant": alert.tenant,
+                "threshold": alert.threshold,
+                "spentUsd": format_decimal(alert.spent_usd),
+                "limitUsd": format_decimal(alert.limit_usd),
+                "periodStart": alert.period_start,
+                "raisedAt": alert.raised_at,
+            },
+        }
+    )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 
 from sqlalchemy import RowMapping, text
@@ -40,6 +40,7 @@ class Relay:
         self._kept = kept
         self._wakeup = Wakeup(clock)
         self._topics: list[Topic[object]] = []
+        self._listeners: list[Callable[[], None]] = []
         self._position: int | None = None
 
     def topic(self, name: str, load: Load[Event]) -> Topic[Event]:
@@ -48,6 +49,10 @@ class Relay:
         self._topics.append(made)  # type: ignore[arg-type]  # a topic's events are known to its own load alone
         return made
 
+    def on_told(self, listener: Callable[[], None]) -> None:
+        """`listener` is called when events have been told; it must not block."""
+        self._listeners.append(listener)
+
     def wake(self) -> None:
         """Something was put into the outbox."""
         self._wakeup.set()
@@ -55,7 +60,11 @@ class Relay:
     async def run(self) -> None:
         """Places, reads and tells until it is cancelled."""
         primary = self._sessions.engines.primary
-        await asyncio.gather(listen(primary, CHANNEL, self.wake, self._clock), self._work(), self.beat(), self._forget())
+        try:
+            await asyncio.gather(listen(primary, CHANNEL, self.wake, self._clock), self._work(), self.beat(), self._forget())
+        except Exception:
+            _log.exception("events are told no more")
+            raise
 
     async def catch_up(self) -> None:
         """All that was committed before is placed and told when this returns. Raises StoreUnavailable."""
@@ -109,6 +118,8 @@ class Relay:
         for topic in self._topics:
             await topic.take(rows, position)
         self._position = position
+        for listener in self._listeners:
+            listener()
 
     async def beat(self) -> None:
         """Every 15 seconds, until it is cancelled: a sign of life for whoever follows."""

@@ -30,3 +30,5 @@ def _references(settings: Settings) -> Iterator[tuple[str, SecretReference]]:
             yield f"providers[{index}].api_keys[{number}]", key
     for index, key in enumerate(settings.content.encryption_keys):
         yield f"content.encryption_keys[{index}]", key
+    for index, webhook in enumerate(settings.webhooks):
+        yield f"webhooks[{index}].secret", webhook.secret

@@ -1,8 +1,22 @@
-"""Where the log of events stands. Its rows are those of the outbox that have a position."""
+"""Where the log of events stands, whose rows are those of the outbox that have a position; and what webhooks are told of it."""
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Boolean, CheckConstraint, Column, PrimaryKeyConstraint, Table, true
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    Index,
+    Integer,
+    PrimaryKeyConstraint,
+    Table,
+    Text,
+    Uuid,
+    func,
+    true,
+)
+from sqlalchemy.dialects.postgresql import TIMESTAMP
 
 from app.db.tables.metadata import metadata
 
@@ -15,3 +29,31 @@ event_log = Table(
     PrimaryKeyConstraint("one"),
     CheckConstraint("one", name="one"),
 )
+
+webhook_endpoints = Table(
+    "webhook_endpoints",
+    metadata,
+    Column("endpoint", Text, nullable=False),
+    Column("taken", BigInteger, nullable=False),
+    PrimaryKeyConstraint("endpoint"),
+)
+
+webhook_deliveries = Table(
+    "webhook_deliveries",
+    metadata,
+    Column("endpoint", Text, nullable=False),
+    Column("event", Uuid, nullable=False),
+    Column("attempts", Integer, nullable=False, server_default="0"),
+    Column("next_at", TIMESTAMP(timezone=True), nullable=False, server_default=func.now()),
+    Column("outcome", Text),
+    Column("finished_at", TIMESTAMP(timezone=True)),
+    PrimaryKeyConstraint("endpoint", "event"),
+    CheckConstraint("outcome in ('DELIVERED', 'GIVEN_UP')", name="outcome"),
+)
+Index(
+    "ix_webhook_deliveries_due",
+    webhook_deliveries.c.endpoint,
+    webhook_deliveries.c.next_at,
+    postgresql_where=webhook_deliveries.c.finished_at.is_(None),
+)
+Index("ix_webhook_deliveries_finished_at", webhook_deliveries.c.finished_at)

@@ -1,0 +1,144 @@
+"""One signed request to an address that somebody else controls.
+
+Standard Webhooks: the signature covers the id, the time and the body. A name is resolved once, every address it has is checked,
+and the connection goes to one of these: a name that later points into our own network gains nothing. Redirects are not followed
+and answers are not read.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+import ipaddress
+import socket
+from dataclasses import dataclass
+from uuid import UUID
+
+import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
+from yarl import URL
+
+from app.clock import Clock
+from app.errors import GreenLangError, SettingsError
+from app.secrets import SecretReference
+from app.settings import WebhookSettings
+
+TOTAL_SECONDS = 15.0
+_PREFIX = "whsec_"
+_SHORTEST, _LONGEST = 24, 64
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+_NAT64_LOCAL = ipaddress.IPv6Network("64:ff9b:1::/48")
+_GONE = 410
+
+
+class PrivateAddress(GreenLangError):
+    """The address lies in a network that is not public."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """`failure` is None where the receiver has it; `gone`: it wants no more."""
+
+    failure: str | None = None
+    gone: bool = False
+
+
+def sign(secret: bytes, message_id: str, timestamp: int, body: bytes) -> str:
+    """The value of `webhook-signature`."""
+    signed = b".".join((message_id.encode(), str(timestamp).encode(), body))
+    return f"v1,{base64.b64encode(hmac.digest(secret, signed, hashlib.sha256)).decode()}"
+
+
+def signing_key(reference: SecretReference) -> bytes:
+    """`whsec_` and 24 to 64 bytes in base64. Raises SettingsError."""
+    text = reference.reveal().removeprefix(_PREFIX)
+    try:
+        key = base64.b64decode(text, validate=True)
+    except binascii.Error:
+        key = b""
+    if not _SHORTEST <= len(key) <= _LONGEST:
+        where = f"env {reference.env}" if reference.env is not None else f"file {reference.file}"
+        raise SettingsError(where, f"is no webhook secret: {_PREFIX} and {_SHORTEST} to {_LONGEST} random bytes in base64")
+    return key
+
+
+def is_public(text: str) -> bool:
+    """False for every address that is not one of the public internet's, also where another kind of address leads to it."""
+    address = ipaddress.ip_address(text)
+    if isinstance(address, ipaddress.IPv6Address):
+        if address in _NAT64_LOCAL or address.teredo is not None:
+            return False
+        inner = address.ipv4_mapped or address.sixtofour
+        if address in _NAT64:
+            inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+        if inner is not None:
+            return is_public(str(inner))
+    return address.is_global and not (address.is_multicast or address.is_reserved or address.is_unspecified)
+
+
+class _PublicResolver(AbstractResolver):
+    def __init__(self) -> None:
+        self._resolver = aiohttp.ThreadedResolver()
+
+    async def resolve(self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET) -> list[ResolveResult]:
+        found = await self._resolver.resolve(host, port, family)
+        if not all(is_public(each["host"]) for each in found):
+            raise PrivateAddress
+        return found
+
+    async def close(self) -> None:
+        await self._resolver.close()
+
+
+class WebhookSender:
+    """One endpoint's."""
+
+    def __init__(self, settings: WebhookSettings, clock: Clock, total_seconds: float = TOTAL_SECONDS) -> None:
+        self._url = URL(settings.url)
+        self._secret = settings.secret
+        self._allow_private = settings.allow_private
+        self._clock = clock
+        self._timeout = aiohttp.ClientTimeout(total=total_seconds)
+
+    async def send(self, event: UUID, body: bytes) -> Sent:
+        """The id stays the same however often an event is sent. Raises SettingsError where the secret is gone."""
+        key = signing_key(self._secret)
+        message_id, timestamp = f"msg_{event.hex}", int(self._clock.now().timestamp())
+        headers = {
+            "content-type": "application/json",
+            "user-agent": "greenlang-webhooks",
+            "webhook-id": message_id,
+            "webhook-timestamp": str(timestamp),
+            "webhook-signature": sign(key, message_id, timestamp, body),
+        }
+        try:
+            return await self._post(body, headers)
+        except PrivateAddress:
+            return Sent("its address is not public")
+        except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
+            return Sent(type(error).__name__)
+
+    async def _post(self, body: bytes, headers: dict[str, str]) -> Sent:
+        if not self._allow_private and _is_literal(self._url.host or "") and not is_public(self._url.host or ""):
+            raise PrivateAddress
+        resolver = None if self._allow_private else _PublicResolver()
+        connector = aiohttp.TCPConnector(resolver=resolver, use_dns_cache=False, force_close=True)
+        async with (
+            aiohttp.ClientSession(connector=connector, timeout=self._timeout) as session,
+            session.post(self._url, data=body, headers=headers, allow_redirects=False) as response,
+        ):
+            status = response.status
+            response.close()
+        if 200 <= status < 300:
+            return Sent()
+        return Sent(f"status {status}", gone=status == _GONE)
+
+
+def _is_literal(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,131 @@
+"""Events sent to webhooks: at least once, each under one id, tried again for three days, and never in the way of a call.
+
+What is still to be sent is rows of a table, taken over from the log of events; any process sends what is due, each delivery by
+one at a time. One endpoint's slowness is not another's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from datetime import timedelta
+from random import SystemRandom
+from typing import TypeAlias
+from uuid import UUID
+
+from sqlalchemy import text
+
+from app.clock import Clock
+from app.db.sessions import Sessions
+from app.db.wakeups import Wakeup
+from app.errors import SettingsError, StoreUnavailable
+from app.events.relay import Relay
+from app.events.webhook_sender import Sent, WebhookSender, signing_key
+from app.settings import WebhookSettings
+
+Render: TypeAlias = Callable[[Collection[UUID]], Awaitable[Mapping[UUID, bytes]]]
+"""The bodies of these events."""
+
+DELAYS = (
+    timedelta(seconds=5),
+    timedelta(minutes=5),
+    timedelta(minutes=30),
+    timedelta(hours=2),
+    timedelta(hours=5),
+    timedelta(hours=10),
+    timedelta(hours=14),
+    timedelta(hours=20),
+    timedelta(hours=24),
+)
+"""Before each further try."""
+AT_ONCE = 20
+POLL_SECONDS = 5.0
+LEASE = timedelta(seconds=60)
+KEPT = timedelta(days=30)
+_JITTER = 0.1
+
+_log = logging.getLogger(__name__)
+
+
+class Webhooks:
+    def __init__(
+        self, settings: Sequence[WebhookSettings], topic: str, render: Render, *, sessions: Sessions, relay: Relay, clock: Clock
+    ) -> None:
+        """Sends the events of `topic`. Raises SettingsError for a secret that is none."""
+        for each in settings:
+            signing_key(each.secret)
+        self._endpoints = [_Endpoint(each, topic, render, sessions=sessions, relay=relay, clock=clock) for each in settings]
+
+    async def run(self) -> None:
+        """Until it is cancelled."""
+        await asyncio.gather(*(endpoint.run() for endpoint in self._endpoints))
+
+
+class _Endpoint:
+    def __init__(
+        self, settings: WebhookSettings, topic: str, render: Render, *, sessions: Sessions, relay: Relay, clock: Clock
+    ) -> None:
+        self._name = hashlib.sha256(settings.url.encode()).hexdigest()
+        self._sender = WebhookSender(settings, clock)
+        self._topic = topic
+        self._render = render
+        self._sessions = sessions
+        self._wakeup = Wakeup(clock)
+        self._random = SystemRandom()
+        relay.on_told(self._wakeup.set)
+
+    async def run(self) -> None:
+        while True:
+            try:
+                while await self._send_due():
+                    pass
+            except StoreUnavailable:
+                _log.warning("no webhooks are sent: PostgreSQL does not answer")
+            except SettingsError as error:
+                _log.error("no webhooks are sent: %s", error)
+            await self._wakeup.wait(POLL_SECONDS)
+
+    async def _send_due(self) -> bool:
+        """True where there may be more."""
+        async with self._sessions.statements() as session:
+            await session.execute(_TAKE, {"endpoint": self._name, "topic": self._topic})
+            rows = (await session.execute(_CLAIM, {"endpoint": self._name, "lease": LEASE, "most": AT_ONCE})).all()
+            await session.execute(_FORGET, {"endpoint": self._name, "kept": KEPT})
+        if not rows:
+            return False
+        attempts = {UUID(int=row.event.int): int(row.attempts) for row in rows}
+        bodies = await self._render(list(attempts))
+        await asyncio.gather(*(self._send(event, number, bodies.get(event)) for event, number in attempts.items()))
+        return len(rows) == AT_ONCE
+
+    async def _send(self, event: UUID, attempt: int, body: bytes | None) -> None:
+        sent = Sent("there is no such event any more", gone=True) if body is None else await self._sender.send(event, body)
+        async with self._sessions.statements() as session:
+            if sent.failure is None:
+                await session.execute(_FINISH, {"endpoint": self._name, "event": event, "outcome": "DELIVERED"})
+            elif sent.gone or attempt > len(DELAYS):
+                _log.error("a webhook was given up", extra={"event": str(event), "attempts": attempt, "reason": sent.failure})
+                await session.execute(_FINISH, {"endpoint": self._name, "event": event, "outcome": "GIVEN_UP"})
+            else:
+                _log.warning("a webhook failed", extra={"event": str(event), "attempts": attempt, "reason": sent.failure})
+                delay = DELAYS[attempt - 1] * self._random.uniform(1 - _JITTER, 1 + _JITTER)
+                await session.execute(_RETRY, {"endpoint": self._name, "event": event, "delay": delay})
+
+
+_TAKE = text("select webhook_take(:endpoint, :topic)")
+_CLAIM = text(
+    "update webhook_deliveries d set attempts = d.attempts + 1, next_at = now() + :lease from ("
+    " select event from webhook_deliveries where endpoint = :endpoint and finished_at is null and next_at <= now()"
+    " order by next_at limit :most for update skip locked"
+    ") due where d.endpoint = :endpoint and d.event = due.event returning d.event, d.attempts"
+)
+_FINISH = text(
+    "update webhook_deliveries set outcome = :outcome, finished_at = now()"
+    " where endpoint = :endpoint and event = :event and finished_at is null"
+)
+_RETRY = text(
+    "update webhook_deliveries set next_at = now() + :delay where endpoint = :endpoint and event = :event and finished_at is null"
+)
+_FORGET = text("delete from webhook_deliveries where endpoint = :endpoint and finished_at < now() - cast(:kept as interval)")

@@ -1,0 +1,171 @@
+"""Deliveries on real PostgreSQL: at least once, by one process at a time, tried again, and given up in the end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Collection, Mapping
+from contextlib import asynccontextmanager
+from uuid import UUID, uuid4
+
+import asyncpg
+import pytest
+
+from app.clock import SystemClock
+from app.db.engines import build_engines
+from app.db.sessions import Sessions
+from app.events.relay import Relay
+from app.events.webhooks import DELAYS, Webhooks
+from app.secrets import SecretReference
+from app.settings import DatabaseSettings, WebhookSettings
+from tests.app.events.test_relay import TOPIC, Connection, put
+from tests.app.events.test_webhook_sender import Receiver, receiver, secret
+from tests.app.graphql.serving import eventually
+
+__all__ = ["receiver", "secret"]
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+async def sessions(database_url: str) -> AsyncIterator[Sessions]:
+    engines = build_engines(database_url, [], DatabaseSettings())
+    yield Sessions(engines)
+    await engines.close()
+
+
+@pytest.fixture
+async def connection(database_url: str) -> AsyncIterator[Connection]:
+    opened = await asyncpg.connect(database_url)
+    yield opened
+    await opened.close()
+
+
+async def bodies(keys: Collection[UUID]) -> Mapping[UUID, bytes]:
+    return {key: key.hex.encode() for key in keys}
+
+
+@asynccontextmanager
+async def process(sessions: Sessions, *settings: WebhookSettings) -> AsyncIterator[None]:
+    relay = Relay(sessions, SystemClock())
+    webhooks = Webhooks(settings, TOPIC, bodies, sessions=sessions, relay=relay, clock=SystemClock())
+    running = [asyncio.create_task(relay.run()), asyncio.create_task(webhooks.run())]
+    try:
+        yield
+    finally:
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+
+
+async def until(connection: Connection, condition: str, seconds: float = 10) -> None:
+    async with asyncio.timeout(seconds):
+        while not await connection.fetchval(f"select {condition}"):  # noqa: ASYNC110 (the condition is the database's)
+            await asyncio.sleep(0.01)
+
+
+async def known(connection: Connection, endpoints: int = 1) -> None:
+    """Waits until the webhooks' place in the log is kept."""
+    await until(connection, f"count(*) = {endpoints} from webhook_endpoints")
+
+
+async def told(connection: Connection) -> UUID:
+    key = await put(connection)
+    await connection.execute("select pg_notify('greenlang_outbox', '')")
+    return key
+
+
+async def delivery(connection: Connection) -> asyncpg.Record:
+    found = await connection.fetchrow("select * from webhook_deliveries")
+    assert found is not None
+    return found
+
+
+class TestDelivery:
+    async def test_is_made_once_by_several_processes(
+        self, sessions: Sessions, connection: Connection, receiver: Receiver, secret: SecretReference
+    ) -> None:
+        settings = WebhookSettings(url=receiver.url, secret=secret, allow_private=True)
+        await put(connection)
+        async with process(sessions, settings), process(sessions, settings):
+            await known(connection)
+            before = await connection.fetchval("select count(*) from webhook_deliveries")
+            keys = {await told(connection) for _ in range(30)}
+            await eventually(lambda: len(receiver.got) >= 30, 20)
+            await asyncio.sleep(0.1)
+        assert before <= 1
+        assert {body for _, body in receiver.got} >= {key.hex.encode() for key in keys}
+        assert len(receiver.got) == len({body for _, body in receiver.got})
+
+    async def test_goes_on_where_a_process_left_off(
+        self, sessions: Sessions, connection: Connection, receiver: Receiver, secret: SecretReference
+    ) -> None:
+        settings = WebhookSettings(url=receiver.url, secret=secret, allow_private=True)
+        async with process(sessions, settings):
+            await known(connection)
+        key = await put(connection)
+        async with process(sessions, settings):
+            await eventually(lambda: receiver.got, 20)
+        assert [body for _, body in receiver.got] == [key.hex.encode()]
+
+    async def test_of_one_endpoint_does_not_wait_for_another(
+        self, sessions: Sessions, connection: Connection, receiver: Receiver, secret: SecretReference, free_tcp_port: int
+    ) -> None:
+        kept: list[asyncio.StreamWriter] = []
+        silent = await asyncio.start_server(lambda _, writer: kept.append(writer), "127.0.0.1", free_tcp_port)
+        stuck = WebhookSettings(url=f"http://127.0.0.1:{free_tcp_port}/", secret=secret, allow_private=True)
+        settings = WebhookSettings(url=receiver.url, secret=secret, allow_private=True)
+        async with process(sessions, stuck, settings):
+            await known(connection, 2)
+            for _ in range(25):
+                await told(connection)
+            await eventually(lambda: len(receiver.got) == 25, 10)
+        silent.close()
+        for writer in kept:
+            writer.close()
+            await writer.wait_closed()
+        assert kept
+
+
+class TestFailures:
+    async def test_are_tried_again_under_the_same_id(
+        self, sessions: Sessions, connection: Connection, receiver: Receiver, secret: SecretReference
+    ) -> None:
+        receiver.status = 503
+        settings = WebhookSettings(url=receiver.url, secret=secret, allow_private=True)
+        async with process(sessions, settings):
+            await known(connection)
+            await told(connection)
+            await eventually(lambda: receiver.got, 10)
+            await until(connection, "next_at < now() + interval '6 seconds' from webhook_deliveries")
+            failed = await delivery(connection)
+            receiver.status = 200
+            await connection.execute("update webhook_deliveries set next_at = now()")
+            await eventually(lambda: len(receiver.got) == 2, 10)
+            await until(connection, "outcome = 'DELIVERED' from webhook_deliveries")
+        assert failed["outcome"] is None
+        assert failed["attempts"] == 1
+        assert len({headers["webhook-id"] for headers, _ in receiver.got}) == 1
+
+    @pytest.mark.parametrize(("status", "attempts"), [(410, 0), (500, len(DELAYS))])
+    async def test_are_given_up_when_the_receiver_is_gone_or_after_the_last_try(
+        self,
+        sessions: Sessions,
+        connection: Connection,
+        receiver: Receiver,
+        secret: SecretReference,
+        *,
+        status: int,
+        attempts: int,
+    ) -> None:
+        receiver.status = status
+        settings = WebhookSettings(url=receiver.url, secret=secret, allow_private=True)
+        async with process(sessions, settings):
+            await known(connection)
+        await connection.execute(
+            "insert into webhook_deliveries (endpoint, event, attempts) select endpoint, $1, $2 from webhook_endpoints",
+            uuid4(),
+            attempts,
+        )
+        async with process(sessions, settings):
+            await until(connection, "outcome is not null from webhook_deliveries")
+        assert (await delivery(connection))["outcome"] == "GIVEN_UP"
