@@ -57,6 +57,7 @@ class Services:
     alert_events: BudgetAlertEvents
     reports: CostReports
     fleet: Fleet
+    planner: CallPlanner
     gateway: Gateway
     streams: CompletionStreams
     health: Health
@@ -115,6 +116,7 @@ async def build_services(settings: Settings, clock: Clock, estimator: Estimator,
             alert_events=alert_events,
             reports=CostReports(sessions),
             fleet=fleet,
+            planner=planner,
             gateway=gateway,
             streams=streams,
             health=Health([postgres_check(sessions), redis_check(redis)], clock),

@@ -9,9 +9,10 @@ from strawberry import ID, UNSET, Parent
 from app.costs.prices import PriceUsed
 from app.errors import Refused
 from app.llm.fleet import ModelInfo, ProviderStatus
-from app.llm.routing import Route
+from app.llm.routing import Route, RouteCandidate
 from app.problems import NotFound
 from resolvers.info import Info
+from resolvers.inputs.completions import CompletionInput
 from resolvers.refusals import refusals
 
 PROVIDER_ID = "prv_"
@@ -42,6 +43,13 @@ async def breaker_reset(
     if found is None:
         raise Refused(NotFound("There is no such provider or model."))
     return found
+
+
+async def route_explain(
+    info: Info,
+    request: Annotated[CompletionInput, strawberry.argument(name="input", description="The call as it would be.")],
+) -> list[RouteCandidate]:
+    return await info.context.services.planner.explain(request.to_domain(), info.context.principal)
 
 
 def provider_id(root: Parent[ProviderStatus]) -> ID:

@@ -184,6 +184,11 @@ class ProviderQueries:
         graphql_type=list[Route] | None,
         description="Named routes: strategy and targets in order.",
     )
+    route_explain = strawberry.field(
+        resolver=resolve.route_explain,
+        graphql_type=list[RouteCandidate] | None,
+        description="Which targets a call would try, in order, and why; nothing is sent.",
+    )
 
 
 @strawberry.type

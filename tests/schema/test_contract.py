@@ -19,7 +19,6 @@ NOT_YET = {
     "Query.collection",
     "Query.collections",
     "Query.costForecast",
-    "Query.routeExplain",
     "Query.search",
     "Mutation.answerCreate",
     "Mutation.cacheInvalidate",
@@ -28,7 +27,6 @@ NOT_YET = {
     "Mutation.costExportCreate",
     "Mutation.documentsDelete",
     "Mutation.documentsUpsert",
-    "Mutation.embeddingsCreate",
     "Subscription.costUpdates",
     "Subscription.providerEvents",
 }

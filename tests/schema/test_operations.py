@@ -10,6 +10,7 @@ from app.errors import Forbidden, Refused
 from app.problems import InvalidInput
 from tests.schema.api import ADMIN, BOUND, GLOBEX, Api, Data
 from tests.schema.requests import ASK, COSTS, EVER, ask, make_budget, spend
+from tests.simulators import RunningSimulator
 
 pytestmark = pytest.mark.anyio
 
@@ -221,6 +222,17 @@ class TestProviders:
         assert Decimal(prices["gpt-6-sol"]) > 0
         assert prices["sim-unpriced"] is None
         assert found["routes"][0]["targets"] == ["anthropic/claude-sonnet-5-5", "openai/gpt-6-sol"]
+
+    async def test_a_route_is_explained_without_sending_anything(self, api: Api, simulator: RunningSimulator) -> None:
+        explain = """query Explain($input: CompletionInput!) {
+            routeExplain(input: $input) { target eligible reason estimatedCostUsd latencyP50Ms } }"""
+        routing = {"avoid": ["anthropic"]}
+        asked = {"messages": [{"role": "USER", "text": "Hi"}], "maxOutputTokens": 1000, "routing": routing}
+        first, last = (await api.data(explain, input=asked))["routeExplain"]
+        assert (first["target"], first["eligible"], first["reason"]) == ("openai/gpt-6-sol", True, "number 1 by PRIORITY")
+        assert Decimal(first["estimatedCostUsd"]) > 0
+        assert (last["target"], last["eligible"], last["reason"]) == ("anthropic/claude-sonnet-5-5", False, "to be avoided")
+        assert [entry for entry in simulator.log() if entry.operation != "models"] == []
 
     async def test_one_is_a_node(self, api: Api) -> None:
         found = await api.data('{ node(id: "prv_openai") { id ... on Provider { name } } nobody: node(id: "prv_x") { id } }')

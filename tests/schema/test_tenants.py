@@ -29,6 +29,7 @@ DOCUMENTS = {
     "Query.costs": f"{{ costs(filter: {PERIOD}) {TYPENAME} }}",
     "Query.models": f"{{ models {TYPENAME} }}",
     "Query.providers": f"{{ providers {TYPENAME} }}",
+    "Query.routeExplain": f"{{ routeExplain(input: {ASK}) {TYPENAME} }}",
     "Query.routes": f"{{ routes {TYPENAME} }}",
     "Query.usageRecords": f"{{ usageRecords(filter: {PERIOD}) {TYPENAME} }}",
     "Mutation.breakerReset": f'mutation {{ breakerReset(provider: "openai") {TYPENAME} }}',
@@ -39,6 +40,7 @@ DOCUMENTS = {
     "Mutation.completionCreate": f"mutation {{ completionCreate(input: {ASK}) {TYPENAME} }}",
     "Mutation.completionStart": f"mutation {{ completionStart(input: {ASK}) {TYPENAME} }}",
     "Subscription.budgetAlerts": f"subscription {{ budgetAlerts {TYPENAME} }}",
+    "Mutation.embeddingsCreate": f'mutation {{ embeddingsCreate(input: {{texts: ["Hi"]}}) {TYPENAME} }}',
     "Subscription.completionEvents": f'subscription {{ completionEvents(id: "x") {TYPENAME} }}',
     "Subscription.completionStream": f"subscription {{ completionStream(input: {ASK}) {TYPENAME} }}",
 }
