@@ -8,10 +8,13 @@ from strawberry.schema.config import StrawberryConfig
 from schema.alerts import AlertQueries, AlertSubscriptions
 from schema.budgets import BudgetMutations, BudgetQueries
 from schema.completions import CompletionMutations, CompletionQueries, CompletionSubscriptions
+from schema.cost_updates import CostSubscriptions
 from schema.costs import CostQueries
+from schema.embeddings import EmbeddingMutations
 from schema.inputs import plan_inputs
 from schema.node import NodeQueries
 from schema.permissions import enforce
+from schema.provider_events import ProviderSubscriptions
 from schema.providers import ProviderMutations, ProviderQueries
 from schema.scalars import SCALARS
 from schema.viewer import ViewerQueries
@@ -23,12 +26,12 @@ class Query(NodeQueries, ViewerQueries, CompletionQueries, ProviderQueries, Cost
 
 
 @strawberry.type(description="What can be done.")
-class Mutation(CompletionMutations, BudgetMutations, ProviderMutations):
+class Mutation(CompletionMutations, EmbeddingMutations, BudgetMutations, ProviderMutations):
     pass
 
 
 @strawberry.type(description="What can be watched.")
-class Subscription(CompletionSubscriptions, AlertSubscriptions):
+class Subscription(CompletionSubscriptions, AlertSubscriptions, CostSubscriptions, ProviderSubscriptions):
     pass
 
 

@@ -44,13 +44,13 @@ _MOST_TOOLS = 128
 _MOST_STOPS = 4
 _LONGEST_STOP = 256
 _MOST_TARGETS = 50
-_LONGEST_TARGET = 256
+LONGEST_TARGET = 256
 _MOST_TAGS = 20
 _LONGEST_TAG = 128
 _LONGEST_TTL_SECONDS = 30 * 24 * 3600
-_LONGEST_AGENT = 128
-_LONGEST_TIMEOUT_MS = 3_600_000
-_LONGEST_IDEMPOTENCY_KEY = 255
+LONGEST_AGENT = 128
+LONGEST_TIMEOUT_MS = 3_600_000
+LONGEST_IDEMPOTENCY_KEY = 255
 _LONGEST_DESCRIPTION = 16 * 1024
 
 
@@ -128,8 +128,8 @@ class RoutingInput:
         return RoutingPreference(
             self.strategy,
             self.fallback,
-            check_names(self.only, _MOST_TARGETS, _LONGEST_TARGET, ("routing", "only")),
-            check_names(self.avoid, _MOST_TARGETS, _LONGEST_TARGET, ("routing", "avoid")),
+            check_names(self.only, _MOST_TARGETS, LONGEST_TARGET, ("routing", "only")),
+            check_names(self.avoid, _MOST_TARGETS, LONGEST_TARGET, ("routing", "avoid")),
         )
 
 
@@ -215,11 +215,11 @@ class CompletionInput:
         return tuple(tool.to_domain(("tools", str(index))) for index, tool in enumerate(self.tools))
 
     def _check_figures(self) -> None:
-        check_length(self.model, _LONGEST_TARGET, ("model",))
-        check_length(self.agent, _LONGEST_AGENT, ("agent",))
-        check_length(self.idempotency_key, _LONGEST_IDEMPOTENCY_KEY, ("idempotencyKey",))
+        check_length(self.model, LONGEST_TARGET, ("model",))
+        check_length(self.agent, LONGEST_AGENT, ("agent",))
+        check_length(self.idempotency_key, LONGEST_IDEMPOTENCY_KEY, ("idempotencyKey",))
         check_range(self.max_output_tokens, 1, _MOST_TOKENS, ("maxOutputTokens",))
         check_range(self.min_output_tokens, 1, self.max_output_tokens or _MOST_TOKENS, ("minOutputTokens",))
         check_range(self.temperature, 0, 2, ("temperature",))
         check_range(self.top_p, 0, 1, ("topP",))
-        check_range(self.timeout_ms, 1, _LONGEST_TIMEOUT_MS, ("timeoutMs",))
+        check_range(self.timeout_ms, 1, LONGEST_TIMEOUT_MS, ("timeoutMs",))
