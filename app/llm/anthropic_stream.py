@@ -1,7 +1,7 @@
 """Anthropic's answer, streamed: message_start, content blocks with their deltas, message_delta, message_stop.
 
-The answer is complete when its stop reason has come, which message_delta brings once, at the end; message_stop only confirms
-it. A body that ends before is a truncated answer, however cleanly it ends.
+The answer is complete when its stop reason has come, which message_delta brings once, at the end, together with the usage;
+message_stop only confirms it and is not waited for. A body that ends before is a truncated answer, however cleanly it ends.
 """
 
 from __future__ import annotations
@@ -120,6 +120,7 @@ class AnthropicStream:
         if event.delta is not None and event.delta.stop_reason is not None:
             self._stop_reason = event.delta.stop_reason
             self.complete = True
+            self.stopped = later is not None
 
     def _block_start(self, event: Event) -> Sequence[StreamPart]:
         block = event.content_block

@@ -318,9 +318,11 @@ class Limiter:
         return self._buckets.states(self._waiting)
 
     def seconds_until(self, tokens: int) -> float:
-        """About how long a reservation would wait now; 0 where there is room and nobody waits."""
+        """About how long a reservation would wait now; 0 where there is room for it and for whom it would wait behind: a waiter
+        that only waits for Redis to say so is no reason to go elsewhere."""
+        head = self._queue.head() if self._waiting else None
         seconds = self._buckets.seconds_until(self._buckets.clamp(tokens))
-        return max(seconds, _SMALLEST_WAIT) if self._waiting else seconds
+        return seconds if head is None else max(seconds, self._buckets.seconds_until(head.tokens))
 
     def reserve(self, tenant: str, tokens: int, deadline: float) -> _Reserving:
         return _Reserving(self, tenant, tokens, deadline)
