@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
 from app.access.key_rows import NewKey
 from app.access.keys import KeyStore
 from app.access.principal import Scope
@@ -15,16 +18,25 @@ FIRST_TENANT = "default"
 _FIRST_KEY = "administrator"
 
 
-async def take_first_steps(settings: Settings, clock: Clock) -> str | None:
-    """The secret of the first administrator where there never was a key. Raises StoreUnavailable and SettingsError."""
+async def take_first_steps(settings: Settings, clock: Clock) -> bool:
+    """Brings the newest schema; whether there ever was a key. Raises StoreUnavailable and SettingsError."""
     assert settings.database.primary is not None
-    url = settings.database.primary.reveal()
-    await migrate(url)
-    engines = build_engines(url, (), settings.database)
-    try:
-        keys = KeyStore(Sessions(engines), clock)
-        if await keys.has_any():
-            return None
+    await migrate(settings.database.primary.reveal())
+    async with _key_store(settings, clock) as keys:
+        return await keys.has_any()
+
+
+async def make_first_key(settings: Settings, clock: Clock) -> str:
+    """The secret of the first administrator. Raises StoreUnavailable and SettingsError."""
+    async with _key_store(settings, clock) as keys:
         return (await keys.create(NewKey(_FIRST_KEY, FIRST_TENANT, frozenset({Scope.ADMIN})))).secret
+
+
+@asynccontextmanager
+async def _key_store(settings: Settings, clock: Clock) -> AsyncIterator[KeyStore]:
+    assert settings.database.primary is not None
+    engines = build_engines(settings.database.primary.reveal(), (), settings.database)
+    try:
+        yield KeyStore(Sessions(engines), clock)
     finally:
         await engines.close()

@@ -1,6 +1,7 @@
-"""What a start does to the database before anything is served: the newest schema, and a first key where there never was one.
+"""What a start does to the database: the newest schema before anything is served, and a first key where there never was one.
 
-It runs in a process of its own, beside the imports of the supervisor, which keeps nothing of it.
+Each runs in a process of its own, and the supervisor keeps nothing of it. The first key is made last, when nothing but telling
+it is left to do: a key that is made and never told would be lost, and no later start would make another.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkProcess
+from typing import Generic, TypeVar
 
 from uvicorn.importer import import_from_string
 
@@ -21,7 +23,9 @@ from app.embedded.tether import following
 from app.errors import GreenLangError, StoreUnavailable
 from app.settings import Settings
 
-_STEPS = "app.supervisor.first_steps:take_first_steps"
+_SCHEMA = "app.supervisor.first_steps:take_first_steps"
+_FIRST_KEY = "app.supervisor.first_steps:make_first_key"
+Answer = TypeVar("Answer")
 
 
 class NotPrepared(GreenLangError):
@@ -29,26 +33,26 @@ class NotPrepared(GreenLangError):
 
 
 @dataclass(frozen=True, slots=True)
-class Preparation:
-    """Start by `begin`."""
+class Preparation(Generic[Answer]):
+    """Start by `newest_schema` or `first_key`."""
 
     process: ForkProcess
-    answer: Connection[None, tuple[str | None, str | None]]
+    answer: Connection[None, tuple[Answer | None, str | None]]
 
     @classmethod
-    def begin(cls, settings: Settings, stores: PrivateStores | None, clock: Clock) -> Preparation:
-        """`settings` know where the database is, or will be once `stores` answer."""
-        answer, tell = multiprocessing.Pipe(duplex=False)
-        context = multiprocessing.get_context("fork")
-        process = context.Process(target=_prepare, args=(settings, stores, clock, tell, following(signal.SIGKILL)))
-        process.start()
-        tell.close()
-        return cls(process, answer)
+    def newest_schema(cls, settings: Settings, stores: PrivateStores | None, clock: Clock) -> Preparation[bool]:
+        """Whether there ever was a key. `settings` know where the database is, or will be once `stores` answer."""
+        return _begin(_SCHEMA, settings, stores, clock)
 
-    def result(self) -> str | None:
-        """The first administrator's secret where this start has made it; raises NotPrepared."""
+    @classmethod
+    def first_key(cls, settings: Settings, clock: Clock) -> Preparation[str]:
+        """The first administrator's secret."""
+        return _begin(_FIRST_KEY, settings, None, clock)
+
+    def result(self) -> Answer:
+        """Raises NotPrepared."""
         try:
-            secret, problem = self.answer.recv()
+            found, problem = self.answer.recv()
         except EOFError:
             raise NotPrepared("the database was not prepared; the messages above say why") from None
         finally:
@@ -56,24 +60,36 @@ class Preparation:
             self.answer.close()
         if problem is not None:
             raise NotPrepared(problem)
-        return secret
+        assert found is not None
+        return found
+
+
+def _begin(work: str, settings: Settings, stores: PrivateStores | None, clock: Clock) -> Preparation[Answer]:
+    def prepare() -> Coroutine[None, None, Answer]:
+        take: Callable[[Settings, Clock], Coroutine[None, None, Answer]] = import_from_string(work)
+        if stores is not None:
+            stores.wait()
+        return take(settings, clock)
+
+    answer, tell = multiprocessing.Pipe(duplex=False)
+    context = multiprocessing.get_context("fork")
+    process = context.Process(target=_prepare, args=(prepare, tell, following(signal.SIGKILL)))
+    process.start()
+    tell.close()
+    return Preparation(process, answer)
 
 
 def _prepare(
-    settings: Settings,
-    stores: PrivateStores | None,
-    clock: Clock,
-    tell: Connection[tuple[str | None, str | None], None],
+    prepare: Callable[[], Coroutine[None, None, Answer]],
+    tell: Connection[tuple[Answer | None, str | None], None],
     follow: Callable[[], None],
 ) -> None:
+    """Ctrl-C reaches it too; it is the supervisor that ends it."""
     follow()
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    take_first_steps: Callable[[Settings, Clock], Coroutine[None, None, str | None]] = import_from_string(_STEPS)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     try:
-        if stores is not None:
-            stores.wait()
-        tell.send((asyncio.run(take_first_steps(settings, clock)), None))
+        tell.send((asyncio.run(prepare()), None))
     except StoreUnavailable as error:
         tell.send((None, f"{error} at the address that database.primary gives"))
     except GreenLangError as error:

@@ -52,7 +52,7 @@ class NotServing(GreenLangError):
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """What a start has to tell. `first_key` is the administrator's secret, there at the very first start alone."""
+    """What a start has to tell. `first_key` is the administrator's secret, there alone where there never was a key."""
 
     address: str
     data_dir: Path
@@ -77,18 +77,19 @@ class _Supervisor:
         self._clock = clock
         self._stores: Stores | None = None
         self._simulator: Simulator | None = None
-        self._preparation: Preparation | None = None
+        self._preparation: Preparation[bool] | None = None
+        self._has_keys = True
         self._servers: list[Server] = []
         self._ready, self._ready_end = os.pipe()
 
-    def start(self, target: str, sockets: tuple[socket.socket, ...]) -> Started:
-        """Raises GreenLangError and KeyboardInterrupt; `stop` is for the caller to do in any case."""
+    def start(self, target: str, sockets: tuple[socket.socket, ...]) -> None:
+        """Returns when it serves. Raises GreenLangError and KeyboardInterrupt; `stop` is for the caller to do in any case."""
         self._launch()
-        self._preparation = Preparation.begin(self._settings, self._stores.running if self._stores else None, self._clock)
+        self._preparation = Preparation.newest_schema(self._settings, self._stores.running if self._stores else None, self._clock)
         create_app = self._import(target)
         if self._simulator is not None:
             self._settings = with_simulator(self._settings, self._simulator.wait())
-        first_key = self._preparation.result()
+        self._has_keys = self._preparation.result()
         app = create_app(self._settings)
         listen(sockets)
         gc.freeze()
@@ -97,6 +98,10 @@ class _Supervisor:
             fork = partial(fork_worker, app, self._settings, each, self._ready_end)
             self._servers.append(Server(number, fork))
         self._await_servers()
+
+    def started(self, sockets: tuple[socket.socket, ...]) -> Started:
+        """Raises GreenLangError. Whoever asks must tell: a first key is made here and known to nobody else."""
+        first_key = None if self._has_keys else Preparation.first_key(self._settings, self._clock).result()
         host, port = sockets[0].getsockname()[:2]
         address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
         return Started(address, self._data_dir, self._settings, first_key)
@@ -170,9 +175,9 @@ def serve(settings: Settings, clock: Clock, target: str, announce: Callable[[Sta
         asked = _Asked()
         try:
             with _interrupted_by_signals():
-                started = supervisor.start(target, sockets)
+                supervisor.start(target, sockets)
             with _signals(asked) as wakeup:
-                announce(started)
+                announce(supervisor.started(sockets))
                 supervisor.run(asked, wakeup)
         except KeyboardInterrupt:
             _log.info("stopped while it started")

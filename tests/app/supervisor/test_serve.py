@@ -158,6 +158,14 @@ class TestNotStarted:
         assert "a server process ended before it answered" in said
         wait_gone(everything)
 
+    def test_a_start_that_told_nobody_a_key_leaves_that_to_the_next(
+        self, start: Start, launch: Callable[..., subprocess.Popen[str]]
+    ) -> None:
+        assert launch(application="create_broken_app").wait(60) != 0
+        running = start()
+        assert running.first_key.startswith("sk-")
+        assert running.get("/slow?seconds=0") == {"keys": 1}
+
     def test_a_signal_while_it_starts_leaves_nothing(self, launch: Callable[..., subprocess.Popen[str]]) -> None:
         process = launch()
         wait_until(lambda: named(psutil.Process(process.pid).children(recursive=True), "postgres") != [])
