@@ -64,7 +64,12 @@ def check_length(text: str | None, most: int, path: Path) -> None:
 def check_range(number: float | None, least: float, most: float, path: Path) -> None:
     """Refuses NaN too."""
     if number is not None and not least <= number <= most:
-        raise invalid(f"The number is {number:g}; {least:g} to {most:g} are allowed.", path)
+        raise invalid(f"The number is {_written(number)}; {_written(least)} to {_written(most)} are allowed.", path)
+
+
+def _written(number: float) -> str:
+    """In plain digits, however large."""
+    return format(Decimal(str(number)).normalize(), "f")
 
 
 def check_count(items: Sequence[object] | None, most: int, path: Path) -> None:
