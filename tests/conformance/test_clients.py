@@ -4,49 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import shutil
-import subprocess
 from pathlib import Path
 from typing import cast
 
 import pytest
 
+from tests import npm
 from tests.app.graphql.serving import serving
 from tests.app.graphql.shop import KEY, Shop
 
-pytestmark = pytest.mark.anyio
-
-HERE = Path(__file__).parent
-IN_CI = os.environ.get("CI") == "true"
-
-
-def unavailable(reason: str) -> None:
-    """A machine without Node skips these; CI never does."""
-    if IN_CI:
-        pytest.fail(reason)
-    pytest.skip(reason)
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(400)]
 
 
 @pytest.fixture(scope="session")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The Node project, installed from its lock file."""
-    if shutil.which("node") is None or shutil.which("npm") is None:
-        unavailable("needs node and npm")
-    folder = tmp_path_factory.mktemp("conformance")
-    for path in (*HERE.glob("*.mjs"), *HERE.glob("package*.json"), HERE / ".npmrc"):
-        shutil.copy(path, folder)
-    installed = subprocess.run(
-        ["npm", "ci", "--ignore-scripts"], cwd=folder, capture_output=True, text=True, timeout=110, check=False
-    )
-    if installed.returncode:
-        unavailable(f"npm ci failed: {installed.stderr[-500:]}")
-    return folder
+    return npm.install(Path(__file__).parent, tmp_path_factory.mktemp("npm"))
 
 
 async def run_node(project: Path, script: str, url: str) -> object:
     process = await asyncio.create_subprocess_exec(
-        "node", script, url, KEY, cwd=project, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        "node", script, url, KEY, cwd=project, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
     )
     try:
         async with asyncio.timeout(60):
