@@ -19,6 +19,7 @@ from app.costs.alert_events import TOPIC as ALERTS
 from app.costs.alert_events import BudgetAlertEvents
 from app.costs.alerts import AlertStore
 from app.costs.budgets import BudgetStore
+from app.costs.cost_updates import CostUpdates
 from app.costs.estimate import Estimator
 from app.costs.ledger import PostgresLedger
 from app.costs.prices import PriceBook
@@ -35,6 +36,7 @@ from app.health.checks import Health
 from app.health.stores import postgres_check, redis_check
 from app.leases import Leases
 from app.llm.fleet import Fleet, build_fleet
+from app.llm.provider_events import ProviderEvents
 from app.llm.registry import build_providers
 from app.redis.clients import connect_redis
 from app.secrets import build_sealer
@@ -55,6 +57,8 @@ class Services:
     budgets: BudgetStore
     alerts: AlertStore
     alert_events: BudgetAlertEvents
+    cost_updates: CostUpdates
+    provider_events: ProviderEvents
     reports: CostReports
     fleet: Fleet
     planner: CallPlanner
@@ -101,7 +105,9 @@ async def build_services(settings: Settings, clock: Clock, estimator: Estimator,
         relay, alerts = Relay(sessions, clock), AlertStore(sessions)
         alert_events = BudgetAlertEvents(alerts, relay, clock)
         webhooks = Webhooks(settings.webhooks, ALERTS, alert_events.payloads, sessions=sessions, relay=relay, clock=clock)
-        stack.push_async_callback(end_tasks, [asyncio.create_task(relay.run()), asyncio.create_task(webhooks.run())])
+        provider_events = ProviderEvents(fleet, sessions, relay, clock)
+        events = [asyncio.create_task(each.run()) for each in (relay, webhooks, provider_events)]
+        stack.push_async_callback(end_tasks, events)
         fleet.start()
         yield Services(
             settings=settings,
@@ -114,6 +120,8 @@ async def build_services(settings: Settings, clock: Clock, estimator: Estimator,
             budgets=BudgetStore(sessions),
             alerts=alerts,
             alert_events=alert_events,
+            cost_updates=CostUpdates(CostReports(sessions), clock),
+            provider_events=provider_events,
             reports=CostReports(sessions),
             fleet=fleet,
             planner=planner,

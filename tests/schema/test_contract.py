@@ -27,8 +27,6 @@ NOT_YET = {
     "Mutation.costExportCreate",
     "Mutation.documentsDelete",
     "Mutation.documentsUpsert",
-    "Subscription.costUpdates",
-    "Subscription.providerEvents",
 }
 
 

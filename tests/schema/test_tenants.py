@@ -42,6 +42,8 @@ DOCUMENTS = {
     "Subscription.budgetAlerts": f"subscription {{ budgetAlerts {TYPENAME} }}",
     "Mutation.embeddingsCreate": f'mutation {{ embeddingsCreate(input: {{texts: ["Hi"]}}) {TYPENAME} }}',
     "Subscription.completionEvents": f'subscription {{ completionEvents(id: "x") {TYPENAME} }}',
+    "Subscription.costUpdates": f"subscription {{ costUpdates(filter: {PERIOD}) {TYPENAME} }}",
+    "Subscription.providerEvents": f"subscription {{ providerEvents {TYPENAME} }}",
     "Subscription.completionStream": f"subscription {{ completionStream(input: {ASK}) {TYPENAME} }}",
 }
 OPEN_TO_ANY_KEY = {"Query.node", "Query.viewer"}

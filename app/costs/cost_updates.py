@@ -1,0 +1,126 @@
+"""Running totals, computed once a scope however many follow it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TypeAlias
+
+from app.clock import Clock
+from app.costs.queries import CostFilter, CostQuery
+from app.costs.reports import CostReport, CostReports, CostTotals
+from app.errors import GreenLangError, Refused
+from app.events.heartbeat import Heartbeat
+from app.paging import encode_cursor
+from app.problems import InvalidInput
+
+SHORTEST, LONGEST = timedelta(milliseconds=100), timedelta(hours=1)
+HEARTBEAT_SECONDS = 15.0
+_CURSOR = "costUpdates"
+
+
+@dataclass(frozen=True, slots=True)
+class CostUpdate:
+    """All that was settled before `at`."""
+
+    cursor: str
+    at: datetime
+    totals: CostTotals
+
+
+CostUpdateEvent: TypeAlias = CostUpdate | Heartbeat
+
+
+class CostUpdates:
+    def __init__(self, reports: CostReports, clock: Clock) -> None:
+        self._reports = reports
+        self._clock = clock
+        self._scopes: dict[tuple[CostFilter, timedelta], _Scope] = {}
+
+    def __len__(self) -> int:
+        return len(self._scopes)
+
+    async def follow(self, where: CostFilter, interval: timedelta) -> AsyncGenerator[CostUpdateEvent, None]:
+        """The totals now, then whenever they have changed, at most once an interval; a heartbeat after 15 seconds without.
+
+        Raises Refused(InvalidInput) for an interval out of range, and StoreUnavailable.
+        """
+        if not SHORTEST <= interval <= LONGEST:
+            raise Refused(InvalidInput("An interval is 100 to 3600000 milliseconds.", ("minIntervalMs",)))
+        shown: CostTotals | None = None
+        with self._joined(where, interval) as scope:
+            while True:
+                report = await scope.other_than(shown)
+                if report is None:
+                    now = self._clock.now()
+                    yield Heartbeat(encode_cursor(_CURSOR, now.isoformat()), now)
+                    continue
+                shown = report.totals
+                yield CostUpdate(encode_cursor(_CURSOR, report.as_of.isoformat()), report.as_of, report.totals)
+                await self._clock.sleep(interval.total_seconds())
+
+    @contextmanager
+    def _joined(self, where: CostFilter, interval: timedelta) -> Iterator[_Scope]:
+        """The last to leave ends the computing."""
+        place = where, interval
+        scope = self._scopes.get(place)
+        if scope is None:
+            scope = self._scopes[place] = _Scope(self._reports, self._clock, where, interval)
+        scope.followers += 1
+        try:
+            yield scope
+        finally:
+            scope.followers -= 1
+            if not scope.followers:
+                scope.end()
+                if self._scopes.get(place) is scope:
+                    del self._scopes[place]
+
+
+class _Scope:
+    def __init__(self, reports: CostReports, clock: Clock, where: CostFilter, interval: timedelta) -> None:
+        self.followers = 0
+        self._reports = reports
+        self._clock = clock
+        self._query = CostQuery(where)
+        self._seconds = interval.total_seconds()
+        self._latest: CostReport | None = None
+        self._failure: GreenLangError | None = None
+        self._changed = asyncio.Event()
+        self._task = asyncio.create_task(self._compute())
+
+    async def other_than(self, shown: CostTotals | None) -> CostReport | None:
+        """The latest report once its totals are others; None after a while without one. Raises what kept it from being made."""
+        waited = asyncio.ensure_future(self._clock.sleep(HEARTBEAT_SECONDS))
+        try:
+            while self._failure is None:
+                if self._latest is not None and self._latest.totals != shown:
+                    return self._latest
+                changed = asyncio.ensure_future(self._changed.wait())
+                await asyncio.wait((waited, changed), return_when=asyncio.FIRST_COMPLETED)
+                changed.cancel()
+                if waited.done():
+                    return None
+        finally:
+            waited.cancel()
+        raise self._failure
+
+    def end(self) -> None:
+        self._task.cancel()
+
+    async def _compute(self) -> None:
+        while True:
+            try:
+                report = await self._reports.costs(self._query)
+            except GreenLangError as failure:
+                self._failure = failure
+                self._changed.set()
+                return
+            if self._latest is None or report.totals != self._latest.totals:
+                self._latest = report
+                self._changed.set()
+                self._changed = asyncio.Event()
+            await self._clock.sleep(self._seconds)

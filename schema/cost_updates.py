@@ -1,0 +1,35 @@
+"""Running totals of what is spent."""
+
+from __future__ import annotations
+
+from typing import Annotated, TypeAlias
+
+import strawberry
+from strawberry import field
+
+from app.costs import cost_updates
+from resolvers import cost_updates as resolve
+from schema.costs import CostTotals
+from schema.describes import describes
+from schema.streams import Heartbeat, StreamEvent
+
+
+@describes(cost_updates.CostUpdate, description="The totals have changed.")
+class CostUpdate(StreamEvent):
+    totals: CostTotals = field(description="Of all calls of the filter so far.")
+
+
+CostUpdateEvent: TypeAlias = Annotated[
+    CostUpdate | Heartbeat,
+    strawberry.union("CostUpdateEvent", description="New totals, or a sign of life after 15 seconds without."),
+]
+
+
+@strawberry.type
+class CostSubscriptions:
+    cost_updates = strawberry.field(
+        resolver=resolve.cost_updates,
+        is_subscription=True,
+        graphql_type=CostUpdateEvent,
+        description="Running totals of a scope, at most one event per interval. The first tells how it stands.",
+    )
