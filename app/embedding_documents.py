@@ -66,14 +66,13 @@ class EmbeddingDocuments:
 
 
 def _pack(vectors: tuple[tuple[float, ...], ...]) -> tuple[_Code, bytes]:
-    doubles = array("d")
+    packed = bytearray()
     for vector in vectors:
-        doubles.extend(vector)
-    try:
-        singles = array("f", doubles)
-    except OverflowError:
-        return "d", doubles.tobytes()
-    return ("f", singles.tobytes()) if array("d", singles) == doubles else ("d", doubles.tobytes())
+        singles = array("f", vector)
+        if tuple(singles) != vector:
+            return "d", b"".join(array("d", vector).tobytes() for vector in vectors)
+        packed += singles.tobytes()
+    return "f", bytes(packed)
 
 
 def _unpack(code: _Code, packed: bytes, dimensions: int) -> tuple[tuple[float, ...], ...]:

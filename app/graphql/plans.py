@@ -103,7 +103,17 @@ def _leaf(type_: GraphQLLeafType) -> Complete:
     return complete
 
 
+def _numbers(values: object) -> object:
+    """All at once: vectors have thousands. A sum is finite only where each of its parts is."""
+    if not isinstance(values, (list, tuple)) or set(map(type, values)) - {float} or not math.isfinite(sum(values)):
+        raise NotPlain
+    return values
+
+
 def _list(item: Complete, *, required: bool) -> Complete:
+    if item is _number and required:
+        return _numbers
+
     def complete(values: object) -> object:
         if not isinstance(values, (list, tuple)):
             raise NotPlain

@@ -5,7 +5,6 @@ Compatible servers leave out finish reasons, usage and the ids of tool calls; wh
 
 from __future__ import annotations
 
-import base64
 import binascii
 import math
 import os
@@ -172,12 +171,11 @@ def _vector(embedding: str | list[float]) -> tuple[float, ...]:
     """Base64 of little-endian 32-bit floats, or plain numbers."""
     if isinstance(embedding, str):
         try:
-            floats = array("f", base64.b64decode(embedding, validate=True))
-        except (binascii.Error, ValueError):
+            values = tuple(array("f", binascii.a2b_base64(embedding, strict_mode=True)))
+        except ValueError:
             raise Malformed from None
-        values = tuple(floats)
     else:
         values = tuple(embedding)
-    if not all(map(math.isfinite, values)):
+    if not math.isfinite(sum(values)) and not all(map(math.isfinite, values)):  # a finite sum, the quick test, has finite parts
         raise Malformed
     return values

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
@@ -136,6 +137,45 @@ class TestInstants:
         schema = strawberry.Schema(Times, config=StrawberryConfig(scalar_map=SCALARS))
         answer = await Client(Shop(schema=schema).app()).post("{ hours { instants } }")
         assert answer.data == {"hours": {"instants": [print_date_time(value) for value in _hours().instants]}}
+
+
+@strawberry.type
+class Numbers:
+    @strawberry.field
+    def of_kind(self, kind: str) -> list[Numbered]:
+        return [Numbered(vectors=VECTORS[kind])]
+
+
+@strawberry.type
+class Numbered:
+    vectors: list[list[float]]
+
+
+VECTORS: Mapping[str, Any] = {
+    "floats": ((0.1, -2.5e-9), [1e308, 1e308], ()),
+    "whole": [[1, 2.5], [True]],
+    "infinite": [[1.0, float("inf")]],
+    "opposite": [[float("inf"), float("-inf")]],
+    "unknown": [[float("nan")]],
+    "text": [["1.5", "x"]],
+    "none": [[1.0, None]],
+    "flat": [1.5],
+}
+
+
+class TestVectors:
+    @pytest.mark.parametrize("kind", VECTORS)
+    async def test_are_the_same_as_without(self, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        schema = strawberry.Schema(Numbers)
+        found = []
+        for plans in (True, False):
+            if not plans:
+                monkeypatch.setattr(PlannedExecutor, "_plan", lambda *_: None)
+            shop = Shop(schema=schema, clock=ManualClock())
+            answer = await Client(shop.app()).post(f'{{ ofKind(kind: "{kind}") {{ vectors }} }}')
+            found.append(re.sub(r'"errorId":"\w+"', "", answer.body.decode()))
+        assert found[0] == found[1]
+        assert ('"errors"' in found[0]) == (kind not in {"floats", "whole"})
 
 
 class TestSameAsWithout:
