@@ -3,6 +3,7 @@ nothing that one operation has seen is shown to another."""
 
 from __future__ import annotations
 
+from decimal import Decimal
 from functools import cached_property
 from uuid import UUID
 
@@ -25,5 +26,13 @@ class Loaders:
         async def load(keys: list[UUID]) -> list[Budget | None]:
             found = await self._services.budgets.by_keys(keys, self._tenant, primary=True)
             return [found.get(key) for key in keys]
+
+        return DataLoader(load)
+
+    @cached_property
+    def forecast_by_budget(self) -> DataLoader[Budget, Decimal | None]:
+        async def load(budgets: list[Budget]) -> list[Decimal | None]:
+            found = await self._services.forecasts.budgets(budgets)
+            return [found.get(budget.key) for budget in budgets]
 
         return DataLoader(load)

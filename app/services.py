@@ -21,6 +21,7 @@ from app.costs.alerts import AlertStore
 from app.costs.budgets import BudgetStore
 from app.costs.cost_updates import CostUpdates
 from app.costs.estimate import Estimator
+from app.costs.forecast import Forecasts
 from app.costs.ledger import PostgresLedger
 from app.costs.prices import PriceBook
 from app.costs.reports import CostReports
@@ -38,7 +39,7 @@ from app.leases import Leases
 from app.llm.fleet import Fleet, build_fleet
 from app.llm.provider_events import ProviderEvents
 from app.llm.registry import build_providers
-from app.redis.clients import connect_redis
+from app.redis.clients import RedisClient, connect_redis
 from app.secrets import build_sealer
 from app.settings import Settings
 from app.streams import CompletionStreams
@@ -60,6 +61,7 @@ class Services:
     cost_updates: CostUpdates
     provider_events: ProviderEvents
     reports: CostReports
+    forecasts: Forecasts
     fleet: Fleet
     planner: CallPlanner
     gateway: Gateway
@@ -70,16 +72,8 @@ class Services:
 @asynccontextmanager
 async def build_services(settings: Settings, clock: Clock, estimator: Estimator, prices: PriceBook) -> AsyncIterator[Services]:
     """Connects lazily: a store that is away is no reason not to start. Raises SettingsError."""
-    if settings.database.primary is None or settings.redis.url is None:
-        raise SettingsError("database.primary and redis.url", "are needed where no embedded stores run")
     async with AsyncExitStack() as stack:
-        engines = build_engines(
-            settings.database.primary.reveal(), [replica.reveal() for replica in settings.database.replicas], settings.database
-        )
-        stack.push_async_callback(engines.close)
-        sessions = Sessions(engines)
-        redis = connect_redis(settings.redis.url.reveal(), settings.redis, clock)
-        stack.push_async_callback(redis.close)
+        sessions, redis = _connect(settings, clock, stack)
         metrics = CollectorRegistry()
         fleet = build_fleet(settings, build_providers(settings.providers, clock), clock, redis=redis, registry=metrics)
         stack.push_async_callback(fleet.close)
@@ -123,9 +117,22 @@ async def build_services(settings: Settings, clock: Clock, estimator: Estimator,
             cost_updates=CostUpdates(CostReports(sessions), clock),
             provider_events=provider_events,
             reports=CostReports(sessions),
+            forecasts=Forecasts(sessions, CostReports(sessions), clock),
             fleet=fleet,
             planner=planner,
             gateway=gateway,
             streams=streams,
             health=Health([postgres_check(sessions), redis_check(redis)], clock),
         )
+
+
+def _connect(settings: Settings, clock: Clock, stack: AsyncExitStack) -> tuple[Sessions, RedisClient]:
+    if settings.database.primary is None or settings.redis.url is None:
+        raise SettingsError("database.primary and redis.url", "are needed where no embedded stores run")
+    engines = build_engines(
+        settings.database.primary.reveal(), [replica.reveal() for replica in settings.database.replicas], settings.database
+    )
+    stack.push_async_callback(engines.close)
+    redis = connect_redis(settings.redis.url.reveal(), settings.redis, clock)
+    stack.push_async_callback(redis.close)
+    return Sessions(engines), redis

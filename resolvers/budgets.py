@@ -81,6 +81,10 @@ def may_see(found: Budget, principal: Principal) -> bool:
     return principal.may(Scope.ADMIN) or found.scope.tenant == principal.tenant
 
 
+async def forecast_usd(root: Parent[Budget], info: Info) -> Decimal | None:
+    return await info.context.loaders.forecast_by_budget.load(root)
+
+
 def exceeded_budget(root: Parent[BudgetExceeded], info: Info) -> Budget | None:
     return root.budget if may_see(root.budget, info.context.principal) else None
 

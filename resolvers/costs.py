@@ -6,6 +6,7 @@ import strawberry
 from strawberry import ID, UNSET
 
 from app.access.principal import Principal, Scope
+from app.costs.forecast import CostForecast
 from app.costs.queries import CostDimension, CostQuery
 from app.costs.reports import CostReport, UsageRecord
 from app.ids import parse_id
@@ -38,6 +39,15 @@ async def costs(
     return await info.context.services.reports.costs(
         CostQuery(where, tuple(group_by or ()), key, order, page_request(first, after))
     )
+
+
+async def cost_forecast(
+    info: Info,
+    wanted: Annotated[
+        inputs.CostFilter, strawberry.argument(name="filter", description="Which costs; the period may lie ahead.")
+    ],
+) -> CostForecast | None:
+    return await info.context.services.forecasts.costs(wanted.to_domain(info.context.principal))
 
 
 async def usage_records(

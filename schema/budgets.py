@@ -41,7 +41,10 @@ class Budget(Node):
     remaining_usd: Decimal = field(description="What is neither spent nor held; never below zero.")
     period_start: datetime = field(description="When the running period began.")
     period_end: datetime | None = field(description="Null for TOTAL. When the next period begins otherwise.")
-    forecast_usd: Decimal | None = field(description="Spend expected by the period's end. Null where nothing can be said.")
+    forecast_usd = strawberry.field(
+        resolver=resolve.forecast_usd,
+        description="Spend expected by the period's end; null where nothing can be said, as for TOTAL or without history.",
+    )
     version: int = field(description="Counts the changes; `expectedVersion` guards against lost ones.")
     deleted_at: datetime | None = field(description="Deleted budgets keep their history and enforce nothing. Null otherwise.")
 

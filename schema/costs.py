@@ -9,7 +9,7 @@ import strawberry
 from strawberry import ID, field
 
 from app.attempts import AttemptOutcome
-from app.costs import prices, reports
+from app.costs import forecast, prices, reports
 from app.usage import CacheTier, Operation
 from resolvers import costs as resolve
 from schema.describes import describes
@@ -65,6 +65,27 @@ class CostReport:
     )
 
 
+@describes(forecast.ForecastDay, description="A day as it is expected; 80 of 100 are to end between low and high.")
+class ForecastDay:
+    day: datetime = field(description="The day's local midnight.")
+    expected_usd: Decimal = field(description="Today: with what was spent already.")
+    low_usd: Decimal = field(description="One day in ten is to end below it.")
+    high_usd: Decimal = field(description="One day in ten is to end above it.")
+
+
+@describes(
+    forecast.CostForecast,
+    description="Spending by the period's end, with what was spent already; 80 of 100 are to end between low and high.",
+)
+class CostForecast:
+    as_of: datetime = field(description="Everything spent before this instant is known.")
+    expected_usd: Decimal = field(description='What the whole period is expected to cost, such as `"812.4"`.')
+    low_usd: Decimal = field(description="One period in ten is to end below it; never below what was spent already.")
+    high_usd: Decimal = field(description="One period in ten is to end above it.")
+    method: str = field(description="How it was made and from how many days: with a trend and weekday pattern or without.")
+    days: list[ForecastDay] = field(description="Today and the days to come; none where the period is over.")
+
+
 @describes(prices.PriceUsed, description="Rates in US dollars per million tokens, as they were used.")
 class PriceUsed:
     input_usd: Decimal = field(description='For what is sent, such as `"3"`.')
@@ -105,6 +126,11 @@ class CostQueries:
         resolver=resolve.costs,
         graphql_type=CostReport | None,
         description="Totals of the period, split by up to three dimensions, dearest first unless asked otherwise.",
+    )
+    cost_forecast = strawberry.field(
+        resolver=resolve.cost_forecast,
+        graphql_type=CostForecast | None,
+        description="What the period will have cost at its end, at most 400 days ahead; null where nothing was ever spent.",
     )
     usage_records = strawberry.field(
         resolver=resolve.usage_records,

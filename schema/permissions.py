@@ -30,6 +30,7 @@ PERMISSIONS: Mapping[tuple[str, str], Permission] = {
     ("Query", "budgetAlerts"): Scope.BUDGETS,
     ("Query", "budgets"): Scope.BUDGETS,
     ("Query", "completion"): Scope.COMPLETIONS,
+    ("Query", "costForecast"): Scope.COSTS,
     ("Query", "costs"): Scope.COSTS,
     ("Query", "models"): Scope.PROVIDERS,
     ("Query", "node"): Rule.ANY_KEY,  # each kind of node asks for its own scope
@@ -73,6 +74,7 @@ PERMISSIONS: Mapping[tuple[str, str], Permission] = {
     ("CompletionRerouted", EVERY_FIELD): Rule.WITH_PARENT,
     ("CompletionStarted", EVERY_FIELD): Rule.WITH_PARENT,
     ("Conflict", EVERY_FIELD): Rule.WITH_PARENT,
+    ("CostForecast", EVERY_FIELD): Rule.WITH_PARENT,
     ("CostReport", EVERY_FIELD): Rule.WITH_PARENT,
     ("CostRow", EVERY_FIELD): Rule.WITH_PARENT,
     ("CostRowConnection", EVERY_FIELD): Rule.WITH_PARENT,
@@ -82,6 +84,7 @@ PERMISSIONS: Mapping[tuple[str, str], Permission] = {
     ("CursorExpired", EVERY_FIELD): Rule.WITH_PARENT,
     ("Deleted", EVERY_FIELD): Rule.WITH_PARENT,
     ("Embeddings", EVERY_FIELD): Rule.WITH_PARENT,
+    ("ForecastDay", EVERY_FIELD): Rule.WITH_PARENT,
     ("Heartbeat", EVERY_FIELD): Rule.WITH_PARENT,
     ("InvalidInput", EVERY_FIELD): Rule.WITH_PARENT,
     ("Label", EVERY_FIELD): Rule.WITH_PARENT,

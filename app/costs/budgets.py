@@ -97,7 +97,6 @@ class Budget:
     period_end: datetime | None
     version: int
     deleted_at: datetime | None
-    forecast_usd: Decimal | None = None
 
     @property
     def id(self) -> str:

@@ -19,6 +19,7 @@ _FILES = (
     "0002_ledger_settle.sql",
     "0002_partitions.sql",
     "0002_upkeep.sql",
+    "0002_forecast.sql",
 )
 
 

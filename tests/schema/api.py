@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, cast
 
@@ -87,17 +88,23 @@ class Statements:
     texts: list[str] = field(default_factory=list)
 
 
+_COUNTING: ContextVar[Statements | None] = ContextVar("counting", default=None)
+
+
 @contextmanager
 def counted(services: Services) -> Iterator[Statements]:
-    """Every SQL statement that sessions send meanwhile."""
+    """Every SQL statement that sessions send for what is done inside, not for what runs in the background."""
     seen = Statements()
     engine = services.sessions.engines.primary.sync_engine
 
     def remember(_connection: object, _cursor: object, statement: str, *_rest: object) -> None:
-        seen.texts.append(statement)
+        if _COUNTING.get() is seen:
+            seen.texts.append(statement)
 
+    token = _COUNTING.set(seen)
     event.listen(engine, "before_cursor_execute", remember)
     try:
         yield seen
     finally:
+        _COUNTING.reset(token)
         event.remove(engine, "before_cursor_execute", remember)

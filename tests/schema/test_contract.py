@@ -18,7 +18,6 @@ NOT_YET = {
     "Query.cacheStats",
     "Query.collection",
     "Query.collections",
-    "Query.costForecast",
     "Query.search",
     "Mutation.answerCreate",
     "Mutation.cacheInvalidate",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from decimal import Decimal
 
 import pytest
 
@@ -26,14 +27,15 @@ query Deep($filter: CostFilter!) {
 
 
 class TestADeepQueryOverAHundredRows:
-    async def test_takes_one_statement_a_list(self, api: Api) -> None:
+    async def test_takes_one_statement_a_list_and_one_for_all_forecasts(self, api: Api) -> None:
         for number in range(0, 100, 20):
             await asyncio.gather(*(ask(api, agent=f"agent-{number + each}") for each in range(20)))
             await asyncio.gather(*(make_budget(api, name=f"{number + each:03}") for each in range(20)))
         with counted(api.services) as statements:
             found = await api.data(DEEP, filter=EVER)
         assert len(found["budgets"]["nodes"]) == len(found["usageRecords"]["edges"]) == 100
-        assert len(statements.texts) == 2, statements.texts
+        assert all(Decimal(node["forecastUsd"]) > 0 for node in found["budgets"]["nodes"])
+        assert len(statements.texts) == 3, statements.texts
 
 
 class TestManyBudgetsById:

@@ -1,0 +1,171 @@
+"""Spending by day, as a history makes it expected: a level with a damped trend and a weekday pattern, as far as it carries them.
+
+docs/forecast.md explains the method. Floats are good enough for what is only expected; money stays Decimal outside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate, product
+from math import hypot, sqrt
+from statistics import fmean, median, stdev
+
+WEEK = 7
+LEAST_FOR_LEVEL = 3
+LEAST_FOR_TREND = 2 * WEEK
+LEAST_FOR_PATTERN = 3 * WEEK
+DAMPING = 0.98
+Z = 1.2816
+"""Standard deviations to either side that hold 80 of 100 outcomes of a normal distribution."""
+
+_GAINS = tuple(product((0.05, 0.1, 0.2, 0.4), (0.0, 0.05)))
+_PATTERN_MUST_GAIN = 0.9
+_LEAST_SHARE = 0.2
+_FLAT = (1.0,) * WEEK
+
+
+@dataclass(frozen=True, slots=True)
+class Expectation:
+    """Of one day. Errors are standard deviations: of the day, and of the sum of it and all before it from the first one on."""
+
+    usd: float
+    error: float
+    error_so_far: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Fit:
+    """Level and trend in US dollars a day after the last day of history; `pattern` by place in the week from its first."""
+
+    level: float
+    trend: float
+    pattern: tuple[float, ...]
+    gain: float
+    trend_gain: float
+    error: float
+    misses: float
+
+
+@dataclass(frozen=True, slots=True)
+class DailyModel:
+    """What a history of whole days, none before the first spending, says about the days after it."""
+
+    method: str
+    _fit: _Fit
+    _days: int
+
+    def expected(self, parts: Sequence[float]) -> list[float]:
+        """The next days in order; of each only that part (0 to 1) counts."""
+        drift = _drift(len(parts))
+        return [
+            max(0.0, self._fit.level + self._fit.trend * drift[ahead + 1]) * self._share(ahead) * part
+            for ahead, part in enumerate(parts)
+        ]
+
+    def days(self, parts: Sequence[float]) -> list[Expectation]:
+        """A day's surprise counts itself and, as far as the level and trend would learn from it, in every day after it."""
+        fit, drift, found = self._fit, _drift(len(parts)), list[Expectation]()
+        weights = [self._share(ahead) * part for ahead, part in enumerate(parts)]
+        noises = [fit.error * _noise(self._share(ahead)) for ahead in range(len(parts))]
+        taught = [noise * self._share(ahead) * fit.gain / _square_mean(fit.pattern) for ahead, noise in enumerate(noises)]
+        sums = [noise * part for noise, part in zip(noises, parts, strict=True)]
+        for day, usd in enumerate(self.expected(parts)):
+            learnt = [weights[day] * taught[past] * (1 + fit.trend_gain * drift[day - past]) for past in range(day)]
+            for past, error in enumerate(learnt):
+                sums[past] += error
+            found.append(Expectation(usd, hypot(noises[day] * parts[day], *learnt), hypot(*sums[: day + 1])))
+        return found
+
+    def _share(self, ahead: int) -> float:
+        return self._fit.pattern[(self._days + ahead) % WEEK]
+
+
+def _drift(days: int) -> list[float]:
+    """How much of a trend has come about after so many days."""
+    return list(accumulate((DAMPING**ahead for ahead in range(1, days + 1)), initial=0.0))
+
+
+def fit_days(history: Sequence[float], so_far: float, elapsed: float) -> DailyModel | None:
+    """`history` holds whole days, the oldest first, from the first one with spending on; `so_far` is what was spent in the
+    `elapsed` part (0 to 1) of the day after them. None where nothing was ever spent."""
+    if len(history) < LEAST_FOR_LEVEL:
+        return _straight_line(history, so_far, elapsed)
+    if len(history) < LEAST_FOR_TREND:
+        level = fmean(history)
+        error = max(stdev(history), 0.1 * level) * sqrt(1 + 1 / len(history))
+        fit = _Fit(level, 0.0, _FLAT, 1 / len(history), 0.0, error, error)
+        return DailyModel(f"Mean of {len(history)} days; too few for a trend or a weekday pattern.", fit, len(history))
+    fit = min((_run(history, _FLAT, *gains) for gains in _GAINS), key=_misses)
+    words = "Level and trend"
+    if len(history) >= LEAST_FOR_PATTERN:
+        pattern = _pattern(history)
+        patterned = min((_run(history, pattern, *gains) for gains in _GAINS), key=_misses)
+        if patterned.misses < _PATTERN_MUST_GAIN * fit.misses:
+            fit, words = patterned, "Level, trend and weekday pattern"
+        else:
+            words += " without a weekday pattern, for there is none"
+    else:
+        words += "; too few days for a weekday pattern"
+    return DailyModel(f"{words}, from {len(history)} days.", fit, len(history))
+
+
+def _straight_line(history: Sequence[float], so_far: float, elapsed: float) -> DailyModel | None:
+    spent, days = sum(history) + so_far, len(history) + elapsed
+    if spent <= 0 or days <= 0:
+        return None
+    level = spent / days
+    fit = _Fit(level, 0.0, _FLAT, 1.0, 0.0, level / 2, 0.0)
+    return DailyModel("Straight line: there are fewer than three whole days of history.", fit, len(history))
+
+
+def _run(history: Sequence[float], pattern: tuple[float, ...], gain: float, trend_gain: float) -> _Fit:
+    """Smooths once through the history. What a day teaches is in proportion to its part of the week."""
+    learnt = gain / _square_mean(pattern)
+    level, trend = fmean(history[:WEEK]) / fmean(pattern[:WEEK]), 0.0
+    squares = misses = 0.0
+    for day, usd in enumerate(history):
+        share = pattern[day % WEEK]
+        level += trend
+        surprise = usd - level * share
+        step = learnt * surprise * share
+        level += step
+        trend = DAMPING * (trend + trend_gain * step)
+        if day >= WEEK:
+            misses += abs(surprise)
+            squares += (surprise / _noise(share)) ** 2
+    seen = len(history) - WEEK
+    return _Fit(level, trend / DAMPING, pattern, gain, trend_gain, sqrt(squares / max(1, seen - 2)), misses / seen)
+
+
+def _pattern(history: Sequence[float]) -> tuple[float, ...]:
+    """Each day's usual part of its week, 1 on average; drawn to 1 where there are few weeks."""
+    weeks = len(history) // WEEK
+    parts: list[list[float]] = [[] for _ in range(WEEK)]
+    for week in range(weeks):
+        start = len(history) - (weeks - week) * WEEK
+        mean = fmean(history[start : start + WEEK])
+        if mean > 0:
+            for day in range(start, start + WEEK):
+                parts[day % WEEK].append(history[day] / mean)
+    if not parts[0]:
+        return _FLAT
+    usual = [median(part) for part in parts]
+    total = sum(usual)
+    if total <= 0:
+        return _FLAT
+    trust = weeks * weeks / (weeks * weeks + 2)
+    return tuple(1 + trust * (part * WEEK / total - 1) for part in usual)
+
+
+def _misses(fit: _Fit) -> float:
+    return fit.misses
+
+
+def _noise(share: float) -> float:
+    """How uncertain a day is, compared with an average one."""
+    return max(share, _LEAST_SHARE)
+
+
+def _square_mean(pattern: Sequence[float]) -> float:
+    return fmean(part * part for part in pattern)

@@ -1,0 +1,217 @@
+"""What will be spent by the end of a period: what was, and what the days before make expected of the rest.
+
+History comes from the roll-ups, by local day; all series of one question with one statement.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
+from itertools import pairwise
+from uuid import UUID
+from zoneinfo import ZoneInfo
+
+import msgspec
+from sqlalchemy import text
+
+from app.clock import Clock
+from app.costs.budgets import Budget
+from app.costs.daily_model import LEAST_FOR_LEVEL, DailyModel, Z, fit_days
+from app.costs.periods import HOUR, QUARTER, grains_within
+from app.costs.queries import CostFilter, CostQuery
+from app.costs.reports import CostReports
+from app.db.sessions import Sessions
+from app.errors import Refused
+from app.money import ZERO
+from app.paging import PageRequest
+from app.problems import InvalidInput
+
+HISTORY_DAYS = 56
+LONGEST_DAYS = 400
+LEAST_FOR_HOURS = 7
+"""Days of history from which on the hours of a day count as they usually do; before, all hours count the same."""
+_MILLIONTH = Decimal("0.000001")
+_SPENT_ALREADY = "The period is over: this is what was spent."
+
+
+@dataclass(frozen=True, slots=True)
+class ForecastDay:
+    """`day` is its local midnight."""
+
+    day: datetime
+    expected_usd: Decimal
+    low_usd: Decimal
+    high_usd: Decimal
+
+
+@dataclass(frozen=True, slots=True)
+class CostForecast:
+    """For the whole period, with what was spent in it. `days` are today and those to come."""
+
+    as_of: datetime
+    expected_usd: Decimal
+    low_usd: Decimal
+    high_usd: Decimal
+    method: str
+    days: tuple[ForecastDay, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _History:
+    """By local day; `later` is the part of each day's spending that came after the time of day that it is now."""
+
+    usd: dict[date, Decimal]
+    later: dict[date, Decimal]
+
+
+@dataclass(frozen=True, slots=True)
+class _Course:
+    """What is to come: local midnights from today on, the part of each that is in the period and not yet over, and the model.
+
+    `today` is what was already spent today, within the period.
+    """
+
+    model: DailyModel
+    midnights: tuple[datetime, ...]
+    parts: tuple[float, ...]
+    today: Decimal
+
+
+class Forecasts:
+    def __init__(self, sessions: Sessions, reports: CostReports, clock: Clock) -> None:
+        self._sessions = sessions
+        self._reports = reports
+        self._clock = clock
+
+    async def costs(self, where: CostFilter) -> CostForecast | None:
+        """None where nothing was ever spent. Raises Refused(InvalidInput) for a period that ends too far ahead."""
+        now = self._clock.now()
+        if where.end > now + timedelta(days=LONGEST_DAYS):
+            raise Refused(InvalidInput(f"At most {LONGEST_DAYS} days ahead can be forecast.", ("filter", "period", "to")))
+        report = await self._reports.costs(CostQuery(where, page=PageRequest(1)))
+        spent = report.totals.cost_usd
+        if where.end <= now:
+            return CostForecast(now, spent, spent, spent, _SPENT_ALREADY)
+        (history,) = await self._histories([where], now)
+        course = _course(history, where.start, where.end, where.zone, now)
+        return None if course is None else await asyncio.to_thread(_forecast, course, spent, now)
+
+    async def budgets(self, budgets: Sequence[Budget]) -> dict[UUID, Decimal]:
+        """Expected spending by the end of each running period, where anything can be said; with one statement."""
+        now = self._clock.now()
+        wanted = {
+            budget: _filter(budget, budget.period_end)
+            for budget in budgets
+            if budget.deleted_at is None and budget.period_end is not None
+        }
+        found: dict[UUID, Decimal] = {}
+        if not wanted:
+            return found
+        for (budget, where), history in zip(wanted.items(), await self._histories([*wanted.values()], now), strict=True):
+            await asyncio.sleep(0)
+            course = _course(history, where.start, where.end, where.zone, now)
+            if course is not None:
+                found[budget.key] = budget.spent_usd + sum(map(_usd, course.model.expected(course.parts)), start=ZERO)
+        return found
+
+    async def _histories(self, filters: Sequence[CostFilter], now: datetime) -> list[_History]:
+        wanted = [_series(number, where, now) for number, where in enumerate(filters)]
+        found = [_History({}, {}) for _ in filters]
+        async with self._sessions.read() as session:
+            rows = await session.execute(_HISTORY, {"wanted": msgspec.json.encode(wanted).decode(), "now": now})
+            for number, day, usd, later in rows:
+                found[number].usd[day] = usd
+                found[number].later[day] = later
+        return found
+
+
+_HISTORY = text("select * from spending_by_day(cast(cast(:wanted as text) as jsonb), :now)")
+
+
+def _series(number: int, where: CostFilter, now: datetime) -> dict[str, object]:
+    start = _midnight(now.astimezone(where.zone).date() - timedelta(days=HISTORY_DAYS), where.zone)
+    grains = grains_within(where.zone, start, now, hours=True)
+    return {
+        "series": number,
+        "starts": start,
+        "zone": where.time_zone,
+        "grain": HOUR if HOUR in grains else QUARTER,
+        "tenants": where.tenants,
+        "providers": where.providers,
+        "models": where.models,
+        "agents": where.agents,
+        "operations": None if where.operations is None else [operation.value for operation in where.operations],
+        "labels": {label.key: label.value for label in where.labels},
+    }
+
+
+def _filter(budget: Budget, end: datetime) -> CostFilter:
+    scope = budget.scope
+    tenants, providers, models, agents = (
+        None if name is None else (name,) for name in (scope.tenant, scope.provider, scope.model, scope.agent)
+    )
+    labels = () if scope.label is None else (scope.label,)
+    return CostFilter(budget.period_start, end, tenants, budget.time_zone, providers, models, agents, labels=labels)
+
+
+def _course(history: _History, start: datetime, end: datetime, zone: ZoneInfo, now: datetime) -> _Course | None:
+    today = now.astimezone(zone).date()
+    past = sorted(day for day, usd in history.usd.items() if usd > 0 and day < today)
+    midnights = [_midnight(today, zone), _midnight(today + timedelta(days=1), zone)]
+    while midnights[-1] < end:
+        midnights.append(_midnight(today + timedelta(days=len(midnights)), zone))
+    elapsed = (now - midnights[0]) / (midnights[1] - midnights[0])
+    spent_today = history.usd.get(today, ZERO)
+    model = fit_days(_whole_days(history, past, today), float(spent_today), elapsed)
+    if model is None:
+        return None
+    parts = [max(0.0, (min(end, after) - max(start, day)) / (after - day)) for day, after in pairwise(midnights)]
+    left = midnights[1] - now
+    parts[0] = max(0.0, (min(end, midnights[1]) - max(start, now)) / left) * _left_of_today(history, past, 1 - elapsed)
+    return _Course(model, tuple(midnights[:-1]), tuple(parts), spent_today if start <= midnights[0] else ZERO)
+
+
+def _whole_days(history: _History, past: Sequence[date], today: date) -> list[float]:
+    """From the first spending to yesterday. The first day began with its first call, so it is left out where others will do."""
+    if not past:
+        return []
+    usd = [float(history.usd.get(past[0] + timedelta(days=number), ZERO)) for number in range((today - past[0]).days)]
+    return usd[1:] if LEAST_FOR_LEVEL < len(usd) < HISTORY_DAYS else usd
+
+
+def _left_of_today(history: _History, past: Sequence[date], left: float) -> float:
+    """The part of a day's spending that usually comes after this time of day; `left` is the part of the day."""
+    if len(past) < LEAST_FOR_HOURS:
+        return left
+    usd = sum((history.usd[day] for day in past), start=ZERO)
+    later = sum((history.later[day] for day in past), start=ZERO)
+    return float(later / usd)
+
+
+def _forecast(course: _Course, spent: Decimal, now: datetime) -> CostForecast:
+    """Nothing is spent less than it already was."""
+    days, rest, room = list[ForecastDay](), ZERO, 0.0
+    for number, (midnight, expected) in enumerate(zip(course.midnights, course.model.days(course.parts), strict=True)):
+        already = course.today if number == 0 else ZERO
+        usd, error = _usd(expected.usd), _usd(Z * expected.error)
+        days.append(ForecastDay(midnight, already + usd, already + max(ZERO, usd - error), already + usd + error))
+        rest, room = rest + usd, Z * expected.error_so_far
+    return CostForecast(
+        now,
+        spent + rest,
+        spent + max(ZERO, rest - _usd(room)),
+        spent + rest + _usd(room),
+        course.model.method,
+        tuple(days),
+    )
+
+
+def _usd(amount: float) -> Decimal:
+    return Decimal(amount).quantize(_MILLIONTH)
+
+
+def _midnight(day: date, zone: ZoneInfo) -> datetime:
+    return datetime.combine(day, time(), zone).astimezone(UTC)
