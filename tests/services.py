@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
+from redis import Redis
+
 from app.completions import CompletionRequest
 from app.llm.messages import Message, Role, Text
 from app.secrets import SecretReference
@@ -16,6 +18,7 @@ from app.settings import (
     DatabaseSettings,
     ModelSettings,
     ProviderKindName,
+    ProviderLimits,
     ProviderSettings,
     ProviderTimeouts,
     RedisSettings,
@@ -29,6 +32,7 @@ ANTHROPIC, OPENAI = "anthropic/claude-haiku-5-5", "openai/gpt-5.4-mini"
 QUICK = ProviderTimeouts(
     connect=timedelta(seconds=1), first_token=timedelta(seconds=1), idle=timedelta(seconds=0.5), total=timedelta(seconds=6)
 )
+ROOMY = ProviderLimits(requests_per_minute=1_000_000, tokens_per_minute=100_000_000)
 QUICK_RETRY = RetrySettings(first_delay=timedelta(seconds=0.2), max_delay=timedelta(seconds=1))
 
 
@@ -39,6 +43,13 @@ class Stores:
     database_url: str
     valkey_url: str
     folder: Path
+
+    @classmethod
+    def emptied(cls, database_url: str, valkey_url: str, folder: Path) -> Stores:
+        """Without what other tests left in Redis: breakers, buckets and leases are shared by all who use it."""
+        with Redis.from_url(valkey_url) as server:
+            server.flushdb()
+        return cls(database_url, valkey_url, folder)
 
     def settings(
         self,
@@ -60,6 +71,7 @@ class Stores:
                 models=(ModelSettings(name=target.partition("/")[2]),),
                 timeouts=timeouts,
                 retry=retry,
+                limits=ROOMY,
                 breaker=breaker or BreakerSettings(),
                 simulated=True,
             )

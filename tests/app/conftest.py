@@ -36,7 +36,7 @@ def simulator(playing: RunningSimulator) -> RunningSimulator:
 
 @pytest.fixture
 def stores(database_url: str, valkey_url: str, tmp_path: Path) -> Stores:
-    return Stores(database_url, valkey_url, tmp_path)
+    return Stores.emptied(database_url, valkey_url, tmp_path)
 
 
 @pytest.fixture

@@ -1,0 +1,81 @@
+"""A primary that goes down and comes back: left soon, asked again by one probe at a time, and used again soon after it recovered.
+Its breaker stays open for one second here instead of a minute."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from app.access.principal import Scope
+from app.clock import SystemClock
+from app.completions import Completion
+from app.costs.estimate import Estimator
+from app.costs.prices import PriceBook
+from app.services import build_services
+from app.settings import BreakerSettings, RetrySettings
+from tests.app.access.principals import principal
+from tests.services import ANTHROPIC, OPENAI, Stores, asked
+from tests.simulators import RunningSimulator, start_simulator
+
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
+
+CALLER = principal(Scope.COMPLETIONS)
+DOWN_SECONDS = 3.0
+OPEN_SECONDS = 1.0
+UP_SECONDS = 2.5
+
+
+@pytest.fixture
+def simulator() -> Iterator[RunningSimulator]:
+    with start_simulator() as running:
+        yield running
+
+
+@pytest.mark.parametrize("route", ["default", "reverse"])
+async def test_a_flapping_primary_is_left_and_used_again(
+    route: str, database_url: str, valkey_url: str, tmp_path: Path, simulator: RunningSimulator
+) -> None:
+    model = (ANTHROPIC if route == "default" else OPENAI).partition("/")[2]
+    settings = Stores.emptied(database_url, valkey_url, tmp_path).settings(
+        simulator,
+        breaker=BreakerSettings(probe_after=timedelta(seconds=OPEN_SECONDS)),
+        retry=RetrySettings(first_delay=timedelta(seconds=0.05), max_delay=timedelta(seconds=0.4)),
+    )
+    answers: list[tuple[float, Completion]] = []
+    async with build_services(settings, SystemClock(), Estimator(), PriceBook(settings)) as services:
+        simulator.post(
+            {
+                "fault": "status",
+                "status": 503,
+                "operation": "completion",
+                "model": model,
+                "count": None,
+                "lasts_ms": DOWN_SECONDS * 1000,
+            }
+        )
+        begun = time.monotonic()
+        while (at := time.monotonic() - begun) < DOWN_SECONDS + UP_SECONDS:
+            answers.append((at, await services.gateway.complete(asked(f"At {at}", model=route), CALLER)))
+            await asyncio.sleep(0.04)
+    entries = [
+        entry for entry in await asyncio.to_thread(simulator.log) if entry.model == model and entry.operation == "completion"
+    ]
+    failed = [entry for entry in entries if entry.status == 503]
+    first_failure = failed[0].at
+    before_open = [entry for entry in failed if (entry.at - first_failure).total_seconds() < OPEN_SECONDS / 2]
+    probes = failed[len(before_open) :]
+    assert len(before_open) <= 5
+    assert 1 <= len(probes) <= DOWN_SECONDS / OPEN_SECONDS
+    assert all((later.at - earlier.at).total_seconds() >= OPEN_SECONDS * 0.9 for earlier, later in pairwise(probes))
+    down = [answer for at, answer in answers if 0.5 < at < DOWN_SECONDS - 0.1]
+    assert down
+    assert all(answer.model != model for answer in down)
+    first_back = next(at for at, answer in answers if at > 0.5 and answer.model == model)
+    assert DOWN_SECONDS <= first_back <= DOWN_SECONDS + 1.5
+    assert all(answer.model == model for at, answer in answers if at > first_back + 0.5)
