@@ -35,6 +35,8 @@ from app.usage import Operation, TokenUsage
 
 ADMIT_PATIENCE = timedelta(seconds=5)
 SETTLE_PATIENCE = timedelta(seconds=30)
+TAKEN_BACK = 2
+"""So often, a while apart: the first release can overtake an admission that a server which stood still goes on with."""
 KEEP_AT_LEAST = timedelta(hours=24)
 """How long an idempotency key is remembered where content is kept for less."""
 
@@ -94,6 +96,7 @@ class PostgresLedger:
         self._materialised: set[tuple[str, str]] = set()
         self._open: dict[UUID, _Open] = {}
         self._releasing: set[asyncio.Task[None]] = set()
+        self._doubtful: dict[UUID, int] = {}
         self._keeping: asyncio.Task[None] | None = None
         self._admitting = Statements(sessions.engines, clock, ADMIT_PATIENCE)
         self._settling = Statements(sessions.engines, clock, SETTLE_PATIENCE)
@@ -158,6 +161,16 @@ class PostgresLedger:
                     self._open[call].renewed = now
         return len(due)
 
+    async def take_back(self) -> None:
+        """Releases the calls that were refused because PostgreSQL did not answer: it may have admitted them all the same."""
+        calls = list(self._doubtful)
+        await asyncio.gather(*map(self.release, calls))
+        for call in calls:
+            if call in self._doubtful:
+                self._doubtful[call] += 1
+                if self._doubtful[call] == TAKEN_BACK:
+                    del self._doubtful[call]
+
     async def sweep(self, most: int = 100) -> int:
         """Settles at their estimates the calls whose owners stopped renewing them; returns how many."""
         async with self._sessions.write() as session:
@@ -175,6 +188,7 @@ class PostgresLedger:
         pause = self._lease.total_seconds() / 6
         while True:
             try:
+                await self.take_back()
                 await self.renew()
                 while await self.sweep():
                     pass
@@ -219,14 +233,18 @@ class PostgresLedger:
 
     async def _admit_batch(self, batch: Sequence[_Asked]) -> Sequence[_Verdict]:
         defaults = self._missing_defaults(batch)
-        rows = await self._admitting.fetch(
-            _ADMIT,
-            msgspec.json.encode([_request(number, asked) for number, asked in enumerate(batch)]).decode(),
-            self._owner,
-            self._lease,
-            self._keep,
-            msgspec.json.encode(list(defaults.values())).decode(),
-        )
+        try:
+            rows = await self._admitting.fetch(
+                _ADMIT,
+                msgspec.json.encode([_request(number, asked) for number, asked in enumerate(batch)]).decode(),
+                self._owner,
+                self._lease,
+                self._keep,
+                msgspec.json.encode(list(defaults.values())).decode(),
+            )
+        except StoreUnavailable:
+            self._doubtful.update((asked.call, 0) for asked in batch if asked.top_up_at is None)
+            raise
         self._materialised.update(defaults)
         refusing = {row["budget"] for row in rows if row["budget"] is not None}
         budgets = {}
@@ -236,6 +254,7 @@ class PostgresLedger:
         now = self._clock.monotonic()
         for asked, verdict in zip(batch, verdicts, strict=True):
             if verdict.word == "admitted" and asked.top_up_at is None:
+                self._doubtful.pop(verdict.call, None)
                 self._open[verdict.call] = _Open(verdict.at, now)
         return verdicts
 

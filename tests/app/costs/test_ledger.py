@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 from datetime import timedelta
 from decimal import Decimal
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 import pytest
@@ -12,13 +13,16 @@ from app.attempts import AttemptOutcome
 from app.costs.budgets import BudgetEnforcement, BudgetExceeded, BudgetScope, BudgetStore, NewBudget
 from app.costs.holds import Admitted, IdempotencyKey, Joined
 from app.costs.ledger import PostgresLedger
+from app.costs.prices import PriceBook
+from app.db.engines import build_engines
 from app.db.sessions import Sessions
-from app.errors import Refused
+from app.errors import Refused, StoreUnavailable
 from app.problems import Conflict, InvalidInput, ProblemCode
-from app.settings import BudgetDefault, BudgetSettings, Settings
+from app.settings import BudgetDefault, BudgetSettings, DatabaseSettings, Settings
 from app.usage import Label
 from tests.app.costs.calls import Sums, asked, attempt, estimate, payer, settlement, sums
 from tests.app.costs.conftest import LedgerMaker
+from tests.clocks import ManualClock
 
 pytestmark = pytest.mark.anyio
 
@@ -248,6 +252,49 @@ class TestIdempotency:
         assert isinstance(await refusal(ledger, key=key), BudgetExceeded)
         await budgets.delete(made.key, "acme")
         assert isinstance(await ledger.admit(asked(key=key)), Admitted)
+
+
+class _Relay:
+    """Carries connections to PostgreSQL; while it is `cut`, what the server answers gets lost, and then the connection."""
+
+    def __init__(self, database_url: str) -> None:
+        self._server = urlsplit(database_url)
+        self.cut = False
+
+    async def carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        behind, ahead = await asyncio.open_connection(self._server.hostname, self._server.port)
+        await asyncio.gather(self._pump(reader, ahead), self._pump(behind, writer, answers=True), return_exceptions=True)
+
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, answers: bool = False) -> None:
+        while (data := await reader.read(65536)) and not (answers and self.cut):
+            writer.write(data)
+        writer.close()
+
+
+class TestServerWhoseAnswerWasLost:
+    async def test_what_it_admitted_is_taken_back(self, database_url: str, budgets: BudgetStore, sessions: Sessions) -> None:
+        made, clock, relay = await budgets.create(budget()), ManualClock(), _Relay(database_url)
+        async with await asyncio.start_server(relay.carry, "127.0.0.1", 0) as server:
+            url = urlsplit(database_url)
+            port = server.sockets[0].getsockname()[1]
+            engines = build_engines(
+                url._replace(netloc=f"{url.netloc.rpartition(':')[0]}:{port}").geturl(), [], DatabaseSettings()
+            )
+            ledger = PostgresLedger(Sessions(engines), clock, Settings(), PriceBook(Settings()))
+            await ledger.admit(asked())
+            relay.cut = True
+            admission = asyncio.create_task(ledger.admit(asked()))
+            while not admission.done():
+                await clock.advance(0.5)
+                await asyncio.sleep(0.01)
+            with pytest.raises(StoreUnavailable):
+                await admission
+            assert (await sums(sessions, made.key)).held == 4
+            relay.cut = False
+            await ledger.take_back()
+            assert (await sums(sessions, made.key)).held == 2
+            await ledger.close()
+            await engines.close()
 
 
 class TestDeadOwners:
