@@ -24,8 +24,11 @@ from app.leases import Leases
 from app.llm.fleet import Fleet
 from app.llm.router import Router
 from app.llm.routing import Target
+from app.tasks import see_out
 
 JOIN_POLL_SECONDS = 0.1
+CLOSE_SECONDS = 1.0
+"""For calls that go on when the server's grace is over, or whose callers have left: what they used must still be settled."""
 SILENCE_BEFORE_DOUBT = 1.0
 """Seconds after which a call that was joined has its owner's life asked for."""
 
@@ -104,8 +107,8 @@ class Lifecycle(Generic[Ended]):
                 self._fleet.add_cost(Target(attempt.provider, attempt.model), attempt.cost_usd)
 
     async def close(self) -> None:
-        """Waits for every call in flight: each is settled before its provider's client goes."""
-        await asyncio.gather(*self._running.values(), return_exceptions=True)
+        """Every call in flight is settled before its provider's client goes; one that takes longer is cancelled."""
+        await see_out(self._running.values(), CLOSE_SECONDS)
 
     def _start(self, running: Running[Ended]) -> asyncio.Task[Ended]:
         key = running.call.key

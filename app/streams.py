@@ -25,11 +25,13 @@ from app.errors import Refused
 from app.events.stream_log import LogWrite, StreamLog
 from app.gateway import Gateway, may_see
 from app.leases import Leases
+from app.lifecycle import CLOSE_SECONDS
 from app.llm.fleet import Fleet
 from app.llm.router import Rerouted, Routed
 from app.problems import NotFound
 from app.stream_runs import StreamRun
 from app.stream_watch import BEYOND_THE_END, UNSETTLED, Watching
+from app.tasks import see_out
 
 HEARTBEAT_SECONDS = 15.0
 POLL_SECONDS = 0.05
@@ -121,8 +123,8 @@ class CompletionStreams:
                 run.beat()
 
     async def close(self) -> None:
-        """Waits for every stream in flight."""
-        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        """Every stream in flight is settled; one that takes longer is cancelled."""
+        await see_out(self._tasks.values(), CLOSE_SECONDS)
 
     def _begin(self, running: RunningCompletion, slot: AsyncExitStack) -> StreamRun:
         call = running.call

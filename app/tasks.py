@@ -23,3 +23,13 @@ async def end_tasks(tasks: Iterable[asyncio.Task[Any]]) -> None:
         for task in ended:
             if not task.cancelled():
                 task.exception()
+
+
+async def see_out(tasks: Iterable[asyncio.Task[Any]], seconds: float) -> None:
+    """Gives tasks `seconds` to end by themselves, then cancels the others once, and waits until each has seen to its end."""
+    pending = set(tasks)
+    if pending:
+        _, pending = await asyncio.wait(pending, timeout=seconds)
+    for task in pending:
+        task.cancel()
+    await asyncio.gather(*pending, return_exceptions=True)
