@@ -286,6 +286,13 @@ class RunningCall(Generic[Template]):
         usages = tuple(attempt.usage for attempt in self.attempts if attempt.usage is not None)
         return reduce(add, usages) if usages else None
 
+    @property
+    def cost_usd(self) -> Decimal | None:
+        """All attempts together; None where one was used whose price is unknown."""
+        costs = [attempt.cost_usd for attempt in self.attempts if attempt.usage is not None]
+        known = [cost for cost in costs if cost is not None]
+        return sum(known, ZERO) if len(known) == len(costs) else None
+
     def failure(self, problem: object) -> ProvidersFailed:
         """Whatever ended it: something was sent before, so it is the failure of every target that could be tried."""
         if isinstance(problem, ProvidersFailed):
@@ -374,7 +381,7 @@ class RunningCompletion(RunningCall[ModelCall]):
             output_cap_tokens=self._cap,
             capped_by_budget=self._cap < call.max_output_tokens,
             usage=self.usage,
-            cost_usd=total_cost(self.attempts),
+            cost_usd=self.cost_usd,
             attempts=tuple(self.attempts),
             latency_ms=latency_ms,
             first_token_ms=self._first_token_ms,
@@ -400,7 +407,7 @@ class RunningEmbeddings(RunningCall[EmbedCall]):
                 dimensions=len(made.vectors[0]),
                 vectors=made.vectors,
                 usage=self.usage or made.usage,
-                cost_usd=total_cost(self.attempts),
+                cost_usd=self.cost_usd,
             ),
         )
 
@@ -416,12 +423,3 @@ class RunningEmbeddings(RunningCall[EmbedCall]):
 
 
 AnyCall: TypeAlias = PlannedCall[ModelCall] | PlannedCall[EmbedCall]
-AnyRunning: TypeAlias = RunningCall[ModelCall] | RunningCall[EmbedCall]
-
-
-def total_cost(attempts: list[Attempt]) -> Decimal | None:
-    """All attempts together; None where one was used whose price is unknown."""
-    used = [attempt for attempt in attempts if attempt.usage is not None]
-    if any(attempt.cost_usd is None for attempt in used):
-        return None
-    return sum((attempt.cost_usd for attempt in used if attempt.cost_usd is not None), ZERO)

@@ -23,6 +23,7 @@ from app.lifecycle import Lifecycle
 from app.llm.fleet import Fleet
 from app.llm.messages import EmbedCall, ModelCall
 from app.llm.routing import RateLimited
+from app.traces import Tell
 from app.usage import Operation
 
 
@@ -37,6 +38,7 @@ class Gateway:
         planner: CallPlanner,
         documents: CompletionDocuments,
         leases: Leases,
+        tell: Tell | None = None,
     ) -> None:
         self._clock = clock
         self.ledger = ledger
@@ -44,7 +46,7 @@ class Gateway:
         self._planner = planner
         self._documents = documents
         self._completions: Lifecycle[Completion] = Lifecycle(
-            clock=clock, fleet=fleet, ledger=ledger, leases=leases, documents=documents
+            clock=clock, fleet=fleet, ledger=ledger, leases=leases, documents=documents, tell=tell
         )
         self._embeddings: Lifecycle[EmbeddingsOutcome] = Lifecycle(
             clock=clock,
@@ -52,6 +54,7 @@ class Gateway:
             ledger=ledger,
             leases=leases,
             documents=EmbeddingDocuments(documents.sealer, documents.keep_content),
+            tell=tell,
         )
 
     async def complete(self, request: CompletionRequest, principal: Principal) -> Completion:

@@ -7,9 +7,10 @@ what is already being paid for. A repeated idempotency key waits for the call th
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
+from decimal import Decimal
 from typing import Generic, Protocol, TypeVar
 from uuid import UUID
 
@@ -24,7 +25,10 @@ from app.leases import Leases
 from app.llm.fleet import Fleet
 from app.llm.router import Router
 from app.llm.routing import Target
+from app.problems import ProblemCode
 from app.tasks import see_out
+from app.traces import CallEnded, Tell
+from app.usage import TokenUsage
 
 JOIN_POLL_SECONDS = 0.1
 CLOSE_SECONDS = 1.0
@@ -54,7 +58,16 @@ class Running(Protocol[Ended_co]):
     def call(self) -> AnyCall: ...
 
     @property
+    def attempts(self) -> Sequence[Attempt]: ...
+
+    @property
     def billed_attempts(self) -> tuple[Attempt, ...]: ...
+
+    @property
+    def usage(self) -> TokenUsage | None: ...
+
+    @property
+    def cost_usd(self) -> Decimal | None: ...
 
     async def answer(self, router: Router) -> Ended_co: ...
 
@@ -72,12 +85,16 @@ class Documents(Protocol[Ended]):
 
 
 class Lifecycle(Generic[Ended]):
-    def __init__(self, *, clock: Clock, fleet: Fleet, ledger: Ledger, leases: Leases, documents: Documents[Ended]) -> None:
+    def __init__(
+        self, *, clock: Clock, fleet: Fleet, ledger: Ledger, leases: Leases, documents: Documents[Ended], tell: Tell | None
+    ) -> None:
+        """`tell` hears of every call that ended, for the traces."""
         self._clock = clock
         self._fleet = fleet
         self._ledger = ledger
         self._leases = leases
         self._documents = documents
+        self._tell = tell
         self._running: dict[UUID, asyncio.Task[Ended]] = {}
 
     async def run(self, call: PlannedCall[Template], begin: Callable[[PlannedCall[Template], Admitted], Running[Ended]]) -> Ended:
@@ -105,6 +122,7 @@ class Lifecycle(Generic[Ended]):
         for attempt in attempts:
             if attempt.cost_usd is not None:
                 self._fleet.add_cost(Target(attempt.provider, attempt.model), attempt.cost_usd)
+        self._ended(running, ended.status, ended.problem)
 
     async def close(self) -> None:
         """Every call in flight is settled before its provider's client goes; one that takes longer is cancelled."""
@@ -126,6 +144,7 @@ class Lifecycle(Generic[Ended]):
             except BaseException as error:
                 if not running.billed_attempts:
                     await self._ledger.release(running.call.key)
+                    self._ended(running, CompletionStatus.FAILED, error.reason if isinstance(error, Refused) else None)
                     raise
                 ended = running.failed(error.reason if isinstance(error, Refused) else None)
                 await self.settle(running, ended)
@@ -168,6 +187,28 @@ class Lifecycle(Generic[Ended]):
                 await self._leases.bury(key)
             await self._clock.sleep(JOIN_POLL_SECONDS)
         raise DeadlineExceeded
+
+    def _ended(self, running: Running[Ended], status: CompletionStatus, problem: object) -> None:
+        if self._tell is None:
+            return
+        call = running.call
+        code: object = getattr(problem, "code", None)
+        self._tell(
+            CallEnded(
+                operation=call.operation,
+                requested_model=call.requested_model,
+                route=call.plan.route,
+                tenant=call.payer.tenant,
+                agent=call.payer.agent,
+                status=status.value,
+                problem=code if isinstance(code, ProblemCode) else None,
+                started_at=call.started_at,
+                latency_ms=(self._clock.monotonic() - call.started) * 1000,
+                attempts=tuple(running.attempts),
+                usage=running.usage,
+                cost_usd=running.cost_usd,
+            )
+        )
 
     def _forget(self, key: UUID, done: asyncio.Task[Ended]) -> None:
         self._running.pop(key, None)

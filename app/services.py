@@ -44,6 +44,7 @@ from app.secrets import build_sealer
 from app.settings import Settings
 from app.streams import CompletionStreams
 from app.tasks import end_tasks
+from app.traces import open_traces
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +76,7 @@ async def build_services(settings: Settings, clock: Clock, estimator: Estimator,
     async with AsyncExitStack() as stack:
         sessions, redis = _connect(settings, clock, stack)
         metrics = CollectorRegistry()
+        tell = await stack.enter_async_context(open_traces(settings.telemetry))
         fleet = build_fleet(settings, build_providers(settings.providers, clock), clock, redis=redis, registry=metrics)
         stack.push_async_callback(fleet.close)
         limits = SharedKeyLimits(KeyLimits(clock, 1 / settings.server.workers), redis, clock)
@@ -89,7 +91,9 @@ async def build_services(settings: Settings, clock: Clock, estimator: Estimator,
         log = StreamLog(redis, min(LIFETIME, settings.content.ttl) if settings.content.store else FORGOTTEN_AFTER)
         leases = Leases(clock, log, ledger)
         stack.push_async_callback(end_tasks, [asyncio.create_task(leases.keep())])
-        gateway = Gateway(clock=clock, fleet=fleet, ledger=ledger, keys=keys, planner=planner, documents=documents, leases=leases)
+        gateway = Gateway(
+            clock=clock, fleet=fleet, ledger=ledger, keys=keys, planner=planner, documents=documents, leases=leases, tell=tell
+        )
         stack.push_async_callback(gateway.close)
         streams = CompletionStreams(
             clock=clock, fleet=fleet, gateway=gateway, planner=planner, documents=documents, leases=leases, log=log

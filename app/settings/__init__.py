@@ -30,6 +30,7 @@ from app.settings.groups import (
     ServerSettings,
     Settings,
     StrategyName,
+    TelemetrySettings,
     UnsupportedName,
     WebhookSettings,
 )
@@ -58,6 +59,7 @@ __all__ = [
     "ServerSettings",
     "Settings",
     "StrategyName",
+    "TelemetrySettings",
     "UnsupportedName",
     "WebhookSettings",
     "load_settings",

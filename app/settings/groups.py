@@ -237,6 +237,13 @@ class WebhookSettings(Group):
     allow_private: Flag = False
 
 
+class TelemetrySettings(Group):
+    """`otlp_endpoint` left out: no traces."""
+
+    otlp_endpoint: Url | None = None
+    sample_ratio: Share = 1.0
+
+
 class Settings(Group):
     server: ServerSettings = ServerSettings()
     database: DatabaseSettings = DatabaseSettings()
@@ -248,3 +255,4 @@ class Settings(Group):
     budgets: BudgetSettings = BudgetSettings()
     content: ContentSettings = ContentSettings()
     webhooks: tuple[WebhookSettings, ...] = ()
+    telemetry: TelemetrySettings = TelemetrySettings()
