@@ -6,6 +6,7 @@ away from everybody. Where the secret behind a refused key has changed since it 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
 
@@ -16,6 +17,7 @@ from app.settings import ProviderKindName, ProviderSettings
 
 SET_ASIDE_SECONDS = 60.0
 _REMEMBERED = 1000
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,8 @@ class Keyring:
             return
         if len(self._aside) >= _REMEMBERED:
             self._aside.clear()
+        if not self._until(key, model):
+            _log.warning("a provider refuses its key", extra={"key": self._named(key), "model": model})
         self._aside[key.place, model] = self._clock.monotonic() + SET_ASIDE_SECONDS
 
     def _until(self, key: ApiKey, model: str | None) -> float:
@@ -76,6 +80,13 @@ class Keyring:
             del self._aside[key.place, model]
             return 0.0
         return until
+
+    def _named(self, key: ApiKey) -> str | None:
+        """Where the secret stands; None for one that nobody has configured."""
+        if key.place >= len(self._references):
+            return None
+        reference = self._references[key.place]
+        return f"env {reference.env}" if reference.env else f"file {reference.file}"
 
     def _read_again(self, key: ApiKey) -> ApiKey | None:
         if key.place >= len(self._references):

@@ -88,6 +88,20 @@ class TestARefusedKey:
 
         assert picked(keys) == "sk-2"
 
+    def test_is_named_in_the_log_once_while_it_is_set_aside(
+        self, keys: Keyring, clock: ManualClock, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        first = keys.pick("m")
+        assert first is not None
+        keys.refuse(first, None)
+        keys.refuse(first, None)
+        (record,) = caplog.records
+        assert vars(record)["key"].endswith("/one")
+        assert "sk-1" not in str(vars(record))
+        clock.move(SET_ASIDE_SECONDS)
+        keys.refuse(first, None)
+        assert len(caplog.records) == 2
+
     def test_shows_its_secret_nowhere(self, keys: Keyring) -> None:
         assert "sk-" not in repr(keys.pick("m"))
 
