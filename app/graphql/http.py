@@ -5,6 +5,7 @@ The order is the defence: load, method, media type and key are looked at before 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from typing import TypeAlias
@@ -14,6 +15,7 @@ from graphql import OperationType
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
+from app.errors import DeadlineExceeded
 from app.graphql.accept import MediaType, negotiate
 from app.graphql.body import BodyReader, GraphQLRequest, parse_body, parse_query_string
 from app.graphql.console import ConsolePage
@@ -95,7 +97,10 @@ class GraphQLEndpoint:
                 if prepared.operation.kind is OperationType.SUBSCRIPTION:
                     raise failure(Code.NOT_ACCEPTABLE, STREAM_HINT, 406)
                 check_method_of(prepared, scope["method"])
-                return await self._engine.execute(prepared, caller)
+                try:
+                    return await self._engine.execute(prepared, caller)
+                except asyncio.CancelledError:  # a server that is told to stop does so once its grace is over
+                    raise failed_by(DeadlineExceeded("the server stopped before the operation ended"), "") from None
 
     async def _stream(self, scope: Scope, headers: HeaderView, receive: Receive, send: Send) -> None:
         caller = Caller(await self._authenticate(headers), request_id_of(scope))
