@@ -18,6 +18,7 @@ from app.access.principal import Principal, Scope
 from app.clock import SystemClock
 from app.context import OperationContext
 from app.costs.estimate import Estimator
+from app.costs.export_endpoint import build_export_routes
 from app.costs.prices import PriceBook
 from app.errors import SettingsError, StoreUnavailable, Unauthenticated
 from app.graphql.routes import build_graphql_routes
@@ -53,6 +54,7 @@ def create_app(settings: Settings) -> Starlette:
 
         return [
             *build_health_routes(services.health),
+            *build_export_routes(services.exports),
             _metrics_route(services.metrics, authenticate),
             *build_graphql_routes(
                 schema,

@@ -21,6 +21,7 @@ from app.costs.alerts import AlertStore
 from app.costs.budgets import BudgetStore
 from app.costs.cost_updates import CostUpdates
 from app.costs.estimate import Estimator
+from app.costs.export import CostExports
 from app.costs.forecast import Forecasts
 from app.costs.ledger import PostgresLedger
 from app.costs.prices import PriceBook
@@ -61,6 +62,7 @@ class Services:
     alert_events: BudgetAlertEvents
     cost_updates: CostUpdates
     provider_events: ProviderEvents
+    exports: CostExports
     reports: CostReports
     forecasts: Forecasts
     fleet: Fleet
@@ -120,6 +122,7 @@ async def build_services(settings: Settings, clock: Clock, estimator: Estimator,
             alert_events=alert_events,
             cost_updates=CostUpdates(CostReports(sessions), clock),
             provider_events=provider_events,
+            exports=CostExports(sessions, clock, settings.server.public_url or ""),
             reports=CostReports(sessions),
             forecasts=Forecasts(sessions, CostReports(sessions), clock),
             fleet=fleet,

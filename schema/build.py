@@ -11,6 +11,7 @@ from schema.completions import CompletionMutations, CompletionQueries, Completio
 from schema.cost_updates import CostSubscriptions
 from schema.costs import CostQueries
 from schema.embeddings import EmbeddingMutations
+from schema.exports import ExportMutations
 from schema.inputs import plan_inputs
 from schema.node import NodeQueries
 from schema.permissions import enforce
@@ -26,7 +27,7 @@ class Query(NodeQueries, ViewerQueries, CompletionQueries, ProviderQueries, Cost
 
 
 @strawberry.type(description="What can be done.")
-class Mutation(CompletionMutations, EmbeddingMutations, BudgetMutations, ProviderMutations):
+class Mutation(CompletionMutations, EmbeddingMutations, BudgetMutations, ProviderMutations, ExportMutations):
     pass
 
 

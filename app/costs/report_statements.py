@@ -69,9 +69,7 @@ def dimension_names(query: CostQuery) -> tuple[str, ...]:
 def costs_statement(query: CostQuery, segments: Sequence[Segment], after: tuple[Decimal, str] | None) -> Rows:
     """One row a page row with the totals beside it (`total_…`), or one row with `place` null where the page is empty."""
     names = dimension_names(query)
-    parts = union_all(*(_part(query, segment) for segment in segments)).subquery()
-    sums = [func.coalesce(func.sum(parts.c[name]), 0).label(name) for name in MEASURES]
-    grouped = select(*(parts.c[name] for name in names), *sums).group_by(*(parts.c[name] for name in names)).cte("grouped")
+    grouped = _grouped(query, segments).cte("grouped")
     totals = select(*(func.coalesce(func.sum(grouped.c[name]), 0).label(f"total_{name}") for name in MEASURES)).subquery()
     page = _page(query, names, grouped, after)
     return (
@@ -79,6 +77,19 @@ def costs_statement(query: CostQuery, segments: Sequence[Segment], after: tuple[
         .select_from(totals.outerjoin(page, true()))
         .order_by(*_order(page, query.order.direction))
     )
+
+
+def groups_statement(query: CostQuery, segments: Sequence[Segment]) -> Rows:
+    """Every row of the report, in the order of its dimensions."""
+    grouped = _grouped(query, segments).subquery()
+    return select(*grouped.c).order_by(*(grouped.c[name].asc().nulls_first() for name in dimension_names(query)))
+
+
+def _grouped(query: CostQuery, segments: Sequence[Segment]) -> Rows:
+    parts = union_all(*(_part(query, segment) for segment in segments)).subquery()
+    dimensions = [parts.c[name] for name in dimension_names(query)]
+    sums = [func.coalesce(func.sum(parts.c[name]), 0).label(name) for name in MEASURES]
+    return select(*dimensions, *sums).group_by(*dimensions)
 
 
 def record_conditions(filter_: CostFilter, start: ColumnElement[bool] | None = None) -> list[ColumnElement[bool]]:

@@ -50,6 +50,7 @@ class ServerSettings(Group):
     retry_after: Duration = timedelta(seconds=1)
     production: Flag = False
     allowed_origins: tuple[str, ...] = ()
+    public_url: Url | None = None
     metrics_port: Port | None = None
     shutdown_grace: Delay = timedelta(seconds=20)
     log_level: Literal["debug", "info", "warning", "error"] = "info"

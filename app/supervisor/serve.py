@@ -90,7 +90,7 @@ class _Supervisor:
         if self._simulator is not None:
             self._settings = with_simulator(self._settings, self._simulator.wait())
         self._has_keys = self._preparation.result()
-        app = create_app(self._settings)
+        app = create_app(_reached_at(_address(sockets), self._settings))
         listen(sockets)
         gc.freeze()
         gc.enable()
@@ -102,9 +102,7 @@ class _Supervisor:
     def started(self, sockets: tuple[socket.socket, ...]) -> Started:
         """Raises GreenLangError. Whoever asks must tell: a first key is made here and known to nobody else."""
         first_key = None if self._has_keys else Preparation.first_key(self._settings, self._clock).result()
-        host, port = sockets[0].getsockname()[:2]
-        address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-        return Started(address, self._data_dir, self._settings, first_key)
+        return Started(_address(sockets), self._data_dir, self._settings, first_key)
 
     def run(self, asked: _Asked, wakeup: int) -> None:
         """Until a signal asks to stop."""
@@ -236,3 +234,15 @@ def _signals(asked: _Asked) -> Iterator[int]:
         signal.set_wakeup_fd(-1)
         os.close(wakeup)
         os.close(alarm)
+
+
+def _address(sockets: tuple[socket.socket, ...]) -> str:
+    host, port = sockets[0].getsockname()[:2]
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def _reached_at(address: str, settings: Settings) -> Settings:
+    """Links in answers lead to where it listens, unless the configuration knows better."""
+    if settings.server.public_url is not None:
+        return settings
+    return settings.model_copy(update={"server": settings.server.model_copy(update={"public_url": address})})

@@ -10,6 +10,7 @@ from strawberry.types.enum import has_enum_definition
 
 from app.completions import CacheMode
 from app.costs.budgets import BudgetEnforcement, BudgetPeriod
+from app.costs.export import ExportFormat
 from app.costs.queries import CostDimension, CostOrderField, Direction
 from app.llm.messages import ReasoningEffort, Role, ToolChoiceMode
 from app.llm.routing import RoutingStrategy
@@ -114,6 +115,14 @@ describe_enum(
         "HOUR": "By hour of the filter's time zone.",
         "DAY": "By day of the filter's time zone.",
         "MONTH": "By month of the filter's time zone.",
+    },
+)
+describe_enum(
+    ExportFormat,
+    description="What a file of costs looks like.",
+    values={
+        "CSV": "Comma-separated, for spreadsheets; the last row is the total.",
+        "JSON_LINES": "One JSON object a line; the last one is the total.",
     },
 )
 describe_enum(

@@ -23,7 +23,6 @@ NOT_YET = {
     "Mutation.cacheInvalidate",
     "Mutation.collectionCreate",
     "Mutation.collectionDelete",
-    "Mutation.costExportCreate",
     "Mutation.documentsDelete",
     "Mutation.documentsUpsert",
 }

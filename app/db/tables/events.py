@@ -1,4 +1,5 @@
-"""Where the log of events stands, whose rows are those of the outbox that have a position; and what webhooks are told of it."""
+"""Where the log of events stands, whose rows are those of the outbox that have a position; what webhooks are told of it; and
+what was last told of each provider."""
 
 from __future__ import annotations
 
@@ -57,3 +58,13 @@ Index(
     postgresql_where=webhook_deliveries.c.finished_at.is_(None),
 )
 Index("ix_webhook_deliveries_finished_at", webhook_deliveries.c.finished_at)
+
+provider_states = Table(
+    "provider_states",
+    metadata,
+    Column("provider", Text, nullable=False),
+    Column("model", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("changed_at", TIMESTAMP(timezone=True), nullable=False, server_default=func.now()),
+    PrimaryKeyConstraint("provider", "model"),
+)

@@ -1,0 +1,219 @@
+"""Files of costs: every row once, a total that is the report's, links that expire, and nothing a spreadsheet would run."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import io
+import json
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from hashlib import sha512
+from typing import TypeAlias
+
+import aiohttp
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sqlalchemy import text
+from sqlalchemy.pool import AsyncAdaptedQueuePool
+from starlette.applications import Starlette
+from yarl import URL
+
+from app.costs.export import LIFETIME, CostExport, CostExports, ExportFormat
+from app.costs.export_endpoint import build_export_routes
+from app.costs.export_rows import CsvWriter
+from app.costs.ledger import PostgresLedger
+from app.costs.queries import CostDimension, CostFilter, CostQuery
+from app.costs.reports import CostReports
+from app.db.sessions import Sessions
+from app.errors import Refused
+from app.problems import InvalidInput, NotFound
+from tests.app.costs.calls import asked, attempt, payer, settlement
+from tests.app.graphql.serving import eventually, serving
+from tests.clocks import ManualClock
+
+pytestmark = pytest.mark.anyio
+
+EVER = CostFilter(datetime(2026, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC), ("acme",))
+Rows: TypeAlias = "list[dict[str, str]]"
+
+
+async def spend(ledger: PostgresLedger, cost: str | None, agent: str | None = None, tenant: str = "acme", **labels: str) -> None:
+    request = asked(payer(tenant, agent, **labels))
+    await ledger.admit(request)
+    await ledger.settle(settlement(request, attempt(cost)))
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+@pytest.fixture
+def exports(sessions: Sessions, clock: ManualClock) -> CostExports:
+    return CostExports(sessions, clock, "https://greenlang.example.com")
+
+
+async def fetch(exports: CostExports, made: CostExport) -> bytes:
+    ticket = await exports.ticket(made.url.rpartition("/")[2])
+    return b"".join([piece async for piece in exports.content(ticket)])
+
+
+async def csv_rows(exports: CostExports, *group_by: CostDimension) -> Rows:
+    content = await fetch(exports, await exports.create(EVER, ExportFormat.CSV, group_by))
+    return list(csv.DictReader(io.StringIO(content.decode("utf-8-sig"), newline="")))
+
+
+class TestRows:
+    async def test_of_records_add_up_to_a_total_that_is_the_reports(
+        self, ledger: PostgresLedger, exports: CostExports, sessions: Sessions
+    ) -> None:
+        for cost in ("0.1", "0.000000000001", "12", None):
+            await spend(ledger, cost, "a")
+        await spend(ledger, "99", tenant="globex")
+        *rows, total = await csv_rows(exports)
+        report = (await CostReports(sessions).costs(CostQuery(EVER))).totals
+        assert [row["kind"] for row in rows] == ["usage"] * 4
+        assert total["kind"] == "total"
+        assert sum(Decimal(row["costUsd"] or 0) for row in rows) == Decimal(total["costUsd"]) == report.cost_usd
+        for column, figure in (
+            ("requests", report.requests),
+            ("inputTokens", report.input_tokens),
+            ("outputTokens", report.output_tokens),
+            ("unpricedRequests", report.unpriced_requests),
+        ):
+            assert sum(int(row[column]) for row in rows) == int(total[column]) == figure
+        assert [row["costUsd"] for row in rows] == ["0.1", "0.000000000001", "12", ""]
+
+    async def test_of_groups_are_the_reports(self, ledger: PostgresLedger, exports: CostExports) -> None:
+        for number in range(120):
+            await spend(ledger, "0.5", f"agent-{number:03}")
+        await spend(ledger, "1")
+        *rows, total = await csv_rows(exports, CostDimension.AGENT, CostDimension.DAY)
+        assert [row["agent"] for row in rows] == ["", *(f"agent-{number:03}" for number in range(120))]
+        assert rows[0]["periodStart"].endswith("T00:00:00Z")
+        assert (total["costUsd"], total["requests"], total["agent"]) == ("61", "121", "")
+
+    async def test_as_json_lines_keep_their_types(self, ledger: PostgresLedger, exports: CostExports) -> None:
+        await spend(ledger, "0.25", "a", team="search")
+        await spend(ledger, None)
+        content = await fetch(exports, await exports.create(EVER, ExportFormat.JSON_LINES, ()))
+        first, second, total = map(json.loads, content.splitlines())
+        assert (first["kind"], first["costUsd"], first["labels"]) == ("usage", "0.25", {"team": "search"})
+        assert (first["inputTokens"], first["confirmed"]) == (1000, True)
+        assert (second["costUsd"], second["agent"]) == (None, None)
+        assert (total["kind"], total["costUsd"], total["unpricedRequests"]) == ("total", "0.25", 1)
+
+    async def test_of_nothing_are_a_total_of_zero(self, exports: CostExports) -> None:
+        [total] = await csv_rows(exports)
+        assert (total["kind"], total["costUsd"], total["requests"]) == ("total", "0", "0")
+
+    async def test_are_as_many_as_there_are(self, ledger: PostgresLedger, exports: CostExports, sessions: Sessions) -> None:
+        await spend(ledger, "1")
+        async with sessions.write() as session:
+            await session.execute(text(_COPIES), {"copies": 2500})
+        *rows, _ = await csv_rows(exports)
+        assert len({row["id"] for row in rows}) == len(rows) == 2501
+
+
+class TestSpreadsheets:
+    @pytest.mark.parametrize("name", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", '=HYPERLINK("http://x","y")', "＝1"])
+    async def test_find_no_formula_in_a_name(self, ledger: PostgresLedger, exports: CostExports, name: str) -> None:
+        await spend(ledger, "1", name)
+        row, _ = await csv_rows(exports)
+        assert row["agent"] == f"'{name}"
+
+    @given(st.lists(st.one_of(st.none(), st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))), min_size=1))
+    def test_read_back_every_cell(self, cells: list[str | None]) -> None:
+        content = CsvWriter([str(number) for number in range(len(cells))]).rows("usage", [cells]).decode()
+        [row] = list(csv.reader(io.StringIO(content, newline="")))
+        assert [cell.removeprefix("'") for cell in row[1:]] == [(cell or "").removeprefix("'") for cell in cells]
+        assert not any(cell.startswith(("=", "+", "-", "@", "\t", "\r")) for cell in row)
+
+    async def test_know_the_encoding(self, exports: CostExports) -> None:
+        assert (await fetch(exports, await exports.create(EVER, ExportFormat.CSV, ()))).startswith(b"\xef\xbb\xbfkind,id,")
+
+
+class TestLinks:
+    async def test_work_in_every_process_until_they_expire(
+        self, sessions: Sessions, exports: CostExports, clock: ManualClock
+    ) -> None:
+        made = await exports.create(EVER, ExportFormat.CSV, ())
+        assert made.url.startswith("https://greenlang.example.com/exports/")
+        assert made.expires_at == clock.now() + LIFETIME
+        elsewhere = CostExports(sessions, clock, "")
+        assert (await elsewhere.ticket(made.url.rpartition("/")[2])).filter == EVER
+        clock.move((LIFETIME + timedelta(seconds=1)).total_seconds())
+        with pytest.raises(Refused) as refused:
+            await elsewhere.ticket(made.url.rpartition("/")[2])
+        assert isinstance(refused.value.reason, NotFound)
+
+    async def test_that_were_changed_are_not_ours(self, exports: CostExports) -> None:
+        token = (await exports.create(EVER, ExportFormat.CSV, ())).url.rpartition("/")[2]
+        for place in range(0, len(token), 7):
+            other = "A" if token[place] != "A" else "B"
+            with pytest.raises(Refused):
+                await exports.ticket(token[:place] + other + token[place + 1 :])
+
+    @pytest.mark.parametrize("token", ["", "x", "é", "A" * 5000, "%00"])
+    async def test_that_never_were_are_not_ours(self, exports: CostExports, token: str) -> None:
+        with pytest.raises(Refused):
+            await exports.ticket(token)
+
+    async def test_are_refused_for_what_cannot_be_written(self, exports: CostExports) -> None:
+        for where, group_by, path in (
+            (EVER, (CostDimension.LABEL,), ("groupBy",)),
+            (EVER, (CostDimension.HOUR, CostDimension.DAY), ("groupBy",)),
+            (
+                CostFilter(EVER.start, EVER.end, None, models=tuple(sha512(str(n).encode()).hexdigest() for n in range(100))),
+                (),
+                ("filter",),
+            ),
+        ):
+            with pytest.raises(Refused) as refused:
+                await exports.create(where, ExportFormat.CSV, group_by)
+            assert isinstance(refused.value.reason, InvalidInput)
+            assert refused.value.reason.path == path
+
+
+class TestDownload:
+    async def test_is_a_file_that_needs_no_key(self, ledger: PostgresLedger, exports: CostExports) -> None:
+        await spend(ledger, "1")
+        url = URL((await exports.create(EVER, ExportFormat.CSV, ())).url)
+        app = Starlette(routes=build_export_routes(exports))
+        async with serving(app) as port, aiohttp.ClientSession(f"http://127.0.0.1:{port}") as session:
+            async with session.get(url.path) as answer:
+                body = await answer.read()
+                assert answer.status == 200
+            async with session.get("/exports/nothing") as refused:
+                assert refused.status == 404
+        assert answer.headers["content-type"] == "text/csv; charset=utf-8"
+        assert answer.headers["content-disposition"] == 'attachment; filename="costs-2026-01-01-2100-01-01.csv"'
+        assert body.count(b"\r\n") == 3
+
+    async def test_ends_when_its_reader_has_gone(self, ledger: PostgresLedger, exports: CostExports, sessions: Sessions) -> None:
+        await spend(ledger, "1")
+        async with sessions.write() as session:
+            await session.execute(text(_COPIES), {"copies": 60_000})
+        url = URL((await exports.create(EVER, ExportFormat.JSON_LINES, ())).url)
+        pool = sessions.engines.primary.sync_engine.pool
+        assert isinstance(pool, AsyncAdaptedQueuePool)
+        before = pool.checkedout()
+        async with serving(Starlette(routes=build_export_routes(exports))) as port:
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(f"GET {url.path} HTTP/1.1\r\nhost: x\r\n\r\n".encode())
+            await eventually(lambda: pool.checkedout() == before + 1)
+            writer.close()
+            await writer.wait_closed()
+            await eventually(lambda: pool.checkedout() == before)
+
+
+_COLUMNS = """
+    at, operation, tenant, labels, provider, model, outcome, uncached_input_tokens, cached_input_tokens, cache_write_5m_tokens,
+    cache_write_1h_tokens, visible_output_tokens, reasoning_tokens, cost_usd, latency_ms, confirmed
+"""
+_COPIES = (
+    f"insert into usage_records (key, {_COLUMNS}) select gen_random_uuid(), {_COLUMNS}"
+    " from usage_records, generate_series(1, :copies)"
+)
