@@ -76,14 +76,16 @@ def launch(tmp_path: Path, config: Path) -> Iterator[Callable[..., subprocess.Po
     launched: list[subprocess.Popen[str]] = []
 
     def run(workers: int = 1, application: str = "create_app", config: Path = config) -> subprocess.Popen[str]:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "tests.app.supervisor.standin", tmp_path / "data", str(workers), application, config],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            cwd=Path(__file__).parents[3],
-            start_new_session=True,
-        )
+        arguments: list[str | Path] = [tmp_path / "data", str(workers), application, config]
+        with (tmp_path / "said").open("a") as said:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "tests.app.supervisor.standin", *arguments],
+                stdout=subprocess.PIPE,
+                stderr=said,
+                text=True,
+                cwd=Path(__file__).parents[3],
+                start_new_session=True,
+            )
         launched.append(process)
         return process
 
@@ -96,12 +98,12 @@ def launch(tmp_path: Path, config: Path) -> Iterator[Callable[..., subprocess.Po
 
 
 @pytest.fixture
-def start(launch: Callable[..., subprocess.Popen[str]]) -> Start:
+def start(launch: Callable[..., subprocess.Popen[str]], tmp_path: Path) -> Start:
     def run(workers: int = 1, application: str = "create_app", **options: Path) -> Running:
         process = launch(workers, application, **options)
         assert process.stdout is not None
         line = process.stdout.readline()
-        assert line, process.stderr.read() if process.stderr else ""
+        assert line, (tmp_path / "said").read_text()
         address, first_key = line.split()
         return Running(process, address, first_key)
 
@@ -140,22 +142,23 @@ class TestStarted:
 
 class TestNotStarted:
     def test_a_second_one_on_the_data_directory_names_the_first(
-        self, start: Start, launch: Callable[..., subprocess.Popen[str]]
+        self, start: Start, launch: Callable[..., subprocess.Popen[str]], tmp_path: Path
     ) -> None:
         first = start()
-        second = launch()
-        _, said = second.communicate(timeout=60)
+        launch().wait(60)
+        said = (tmp_path / "said").read_text()
         assert "already runs on the data directory" in said
         assert f"process {first.process.pid}" in said
         assert first.answers()
 
-    def test_an_application_that_does_not_come_up_ends_the_start(self, launch: Callable[..., subprocess.Popen[str]]) -> None:
+    def test_an_application_that_does_not_come_up_ends_the_start(
+        self, launch: Callable[..., subprocess.Popen[str]], tmp_path: Path
+    ) -> None:
         process = launch(application="create_broken_app")
         wait_until(lambda: len(psutil.Process(process.pid).children(recursive=True)) > 2)
         everything = family(process.pid)
-        _, said = process.communicate(timeout=60)
-        assert process.returncode != 0
-        assert "a server process ended before it answered" in said
+        assert process.wait(60) != 0
+        assert "a server process ended before it answered" in (tmp_path / "said").read_text()
         wait_gone(everything)
 
     def test_a_start_that_told_nobody_a_key_leaves_that_to_the_next(
