@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from decimal import Decimal
+from uuid import UUID, uuid4
+
+import pytest
+
+from app.attempts import Attempt, AttemptOutcome
+from app.completion_documents import CONTENT_NOT_KEPT, CompletionDocuments
+from app.completions import Completion, CompletionStatus
+from app.costs.holds import StoredCall
+from app.llm.messages import FinishReason, ToolCall
+from app.llm.routing import ProvidersFailed
+from app.problems import ProblemCode
+from app.secrets import Sealer, UnsealError
+from app.usage import Label, Operation, TokenUsage
+
+NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
+KEY = bytes(range(32))
+ATTEMPT = Attempt(
+    uuid4(),
+    "openai",
+    "gpt-5.4-mini",
+    AttemptOutcome.SUCCEEDED,
+    NOW,
+    12.5,
+    200,
+    ProblemCode.TIMEOUT,
+    "req-1",
+    TokenUsage(uncached_input_tokens=3, visible_output_tokens=4),
+    Decimal("0.000000000001"),
+)
+WHOLE = Completion(
+    uuid4(),
+    CompletionStatus.FINISHED,
+    "acme",
+    NOW,
+    text="An answer with \x00 and ☃",
+    reasoning=[{"type": "thinking", "thinking": "hm", "signature": "x"}],
+    tool_calls=(ToolCall("1", "look", '{"a": 1}'),),
+    finish_reason=FinishReason.TOOL_CALLS,
+    notes=("Left out: seed.",),
+    usage=ATTEMPT.usage,
+    cost_usd=ATTEMPT.cost_usd,
+    attempts=(ATTEMPT,),
+    latency_ms=20.0,
+    labels=(Label("team", "x"),),
+    finished_at=NOW,
+)
+FAILED = Completion(
+    uuid4(), CompletionStatus.FAILED, "acme", NOW, problem=ProvidersFailed("No target answered.", (ATTEMPT,), retryable=True)
+)
+
+
+def stored(completion: Completion, document: bytes | None, *, tenant: str = "acme", key: UUID | None = None) -> StoredCall:
+    return StoredCall(
+        key or completion.key,
+        tenant,
+        Operation.COMPLETION,
+        completion.status.value,
+        document,
+        NOW,
+        completion.finished_at,
+        "research",
+    )
+
+
+class TestDocuments:
+    @pytest.mark.parametrize("completion", [WHOLE, FAILED], ids=["finished", "failed"])
+    @pytest.mark.parametrize("sealer", [Sealer(), Sealer([KEY])], ids=["open", "sealed"])
+    def test_give_back_what_they_were_made_of(self, completion: Completion, sealer: Sealer) -> None:
+        documents = CompletionDocuments(sealer, keep_content=True)
+        assert documents.read(stored(completion, documents.encode(completion))) == completion
+
+    def test_leave_content_out_where_it_is_not_to_be_kept(self) -> None:
+        documents = CompletionDocuments(Sealer(), keep_content=False)
+        document = documents.encode(WHOLE)
+        kept = documents.read(stored(WHOLE, document))
+        assert (kept.text, kept.tool_calls, kept.reasoning) == (None, (), None)
+        assert kept.notes == (*WHOLE.notes, CONTENT_NOT_KEPT)
+        assert (kept.usage, kept.cost_usd, kept.attempts) == (WHOLE.usage, WHOLE.cost_usd, WHOLE.attempts)
+        assert b"answer" not in document
+
+    def test_open_for_their_own_tenant_and_completion_alone(self) -> None:
+        documents = CompletionDocuments(Sealer([KEY]), keep_content=True)
+        document = documents.encode(WHOLE)
+        assert b"answer" not in document
+        for tenant, key in (("globex", WHOLE.key), ("acme", uuid4())):
+            with pytest.raises(UnsealError):
+                documents.read(stored(WHOLE, document, tenant=tenant, key=key))
+
+
+class TestCallsWithoutADocument:
+    def test_are_told_by_what_the_ledger_knows(self) -> None:
+        documents = CompletionDocuments(Sealer(), keep_content=True)
+        running = Completion(uuid4(), CompletionStatus.RUNNING, "acme", NOW)
+        told = documents.read(stored(running, None))
+        assert (told.status, told.problem, told.agent) == (CompletionStatus.RUNNING, None, "research")
+
+    def test_are_failures_that_may_be_tried_again_where_their_owner_died(self) -> None:
+        told = CompletionDocuments(Sealer(), keep_content=True).read(stored(FAILED, None))
+        assert isinstance(told.problem, ProvidersFailed)
+        assert told.problem.retryable

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+from uuid import uuid4
+
+import pytest
+
+from app.access.principal import Scope
+from app.completion_events import CompletionFailed, CompletionStarted
+from app.completions import CompletionStatus
+from app.events.stream_log import LogWrite, StreamLog
+from app.leases import Leases
+from app.llm.routing import ProvidersFailed
+from app.redis.clients import connect_redis
+from app.services import Services
+from tests.app.access.principals import principal
+from tests.app.conftest import OpenProcess
+from tests.clocks import ManualClock
+from tests.services import Stores, asked
+from tests.simulators import RunningSimulator
+
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
+
+ACME = principal(Scope.COMPLETIONS)
+
+
+class TestOwnerThatDied:
+    async def test_has_its_call_ended_once_by_whoever_watches(
+        self, services: Services, open_process: OpenProcess, simulator: RunningSimulator, stores: Stores
+    ) -> None:
+        """The owner goes on here, without a lease: to the others it is dead."""
+        simulator.post({"operation": "completion", "headers_delay_ms": 900, "token_delay_ms": 100, "answer": {"tokens": 60}})
+        redis = connect_redis(stores.valkey_url, services.settings.redis, services.clock)
+        other = await open_process()
+        completion = await services.streams.start(asked(key="k"), ACME)
+        services.streams._leases.drop(completion.key)
+        await StreamLog(redis).write([LogWrite(completion.key, ends=True)])
+        events = [event async for event in other.streams.events(completion.key, None, ACME)]
+        assert isinstance(events[0], CompletionStarted)
+        failed = events[-1]
+        assert isinstance(failed, CompletionFailed)
+        assert isinstance(failed.problem, ProvidersFailed)
+        stored = await other.ledger.stored(completion.key)
+        assert stored is not None
+        assert stored.status == CompletionStatus.FAILED.value
+        await redis.close()
+
+
+class TestCancel:
+    async def test_calls_who_holds_the_lease_here(self, services: Services) -> None:
+        leases = services.streams._leases
+        key, wishes = uuid4(), []
+        leases.hold(key, lambda: wishes.append(key))
+        await leases.cancel(key)
+        assert wishes == [key]
+        leases.drop(key)
+
+    async def test_reaches_another_process_with_its_next_renewal(self, services: Services, stores: Stores) -> None:
+        redis = connect_redis(stores.valkey_url, services.settings.redis, services.clock)
+        key, wishes = uuid4(), []
+        owner = Leases(services.clock, StreamLog(redis), services.ledger)
+        owner.hold(key, lambda: wishes.append(key))
+        await services.streams._leases.cancel(key)
+        assert await StreamLog(redis).renew([key]) == {key}
+        assert wishes == []
+        await redis.close()
+
+
+class TestBurial:
+    async def test_spares_a_call_that_nobody_can_ask_about(self, services: Services) -> None:
+        away = connect_redis("redis://127.0.0.1:1/0", services.settings.redis, services.clock)
+        leases = Leases(ManualClock(), StreamLog(away), services.ledger)
+        completion = await services.streams.start(asked(key="k"), ACME)
+        await leases.bury(completion.key)
+        stored = await services.ledger.stored(completion.key)
+        assert stored is not None
+        assert stored.status != CompletionStatus.FAILED.value
+        await away.close()
