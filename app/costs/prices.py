@@ -20,6 +20,7 @@ from app.usage import TokenUsage
 
 _LISTED = {ProviderKindName.ANTHROPIC: "anthropic", ProviderKindName.OPENAI: "openai"}
 _PER_MILLION = -6
+_BATCH = {"processing": "batch"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +92,7 @@ class PriceBook:
     def __init__(self, settings: Settings) -> None:
         self._listed: dict[str, str] = {kind.value: listed for kind, listed in _LISTED.items()}
         self._compiled: dict[tuple[str, str], tuple[_Dated, ...]] = {}
+        self._configured: set[tuple[str, str]] = set()
         for provider in settings.providers:
             listed = _LISTED.get(provider.kind)
             if listed is None:
@@ -98,14 +100,21 @@ class PriceBook:
             else:
                 self._listed[provider.name] = listed
             for model in provider.models:
-                self._compiled[provider.name, model.name] = (
-                    self._compile(provider.name, model.name)
-                    if model.price is None
-                    else (_Dated(None, Rates((_tier(model.price, -1, "configuration"),))),)
-                )
+                if model.price is None:
+                    self._compiled[provider.name, model.name] = self._compile(provider.name, model.name)
+                else:
+                    self._configured.add((provider.name, model.name))
+                    self._compiled[provider.name, model.name] = (_Dated(None, Rates((_tier(model.price, -1, "configuration"),))),)
 
-    def rates(self, provider: str, model: str, at: datetime) -> Rates | None:
-        """The rates in force at `at`; None where the price is unknown."""
+    def rates(self, provider: str, model: str, at: datetime, *, batch: bool = False) -> Rates | None:
+        """The rates in force at `at`; None where the price is unknown. A batch without a price of its own costs the usual."""
+        if batch and (provider, model) not in self._configured:
+            info = self._find(provider, model)
+            return (
+                None
+                if info is None
+                else _compile_rates(info.get_prices(at, _BATCH), f"genai-prices {self._listed[provider]}/{info.id} batch")
+            )
         compiled = self._compiled.get((provider, model))
         if compiled is None:
             compiled = self._compiled[provider, model] = self._compile(provider, model)
@@ -117,14 +126,17 @@ class PriceBook:
         return compiled[0].rates
 
     def _compile(self, provider: str, model: str) -> tuple[_Dated, ...]:
+        info = self._find(provider, model)
+        return () if info is None else _dated(info, f"genai-prices {self._listed[provider]}/{info.id}")
+
+    def _find(self, provider: str, model: str) -> ModelInfo | None:
         listed = self._listed.get(provider)
         if listed is None:
-            return ()
+            return None
         try:
-            _, info = get_snapshot().find_provider_model(model, None, listed, None)
+            return get_snapshot().find_provider_model(model, None, listed, None)[1]
         except LookupError:
-            return ()
-        return _dated(info, f"genai-prices {listed}/{info.id}")
+            return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from decimal import Decimal
 import pytest
 from genai_prices import Usage, calc_price
 from genai_prices.data_snapshot import get_snapshot
-from genai_prices.types import ModelInfo
+from genai_prices.types import ModelInfo, PriceContext
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -30,7 +30,7 @@ usages = st.builds(TokenUsage, tokens, tokens, tokens, tokens, tokens, tokens)
 moments = st.datetimes(datetime(2023, 1, 1), datetime(2028, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001 hypothesis adds the zone
 
 
-def oracle(provider: str, model: str, usage: TokenUsage, at: datetime) -> Decimal:
+def oracle(provider: str, model: str, usage: TokenUsage, at: datetime, context: PriceContext | None = None) -> Decimal:
     found = calc_price(
         Usage(
             input_tokens=usage.input_tokens,
@@ -43,6 +43,7 @@ def oracle(provider: str, model: str, usage: TokenUsage, at: datetime) -> Decima
         model,
         provider_id=provider,
         genai_request_timestamp=at,
+        price_context=context,
     )
     return round_usd(found.total_price)
 
@@ -87,6 +88,31 @@ class TestThePublicPriceList:
         assert rates is not None
         assert rates.cost(TokenUsage(uncached_input_tokens=1, visible_output_tokens=1)) == Decimal("0.000000000001")
         assert rates.cost(TokenUsage(uncached_input_tokens=1)) == 0
+
+
+class TestBatches:
+    @pytest.mark.parametrize(("provider", "model"), PRICED)
+    def test_every_model_costs_what_the_list_says(self, provider: str, model: str) -> None:
+        book, usage = PriceBook(Settings()), TokenUsage(70_000, 40_000, 20_000, 20_000, 333, 77)
+        for at in (datetime(2026, 10, 13, 12, tzinfo=UTC), NOON):
+            rates = book.rates(provider, model, at, batch=True)
+            assert rates is not None
+            assert rates.cost(usage) == oracle(provider, model, usage, at, {"processing": "batch"})
+
+    def test_cost_half_where_there_is_a_price_for_them(self) -> None:
+        rates = PriceBook(Settings()).rates("anthropic", "claude-fable-5", NOON, batch=True)
+        assert rates is not None
+        assert rates.used(10) == PriceUsed(
+            Decimal(5), Decimal(25), Decimal("0.5"), Decimal("6.25"), "genai-prices anthropic/claude-fable-5 batch"
+        )
+
+    def test_cost_what_the_configuration_says(self) -> None:
+        price = PriceSettings(input_usd=Decimal(7), output_usd=Decimal(9))
+        book = PriceBook(settings_with("openai", ProviderKindName.OPENAI, ModelSettings(name="gpt-4o", price=price)))
+        assert book.rates("openai", "gpt-4o", NOON, batch=True) == book.rates("openai", "gpt-4o", NOON)
+
+    def test_an_unknown_price_is_none(self) -> None:
+        assert PriceBook(Settings()).rates("openai", "no-such-model", NOON, batch=True) is None
 
 
 class TestWhichPriceApplies:
