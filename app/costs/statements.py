@@ -48,7 +48,7 @@ class Statements:
             collisions = 0
             while True:
                 try:
-                    driver = self._driver or await self._connect()
+                    driver = self._driver or await self._connect(until)
                     return await driver.fetch(statement, *arguments, timeout=STATEMENT_SECONDS)
                 except _COLLISION:
                     collisions += 1
@@ -71,9 +71,11 @@ class Statements:
             if connection is not None:
                 await connection.close()
 
-    async def _connect(self) -> asyncpg.Connection[asyncpg.Record]:
-        self._connection = await self._engines.primary.connect()
-        driver: asyncpg.Connection[asyncpg.Record] | None = (await self._connection.get_raw_connection()).driver_connection
+    async def _connect(self, until: float) -> asyncpg.Connection[asyncpg.Record]:
+        """Bounded, because the pool asks a connection whether it lives, and a server that stands still says nothing."""
+        async with asyncio.timeout(max(FIRST_PAUSE_SECONDS, until - self._clock.monotonic())):
+            self._connection = await self._engines.primary.connect()
+            driver: asyncpg.Connection[asyncpg.Record] | None = (await self._connection.get_raw_connection()).driver_connection
         assert driver is not None
         self._driver = driver
         return driver

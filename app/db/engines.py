@@ -13,11 +13,15 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from app.settings import DatabaseSettings
 
+_SILENCE_SECONDS = 2.0
+"""A server that stands still does not end a statement that takes too long; so much later we do."""
+
 
 def build_engine(url: str, settings: DatabaseSettings) -> AsyncEngine:
     """`url` is `postgresql://…`; raises nothing: the first use connects."""
     connect_args: dict[str, object] = {
         "timeout": settings.connect_timeout.total_seconds(),
+        "command_timeout": settings.statement_timeout.total_seconds() + _SILENCE_SECONDS,
         "server_settings": {
             "application_name": "greenlang",
             "statement_timeout": str(int(settings.statement_timeout.total_seconds() * 1000)),

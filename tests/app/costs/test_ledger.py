@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import closing
 from datetime import timedelta
 from decimal import Decimal
 from urllib.parse import urlsplit
@@ -266,9 +267,9 @@ class _Relay:
         await asyncio.gather(self._pump(reader, ahead), self._pump(behind, writer, answers=True), return_exceptions=True)
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, answers: bool = False) -> None:
-        while (data := await reader.read(65536)) and not (answers and self.cut):
-            writer.write(data)
-        writer.close()
+        with closing(writer):
+            while (data := await reader.read(65536)) and not (answers and self.cut):
+                writer.write(data)
 
 
 class TestServerWhoseAnswerWasLost:

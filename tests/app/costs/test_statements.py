@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import closing, suppress
 from datetime import timedelta
+from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
@@ -54,6 +56,40 @@ class TestStatements:
         with pytest.raises(StoreUnavailable):
             await waiting
         await engines.close()
+
+    async def test_patience_ends_where_the_server_stands_still(self, database_url: str) -> None:
+        server, hears, carried = urlsplit(database_url), asyncio.Event(), asyncio.Semaphore(0)
+        connections: list[asyncio.StreamWriter] = []
+
+        async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            with closing(writer):
+                while data := await reader.read(65536):
+                    await hears.wait()
+                    writer.write(data)
+
+        async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            connections.append(writer)
+            behind, ahead = await asyncio.open_connection(server.hostname, server.port)
+            await asyncio.gather(pump(reader, ahead), pump(behind, writer), return_exceptions=True)
+            for each in (ahead, writer):
+                with suppress(OSError):
+                    await each.wait_closed()
+            carried.release()
+
+        async with await asyncio.start_server(carry, "127.0.0.1", 0) as relay:
+            netloc = f"{server.netloc.rpartition(':')[0]}:{relay.sockets[0].getsockname()[1]}"
+            engines = build_engines(server._replace(netloc=netloc).geturl(), [], DatabaseSettings())
+            hears.set()
+            async with engines.primary.connect():
+                pass
+            hears.clear()
+            async with asyncio.timeout(8):
+                with pytest.raises(StoreUnavailable):
+                    await Statements(engines, SystemClock(), timedelta(seconds=1)).fetch("select 1")
+            hears.set()
+            await engines.close()
+            for _ in connections:
+                await carried.acquire()
 
 
 async def kill(sessions: Sessions, pid: int) -> None:
