@@ -8,6 +8,7 @@ import strawberry
 from strawberry import ID, UNSET, Parent
 
 from app.access.principal import Scope
+from app.context import OperationContext
 from app.costs.alert_events import BudgetAlertEvent
 from app.costs.alerts import BudgetAlert
 from app.costs.budgets import Budget
@@ -49,3 +50,7 @@ async def budget_alert(info: Info, alert_id: ID) -> BudgetAlert | None:
 
 async def budget_of(root: Parent[BudgetAlert], info: Info) -> Budget | None:
     return await info.context.loaders.budget_by_key.load(root.budget_key)
+
+
+def greet(context: OperationContext) -> None:
+    context.services.alert_events.greet()

@@ -5,6 +5,7 @@ from contextlib import aclosing
 
 from strawberry import UNSET
 
+from app.context import OperationContext
 from app.llm.provider_events import ProviderEvent
 from resolvers.info import Info
 from resolvers.inputs.paging import Resume
@@ -15,3 +16,7 @@ async def provider_events(info: Info, after: Resume = UNSET) -> AsyncGenerator[P
     async with aclosing(info.context.services.provider_events.follow(cursor)) as events:
         async for event in events:
             yield event
+
+
+def greet(context: OperationContext) -> None:
+    context.services.provider_events.greet()

@@ -66,5 +66,5 @@ class AlertSubscriptions:
         is_subscription=True,
         graphql_type=BudgetAlertEvent,
         description="Alerts as they are raised; with a cursor, first those missed, in order, each once.",
-        metadata={"broadcast": Audience.TENANT},
+        metadata={"broadcast": Audience.TENANT, "joined": resolve.greet},
     )

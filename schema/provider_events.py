@@ -38,5 +38,5 @@ class ProviderSubscriptions:
         is_subscription=True,
         graphql_type=ProviderEvent,
         description="Health and breaker changes.",
-        metadata={"broadcast": Audience.EVERYONE},
+        metadata={"broadcast": Audience.EVERYONE, "joined": resolve.greet},
     )

@@ -53,6 +53,7 @@ class BudgetAlertEvents:
         self._alerts = alerts
         self._clock = clock
         self._topic = relay.topic(TOPIC, self._load)
+        self.greet = relay.greet
 
     async def follow(self, where: BudgetAlertFilter, after: str | None) -> AsyncGenerator[BudgetAlertEvent, None]:
         """From behind the cursor or from now on: first what was missed, then a heartbeat, then alerts as they are raised, with a

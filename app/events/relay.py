@@ -25,6 +25,8 @@ CHANNEL = "greenlang_outbox"
 KEPT = timedelta(days=30)
 POLL_SECONDS = 2.0
 BEAT_SECONDS = 15.0
+GREETING_SECONDS = 0.5
+"""Between two beats that newcomers ask for."""
 FORGET_SECONDS = 600.0
 PAGE = 500
 
@@ -39,6 +41,7 @@ class Relay:
         self._clock = clock
         self._kept = kept
         self._wakeup = Wakeup(clock)
+        self._newcomer = Wakeup(clock)
         self._topics: list[Topic[object]] = []
         self._listeners: list[Callable[[], None]] = []
         self._position: int | None = None
@@ -52,6 +55,10 @@ class Relay:
     def on_told(self, listener: Callable[[], None]) -> None:
         """`listener` is called when events have been told; it must not block."""
         self._listeners.append(listener)
+
+    def greet(self) -> None:
+        """Somebody follows who is shown what others are shown: a beat tells them where they are."""
+        self._newcomer.set()
 
     def wake(self) -> None:
         """Something was put into the outbox."""
@@ -122,11 +129,13 @@ class Relay:
             listener()
 
     async def beat(self) -> None:
-        """Every 15 seconds, until it is cancelled: a sign of life for whoever follows."""
+        """Every 15 seconds, and for newcomers, until it is cancelled: a sign of life for whoever follows."""
         while True:
-            await self._clock.sleep(BEAT_SECONDS)
+            greeting = await self._newcomer.wait(BEAT_SECONDS)
             for topic in self._topics:
                 topic.beat()
+            if greeting:
+                await self._clock.sleep(GREETING_SECONDS)
 
     async def _forget(self) -> None:
         while True:

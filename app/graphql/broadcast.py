@@ -67,6 +67,8 @@ class Broadcasts:
             share = self._shares[subject] = _Share()
             share.task = asyncio.create_task(self._serve(subject, share, run, caller))
         share.members.add(member)
+        if share.opened.done():
+            self._engine.greet(prepared, run, caller)
         try:
             await asyncio.shield(share.opened)
         except BaseException:

@@ -34,7 +34,7 @@ from app.errors import LimitExceeded, SettingsError
 from app.graphql.body import GraphQLRequest
 from app.graphql.cost import CostBuilder, OperationCost
 from app.graphql.errors import Code, RequestFailed, failed_by, failure, format_document_error
-from app.graphql.fields import audience_of, spends
+from app.graphql.fields import Joined, audience_of, joined_of, spends
 from app.graphql.guard import Guard
 from app.graphql.plans import Plans
 from app.settings import LimitSettings
@@ -65,6 +65,7 @@ class Operation:
     cost: OperationCost
     spends: bool
     audience: Audience | None
+    joined: Joined | None
     introspection_only: bool
 
     @property
@@ -246,8 +247,9 @@ class Documents:
         names = costs.root_fields(node)
         fields = [found for name in names if (found := root.fields.get(name)) is not None]
         audience = audience_of(fields[0]) if node.operation is OperationType.SUBSCRIPTION and fields else None
+        joined = joined_of(fields[0]) if audience is not None else None
         spending = any(spends(found) for found in fields)
-        return Operation(node, node.operation, costs.build(node), spending, audience, set(names) <= _ABOUT_THE_SCHEMA)
+        return Operation(node, node.operation, costs.build(node), spending, audience, joined, set(names) <= _ABOUT_THE_SCHEMA)
 
     def _keep(self, document: Document) -> None:
         if document.text in self._kept:

@@ -120,6 +120,11 @@ class Engine:
             raise RequestFailed(errors, 400, in_document=True)
         return self._events(source, run, caller)
 
+    def greet(self, prepared: Prepared, run: Run, caller: Caller) -> None:
+        """One more is shown a stream that others are shown already."""
+        if prepared.operation.joined is not None:
+            prepared.operation.joined(self._context(run, caller))
+
     async def admit(self, prepared: Prepared, caller: Caller) -> Run:
         """The operation with its variables read and its points taken; nothing runs yet. Raises RequestFailed."""
         if prepared.request.size > _LARGE_VARIABLES:

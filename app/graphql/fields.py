@@ -1,16 +1,20 @@
 """What a schema's author says about a field beyond its type, in Strawberry's `metadata`.
 
 `cost`: points a call of the field takes, 1 where left out. `list_size`: how many items an unpaged list is taken to have.
-`spends`: a query field that costs money and so is never answered by GET. `broadcast`: see Audience.
+`spends`: a query field that costs money and so is never answered by GET. `broadcast`: see Audience. `joined`: called with the
+context of whoever joins a stream that others are shown already, so that it can greet.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import TypeAlias
 
 from graphql import GraphQLField
 
 from app.access.audience import Audience
+
+Joined: TypeAlias = Callable[[object], None]
 
 
 def metadata_of(field: GraphQLField) -> Mapping[object, object]:
@@ -33,3 +37,8 @@ def spends(field: GraphQLField) -> bool:
 def audience_of(field: GraphQLField) -> Audience | None:
     found = metadata_of(field).get("broadcast")
     return found if isinstance(found, Audience) else None
+
+
+def joined_of(field: GraphQLField) -> Joined | None:
+    found = metadata_of(field).get("joined")
+    return found if callable(found) else None

@@ -19,6 +19,7 @@ from app.events import topics
 from app.events.relay import Relay
 from app.events.topics import Arrived, Beat, Lost, Placed, Step, Topic
 from app.settings import DatabaseSettings
+from tests.clocks import ManualClock
 
 pytestmark = pytest.mark.anyio
 
@@ -213,6 +214,28 @@ class TestFollowers:
             before, position = await until_beat(steps)
         assert [type(step) for step in before] == [Lost]
         assert position == 0
+
+
+class TestNewcomers:
+    async def test_are_told_where_they_are_but_not_oftener_than_twice_a_second(self, sessions: Sessions) -> None:
+        clock = ManualClock()
+        relay = Relay(sessions, clock)
+        topic = relay.topic(TOPIC, _keys)
+        await relay.catch_up()
+        beating = asyncio.create_task(relay.beat())
+        async with aclosing(topic.follow(None, None)) as steps:
+            await until_beat(steps)
+            waiting = asyncio.ensure_future(anext(steps))
+            for _ in range(100):
+                relay.greet()
+                await clock.advance(0)
+            assert isinstance(await waiting, Beat)
+            waiting = asyncio.ensure_future(anext(steps))
+            await clock.advance(0.4)
+            assert not waiting.done()
+            await clock.advance(0.2)
+            assert isinstance(await waiting, Beat)
+        beating.cancel()
 
 
 class TestRunning:

@@ -39,6 +39,7 @@ class Board:
     open_sources: int = 0
     produced: int = 0
     executed: int = 0
+    greeted: int = 0
     topic: list[asyncio.Queue[int | None]] = field(default_factory=list)
     no_context: GreenLangError | None = None
 
@@ -189,6 +190,11 @@ async def _topic(info: ShopInfo) -> AsyncGenerator[Event, None]:
         board.open_sources -= 1
 
 
+def _greet(context: object) -> None:
+    assert isinstance(context, ShopContext)
+    context.board.greeted += 1
+
+
 @strawberry.type
 class Subscription:
     @strawberry.subscription
@@ -208,7 +214,9 @@ class Subscription:
             raise Forbidden("needs the scope PROVIDERS")
         yield 0
 
-    news: AsyncGenerator[Event, None] = strawberry.subscription(resolver=_topic, metadata={"broadcast": Audience.EVERYONE})
+    news: AsyncGenerator[Event, None] = strawberry.subscription(
+        resolver=_topic, metadata={"broadcast": Audience.EVERYONE, "joined": _greet}
+    )
     tenant_news: AsyncGenerator[Event, None] = strawberry.subscription(resolver=_topic, metadata={"broadcast": Audience.TENANT})
 
     @strawberry.subscription

@@ -330,6 +330,18 @@ class TestBroadcast:
             seen = [str((await client.receive())["payload"]) for client in (acme, globex, admin)]
             assert ["globex" in text for text in seen] == [False, True, False]
 
+    async def test_one_who_joins_later_is_greeted_by_the_source(self, shop: Shop, port: int) -> None:
+        query = "subscription { news { number } }"
+        async with socket_client(port) as first, socket_client(port) as later:
+            for client in (first, later):
+                await client.init()
+                await client.subscribe("n", query)
+                await client.send({"type": "ping"})
+                await client.receive()
+                await eventually(lambda: shop.board.opened == 1)
+                await asyncio.sleep(0.05)
+            assert shop.board.greeted == 1
+
     async def test_the_source_stays_for_those_who_stay(self, shop: Shop, port: int) -> None:
         async with socket_client(port) as stays:
             await stays.init()
