@@ -75,6 +75,14 @@ class TestOneLimitForAll:
         assert two.state().shared
         assert two.limiter.seconds_until(600) > 50
 
+    async def test_a_call_that_only_asks_redis_is_no_reason_to_go_elsewhere(self, start: Start) -> None:
+        one = start(Rates(1_000, 100_000))
+        asking = asyncio.create_task(one.take(100))
+        await asyncio.sleep(0)
+        assert not asking.done()
+        assert one.limiter.seconds_until(100) == 0
+        await asking
+
     async def test_together_they_never_get_more_than_the_bucket_and_its_refill(self, start: Start) -> None:
         rates = Rates(None, 6_000)
         processes = [start(rates) for _ in range(3)]
