@@ -8,21 +8,27 @@ from pathlib import Path
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
+from alembic.util import CommandError
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
 from app.db.sessions import is_unavailable
-from app.errors import StoreUnavailable
+from app.errors import GreenLangError, StoreUnavailable
 
 _SCRIPTS = Path(__file__).resolve().parents[2] / "migrations"
 _LOCK = 0x677265656E
 _CONNECT_SECONDS = 10
 
 
+class DatabaseIsNewer(GreenLangError):
+    """It has a revision that this version does not know, and is left as it is."""
+
+
 async def migrate(url: str) -> str:
-    """The revision that the database at `postgresql://…` is at now. Raises StoreUnavailable where nobody answers."""
+    """The revision that the database at `postgresql://…` is at now. Raises StoreUnavailable where nobody answers, and
+    DatabaseIsNewer."""
     engine = create_async_engine(
         url.replace("postgresql://", "postgresql+asyncpg://", 1),
         poolclass=NullPool,
@@ -44,5 +50,8 @@ def _upgrade(connection: Connection) -> str:
     config = Config()
     config.set_main_option("script_location", str(_SCRIPTS).replace("%", "%%"))
     config.attributes["connection"] = connection
-    command.upgrade(config, "head")
+    try:
+        command.upgrade(config, "head")
+    except CommandError as error:
+        raise DatabaseIsNewer(f"the database was migrated by a newer GreenLang than this one: {error}") from error
     return MigrationContext.configure(connection).get_current_revision() or "empty"

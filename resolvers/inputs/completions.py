@@ -20,6 +20,7 @@ from app.llm.messages import (
     NamedTool,
     ReasoningEffort,
     ResponseFormat,
+    Role,
     Tool,
     ToolChoice,
     ToolChoiceMode,
@@ -39,6 +40,7 @@ from resolvers.inputs.labels import LabelInput, to_labels
 from resolvers.inputs.messages import MessageInput
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_ASKING = frozenset({Role.USER, Role.TOOL})
 _MOST_TOKENS = 10_000_000
 _MOST_TOOLS = 128
 _MOST_STOPS = 4
@@ -205,7 +207,10 @@ class CompletionInput:
     def _messages(self) -> tuple[Message, ...]:
         if not self.messages:
             raise invalid("There are no messages.", ("messages",))
-        return tuple(message.to_domain(("messages", str(index))) for index, message in enumerate(self.messages))
+        messages = tuple(message.to_domain(("messages", str(index))) for index, message in enumerate(self.messages))
+        if not any(message.role in _ASKING for message in messages):
+            raise invalid("There is no message of USER or TOOL to answer.", ("messages",))
+        return messages
 
     def _tools(self) -> tuple[Tool, ...]:
         if not self.tools:

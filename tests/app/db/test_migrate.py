@@ -7,7 +7,7 @@ import asyncio
 import asyncpg
 import pytest
 
-from app.db.migrate import migrate
+from app.db.migrate import DatabaseIsNewer, migrate
 from app.errors import StoreUnavailable
 
 pytestmark = pytest.mark.anyio
@@ -35,3 +35,13 @@ class TestFreshDatabase:
         tables = await connection.fetchval("select count(*) from pg_tables where schemaname = 'public'")
         await connection.close()
         assert tables > 1
+
+
+class TestDatabaseOfANewerVersion:
+    async def test_is_refused_in_words_and_left_as_it_is(self, database_url: str) -> None:
+        connection = await asyncpg.connect(database_url)
+        await connection.execute("update alembic_version set version_num = '9999'")
+        with pytest.raises(DatabaseIsNewer, match="newer GreenLang"):
+            await migrate(database_url)
+        assert await connection.fetchval("select version_num from alembic_version") == "9999"
+        await connection.close()

@@ -120,6 +120,10 @@ class TestAGoodInput:
 
 
 class TestMessages:
+    def test_somebody_has_to_be_answered(self) -> None:
+        assert refusal(messages=[{"role": "SYSTEM", "text": "Be brief."}]) == ("messages",)
+        assert refusal(messages=[{"role": "ASSISTANT", "text": "Yes."}]) == ("messages",)
+
     def test_there_is_at_least_one(self) -> None:
         assert refusal(messages=[]) == ("messages",)
 
