@@ -12,6 +12,8 @@ from math import hypot, sqrt
 from statistics import fmean, median, stdev
 
 WEEK = 7
+LEAST_ELAPSED = 1 / 24
+"""Of a first day: what the first minutes spent says nothing about all of it."""
 LEAST_FOR_LEVEL = 3
 LEAST_FOR_TREND = 2 * WEEK
 LEAST_FOR_PATTERN = 3 * WEEK
@@ -111,8 +113,8 @@ def fit_days(history: Sequence[float], so_far: float, elapsed: float) -> DailyMo
 
 
 def _straight_line(history: Sequence[float], so_far: float, elapsed: float) -> DailyModel | None:
-    spent, days = sum(history) + so_far, len(history) + elapsed
-    if spent <= 0 or days <= 0:
+    spent, days = sum(history) + so_far, max(len(history) + elapsed, LEAST_ELAPSED)
+    if spent <= 0:
         return None
     level = spent / days
     fit = _Fit(level, 0.0, _FLAT, 1.0, 0.0, level / 2, 0.0)

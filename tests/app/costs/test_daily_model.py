@@ -71,13 +71,18 @@ class TestDays:
     def test_the_same_history_says_the_same(self) -> None:
         assert fitted(WEEKDAYS_ONLY * 5).days([1.0] * 9) == fitted(WEEKDAYS_ONLY * 5).days([1.0] * 9)
 
+    def test_the_first_minutes_of_all_are_not_taken_for_a_day(self) -> None:
+        model = fit_days([], 2.0, 1e-308)
+        assert model is not None
+        assert model.expected([1.0]) == [48.0]
+
     @given(st.lists(amounts, max_size=56), amounts, st.floats(0, 1), st.lists(st.floats(0, 1), min_size=1, max_size=40))
     def test_no_history_expects_less_than_nothing(
         self, history: list[float], so_far: float, elapsed: float, parts: list[float]
     ) -> None:
         model = fit_days(history, so_far, elapsed)
         if model is None:
-            assert sum(history) + so_far == 0 or len(history) + elapsed == 0
+            assert sum(history) + so_far == 0
             return
         days = model.days(parts)
         assert [day.usd for day in days] == model.expected(parts)
