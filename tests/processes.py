@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 import psutil
 
@@ -23,8 +24,27 @@ def family(pid: int) -> list[psutil.Process]:
 
 
 def named(processes: list[psutil.Process], part: str) -> list[psutil.Process]:
-    """Those whose program has this in its name."""
-    return [process for process in processes if part in process.name()]
+    """Those whose program has this in its name; short-lived ones may end while they are looked at."""
+    found = []
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            found += [process] if part in process.name() else []
+    return found
+
+
+def command(process: psutil.Process) -> list[str]:
+    """What it was started with; nothing where it has just died."""
+    try:
+        return process.cmdline()
+    except psutil.NoSuchProcess:
+        return []
+
+
+def kill_all(processes: list[psutil.Process]) -> None:
+    """Those that are still there; some end by themselves when another dies."""
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 def wait_gone(processes: list[psutil.Process], seconds: float = 30.0) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 import aiohttp
 import psutil
 
-from tests.processes import wait_gone
+from tests.processes import command, wait_gone
 
 ROOT = Path(__file__).parents[1]
 _STOP_SECONDS = 40.0
@@ -49,7 +49,7 @@ class RunningServer:
     def servers(self) -> list[psutil.Process]:
         """The forked server processes."""
         parent = psutil.Process(self.process.pid)
-        return [child for child in parent.children() if child.cmdline() == parent.cmdline()]
+        return [child for child in parent.children() if command(child) == parent.cmdline()]
 
     def stop(self) -> None:
         everything = psutil.Process(self.process.pid).children(recursive=True)

@@ -6,9 +6,10 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from itertools import count, takewhile
 from typing import Any, TypeAlias
 
 import aiohttp
@@ -71,9 +72,9 @@ class Agents:
         self.answered[number] = completion["id"]
         return True
 
-    async def ask_all(self, calls: int, *, at_once: int, until_answered: bool) -> None:
-        """`until_answered`: each call is repeated under its idempotency key until its answer comes."""
-        numbers = iter(range(calls))
+    async def ask_all(self, calls: int, *, at_once: int, until_answered: bool, until: Callable[[], bool] = lambda: True) -> None:
+        """At least so many calls, and on until `until()` holds. `until_answered`: each is repeated under its idempotency key."""
+        numbers = takewhile(lambda number: number < calls or not until(), count())
 
         async def one() -> None:
             for number in numbers:

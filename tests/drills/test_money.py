@@ -1,6 +1,6 @@
 """Money while things die: what the provider billed and what the ledger has agree on every call.
 
-`DRILL_CALLS` sets how many calls are made while server processes are killed.
+`DRILL_CALLS` sets how many calls are made at least while server processes are killed.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.drill, pytest.mark.timeout(600)]
 
 CALLS = int(os.environ.get("DRILL_CALLS", "1500"))
 CALLS_WITHOUT_POSTGRES = 500
+KILLS = 3
 AT_ONCE = 24
 HOLD_SECONDS = 4
 SHORT_HOLDS = {"GREENLANG_BUDGETS__HOLD_TTL": f"{HOLD_SECONDS}s"}
@@ -91,7 +92,7 @@ class TestServerProcessesKilledDuringCalls:
             await watch_spending(server, server.key)
             async with alerts_followed(server, server.key) as seen:
                 async with server_processes_killed(server, workers=2, every=2.0) as killed:
-                    await agents.ask_all(CALLS, at_once=AT_ONCE, until_answered=True)
+                    await agents.ask_all(CALLS, at_once=AT_ONCE, until_answered=True, until=lambda: len(killed) >= KILLS)
                 await agents.wait_for(BUDGETS, "heldUsd", "0", 3 * HOLD_SECONDS)
                 records = await agents.records()
                 raised = [node["threshold"] for node in (await execute(server, server.key, RAISED))["budgetAlerts"]["nodes"]]
@@ -102,11 +103,16 @@ class TestServerProcessesKilledDuringCalls:
         share = Decimal(budget["spentUsd"]) * 100 / Decimal(budget["limitUsd"])
         assert sorted(raised) == sorted(seen) == [threshold for threshold in THRESHOLDS if threshold <= share]
         assert len(raised) > 3
-        assert agents.answered.keys() == set(range(CALLS))
-        assert len(killed) > 2
+        assert agents.answered.keys() == set(range(len(agents.answered)))
+        assert len(agents.answered) >= CALLS
         estimates = sum(not record["confirmed"] for record in records)
         _log.info(
-            "%d calls, %d kills, %d records, %d estimates, %d alerts", CALLS, len(killed), len(records), estimates, len(seen)
+            "%d calls, %d kills, %d records, %d estimates, %d alerts",
+            len(agents.answered),
+            len(killed),
+            len(records),
+            estimates,
+            len(seen),
         )
 
 

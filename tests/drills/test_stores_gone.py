@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import cast
 
@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from tests.integration.test_accounting import COMPLETE
+from tests.processes import family, named
 from tests.servers import RunningServer, start_server
 
 pytestmark = [pytest.mark.anyio, pytest.mark.drill, pytest.mark.timeout(180)]
@@ -24,15 +25,17 @@ VARIABLES = {"input": {"messages": [{"role": "USER", "text": "Are you there?"}],
 @contextmanager
 def frozen_postgres(server: RunningServer) -> Iterator[None]:
     """Every process of PostgreSQL is stopped, so that connections stay open and nothing answers."""
-    processes = [each for each in psutil.Process(server.process.pid).children(recursive=True) if each.name() == "postgres"]
+    processes = named(family(server.process.pid), "postgres")
     assert processes
     for process in processes:
-        process.suspend()
+        with suppress(psutil.NoSuchProcess):
+            process.suspend()
     try:
         yield
     finally:
         for process in processes:
-            process.resume()
+            with suppress(psutil.NoSuchProcess):
+                process.resume()
 
 
 async def complete(session: aiohttp.ClientSession, server: RunningServer, key: str) -> dict[str, object]:

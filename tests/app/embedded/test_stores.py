@@ -21,7 +21,7 @@ from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from app.embedded.stores import PrivateStores
-from tests.processes import family, named, wait_gone, wait_until
+from tests.processes import command, family, kill_all, named, wait_gone, wait_until
 
 pytestmark = pytest.mark.drill
 
@@ -117,7 +117,7 @@ class TestFirstStart:
         assert b"NOAUTH" in _ask(redis(first_start))
 
     def test_no_password_is_seen_from_outside(self, first_start: PrivateStores) -> None:
-        commands = " ".join(word for process in family(first_start.keeper.pid) for word in process.cmdline())
+        commands = " ".join(word for process in family(first_start.keeper.pid) for word in command(process))
         assert first_start.database.reveal().split(":")[2].partition("@")[0] not in commands
         assert first_start.redis.reveal().split(":")[2].partition("@")[0] not in commands
 
@@ -210,8 +210,7 @@ class TestEverythingKilled:
         holder = PrivateStores(data_dir, other_owner)
         execute(holder, "create table kept as select 1 as number")
         everything = family(other_owner.pid)
-        for process in everything:
-            process.kill()
+        kill_all(everything)
         wait_gone(everything)
         stores = PrivateStores.launch(data_dir)
         stores.wait()

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 import psutil
 import pytest
 
-from tests.processes import family, named, wait_gone, wait_until
+from tests.processes import command, family, kill_all, named, wait_gone, wait_until
 
 pytestmark = [pytest.mark.drill, pytest.mark.timeout(180)]
 
@@ -92,8 +92,7 @@ def launch(tmp_path: Path, config: Path) -> Iterator[Callable[..., subprocess.Po
     yield run
     for process in launched:
         with suppress(psutil.NoSuchProcess):
-            for each in family(process.pid):
-                each.kill()
+            kill_all(family(process.pid))
         process.communicate()
 
 
@@ -236,7 +235,7 @@ class TestChildKilled:
 
     def test_the_stores_come_back(self, start: Start) -> None:
         running = start()
-        keeper = next(each for each in psutil.Process(running.process.pid).children() if "app.embedded.keeper" in each.cmdline())
+        keeper = next(each for each in psutil.Process(running.process.pid).children() if "app.embedded.keeper" in command(each))
         keeper.kill()
         wait_until(lambda: _counts_keys(running))
 
@@ -244,7 +243,7 @@ class TestChildKilled:
         empty = tmp_path / "empty.toml"
         empty.touch()
         running = start(config=empty)
-        simulator = next(each for each in psutil.Process(running.process.pid).children() if "simulator" in each.cmdline())
+        simulator = next(each for each in psutil.Process(running.process.pid).children() if "simulator" in command(each))
         (port,) = {each.laddr.port for each in simulator.net_connections() if each.status == psutil.CONN_LISTEN}
         simulator.kill()
         wait_until(lambda: not simulator.is_running())
@@ -259,5 +258,5 @@ def _counts_keys(running: Running) -> bool:
 
 
 def _ports_of_simulators(running: Running) -> set[int]:
-    simulators = [each for each in psutil.Process(running.process.pid).children() if "simulator" in each.cmdline()]
+    simulators = [each for each in psutil.Process(running.process.pid).children() if "simulator" in command(each)]
     return {each.laddr.port for simulator in simulators for each in simulator.net_connections()}
