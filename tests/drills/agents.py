@@ -113,6 +113,13 @@ async def _nodes(client: Client, query: str) -> list[Data]:
     return nodes
 
 
+async def until_true(holds: Callable[[], bool], seconds: float = 30.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, "it did not come about in time"
+        await asyncio.sleep(0.1)
+
+
 @asynccontextmanager
 async def server_processes_killed(server: RunningServer, workers: int, every: float) -> AsyncIterator[list[int]]:
     """One in turn every so many seconds, once all are there again; what is yielded grows by the process ids."""

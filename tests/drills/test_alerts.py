@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import cast
@@ -13,7 +11,7 @@ import aiohttp
 import msgspec
 import pytest
 
-from tests.drills.agents import Agents, Data, server_processes_killed
+from tests.drills.agents import Agents, Data, server_processes_killed, until_true
 from tests.servers import Client, RunningServer, start_server
 
 pytestmark = [pytest.mark.anyio, pytest.mark.drill, pytest.mark.timeout(150)]
@@ -90,13 +88,6 @@ async def raised(server: RunningServer, key: str) -> set[str]:
             if not page["pageInfo"]["hasNextPage"]:
                 return found
             after = page["pageInfo"]["endCursor"]
-
-
-async def until_true(holds: Callable[[], bool], seconds: float = 30.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, "it did not come about in time"
-        await asyncio.sleep(0.1)
 
 
 class TestServerProcessesKilledWhileAlertsAreFollowed:

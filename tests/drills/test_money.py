@@ -9,7 +9,6 @@ import asyncio
 import logging
 import os
 import signal
-import time
 from collections import Counter
 from decimal import Decimal
 from functools import partial
@@ -20,7 +19,7 @@ import aiohttp
 import psutil
 import pytest
 
-from tests.drills.agents import Agents, Data, alerts_followed, server_processes_killed
+from tests.drills.agents import Agents, Data, alerts_followed, server_processes_killed, until_true
 from tests.integration.test_accounting import billed, price
 from tests.processes import family, named, wait_until
 from tests.servers import Client, RunningServer, start_server
@@ -96,7 +95,7 @@ class TestServerProcessesKilledDuringCalls:
                 await agents.wait_for(BUDGETS, "heldUsd", "0", 3 * HOLD_SECONDS)
                 records = await agents.records()
                 raised = [node["threshold"] for node in (await execute(server, server.key, RAISED))["budgetAlerts"]["nodes"]]
-                await until_seen(seen, len(raised))
+                await until_true(lambda: len(seen) >= len(raised))
             (budget,) = (await execute(server, server.key, BUDGETS))["budgets"]["nodes"]
             check_agreement(server, records)
             await check_sums(server, server.key, records)
@@ -135,13 +134,6 @@ class TestPostgresKilledDuringCalls:
         assert set(agents.answered.values()) <= {record["completionId"] for record in records if record["confirmed"]}
         assert len(agents.answered) > CALLS_WITHOUT_POSTGRES // 2
         _log.info("%d of %d calls answered, %d records", len(agents.answered), CALLS_WITHOUT_POSTGRES, len(records))
-
-
-async def until_seen(seen: list[int], count: int, seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
-    while len(seen) < count:
-        assert time.monotonic() < deadline, f"{len(seen)} of {count} alerts were seen"
-        await asyncio.sleep(0.1)
 
 
 def restart_postgres(server: RunningServer, sign: signal.Signals) -> None:

@@ -14,6 +14,7 @@ from typing import Any, TypeAlias, cast
 import aiohttp
 import pytest
 
+from tests.drills.agents import until_true
 from tests.servers import Client, RunningServer, start_server
 
 pytestmark = [pytest.mark.anyio, pytest.mark.drill, pytest.mark.timeout(120)]
@@ -115,7 +116,7 @@ class TestOwnerKilledWhileItsStreamsAreWatched:
                 ids = await start_streams(client)
                 watchers = [Watcher(server, key, completion) for completion in ids * 3]
                 watching = asyncio.gather(*(watcher.run(session) for watcher in watchers))
-                await asyncio.sleep(2)
+                await until_true(lambda: all(len(watcher.events) > 2 for watcher in watchers))
                 killed_at = time.monotonic()
                 os.kill(server.servers[0].pid, signal.SIGKILL)
                 async with asyncio.timeout(60):
