@@ -1,4 +1,4 @@
-"""docs/api.md: every operation on the page works as it is printed."""
+"""The guides: every operation on these pages works as it is printed."""
 
 from __future__ import annotations
 
@@ -12,18 +12,22 @@ from tests.schema.api import ACME, Api, Data
 
 pytestmark = pytest.mark.anyio
 
-PAGE = (Path(__file__).parents[2] / "docs" / "api.md").read_text(encoding="utf-8")
-BLOCK = re.compile(r"```graphql\n(?P<document>.*?)```(?:\n\n```json\n(?P<variables>.*?)```)?", re.DOTALL)
+DOCS = Path(__file__).parents[2] / "docs"
+PAGES = {"api.md": 9, "runbooks/provider-trouble.md": 3, "runbooks/spending.md": 4, "runbooks/leaked-key.md": 1}
+"""Each with how many operations it has at least."""
+BLOCK = re.compile(r"```graphql\n(?P<document>.*?)```(?:\n\n *```json\n(?P<variables>.*?)```)?", re.DOTALL)
 ID = re.compile(r'"((?:cmp|bud)_)[0-9a-f]{32}"')
 
 
 class TestTheGuide:
-    async def test_every_operation_runs_without_an_error(self, api: Api) -> None:
+    @pytest.mark.parametrize("page", PAGES)
+    async def test_every_operation_runs_without_an_error(self, api: Api, page: str) -> None:
         seen: dict[str, str] = {}
-        operations = list(BLOCK.finditer(PAGE))
-        assert len(operations) == PAGE.count("```graphql") > 8
+        text = (DOCS / page).read_text(encoding="utf-8")
+        operations = list(BLOCK.finditer(text))
+        assert len(operations) == text.count("```graphql") >= PAGES[page]
         for operation in operations:
-            document, variables = operation["document"], with_ids(operation["variables"] or "{}", seen)
+            document, variables = operation["document"].strip(), with_ids(operation["variables"] or "{}", seen)
             results = await run(api, document, variables)
             assert results
             assert all(value is not None for result in results for value in result.values()), document
