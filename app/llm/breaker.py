@@ -3,10 +3,15 @@
 CLOSED -> OPEN after `failures` in a row, or when too large a part of a window's calls failed; OPEN -> HALF_OPEN once
 `probe_after` has passed, for exactly one call; that call decides: CLOSED or OPEN again. A permit that was given in an earlier
 state says nothing about the present one. A probe whose owner never came back expires, so that another may try.
+
+Calls count in the order of their first sign: a failure, a whole answer, or the first token of a stream. A first token is a
+success until its stream is cut, which makes it a failure in its own place: so many long streams under way are no row of
+failures, and a target that cuts them all is.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,7 +30,8 @@ class BreakerStatus(Enum):
 
 @dataclass(frozen=True, slots=True)
 class BreakerState:
-    """`probe_at` is when the next probe is let through; None unless OPEN."""
+    """`consecutive_failures` is counted up to the number that opens it; `probe_at` is when the next probe is let through, None
+    unless OPEN."""
 
     status: BreakerStatus
     consecutive_failures: int
@@ -34,12 +40,22 @@ class BreakerState:
     probe_at: datetime | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(eq=False, slots=True)
+class _Sign:
+    """What a call said of its target, and when first, in the Clock's monotonic seconds."""
+
+    at: float
+    failed: bool
+
+
+@dataclass(eq=False, slots=True)
 class Permit:
-    """Leave for one call. Whoever got it reports back by exactly one of succeeded, failed and released."""
+    """Leave for one call. Whoever got it reports back by exactly one of succeeded, failed and released; a stream by `alive`
+    before that."""
 
     epoch: int
     probe: bool
+    sign: _Sign | None = None
 
 
 PROBE_LEASE_SECONDS = 90.0
@@ -53,14 +69,13 @@ class Breaker:
         self._changed = changed
         self._status = BreakerStatus.CLOSED
         self._changed_at = clock.now()
-        self._failures = 0
         self._opened = 0
         self._epoch = 0
         self._probe_at = 0.0
         self._lease_until = 0.0
         self._last_success: float | None = None
-        self._window: deque[tuple[float, bool]] = deque(maxlen=_WINDOW_CALLS)
-        self._window_failures = 0
+        self._latest: deque[_Sign] = deque(maxlen=settings.failures)
+        self._window: deque[_Sign] = deque(maxlen=_WINDOW_CALLS)
 
     @property
     def status(self) -> BreakerStatus:
@@ -71,7 +86,7 @@ class Breaker:
         probe_at = None
         if self._status is BreakerStatus.OPEN:
             probe_at = self._clock.now() + timedelta(seconds=max(0.0, self._probe_at - self._clock.monotonic()))
-        return BreakerState(self._status, self._failures, self._opened, self._changed_at, probe_at)
+        return BreakerState(self._status, self._in_a_row, self._opened, self._changed_at, probe_at)
 
     @property
     def seconds_to_probe(self) -> float:
@@ -91,25 +106,39 @@ class Breaker:
         self._become(BreakerStatus.HALF_OPEN)
         return Permit(self._epoch, probe=True)
 
+    def alive(self, permit: Permit) -> None:
+        """The first token has come. A probe's closes the breaker on trial: the failures before it count again if it is cut."""
+        if permit.epoch != self._epoch or permit.sign is not None:
+            return
+        if permit.probe:
+            self.close()
+            permit.epoch, permit.probe = self._epoch, False
+            before = self._clock.monotonic()
+            self._latest.extend(_Sign(before, failed=True) for _ in range(self._settings.failures - 1))
+        permit.sign = self._remember(failed=False)
+
     def succeeded(self, permit: Permit) -> None:
         if permit.epoch != self._epoch:
             return
-        self._last_success = self._clock.monotonic()
-        self._failures = 0
         if permit.probe:
             self.close()
-        else:
+            self._last_success = self._clock.monotonic()
+        elif permit.sign is None:
             self._remember(failed=False)
+        else:
+            self._last_success = self._clock.monotonic()
+            self._latest.append(permit.sign)
 
     def failed(self, permit: Permit) -> None:
         if permit.epoch != self._epoch:
             return
-        self._failures += 1
-        if permit.probe:
-            self.open(self._settings.probe_after.total_seconds())
-            return
-        self._remember(failed=True)
-        if self._failures >= self._settings.failures or self._rate_is_too_high():
+        if permit.sign is None:
+            self._remember(failed=True)
+        else:
+            permit.sign.failed = True
+            if permit.sign.at < self._oldest:
+                self._window.append(_Sign(self._clock.monotonic(), failed=True))
+        if permit.probe or self._in_a_row >= self._settings.failures or self._rate_is_too_high():
             self.open(self._settings.probe_after.total_seconds())
 
     def released(self, permit: Permit) -> None:
@@ -122,13 +151,13 @@ class Breaker:
         """Refuses calls for `probe_after` seconds."""
         self._opened += 1
         self._probe_at = self._clock.monotonic() + probe_after
-        self._forget_window()
+        self._window.clear()
         self._become(BreakerStatus.OPEN)
 
     def close(self) -> None:
         """Lets every call through and forgets the failures."""
-        self._failures = 0
-        self._forget_window()
+        self._latest.clear()
+        self._window.clear()
         if self._status is not BreakerStatus.CLOSED:
             self._become(BreakerStatus.CLOSED)
 
@@ -136,7 +165,7 @@ class Breaker:
         """Others saw the target fail: as `open`, with their count."""
         self._opened = max(self._opened, opened)
         self._probe_at = self._clock.monotonic() + probe_after
-        self._forget_window()
+        self._window.clear()
         if self._status is not BreakerStatus.OPEN:
             self._become(BreakerStatus.OPEN)
 
@@ -148,8 +177,8 @@ class Breaker:
             self._become(BreakerStatus.HALF_OPEN)
 
     def has_reason_to_doubt(self, recent: float) -> bool:
-        """It saw failures itself, or no success in the last `recent` seconds."""
-        return self._failures > 0 or self._last_success is None or self._clock.monotonic() - self._last_success > recent
+        """It saw failures itself, or no sign of life in the last `recent` seconds."""
+        return self._in_a_row > 0 or self._last_success is None or self._clock.monotonic() - self._last_success > recent
 
     def _become(self, status: BreakerStatus) -> None:
         self._status = status
@@ -157,20 +186,28 @@ class Breaker:
         self._changed_at = self._clock.now()
         self._changed(self.state)
 
-    def _remember(self, *, failed: bool) -> None:
-        window = self._window
-        if len(window) == window.maxlen:
-            self._window_failures -= window[0][1]
-        window.append((self._clock.monotonic(), failed))
-        self._window_failures += failed
+    @property
+    def _in_a_row(self) -> int:
+        """The newest signs that are failures."""
+        return sum(1 for _ in itertools.takewhile(lambda sign: sign.failed, reversed(self._latest)))
+
+    @property
+    def _oldest(self) -> float:
+        """When the window begins."""
+        return self._clock.monotonic() - self._settings.window.total_seconds()
+
+    def _remember(self, *, failed: bool) -> _Sign:
+        sign = _Sign(self._clock.monotonic(), failed)
+        self._latest.append(sign)
+        self._window.append(sign)
+        if not failed:
+            self._last_success = sign.at
+        return sign
 
     def _rate_is_too_high(self) -> bool:
-        oldest = self._clock.monotonic() - self._settings.window.total_seconds()
-        while self._window and self._window[0][0] < oldest:
-            self._window_failures -= self._window.popleft()[1]
+        oldest = self._oldest
+        while self._window and self._window[0].at < oldest:
+            self._window.popleft()
         calls = len(self._window)
-        return calls >= self._settings.window_min_calls and self._window_failures / calls >= self._settings.failure_rate
-
-    def _forget_window(self) -> None:
-        self._window.clear()
-        self._window_failures = 0
+        failures = sum(sign.failed for sign in self._window)
+        return calls >= self._settings.window_min_calls and failures / calls >= self._settings.failure_rate

@@ -129,6 +129,12 @@ class SharedBreaker:
             self._follow(circuit, now)
         return breaker.enter()
 
+    def alive(self, permit: Permit) -> None:
+        before = self._breaker.status
+        self._breaker.alive(permit)
+        if self._breaker.status is not before:
+            self._post("close")
+
     def succeeded(self, permit: Permit) -> None:
         before = self._breaker.status
         self._breaker.succeeded(permit)
@@ -161,6 +167,9 @@ class SharedBreaker:
         """Brings the copy up to date with what the others know. `now` is Redis' time in milliseconds."""
         is_closed = self._breaker.status is BreakerStatus.CLOSED
         is_news = circuit["version"] > self._version
+        if circuit["status"] == BreakerStatus.CLOSED.value and is_closed:
+            self._version = max(self._version, circuit["version"])
+            return
         if circuit["status"] == BreakerStatus.CLOSED.value or not is_closed:
             wanted = is_news and not self._is_mine(circuit)
         else:

@@ -104,6 +104,8 @@ class GuardBreaker(Protocol):
 
     async def enter(self) -> Permit | None: ...
 
+    def alive(self, permit: Permit) -> None: ...
+
     def succeeded(self, permit: Permit) -> None: ...
 
     def failed(self, permit: Permit) -> None: ...
@@ -164,6 +166,7 @@ class _Try:
     def saw_token(self) -> None:
         if self._first_token_ms is None:
             self._first_token_ms = self._elapsed_ms()
+            self._guarded.breaker.alive(self._permit)
 
     def succeeded(self, result: _Result) -> None:
         self._is_open = False

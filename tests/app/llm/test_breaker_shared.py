@@ -138,6 +138,20 @@ class TestProbe:
         late = [] if any(asked) else [(await probe_of(*processes))[1]]
         assert len([permit for permit in [*asked, *late] if permit is not None]) == 1
 
+    async def test_the_first_token_of_its_stream_closes_everywhere_and_its_cut_opens_again(self, start: Start) -> None:
+        one, two = start(), start()
+        await one.fail(5)
+        await sync(one, two)
+        prober, permit = await probe_of(one, two)
+        prober.breaker.alive(permit)
+        await sync(prober, one, two)
+        before = [one.status, two.status]
+        prober.breaker.failed(permit)
+        await sync(prober, one, two)
+        assert before == [BreakerStatus.CLOSED] * 2
+        assert [one.status, two.status] == [BreakerStatus.OPEN] * 2
+        assert one.breaker.state.opened_count == two.breaker.state.opened_count == 2
+
     async def test_its_failure_keeps_all_of_them_waiting(self, start: Start) -> None:
         one, two = start(), start()
         await one.fail(5)

@@ -8,6 +8,7 @@ import pytest
 
 from app.attempts import Attempt, AttemptOutcome
 from app.errors import FailureKind, ProviderError
+from app.llm.breaker import BreakerStatus
 from app.llm.guarded import Guarded, Journey, TargetSkipped
 from app.llm.limiter import LimiterKind
 from app.llm.messages import AnswerEnd, EmbedCall, Embedded, ModelCall, RateLimitReport, StreamPart, TextDelta
@@ -172,6 +173,24 @@ class TestStreams:
         outcomes = [attempt.outcome for attempt in one.bench.attempts]
         assert outcomes == [AttemptOutcome.FAILED] * 5 + [AttemptOutcome.SKIPPED_OPEN_CIRCUIT]
 
+    async def test_failures_between_the_first_tokens_of_streams_under_way_leave_it_closed(self) -> None:
+        three_rounds: list[Step] = [
+            Reply(text_answer("a long answer"), gap=100),
+            *[fail(FailureKind.FIRST_TOKEN_TIMEOUT)] * 4,
+        ] * 3
+        one = One(*three_rounds)
+        running = []
+        for _ in range(3):
+            running.append(one.guarded.stream(one.bench.call(), one.journey))
+            await anext(running[-1])
+            for _ in range(4):
+                with pytest.raises(ProviderError):
+                    await one.guarded.complete(one.bench.call(), one.journey)
+        state = one.guarded.breaker.state
+        assert (state.status, state.consecutive_failures) == (BreakerStatus.CLOSED, 4)
+        for parts in running:
+            await parts.aclose()
+
 
 class TestProbeOfTheBreaker:
     async def test_many_calls_at_once_send_one_probe(self) -> None:
@@ -187,3 +206,14 @@ class TestProbeOfTheBreaker:
         assert sum(isinstance(result, TargetSkipped) for result in results) == 19
         assert len(one.bench.providers["a"].calls) == 6
         assert one.available(LimiterKind.REQUESTS) == pytest.approx(100, abs=1)
+
+    async def test_the_first_token_of_a_probes_stream_lets_the_others_in(self) -> None:
+        one = One(*[fail(FailureKind.FIRST_TOKEN_TIMEOUT)] * 5, Reply(text_answer("a long answer"), gap=100), HELLO)
+        for _ in range(5):
+            with pytest.raises(ProviderError):
+                await one.guarded.complete(one.bench.call(), one.journey)
+        await one.bench.clock.advance(60)
+        probe = one.guarded.stream(one.bench.call(), one.journey)
+        await anext(probe)
+        assert (await one.guarded.complete(one.bench.call(), one.journey)).text == "hello there"
+        await probe.aclose()
