@@ -105,7 +105,7 @@ class PlannedCall(Generic[Template]):
     def priced(self, attempt: Attempt) -> Attempt:
         if attempt.usage is None:
             return attempt
-        rates = self.prices.rates(attempt.provider, attempt.model, self.started_at)
+        rates = self.prices.rates(attempt.provider, attempt.model, self.started_at, attempt.usage.service_tier)
         return attempt if rates is None else replace(attempt, cost_usd=rates.cost(attempt.usage))
 
 

@@ -24,6 +24,16 @@ class CacheTier(Enum):
     POSTGRES = "POSTGRES"
 
 
+class ServiceTier(Enum):
+    """How a provider says that it served a call. Each may have prices of its own."""
+
+    STANDARD = "standard"
+    BATCH = "batch"
+    FLEX = "flex"
+    PRIORITY = "priority"
+    FAST = "fast"
+
+
 @dataclass(frozen=True, slots=True)
 class TokenUsage:
     uncached_input_tokens: int = 0
@@ -33,6 +43,7 @@ class TokenUsage:
     visible_output_tokens: int = 0
     reasoning_tokens: int = 0
     confirmed: bool = True
+    service_tier: ServiceTier = ServiceTier.STANDARD
 
     @property
     def cache_write_tokens(self) -> int:
@@ -51,7 +62,7 @@ class TokenUsage:
         return self.input_tokens + self.output_tokens
 
     def __add__(self, other: TokenUsage) -> TokenUsage:
-        """Together; confirmed only where both are."""
+        """Together; confirmed only where both are, and of a tier only where both are of it."""
         return TokenUsage(
             self.uncached_input_tokens + other.uncached_input_tokens,
             self.cached_input_tokens + other.cached_input_tokens,
@@ -60,6 +71,7 @@ class TokenUsage:
             self.visible_output_tokens + other.visible_output_tokens,
             self.reasoning_tokens + other.reasoning_tokens,
             self.confirmed and other.confirmed,
+            self.service_tier if self.service_tier is other.service_tier else ServiceTier.STANDARD,
         )
 
 

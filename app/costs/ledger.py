@@ -310,7 +310,9 @@ class PostgresLedger:
             "latency": attempt.latency_ms,
             "confirmed": usage.confirmed,
         }
-        rates = None if attempt.cost_usd is None else self._prices.rates(attempt.provider, attempt.model, attempt.started_at)
+        rates = None
+        if attempt.cost_usd is not None:
+            rates = self._prices.rates(attempt.provider, attempt.model, attempt.started_at, usage.service_tier)
         if rates is not None:
             price = rates.used(usage.input_tokens)
             row |= {

@@ -7,20 +7,29 @@ depends on the size of the context applies to every token of the call once its i
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, date, datetime
 from decimal import Decimal
 
 from genai_prices.data_snapshot import get_snapshot
-from genai_prices.types import ConditionalPrice, ModelInfo, ModelPrice, TieredPrices
+from genai_prices.types import ConditionalPrice, ModelInfo, ModelPrice, PriceContext, TieredPrices
 
 from app.money import ZERO, round_usd
 from app.settings import PriceSettings, ProviderKindName, Settings
-from app.usage import TokenUsage
+from app.usage import ServiceTier, TokenUsage
 
 _LISTED = {ProviderKindName.ANTHROPIC: "anthropic", ProviderKindName.OPENAI: "openai"}
 _PER_MILLION = -6
-_BATCH = {"processing": "batch"}
+_TERMS: Mapping[tuple[str, ServiceTier], PriceContext] = {
+    ("anthropic", ServiceTier.BATCH): {"processing": "batch"},
+    ("anthropic", ServiceTier.FAST): {"speed": "fast"},
+    ("openai", ServiceTier.BATCH): {"processing": "batch"},
+    ("openai", ServiceTier.FLEX): {"service_tier": "flex"},
+    ("openai", ServiceTier.PRIORITY): {"service_tier": "priority"},
+    ("openai", ServiceTier.FAST): {"service_tier": "fast"},
+}
+"""What the public list calls the tiers; what is not here has no prices of its own there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +102,7 @@ class PriceBook:
         self._listed: dict[str, str] = {kind.value: listed for kind, listed in _LISTED.items()}
         self._compiled: dict[tuple[str, str], tuple[_Dated, ...]] = {}
         self._configured: set[tuple[str, str]] = set()
+        self._special: dict[tuple[str, str, ServiceTier], tuple[date, Rates | None]] = {}
         for provider in settings.providers:
             listed = _LISTED.get(provider.kind)
             if listed is None:
@@ -106,15 +116,11 @@ class PriceBook:
                     self._configured.add((provider.name, model.name))
                     self._compiled[provider.name, model.name] = (_Dated(None, Rates((_tier(model.price, -1, "configuration"),))),)
 
-    def rates(self, provider: str, model: str, at: datetime, *, batch: bool = False) -> Rates | None:
-        """The rates in force at `at`; None where the price is unknown. A batch without a price of its own costs the usual."""
-        if batch and (provider, model) not in self._configured:
-            info = self._find(provider, model)
-            return (
-                None
-                if info is None
-                else _compile_rates(info.get_prices(at, _BATCH), f"genai-prices {self._listed[provider]}/{info.id} batch")
-            )
+    def rates(self, provider: str, model: str, at: datetime, tier: ServiceTier = ServiceTier.STANDARD) -> Rates | None:
+        """The rates in force at `at`; None where the price is unknown. A tier without prices of its own costs the usual, and
+        what the configuration prices costs the same in every tier."""
+        if (self._listed.get(provider, ""), tier) in _TERMS and (provider, model) not in self._configured:
+            return self._special_rates(provider, model, at, tier)
         compiled = self._compiled.get((provider, model))
         if compiled is None:
             compiled = self._compiled[provider, model] = self._compile(provider, model)
@@ -124,6 +130,19 @@ class PriceBook:
             if dated.condition is None or dated.condition.constraint is None or dated.condition.constraint.active(at):
                 return dated.rates
         return compiled[0].rates
+
+    def _special_rates(self, provider: str, model: str, at: datetime, tier: ServiceTier) -> Rates | None:
+        """Prices change with the day in UTC; those of the day that was asked for last are kept."""
+        day = at.astimezone(UTC).date()
+        kept = self._special.get((provider, model, tier))
+        if kept is None or kept[0] != day:
+            info, listed = self._find(provider, model), self._listed[provider]
+            rates = None
+            if info is not None:
+                source = f"genai-prices {listed}/{info.id} {tier.value}"
+                rates = _compile_rates(info.get_prices(at, _TERMS[listed, tier]), source)
+            kept = self._special[provider, model, tier] = day, rates
+        return kept[1]
 
     def _compile(self, provider: str, model: str) -> tuple[_Dated, ...]:
         info = self._find(provider, model)

@@ -62,6 +62,7 @@ class CompletionBody(msgspec.Struct, gc=False):
     choices: list[Choice]
     model: str | None = None
     usage: msgspec.Raw = msgspec.Raw(b"null")
+    service_tier: Any = None
 
 
 class EmbeddingBody(msgspec.Struct, gc=False):
@@ -91,8 +92,8 @@ def read_usage(raw: bytes | msgspec.Raw) -> OpenAIUsage | None:
     return usage if usage is not None and usage.prompt_tokens is not None else None
 
 
-def billed(usage: OpenAIUsage | None, call: ModelCall, output_bytes: int) -> TokenUsage:
-    return openai_usage(usage) if usage is not None else estimated_usage(call, output_bytes)
+def billed(usage: OpenAIUsage | None, call: ModelCall, output_bytes: int, service_tier: object) -> TokenUsage:
+    return openai_usage(usage, service_tier) if usage is not None else estimated_usage(call, output_bytes)
 
 
 def read_answer(raw: bytes, call: ModelCall, notes: Notes) -> WholeAnswer:
@@ -108,7 +109,9 @@ def read_answer(raw: bytes, call: ModelCall, notes: Notes) -> WholeAnswer:
         tool_calls=tool_calls,
         reasoning={name: value for name in REASONING_FIELDS if isinstance(value := getattr(message, name), str) and value},
         finish=body.choices[0].finish_reason,
-        usage=billed(read_usage(body.usage), call, answer_bytes(message.content or message.refusal, tool_calls)),
+        usage=billed(
+            read_usage(body.usage), call, answer_bytes(message.content or message.refusal, tool_calls), body.service_tier
+        ),
         model=body.model or call.model,
         notes=notes,
     )

@@ -44,6 +44,7 @@ class Chunk(msgspec.Struct, gc=False):
     usage: msgspec.Raw = msgspec.Raw(b"null")
     error: Any = None
     object: str | None = None
+    service_tier: Any = None
 
 
 class _Call:
@@ -70,6 +71,7 @@ class OpenAIStream:
         self._calls: dict[int, _Call] = {}
         self._usage: OpenAIUsage | None = None
         self._model: str | None = None
+        self._service_tier: object = None
         self._finish: str | None = None
         self._output_bytes = 0
         self.started = False
@@ -92,6 +94,7 @@ class OpenAIStream:
             if choice.index == 0:
                 self._read_choice(choice, parts)
         self._usage = read_usage(chunk.usage) or self._usage
+        self._service_tier = chunk.service_tier or self._service_tier
         if self._finish is not None and self._usage is not None and not chunk.choices:
             self.stopped = True
         return parts
@@ -110,7 +113,7 @@ class OpenAIStream:
         )
 
     def usage(self) -> TokenUsage:
-        return billed(self._usage if self.complete else None, self._call, self._output_bytes)
+        return billed(self._usage if self.complete else None, self._call, self._output_bytes, self._service_tier)
 
     def _read_choice(self, choice: ChunkChoice, parts: list[StreamPart]) -> None:
         delta = choice.delta

@@ -8,16 +8,19 @@ cut to it, and where a total disagrees with its parts the total is right, becaus
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import msgspec
 
 from app.llm.messages import EmbedCall, ModelCall, Text, ToolCall
-from app.usage import TokenUsage
+from app.usage import ServiceTier, TokenUsage
 
 _LARGEST = 2**31 - 1
 _BYTES_PER_TOKEN = 4
 _MESSAGE_OVERHEAD = 4
 _IMAGE_TOKENS = 1000
+
+_TIERS = {tier.value: tier for tier in ServiceTier}
 
 Count = int | float | None
 
@@ -38,6 +41,8 @@ class AnthropicUsage(msgspec.Struct, gc=False):
     cache_creation: CacheCreation | None = None
     output_tokens: Count = None
     output_tokens_details: OutputTokensDetails | None = None
+    service_tier: Any = None
+    speed: Any = None
 
 
 class PromptTokensDetails(msgspec.Struct, gc=False):
@@ -83,6 +88,7 @@ def anthropic_usage(block: AnthropicUsage) -> TokenUsage:
         cache_write_1h_tokens=written_1h,
         visible_output_tokens=output - reasoning,
         reasoning_tokens=reasoning,
+        service_tier=_anthropic_tier(block),
     )
 
 
@@ -96,9 +102,9 @@ def merge_anthropic(start: AnthropicUsage | None, later: AnthropicUsage) -> Anth
     return later
 
 
-def openai_usage(block: OpenAIUsage) -> TokenUsage:
-    """The total is `total_tokens`. Servers that leave reasoning out of `completion_tokens` count it there, so the output is
-    what the total has beyond the input."""
+def openai_usage(block: OpenAIUsage, service_tier: object = None) -> TokenUsage:
+    """`service_tier` is what the answer says beside its usage. The total is `total_tokens`. Servers that leave reasoning out of
+    `completion_tokens` count it there, so the output is what the total has beyond the input."""
     input_tokens = _tokens(block.prompt_tokens)
     total = _tokens(block.total_tokens) or input_tokens + _tokens(block.completion_tokens)
     input_tokens = min(input_tokens, total)
@@ -114,7 +120,18 @@ def openai_usage(block: OpenAIUsage) -> TokenUsage:
         cache_write_5m_tokens=written,
         visible_output_tokens=output - reasoning,
         reasoning_tokens=reasoning,
+        service_tier=_tier(service_tier),
     )
+
+
+def _tier(name: object) -> ServiceTier:
+    """Names without prices of their own, such as `default` and `scale`, are the standard one's."""
+    return _TIERS.get(name, ServiceTier.STANDARD) if isinstance(name, str) else ServiceTier.STANDARD
+
+
+def _anthropic_tier(block: AnthropicUsage) -> ServiceTier:
+    named = _tier(block.service_tier)
+    return _tier(block.speed) if named is ServiceTier.STANDARD else named
 
 
 def estimated_usage(call: ModelCall, output_bytes: int) -> TokenUsage:

@@ -14,6 +14,7 @@ from app.costs.reports import CostReports, UsageRecord
 from app.db.sessions import Sessions
 from app.paging import PageRequest
 from app.settings import ModelSettings, PriceSettings, ProviderKindName, ProviderSettings, Settings
+from app.usage import ServiceTier, TokenUsage
 from tests.app.costs.calls import MODEL, PROVIDER, asked, attempt, settlement
 from tests.app.costs.conftest import LedgerMaker
 
@@ -62,3 +63,14 @@ class TestAfterAChangeOfPrices:
         await ledger.settle(settlement(request, replace(used, cost_usd=Decimal("0.008"))))
         (record,) = await recorded(sessions)
         assert record.cost_usd == Decimal("0.002")
+
+
+class TestTheTierThatServedACall:
+    async def test_is_in_the_price_that_is_kept(self, new_ledger: LedgerMaker, sessions: Sessions) -> None:
+        usage = TokenUsage(uncached_input_tokens=1000, visible_output_tokens=100, service_tier=ServiceTier.BATCH)
+        ledger, request = new_ledger(Settings()), asked()
+        await ledger.admit(request)
+        await ledger.settle(settlement(request, replace(attempt("0.001"), usage=usage)))
+        (record,) = await recorded(sessions)
+        assert record.price is not None
+        assert (record.price.input_usd, record.price.source) == (Decimal("1.25"), "genai-prices openai/gpt-4o batch")

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from app.costs.prices import PriceBook, PriceUsed
 from app.money import round_usd
 from app.settings import ModelSettings, PriceSettings, ProviderKindName, ProviderSettings, Settings
-from app.usage import TokenUsage
+from app.usage import ServiceTier, TokenUsage
 
 NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
 
@@ -24,6 +24,17 @@ def listed_models(provider: str) -> list[ModelInfo]:
 
 LISTED = [(provider, model.id) for provider in ("anthropic", "openai") for model in listed_models(provider)]
 PRICED = [pair for pair in LISTED if PriceBook(Settings()).rates(*pair, NOON) is not None]
+
+CONTEXTS: dict[str, dict[ServiceTier, PriceContext]] = {
+    "anthropic": {ServiceTier.BATCH: {"processing": "batch"}, ServiceTier.FAST: {"speed": "fast"}},
+    "openai": {
+        ServiceTier.BATCH: {"processing": "batch"},
+        ServiceTier.FLEX: {"service_tier": "flex"},
+        ServiceTier.PRIORITY: {"service_tier": "priority"},
+        ServiceTier.FAST: {"service_tier": "fast"},
+        ServiceTier.STANDARD: {"service_tier": "default"},
+    },
+}
 
 tokens = st.one_of(st.integers(0, 3), st.integers(0, 2_000_000))
 usages = st.builds(TokenUsage, tokens, tokens, tokens, tokens, tokens, tokens)
@@ -90,29 +101,47 @@ class TestThePublicPriceList:
         assert rates.cost(TokenUsage(uncached_input_tokens=1)) == 0
 
 
-class TestBatches:
+class TestServiceTiers:
     @pytest.mark.parametrize(("provider", "model"), PRICED)
-    def test_every_model_costs_what_the_list_says(self, provider: str, model: str) -> None:
+    def test_every_model_costs_in_every_tier_what_the_list_says(self, provider: str, model: str) -> None:
         book, usage = PriceBook(Settings()), TokenUsage(70_000, 40_000, 20_000, 20_000, 333, 77)
-        for at in (datetime(2026, 10, 13, 12, tzinfo=UTC), NOON):
-            rates = book.rates(provider, model, at, batch=True)
-            assert rates is not None
-            assert rates.cost(usage) == oracle(provider, model, usage, at, {"processing": "batch"})
+        for tier in ServiceTier:
+            for at in (datetime(2026, 10, 10, 12, tzinfo=UTC), datetime(2026, 10, 13, 23, 59, tzinfo=UTC), NOON):
+                rates = book.rates(provider, model, at, tier)
+                assert rates is not None
+                assert rates.cost(usage) == oracle(provider, model, usage, at, CONTEXTS[provider].get(tier))
 
-    def test_cost_half_where_there_is_a_price_for_them(self) -> None:
-        rates = PriceBook(Settings()).rates("anthropic", "claude-fable-5", NOON, batch=True)
+    @pytest.mark.parametrize(
+        ("provider", "model", "tier", "input_usd"),
+        [
+            ("anthropic", "claude-fable-5", ServiceTier.STANDARD, "10"),
+            ("anthropic", "claude-fable-5", ServiceTier.BATCH, "5"),
+            ("openai", "gpt-5", ServiceTier.STANDARD, "1.25"),
+            ("openai", "gpt-5", ServiceTier.FLEX, "0.625"),
+            ("openai", "gpt-5", ServiceTier.BATCH, "0.625"),
+            ("openai", "gpt-5", ServiceTier.PRIORITY, "2.5"),
+        ],
+    )
+    def test_have_prices_of_their_own(self, provider: str, model: str, tier: ServiceTier, input_usd: str) -> None:
+        rates = PriceBook(Settings()).rates(provider, model, NOON, tier)
         assert rates is not None
-        assert rates.used(10) == PriceUsed(
-            Decimal(5), Decimal(25), Decimal("0.5"), Decimal("6.25"), "genai-prices anthropic/claude-fable-5 batch"
-        )
+        used = rates.used(10)
+        assert used.input_usd == Decimal(input_usd)
+        assert used.source == f"genai-prices {provider}/{model}" + ("" if tier is ServiceTier.STANDARD else f" {tier.value}")
+
+    def test_without_prices_of_their_own_cost_the_usual(self) -> None:
+        book = PriceBook(Settings())
+        usual = book.rates("anthropic", "claude-fable-5", NOON)
+        assert book.rates("anthropic", "claude-fable-5", NOON, ServiceTier.PRIORITY) == usual
 
     def test_cost_what_the_configuration_says(self) -> None:
         price = PriceSettings(input_usd=Decimal(7), output_usd=Decimal(9))
         book = PriceBook(settings_with("openai", ProviderKindName.OPENAI, ModelSettings(name="gpt-4o", price=price)))
-        assert book.rates("openai", "gpt-4o", NOON, batch=True) == book.rates("openai", "gpt-4o", NOON)
+        assert book.rates("openai", "gpt-4o", NOON, ServiceTier.BATCH) == book.rates("openai", "gpt-4o", NOON)
 
-    def test_an_unknown_price_is_none(self) -> None:
-        assert PriceBook(Settings()).rates("openai", "no-such-model", NOON, batch=True) is None
+    @pytest.mark.parametrize("tier", ServiceTier)
+    def test_an_unknown_price_is_none(self, tier: ServiceTier) -> None:
+        assert PriceBook(Settings()).rates("openai", "no-such-model", NOON, tier) is None
 
 
 class TestWhichPriceApplies:

@@ -1,14 +1,25 @@
 from __future__ import annotations
 
 import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from app.llm.anthropic_response import read_usage as read_anthropic
 from app.llm.messages import InlineImage, Message, Role, Text
+from app.llm.openai_response import read_answer
 from app.llm.openai_response import read_usage as read_openai
-from app.llm.usage_mapping import AnthropicUsage, OpenAIUsage, anthropic_usage, estimated_usage, openai_usage
-from app.usage import TokenUsage
+from app.llm.openai_stream import OpenAIStream
+from app.llm.unsupported import Notes
+from app.llm.usage_mapping import (
+    AnthropicUsage,
+    OpenAIUsage,
+    anthropic_usage,
+    estimated_usage,
+    merge_anthropic,
+    openai_usage,
+)
+from app.usage import ServiceTier, TokenUsage
 from tests.app.llm.calls import WEATHER, call, user
 
 LARGEST = 2**31 - 1
@@ -149,3 +160,59 @@ class TestAnEstimate:
         assert estimated_usage(call("m", user("碳排放量")), 0).input_tokens > plain
         image = Message(Role.USER, (Text("abcd"), InlineImage("aGVsbG8=", "image/png")))
         assert estimated_usage(call("m", image), 0).input_tokens == plain + 1000
+
+
+class TestTheTierThatServedACall:
+    @pytest.mark.parametrize(
+        ("block", "tier"),
+        [
+            ({}, ServiceTier.STANDARD),
+            ({"service_tier": "standard", "speed": "standard"}, ServiceTier.STANDARD),
+            ({"service_tier": "batch"}, ServiceTier.BATCH),
+            ({"service_tier": "priority", "speed": "standard"}, ServiceTier.PRIORITY),
+            ({"service_tier": "standard", "speed": "fast"}, ServiceTier.FAST),
+            ({"service_tier": "new"}, ServiceTier.STANDARD),
+            ({"service_tier": ["batch"], "speed": 7}, ServiceTier.STANDARD),
+        ],
+    )
+    def test_is_in_anthropics_usage(self, block: dict[str, object], tier: ServiceTier) -> None:
+        usage = read_anthropic(msgspec.json.encode({"input_tokens": 7, "output_tokens": 2, **block}))
+        assert usage is not None
+        assert anthropic_usage(usage) == TokenUsage(uncached_input_tokens=7, visible_output_tokens=2, service_tier=tier)
+
+    def test_stays_known_to_the_end_of_anthropics_stream(self) -> None:
+        start, end = AnthropicUsage(input_tokens=7, service_tier="batch"), AnthropicUsage(output_tokens=2)
+        assert anthropic_usage(merge_anthropic(start, end)).service_tier is ServiceTier.BATCH
+
+    @pytest.mark.parametrize(
+        ("named", "tier"),
+        [
+            (None, ServiceTier.STANDARD),
+            ("auto", ServiceTier.STANDARD),
+            ("default", ServiceTier.STANDARD),
+            ("scale", ServiceTier.STANDARD),
+            ("flex", ServiceTier.FLEX),
+            ("priority", ServiceTier.PRIORITY),
+            ("fast", ServiceTier.FAST),
+            ({"a": 1}, ServiceTier.STANDARD),
+        ],
+    )
+    def test_is_beside_openais_usage_whole_and_streamed(self, named: object, tier: ServiceTier) -> None:
+        asked = call("gpt-5")
+        usage = {"prompt_tokens": 7, "completion_tokens": 2, "total_tokens": 9}
+        body = {"choices": [{"message": {"content": "Hello"}, "finish_reason": "stop"}], "usage": usage, "service_tier": named}
+        assert read_answer(msgspec.json.encode(body), asked, Notes(asked)).usage.service_tier is tier
+        stream = OpenAIStream(asked, Notes(asked), None)
+        for chunk in (
+            {"service_tier": named, "choices": [{"delta": {"content": "Hello"}}]},
+            {"service_tier": named, "choices": [{"delta": {}, "finish_reason": "stop"}]},
+            {"choices": [], "usage": usage},
+        ):
+            stream.read(msgspec.json.encode(chunk))
+        stream.read(b"[DONE]")
+        assert stream.answer().usage.service_tier is tier
+
+    def test_of_several_attempts_is_known_where_they_agree(self) -> None:
+        batch, flex = TokenUsage(service_tier=ServiceTier.BATCH), TokenUsage(service_tier=ServiceTier.FLEX)
+        assert (batch + batch).service_tier is ServiceTier.BATCH
+        assert (batch + flex).service_tier is ServiceTier.STANDARD
