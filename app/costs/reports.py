@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal, InvalidOperation
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import RowMapping, select, tuple_
@@ -15,7 +16,15 @@ from sqlalchemy import RowMapping, select, tuple_
 from app.attempts import AttemptOutcome
 from app.costs.prices import PriceUsed
 from app.costs.queries import CostFilter, CostQuery
-from app.costs.report_statements import PLACE, RANK, costs_statement, dimension_names, record_conditions, segments_of
+from app.costs.report_statements import (
+    MEASURES,
+    PLACE,
+    RANK,
+    costs_statement,
+    dimension_names,
+    record_conditions,
+    segments_of,
+)
 from app.db.sessions import Sessions
 from app.db.tables.usage import usage_records
 from app.errors import Refused
@@ -28,7 +37,7 @@ _ROWS, _RECORDS = "costs", "usage"
 
 
 @dataclass(frozen=True, slots=True)
-class CostTotals:
+class CostMeasures:
     """`unconfirmed_usd` is the part of `cost_usd` that rests on estimates."""
 
     cost_usd: Decimal
@@ -45,19 +54,14 @@ class CostTotals:
 
 
 @dataclass(frozen=True, slots=True)
-class CostRow:
+class CostTotals(CostMeasures):
+    """Of all rows together."""
+
+
+@dataclass(frozen=True, slots=True)
+class CostRow(CostMeasures):
     """Dimensions not asked for are None; so are an agent and a label that the calls did not name."""
 
-    cost_usd: Decimal
-    saved_usd: Decimal
-    requests: int
-    failures: int
-    cache_hits: int
-    input_tokens: int
-    output_tokens: int
-    cached_input_tokens: int
-    reasoning_tokens: int
-    unpriced_requests: int
     provider: str | None = None
     model: str | None = None
     tenant: str | None = None
@@ -123,7 +127,7 @@ class CostReports:
             rows = (await session.execute(statement)).mappings().all()
         names = dimension_names(query)
         found = [(_row(row, names), _place(row)) for row in rows if row[PLACE] is not None]
-        return CostReport(rows[0]["as_of"], _totals(rows[0]), _page(query.page, found))
+        return CostReport(rows[0]["as_of"], CostTotals(**_measures(rows[0], "total_")), _page(query.page, found))
 
     async def records(self, where: CostFilter, request: PageRequest) -> Page[UsageRecord]:
         """Newest first."""
@@ -183,39 +187,16 @@ def _page(request: PageRequest, found: list[tuple[CostRow, str]]) -> Page[CostRo
     )
 
 
-def _totals(row: RowMapping) -> CostTotals:
-    return CostTotals(
-        cost_usd=row["total_cost_usd"],
-        saved_usd=row["total_saved_usd"],
-        requests=int(row["total_requests"]),
-        failures=int(row["total_failures"]),
-        cache_hits=int(row["total_cache_hits"]),
-        input_tokens=int(row["total_input_tokens"]),
-        output_tokens=int(row["total_output_tokens"]),
-        cached_input_tokens=int(row["total_cached_input_tokens"]),
-        reasoning_tokens=int(row["total_reasoning_tokens"]),
-        unpriced_requests=int(row["total_unpriced_requests"]),
-        unconfirmed_usd=row["total_unconfirmed_usd"],
-    )
-
-
 def _row(row: RowMapping, names: tuple[str, ...]) -> CostRow:
     dimensions = {name: row[name] for name in names}
     if "operation" in dimensions:
         dimensions["operation"] = Operation(dimensions["operation"])
-    return CostRow(
-        cost_usd=row["cost_usd"],
-        saved_usd=row["saved_usd"],
-        requests=int(row["requests"]),
-        failures=int(row["failures"]),
-        cache_hits=int(row["cache_hits"]),
-        input_tokens=int(row["input_tokens"]),
-        output_tokens=int(row["output_tokens"]),
-        cached_input_tokens=int(row["cached_input_tokens"]),
-        reasoning_tokens=int(row["reasoning_tokens"]),
-        unpriced_requests=int(row["unpriced_requests"]),
-        **dimensions,
-    )
+    return CostRow(**_measures(row, ""), **dimensions)
+
+
+def _measures(row: RowMapping, prefix: str) -> dict[str, Any]:
+    """Any: the fields of CostMeasures by name. Sums of whole numbers come from the database as decimals."""
+    return {name: row[prefix + name] if name.endswith("_usd") else int(row[prefix + name]) for name in MEASURES}
 
 
 def _record(row: RowMapping) -> UsageRecord:
