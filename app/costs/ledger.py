@@ -20,18 +20,18 @@ import asyncpg
 import msgspec
 from sqlalchemy import text
 
-from app.attempts import Attempt
 from app.clock import Clock
 from app.costs.batcher import Batcher
 from app.costs.budgets import Budget, budget_from_row, exceeded
 from app.costs.holds import AdmissionRequest, Admitted, Estimate, IdempotencyKey, Joined, Payer, Settlement, StoredCall
+from app.costs.ledger_rows import Release, settled_rows
 from app.costs.prices import PriceBook
 from app.costs.statements import Statements
 from app.db.sessions import Sessions
 from app.errors import Refused, StoreUnavailable
 from app.problems import Conflict, InvalidInput, ProblemCode
 from app.settings import BudgetDefault, Settings
-from app.usage import Operation, TokenUsage
+from app.usage import Operation
 
 ADMIT_PATIENCE = timedelta(seconds=5)
 SETTLE_PATIENCE = timedelta(seconds=30)
@@ -41,9 +41,8 @@ KEEP_AT_LEAST = timedelta(hours=24)
 """How long an idempotency key is remembered where content is kept for less."""
 
 _ADMIT = "select * from ledger_admit($1::text::jsonb, $2, $3, $4, $5::text::jsonb)"
-_SETTLE = "select ledger_settle($1::text::jsonb, $2::text::jsonb, $3)"
+_SETTLE = "select ledger_settle($1, $2, $3, $4, $5, $6, $7)"
 _BUDGETS = "select * from budget_now where key = any($1)"
-_NOTHING = TokenUsage()
 _log = logging.getLogger(__name__)
 
 
@@ -77,11 +76,6 @@ class _Verdict:
     remaining: Decimal | None
 
 
-@dataclass(frozen=True, slots=True)
-class _Release:
-    call: UUID
-
-
 class PostgresLedger:
     """A Ledger: entered, it renews its calls and sweeps those of the dead; left, it has settled what was under way."""
 
@@ -101,7 +95,7 @@ class PostgresLedger:
         self._admitting = Statements(sessions.engines, clock, ADMIT_PATIENCE)
         self._settling = Statements(sessions.engines, clock, SETTLE_PATIENCE)
         self._admissions: Batcher[_Asked, _Verdict] = Batcher(self._admit_batch)
-        self._settlements: Batcher[Settlement | _Release, None] = Batcher(self._settle_batch)
+        self._settlements: Batcher[Settlement | Release, None] = Batcher(self._settle_batch)
 
     async def __aenter__(self) -> Self:
         self._keeping = asyncio.create_task(self.keep())
@@ -131,7 +125,7 @@ class PostgresLedger:
         await self._finish(settlement)
 
     async def release(self, call: UUID) -> None:
-        await self._finish(_Release(call))
+        await self._finish(Release(call))
 
     async def stored(self, call: UUID) -> StoredCall | None:
         async with self._sessions.read(primary=True) as session:
@@ -224,7 +218,7 @@ class PostgresLedger:
         self._releasing.add(task)
         task.add_done_callback(self._releasing.discard)
 
-    async def _finish(self, item: Settlement | _Release) -> None:
+    async def _finish(self, item: Settlement | Release) -> None:
         """Who leaves while it waits does not take the item back: it is written all the same."""
         try:
             await self._settlements.submit(item)
@@ -258,71 +252,14 @@ class PostgresLedger:
                 self._open[verdict.call] = _Open(verdict.at, now)
         return verdicts
 
-    async def _settle_batch(self, batch: Sequence[Settlement | _Release]) -> Sequence[None]:
-        calls: list[dict[str, object]] = []
-        attempts: list[dict[str, object]] = []
-        for number, item in enumerate(batch):
-            opened = self._open.get(item.call)
-            at = None if opened is None else opened.at
-            if isinstance(item, _Release):
-                calls.append({"ord": number, "call": item.call, "owner": self._owner, "at": at})
-            else:
-                calls.append(self._call(number, item, at))
-                attempts.extend(self._attempt(number, item, attempt) for attempt in item.attempts)
-        documents = [None if isinstance(item, _Release) else item.document for item in batch]
-        await self._settling.fetch(_SETTLE, _json(calls), _json(attempts), documents)
+    async def _settle_batch(self, batch: Sequence[Settlement | Release]) -> Sequence[None]:
+        opened = self._open
+        found = [(item, None if (call := opened.get(item.call)) is None else call.at) for item in batch]
+        rows = settled_rows(found, self._prices)
+        await self._settling.fetch(
+            _SETTLE, self._owner, self._keep, rows.payers, rows.prices, rows.calls, rows.attempts, rows.documents
+        )
         return [None] * len(batch)
-
-    def _call(self, number: int, settlement: Settlement, at: datetime | None) -> dict[str, object]:
-        payer = settlement.payer
-        return {
-            "ord": number,
-            "call": settlement.call,
-            "owner": self._owner,
-            "at": at,
-            "tenant": payer.tenant,
-            "agent": payer.agent,
-            "key_name": payer.key_name,
-            "labels": {label.key: label.value for label in payer.labels},
-            "operation": settlement.operation.value,
-            "status": settlement.status,
-            "keep": f"{self._keep.total_seconds()} seconds",
-        }
-
-    def _attempt(self, number: int, settlement: Settlement, attempt: Attempt) -> dict[str, object]:
-        usage = attempt.usage or _NOTHING
-        row: dict[str, object] = {
-            "ord": number,
-            "key": attempt.key,
-            "provider": attempt.provider,
-            "model": attempt.model,
-            "outcome": attempt.outcome.value,
-            "request_id": attempt.provider_request_id,
-            "uncached": usage.uncached_input_tokens,
-            "cached": usage.cached_input_tokens,
-            "write_5m": usage.cache_write_5m_tokens,
-            "write_1h": usage.cache_write_1h_tokens,
-            "visible": usage.visible_output_tokens,
-            "reasoning": usage.reasoning_tokens,
-            "cost": attempt.cost_usd,
-            "saved": settlement.saved_usd,
-            "cache_tier": settlement.cache_tier,
-            "latency": attempt.latency_ms,
-            "confirmed": usage.confirmed,
-        }
-        rates = None
-        if attempt.cost_usd is not None:
-            rates = self._prices.rates(attempt.provider, attempt.model, attempt.started_at, usage.service_tier)
-        if rates is not None:
-            price = rates.used(usage.input_tokens)
-            row |= {
-                "price_input": price.input_usd,
-                "price_output": price.output_usd,
-                "price_read": price.cache_read_usd,
-                "price_write": price.cache_write_usd,
-                "price_source": price.source,
-            }
-        return row
 
     def _missing_defaults(self, batch: Sequence[_Asked]) -> dict[tuple[str, str], dict[str, object]]:
         """The configured budgets of tenants and agents that this process sees for the first time."""
@@ -409,8 +346,3 @@ def _default(default: BudgetDefault, tenant: str, agent: str) -> dict[str, objec
         "thresholds": sorted(set(default.thresholds)),
         "enforcement": default.enforcement,
     }
-
-
-def _json(rows: list[dict[str, object]]) -> str:
-    """A provider can send NUL, which PostgreSQL cannot keep: it must not stop a billed call from being settled."""
-    return msgspec.json.encode(rows).decode().replace("\\u0000", "\\ufffd")

@@ -169,3 +169,28 @@ create table usage_rollups (
 ) with (fillfactor = 70);
 --
 create index ix_usage_rollups_bucket on usage_rollups (grain, bucket);
+--
+-- What a batch of the ledger says. Calls name their payer, and attempts their call and price, by the place in their lists, from 1:
+-- most calls of a batch share both.
+create type ledger_payer as (tenant text, agent text, key_name text, operation text, labels jsonb);
+--
+create type ledger_price as (
+    provider text, model text, input_usd numeric, output_usd numeric, cache_read_usd numeric, cache_write_usd numeric, source text
+);
+--
+create type ledger_call as (call uuid, at timestamptz, payer int, status text);
+--
+create type ledger_attempt as (
+    call int, price int, key uuid, outcome text, request_id text, uncached bigint, cached bigint, write_5m bigint, write_1h bigint,
+    visible bigint, reasoning bigint, cost numeric, saved numeric, cache_tier text, latency double precision, confirmed boolean
+);
+--
+-- A call of a batch as the ledger found it: 'open', 'new' to it, 'late' after it was swept, or 'done' before.
+create type ledger_found as (ord int, call uuid, at timestamptz, payer int, status text, state text);
+--
+-- What was written, or with negative figures removed, of one moment, scope and set of labels.
+create type ledger_sum as (
+    tenant text, at timestamptz, provider text, model text, agent text, operation text, labels jsonb, requests bigint, failures bigint,
+    cache_hits bigint, unpriced_requests bigint, input_tokens bigint, output_tokens bigint, cached_input_tokens bigint,
+    reasoning_tokens bigint, cost_usd numeric, saved_usd numeric, unconfirmed_usd numeric
+);
