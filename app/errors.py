@@ -17,7 +17,7 @@ from __future__ import annotations
 from datetime import timedelta
 from enum import Enum
 
-from app.usage import TokenUsage
+from app.usage import RateLimitReport, TokenUsage
 
 
 class GreenLangError(Exception):
@@ -129,7 +129,8 @@ _BREAKER = frozenset(
 class ProviderError(GreenLangError):
     """One failed try, mapped by type and status in the adapter. The message never holds the provider's raw text or a key.
 
-    `usage` is what the provider billed although it failed; None where nothing was billed or known.
+    `usage` is what the provider billed although it failed; None where nothing was billed or known. `rate_limits` is what its
+    headers say is left.
     """
 
     def __init__(
@@ -140,6 +141,7 @@ class ProviderError(GreenLangError):
         retry_after: timedelta | None = None,
         provider_request_id: str | None = None,
         usage: TokenUsage | None = None,
+        rate_limits: RateLimitReport | None = None,
     ) -> None:
         super().__init__(kind.value if status_code is None else f"{kind.value} ({status_code})")
         self.kind = kind
@@ -147,6 +149,7 @@ class ProviderError(GreenLangError):
         self.retry_after = retry_after
         self.provider_request_id = provider_request_id
         self.usage = usage
+        self.rate_limits = rate_limits
 
     @property
     def retryable(self) -> bool:

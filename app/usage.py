@@ -76,6 +76,14 @@ class TokenUsage:
 
 
 @dataclass(frozen=True, slots=True)
+class RateLimitReport:
+    """What the provider's own headers say is left; None where it did not say."""
+
+    requests_remaining: int | None = None
+    tokens_remaining: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Label:
     key: str
     value: str

@@ -1,13 +1,13 @@
 """What both adapters do with a call, around what their wire protocols say: encode, send, read, check, and account.
 
-A failed try says what was billed: an answer that is not of the schema asked for, and a stream that broke off after its first
-token.
+A failed try says what was billed: an answer that is not of the schema asked for or that cannot be read, and a stream that broke
+off after its first token.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import ClassVar, TypeVar
 
 import httpx2
@@ -15,21 +15,22 @@ import httpx2
 from app.clock import Clock
 from app.errors import FailureKind, ProviderError
 from app.llm.answers import AnswerReader, WholeAnswer
-from app.llm.failures import rate_limits
 from app.llm.messages import (
     Answer,
     AnswerEnd,
+    ContentDelta,
     EmbedCall,
     Embedded,
     FinishReason,
     ModelCall,
-    RateLimitReport,
     ReasoningEffort,
     StreamPart,
+    merged,
 )
 from app.llm.schema_check import AnswerCheck, SchemaChecks
 from app.llm.unsupported import Notes
 from app.llm.upstream import EventStream, ParameterRefused, Phase, Upstream, patience
+from app.llm.usage_mapping import BYTES_PER_TOKEN, broken_answer_usage, estimated_usage
 from app.llm.wire_text import Malformed
 from app.settings import ProviderSettings
 
@@ -44,8 +45,6 @@ class Adapter(ABC):
 
     completions_path: ClassVar[str]
     models_path: ClassVar[str]
-    requests_header: ClassVar[str]
-    tokens_headers: ClassVar[tuple[str, ...]]
     droppable: ClassVar[frozenset[str]] = frozenset()
     """Parameters, in the protocol's words, that a request can do without once a model has refused them."""
 
@@ -86,7 +85,9 @@ class Adapter(ABC):
         try:
             whole = self.read_answer(response.content, call, notes)
         except Malformed:
-            raise self._malformed(response) from None
+            error, size = self._malformed(response), min(len(response.content), BYTES_PER_TOKEN * call.max_output_tokens)
+            error.usage = broken_answer_usage(response.content, estimated_usage(call, size))
+            raise error from None
         return self._answer(whole, check, notes, response)
 
     async def stream(self, call: ModelCall) -> AsyncGenerator[StreamPart, None]:
@@ -102,7 +103,7 @@ class Adapter(ABC):
                 parts = await self._read(source, reader)
                 if parts is None:
                     break
-                for part in parts:
+                for part in merged(parts):
                     yield part
             answer = self._answer(reader.answer(), check, notes, source.response)
             try:
@@ -122,9 +123,6 @@ class Adapter(ABC):
 
     async def close(self) -> None:
         await self._upstream.close()
-
-    def report(self, headers: Mapping[str, str]) -> RateLimitReport | None:
-        return rate_limits(headers, self.requests_header, self.tokens_headers)
 
     async def _send(self, call: ModelCall, send: Callable[[bytes], Awaitable[_T]], *, stream: bool) -> tuple[_T, Notes]:
         """Sends again, changed, only where a model has named a parameter that it does not take."""
@@ -151,7 +149,7 @@ class Adapter(ABC):
         self._untaken[call.model, call.reasoning_effort] = known | {parameter}
         return True
 
-    async def _read(self, source: EventStream, reader: AnswerReader) -> list[StreamPart] | None:
+    async def _read(self, source: EventStream, reader: AnswerReader) -> list[ContentDelta] | None:
         """The parts of the next chunk; None once the body has ended after a complete answer. Raises ProviderError."""
         try:
             payloads = await source.read()
@@ -166,8 +164,8 @@ class Adapter(ABC):
             return None
         raise self._cut(source, reader)
 
-    def _parts(self, source: EventStream, reader: AnswerReader, payloads: list[bytes]) -> list[StreamPart]:
-        parts: list[StreamPart] = []
+    def _parts(self, source: EventStream, reader: AnswerReader, payloads: list[bytes]) -> list[ContentDelta]:
+        parts: list[ContentDelta] = []
         for payload in payloads:
             try:
                 parts += reader.read(payload)
@@ -218,5 +216,5 @@ class Adapter(ABC):
             notes=tuple(notes.texts),
             status_code=response.status_code,
             provider_request_id=request_id,
-            rate_limits=self.report(response.headers),
+            rate_limits=self._upstream.rate_limits(response),
         )

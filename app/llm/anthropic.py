@@ -28,12 +28,6 @@ _KEY_OF_EACH_REQUEST = "-"
 class AnthropicProvider(Adapter):
     completions_path = "/v1/messages"
     models_path = "/v1/models"
-    requests_header = "anthropic-ratelimit-requests-remaining"
-    tokens_headers = (
-        "anthropic-ratelimit-tokens-remaining",
-        "anthropic-ratelimit-input-tokens-remaining",
-        "anthropic-ratelimit-output-tokens-remaining",
-    )
 
     def __init__(self, settings: ProviderSettings, clock: Clock) -> None:
         """Raises SettingsError where a key cannot be read."""
@@ -47,7 +41,19 @@ class AnthropicProvider(Adapter):
             open_telemetry=False,
             http_client=anthropic.DefaultAioHttpClient(**options),
         )
-        sdk = Sdk(client, anthropic.APIStatusError, anthropic.APIConnectionError, anthropic.Omit(), "request-id")
+        sdk = Sdk(
+            client,
+            anthropic.APIStatusError,
+            anthropic.APIConnectionError,
+            no_key=anthropic.Omit(),
+            request_id_header="request-id",
+            requests_header="anthropic-ratelimit-requests-remaining",
+            tokens_headers=(
+                "anthropic-ratelimit-tokens-remaining",
+                "anthropic-ratelimit-input-tokens-remaining",
+                "anthropic-ratelimit-output-tokens-remaining",
+            ),
+        )
         super().__init__(settings, Upstream(sdk, settings, build_keyring(settings, clock), clock), clock)
 
     def encode(self, call: ModelCall, notes: Notes, *, stream: bool) -> bytes:

@@ -15,7 +15,7 @@ import aiohttp
 import httpx2
 
 from app.errors import FailureKind, ProviderError
-from app.llm.messages import RateLimitReport
+from app.usage import RateLimitReport
 
 _LONGEST_RETRY_AFTER = 86_400.0
 _LARGEST_COUNT = 2**53

@@ -18,13 +18,13 @@ from app.errors import FailureKind, GreenLangError, ProviderError, Refused
 from app.ids import new_uuid
 from app.llm.breaker import BreakerState, Permit
 from app.llm.limiter import Limiter, Reservation
-from app.llm.messages import Answer, AnswerEnd, EmbedCall, Embedded, ModelCall, RateLimitReport, StreamPart
+from app.llm.messages import Answer, AnswerEnd, EmbedCall, Embedded, ModelCall, StreamPart
 from app.llm.metrics import AttemptFinished
 from app.llm.provider import Provider
 from app.llm.retry import Retry
 from app.llm.routing import RateLimited, Target
 from app.problems import ProblemCode
-from app.usage import TokenUsage
+from app.usage import RateLimitReport, TokenUsage
 
 MOST_TRIES = 6
 
@@ -170,11 +170,9 @@ class _Try:
 
     def succeeded(self, result: _Result) -> None:
         self._is_open = False
-        guarded = self._guarded
-        guarded.breaker.succeeded(self._permit)
+        self._guarded.breaker.succeeded(self._permit)
         self._hold.settle(result.usage)
-        if result.rate_limits is not None:
-            guarded.limiter.correct(result.rate_limits)
+        self._heed(result.rate_limits)
         self._report(
             AttemptOutcome.SUCCEEDED,
             status_code=result.status_code,
@@ -190,6 +188,7 @@ class _Try:
         else:
             self._guarded.breaker.released(self._permit)
         self._settle_failure(error)
+        self._heed(error.rate_limits)
         outcome = _OUTCOMES.get(kind, AttemptOutcome.FAILED)
         reason = _REASONS.get(kind, ProblemCode.PROVIDER_ERROR)
         self._report(
@@ -208,6 +207,10 @@ class _Try:
             self._guarded.breaker.released(self._permit)
             self._hold.keep()
             self._report(AttemptOutcome.CANCELLED, reason=ProblemCode.CANCELLED)
+
+    def _heed(self, report: RateLimitReport | None) -> None:
+        if report is not None:
+            self._guarded.limiter.correct(report)
 
     def _settle_failure(self, error: ProviderError) -> None:
         if error.usage is not None:

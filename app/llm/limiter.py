@@ -18,10 +18,9 @@ from typing import Protocol
 
 from app.clock import Clock
 from app.errors import ProviderError, Refused
-from app.llm.messages import RateLimitReport
 from app.llm.routing import RateLimited
 from app.settings import ProviderLimits, ProviderSettings
-from app.usage import TokenUsage
+from app.usage import RateLimitReport, TokenUsage
 
 _SMALLEST_WAIT = 0.001
 

@@ -14,8 +14,8 @@ from uuid import uuid4
 from app.clock import Clock
 from app.errors import StoreUnavailable
 from app.llm.limiter import LimiterKind, LimiterState, LocalBuckets, Rates
-from app.llm.messages import RateLimitReport
 from app.redis.clients import RedisClient, Script
+from app.usage import RateLimitReport
 
 _HAND_SHARE = 0.05
 _LOOK_EVERY_SECONDS = 2.0

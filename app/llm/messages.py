@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import Enum
 from typing import TypeAlias
 
-from app.usage import TokenUsage
+from app.usage import RateLimitReport, TokenUsage
 
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 
@@ -158,14 +158,6 @@ class ModelCall:
 
 
 @dataclass(frozen=True, slots=True)
-class RateLimitReport:
-    """What the provider's own headers say is left; None where it did not say."""
-
-    requests_remaining: int | None = None
-    tokens_remaining: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Answer:
     """A whole answer. `model` is the provider's own name of what answered; `notes` says what was changed on the way."""
 
@@ -202,7 +194,31 @@ class AnswerEnd:
     answer: Answer
 
 
-StreamPart: TypeAlias = TextDelta | ToolCallDelta | AnswerEnd
+ContentDelta: TypeAlias = TextDelta | ToolCallDelta
+StreamPart: TypeAlias = ContentDelta | AnswerEnd
+
+
+def merged(parts: Sequence[ContentDelta]) -> Sequence[ContentDelta]:
+    """Neighbours of one kind, and of one tool call, become one."""
+    if len(parts) < 2:
+        return parts
+    found: list[ContentDelta] = []
+    texts: list[str] = []
+    for part in parts:
+        if isinstance(part, TextDelta):
+            texts.append(part.text)
+            continue
+        if texts:
+            found.append(TextDelta("".join(texts)))
+            texts = []
+        last = found[-1] if found else None
+        if isinstance(last, ToolCallDelta) and last.tool_call_id == part.tool_call_id and part.name is None:
+            found[-1] = ToolCallDelta(last.tool_call_id, last.arguments_delta + part.arguments_delta, last.name)
+        else:
+            found.append(part)
+    if texts:
+        found.append(TextDelta("".join(texts)))
+    return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from app.llm.openai_response import read_answer, read_embeddings
 from app.llm.openai_stream import OpenAIStream
 from app.llm.unsupported import Notes
 from app.llm.upstream import Sdk, Upstream, client_options, silence
-from app.llm.usage_mapping import estimated_embedding_usage, openai_usage
+from app.llm.usage_mapping import broken_answer_usage, estimated_embedding_usage, openai_usage
 from app.llm.wire_text import Malformed, clean
 from app.settings import ProviderKindName, ProviderSettings
 
@@ -27,8 +27,6 @@ _KEY_OF_EACH_REQUEST = "-"
 class OpenAIProvider(Adapter):
     completions_path = "/chat/completions"
     models_path = "/models"
-    requests_header = "x-ratelimit-remaining-requests"
-    tokens_headers = ("x-ratelimit-remaining-tokens",)
     droppable = frozenset(PARAMETERS) | {"max_tokens"}
 
     def __init__(self, settings: ProviderSettings, clock: Clock) -> None:
@@ -42,7 +40,15 @@ class OpenAIProvider(Adapter):
             timeout=options["timeout"],
             http_client=openai.DefaultAioHttpClient(**options),
         )
-        sdk = Sdk(client, openai.APIStatusError, openai.APIConnectionError, openai.Omit(), "x-request-id")
+        sdk = Sdk(
+            client,
+            openai.APIStatusError,
+            openai.APIConnectionError,
+            no_key=openai.Omit(),
+            request_id_header="x-request-id",
+            requests_header="x-ratelimit-remaining-requests",
+            tokens_headers=("x-ratelimit-remaining-tokens",),
+        )
         super().__init__(settings, Upstream(sdk, settings, build_keyring(settings, clock), clock), clock)
         self._official = settings.kind is ProviderKindName.OPENAI
 
@@ -68,7 +74,12 @@ class OpenAIProvider(Adapter):
         try:
             vectors, figures, model = read_embeddings(response.content, len(call.texts))
         except Malformed:
-            raise ProviderError(FailureKind.MALFORMED, status_code=response.status_code, provider_request_id=request_id) from None
+            raise ProviderError(
+                FailureKind.MALFORMED,
+                status_code=response.status_code,
+                provider_request_id=request_id,
+                usage=broken_answer_usage(response.content, estimated_embedding_usage(call)),
+            ) from None
         usage = openai_usage(figures) if figures is not None else estimated_embedding_usage(call)
         if call.dimensions is not None and any(len(vector) != call.dimensions for vector in vectors):
             raise ProviderError(
@@ -83,5 +94,5 @@ class OpenAIProvider(Adapter):
             model=clean(model or call.model),
             status_code=response.status_code,
             provider_request_id=request_id,
-            rate_limits=self.report(response.headers),
+            rate_limits=self._upstream.rate_limits(response),
         )

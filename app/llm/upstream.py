@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import Enum
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import aiohttp
 import httpx2
@@ -21,9 +21,12 @@ from app.clock import Clock
 from app.errors import FailureKind, ProviderError
 from app.llm import failures
 from app.llm.keyring import ApiKey, Keyring
+from app.llm.pace import SHORTEST_WAIT, waiting_seconds
 from app.llm.sse import EventTooLarge, SseReader
+from app.llm.time_limit import TimeLimit
 from app.llm.wire_text import clean
 from app.settings import ProviderSettings, ProviderTimeouts
+from app.usage import RateLimitReport
 
 POOL_WAIT_SECONDS = 1.0
 TOKENS_PER_PATIENCE = 2048
@@ -31,6 +34,8 @@ _GRACE_SECONDS = 1.0
 _DRAIN_SECONDS = 0.1
 _KEEP_ALIVE_SECONDS = 4.0
 _LONGEST_ID = 200
+_LARGE_CHUNK = 16 * 1024
+"""As much as the transport gives at a time: more is waiting then."""
 _TRANSPORT_ERRORS = (httpx2.HTTPError, httpx2.StreamError, aiohttp.ClientError, OSError)
 
 _T = TypeVar("_T")
@@ -38,13 +43,16 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True)
 class Sdk:
-    """An SDK's async client with what tells its errors apart. `no_key` is the header value that leaves a header out."""
+    """An SDK's async client with what tells its errors apart, and the headers its provider answers with. `no_key` is the header
+    value that leaves a header out; `tokens_headers` each say how many tokens of one kind are left."""
 
     client: Any
     status_error: type[Exception]
     connection_error: type[Exception]
     no_key: object
     request_id_header: str
+    requests_header: str
+    tokens_headers: tuple[str, ...]
 
 
 class ParameterRefused(ProviderError):
@@ -87,6 +95,7 @@ class Upstream:
         self._clock = clock
         self._pool = asyncio.Semaphore(settings.pool_size)
         self._options: dict[ApiKey, dict[str, Any]] = {}
+        self._streams = 0
 
     async def post(self, path: str, body: bytes, *, model: str, deadline: float, patience: timedelta) -> httpx2.Response:
         """The whole answer, status below 300. Raises ProviderError."""
@@ -115,6 +124,7 @@ class Upstream:
             except BaseException:
                 self._pool.release()
                 raise
+            self._streams += 1
             return EventStream(response, self, first_by, deadline)
 
         return await self._with_a_key(model, send)
@@ -141,6 +151,9 @@ class Upstream:
         text = response.headers.get(self._sdk.request_id_header)
         return clean(text)[:_LONGEST_ID] if text else None
 
+    def rate_limits(self, response: httpx2.Response) -> RateLimitReport | None:
+        return failures.rate_limits(response.headers, self._sdk.requests_header, self._sdk.tokens_headers)
+
     def remaining(self, deadline: float, allowed: float, kind: FailureKind) -> tuple[float, FailureKind]:
         """Seconds until the first of the two limits, and what passing it is called."""
         left = deadline - self._clock.monotonic()
@@ -155,8 +168,21 @@ class Upstream:
     def idle(self) -> float:
         return self._timeouts.idle.total_seconds()
 
-    def release(self) -> None:
+    def closed(self) -> None:
+        """A stream has let go of its connection."""
+        self._streams -= 1
         self._pool.release()
+
+    async def pause(self, read_at: float, deadline: float) -> float:
+        """Where many streams run, lets one that was read at `read_at` gather more; gives the time after it. What has been
+        gathered is lost where the connection breaks, so this is not done for a few."""
+        now = self._clock.monotonic()
+        wait = waiting_seconds(self._streams)
+        until = min(read_at + wait, deadline)
+        if wait <= SHORTEST_WAIT or until <= now:
+            return now
+        await self._clock.sleep(until - now)
+        return self._clock.monotonic()
 
     async def _with_a_key(self, model: str | None, send: Callable[[ApiKey], Awaitable[_T]]) -> _T:
         refused = ProviderError(FailureKind.KEY_REFUSED)
@@ -209,6 +235,7 @@ class Upstream:
             status_code=error.status_code,
             retry_after=failures.retry_after(response.headers, self._clock.now()),
             provider_request_id=request_id,
+            rate_limits=self.rate_limits(response),
         )
 
     def _options_for(self, key: ApiKey) -> dict[str, Any]:
@@ -231,6 +258,7 @@ class Phase(Enum):
 class EventStream:
     """The payloads of one streamed answer. Its reader sets `phase` as the answer goes on, and must close it.
 
+    Among many, one that shows its content is read a few times a second, and each read brings what has come since.
     An end of the body is not a failure here: only the adapter knows whether the provider's terminal event had come.
     """
 
@@ -240,8 +268,11 @@ class EventStream:
         self._upstream = upstream
         self._first_by = first_by
         self._deadline = deadline
+        self._time_limit = TimeLimit()
         self._reader = SseReader()
-        self._chunks = response.aiter_bytes()
+        self._chunks = _chunks(response)
+        self._gathers = False
+        self._read_at = 0.0
         self.ended = False
         self._closed = False
 
@@ -252,10 +283,13 @@ class EventStream:
         """
         if self.ended:
             return None
+        if self._gathers and self.phase is Phase.IDLE:
+            self._read_at = await self._upstream.pause(self._read_at, self._deadline)
         limit, kind = self._limit()
         try:
-            async with asyncio.timeout(limit):
+            with self._time_limit.of(limit):
                 chunk = await anext(self._chunks)
+            self._gathers = len(chunk) < _LARGE_CHUNK
             return self._reader.feed(chunk)
         except StopAsyncIteration:
             self.ended = True
@@ -269,7 +303,7 @@ class EventStream:
     async def drain(self) -> None:
         """Reads on to the end of a finished body for a moment, so that its connection can be used again."""
         try:
-            async with asyncio.timeout(_DRAIN_SECONDS):
+            with self._time_limit.of(_DRAIN_SECONDS):
                 while not self.ended:
                     await anext(self._chunks)
         except (TimeoutError, StopAsyncIteration, *_TRANSPORT_ERRORS):
@@ -279,9 +313,11 @@ class EventStream:
         if self._closed:
             return
         self._closed = True
-        self._upstream.release()
+        self._time_limit.close()
+        self._upstream.closed()
         try:
-            await self._chunks.aclose()
+            if isinstance(self._chunks, AsyncGenerator):
+                await self._chunks.aclose()
         finally:
             await self.response.aclose()
 
@@ -301,3 +337,10 @@ class EventStream:
         return ProviderError(
             kind, status_code=self.response.status_code, provider_request_id=self._upstream.request_id(self.response)
         )
+
+
+def _chunks(response: httpx2.Response) -> AsyncIterator[bytes]:
+    """As they come from the transport: nothing is to be decoded, unless the server encodes what it was asked not to."""
+    if "content-encoding" in response.headers:
+        return response.aiter_bytes()
+    return aiter(cast("httpx2.AsyncByteStream", response.stream))

@@ -16,7 +16,7 @@ from app.llm.messages import EmbedCall, ModelCall, Text, ToolCall
 from app.usage import ServiceTier, TokenUsage
 
 _LARGEST = 2**31 - 1
-_BYTES_PER_TOKEN = 4
+BYTES_PER_TOKEN = 4
 _MESSAGE_OVERHEAD = 4
 _IMAGE_TOKENS = 1000
 
@@ -43,6 +43,10 @@ class AnthropicUsage(msgspec.Struct, gc=False):
     output_tokens_details: OutputTokensDetails | None = None
     service_tier: Any = None
     speed: Any = None
+
+
+class ErrorBody(msgspec.Struct, gc=False):
+    error: Any = None
 
 
 class PromptTokensDetails(msgspec.Struct, gc=False):
@@ -102,6 +106,9 @@ def merge_anthropic(start: AnthropicUsage | None, later: AnthropicUsage) -> Anth
     return later
 
 
+_ERROR = msgspec.json.Decoder(ErrorBody)
+
+
 def openai_usage(block: OpenAIUsage, service_tier: object = None) -> TokenUsage:
     """`service_tier` is what the answer says beside its usage. The total is `total_tokens`. Servers that leave reasoning out of
     `completion_tokens` count it there, so the output is what the total has beyond the input."""
@@ -139,6 +146,17 @@ def estimated_usage(call: ModelCall, output_bytes: int) -> TokenUsage:
     return TokenUsage(uncached_input_tokens=_estimated_input(call), visible_output_tokens=_ceil(output_bytes), confirmed=False)
 
 
+def broken_answer_usage(raw: bytes, estimated: TokenUsage) -> TokenUsage | None:
+    """What to assume of a body that came with status 200 and cannot be read. An answer that is broken was made all the same, and
+    is billed; an error, or a page of whatever stands between, is none."""
+    if not raw.lstrip().startswith(b"{"):
+        return None
+    try:
+        return None if _ERROR.decode(raw).error is not None else estimated
+    except msgspec.DecodeError:
+        return estimated
+
+
 def answer_bytes(text: str | None, tool_calls: Iterable[ToolCall]) -> int:
     return len((text or "").encode()) + sum(len(made.name) + len(made.arguments.encode()) for made in tool_calls)
 
@@ -162,4 +180,4 @@ def _estimated_input(call: ModelCall) -> int:
 
 
 def _ceil(size: int) -> int:
-    return -(-size // _BYTES_PER_TOKEN)
+    return -(-size // BYTES_PER_TOKEN)

@@ -116,6 +116,21 @@ class TestAFailedTry:
         error = await failure(provider, model, streamed=False)
 
         assert (error.kind, error.status_code) == (FailureKind.MALFORMED, 200)
+        [entry] = simulator.ended(1)
+        assert entry.billed
+        assert error.usage is not None
+        assert (error.usage.confirmed, error.usage.input_tokens > 0) == (False, True)
+        assert 0 < error.usage.output_tokens <= call(model).max_output_tokens
+
+    async def test_tells_what_the_providers_headers_say_is_left(
+        self, provider: Adapter, model: str, simulator: RunningSimulator
+    ) -> None:
+        simulator.post("status-500")
+
+        error = await failure(provider, model, streamed=False)
+
+        assert error.rate_limits is not None
+        assert error.rate_limits.tokens_remaining is not None
 
     async def test_waits_as_long_as_the_provider_says(self, provider: Adapter, model: str, simulator: RunningSimulator) -> None:
         simulator.post("rate-limited", "rate-limited-ms", "rate-limited-date")

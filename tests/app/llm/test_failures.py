@@ -6,7 +6,7 @@ import pytest
 
 from app.errors import FailureKind
 from app.llm.failures import classify, error_words, rate_limits, retry_after, stream_failure
-from app.llm.messages import RateLimitReport
+from app.usage import RateLimitReport
 
 NOW = datetime(2026, 11, 22, 12, 0, 0, tzinfo=UTC)
 

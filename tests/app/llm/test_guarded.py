@@ -11,12 +11,12 @@ from app.errors import FailureKind, ProviderError
 from app.llm.breaker import BreakerStatus
 from app.llm.guarded import Guarded, Journey, TargetSkipped
 from app.llm.limiter import LimiterKind
-from app.llm.messages import AnswerEnd, EmbedCall, Embedded, ModelCall, RateLimitReport, StreamPart, TextDelta
+from app.llm.messages import AnswerEnd, EmbedCall, Embedded, ModelCall, StreamPart, TextDelta
 from app.llm.provider import Provider
 from app.llm.routing import Target
 from app.llm.scripted import Fail, Reply, Step, Vectors, text_answer
 from app.settings import ProviderLimits
-from app.usage import TokenUsage
+from app.usage import RateLimitReport, TokenUsage
 from tests.app.llm.fleets import HELLO, Bench, fail
 from tests.clocks import settle
 
@@ -113,6 +113,15 @@ class TestSettling:
         one = One(Reply(answer))
         await one.guarded.complete(one.bench.call(), one.journey)
         assert one.available(LimiterKind.REQUESTS) == 3
+
+    async def test_so_does_the_report_of_a_failure(self) -> None:
+        error = ProviderError(FailureKind.RATE_LIMITED, status_code=429, rate_limits=RateLimitReport(tokens_remaining=30))
+        one = One(Fail(error))
+        waiting = asyncio.create_task(one.guarded.complete(one.bench.call(), one.journey))
+        await settle()
+        assert one.available(LimiterKind.TOKENS) == 30
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
 
     async def test_a_cancelled_wait_for_the_limiter_holds_nothing(self) -> None:
         one = One(HELLO)

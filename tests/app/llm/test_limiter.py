@@ -10,10 +10,9 @@ from hypothesis import strategies as st
 
 from app.errors import FailureKind, ProviderError, Refused
 from app.llm.limiter import Limiter, LimiterKind, LocalBuckets, Rates, Reservation, rates_of
-from app.llm.messages import RateLimitReport
 from app.llm.routing import RateLimited
 from app.settings import ProviderKindName, ProviderLimits, ProviderSettings
-from app.usage import TokenUsage
+from app.usage import RateLimitReport, TokenUsage
 from tests.app.llm.fleets import problem
 from tests.clocks import ManualClock, settle
 

@@ -14,10 +14,9 @@ from app.errors import StoreUnavailable
 from app.llm.coordination import Coordination
 from app.llm.limiter import Limiter, LimiterKind, LimiterState, Rates
 from app.llm.limiter_shared import SharedBuckets
-from app.llm.messages import RateLimitReport
 from app.redis.clients import RedisClient, Script, connect_redis
 from app.settings import ProviderLimits, RedisSettings
-from app.usage import TokenUsage
+from app.usage import RateLimitReport, TokenUsage
 
 pytestmark = pytest.mark.anyio
 

@@ -15,6 +15,7 @@ from app.llm.usage_mapping import (
     AnthropicUsage,
     OpenAIUsage,
     anthropic_usage,
+    broken_answer_usage,
     estimated_usage,
     merge_anthropic,
     openai_usage,
@@ -216,3 +217,15 @@ class TestTheTierThatServedACall:
         batch, flex = TokenUsage(service_tier=ServiceTier.BATCH), TokenUsage(service_tier=ServiceTier.FLEX)
         assert (batch + batch).service_tier is ServiceTier.BATCH
         assert (batch + flex).service_tier is ServiceTier.STANDARD
+
+
+class TestABodyThatCannotBeRead:
+    ESTIMATE = TokenUsage(uncached_input_tokens=3, visible_output_tokens=7, confirmed=False)
+
+    @pytest.mark.parametrize("raw", [b'{"choices": [{"mess', b' {"id": "x"}', b'{"choices": []}'])
+    def test_was_billed_where_it_is_an_answer(self, raw: bytes) -> None:
+        assert broken_answer_usage(raw, self.ESTIMATE) == self.ESTIMATE
+
+    @pytest.mark.parametrize("raw", [b"", b"<html>Sign in</html>", b'{"error": {"message": "no"}}', b'"text"'])
+    def test_was_not_where_it_is_something_else(self, raw: bytes) -> None:
+        assert broken_answer_usage(raw, self.ESTIMATE) is None
