@@ -3,10 +3,15 @@
 `greenlang.abort` drops the connection at once: a plain close waits for a reader that may never read again.
 `greenlang.trust` lets a WebSocket send frames of the full size; until then they are bounded as for a stranger.
 `greenlang.has_room` says whether a WebSocket takes a frame at once, without waiting for its reader.
+
+And with what uvicorn leaves open: a request's line and headers have a size and a time within which they come, and a connection
+whose reader takes nothing for long is dropped, also while it is being closed.
 """
 
 from __future__ import annotations
 
+import asyncio
+from asyncio import BaseTransport
 from collections.abc import Callable, MutableMapping
 from typing import Any, cast
 
@@ -18,6 +23,9 @@ ABORT = "greenlang.abort"
 TRUST = "greenlang.trust"
 HAS_ROOM = "greenlang.has_room"
 STRANGERS_FRAME_BYTES = 16 * 1024
+HEAD_BYTES = 64 * 1024
+HEAD_SECONDS = 20.0
+STALL_SECONDS = 30.0
 
 
 def extension(scope: MutableMapping[str, Any], name: str) -> Callable[[], object]:
@@ -30,14 +38,154 @@ def _no() -> bool:
     return False
 
 
+class WriteDeadline:
+    """Drops a connection whose reader took nothing for so many seconds, while nothing was added to what waits for it."""
+
+    def __init__(self, transport: asyncio.Transport, seconds: float) -> None:
+        self._transport = transport
+        self._seconds = seconds
+        self._left = 0
+        self._nothing_follows = False
+        self._timer: asyncio.TimerHandle | None = None
+
+    def paused(self) -> None:
+        self._begin()
+
+    def resumed(self) -> None:
+        if self._nothing_follows:
+            self._begin()
+        else:
+            self.end()
+
+    def last_was_written(self) -> None:
+        self._nothing_follows = True
+        self._begin()
+
+    def end(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _begin(self) -> None:
+        self.end()
+        self._left = self._transport.get_write_buffer_size()
+        if self._left:
+            self._timer = asyncio.get_running_loop().call_later(self._seconds, self._look)
+
+    def _look(self) -> None:
+        if self._transport.get_write_buffer_size() >= self._left:
+            self._transport.abort()
+        else:
+            self._begin()
+
+
+def _refusal(status: str, code: str, message: str) -> bytes:
+    body = f'{{"errors":[{{"message":"{message}","extensions":{{"code":"{code}"}}}}]}}'
+    head = f"HTTP/1.1 {status}\r\ncontent-type: application/json; charset=utf-8\r\ncontent-length: {len(body)}"
+    return f"{head}\r\nconnection: close\r\n\r\n{body}".encode("ascii")
+
+
 class HttpProtocol(HttpToolsProtocol):
+    """What is no HTTP, or has no end to its headers, is refused in JSON and closed before the application hears of it."""
+
+    head_seconds = HEAD_SECONDS
+    stall_seconds = STALL_SECONDS
+    _stall: WriteDeadline
+    _head_bytes: int | None = None
+    _head_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
+        super().connection_made(transport)
+        self._stall = WriteDeadline(transport, self.stall_seconds)
+        self._head_begins()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._head_ends()
+        self._stall.end()
+        super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._stall.paused()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._stall.resumed()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.transport.is_closing():
+            self._stall.last_was_written()
+
+    def timeout_keep_alive_handler(self) -> None:
+        super().timeout_keep_alive_handler()
+        self._stall.last_was_written()
+
+    def data_received(self, data: bytes) -> None:
+        within = self._head_bytes is not None
+        super().data_received(data)
+        if within and self._head_bytes is not None and not self.transport.is_closing():
+            self._head_bytes += len(data)
+            if self._head_bytes > HEAD_BYTES:
+                message = f"line and headers are over {HEAD_BYTES} bytes"
+                self._refuse("431 Request Header Fields Too Large", "LIMIT_EXCEEDED", message)
+
     def on_message_begin(self) -> None:
         super().on_message_begin()
         scope = cast("dict[str, Any]", self.scope)
         scope["extensions"] = {**scope.get("extensions", {}), ABORT: self.transport.abort}
+        if self._head_bytes is None:
+            self._head_begins()
+
+    def on_headers_complete(self) -> None:
+        self._head_ends()
+        super().on_headers_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        self._refuse("400 Bad Request", "BAD_USER_INPUT", msg)
+
+    def _head_begins(self) -> None:
+        self._head_bytes = 0
+        self._head_timer = self.loop.call_later(self.head_seconds, self.transport.abort)
+
+    def _head_ends(self) -> None:
+        self._head_bytes = None
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _refuse(self, status: str, code: str, message: str) -> None:
+        self._head_ends()
+        self.transport.write(_refusal(status, code, message))
+        self.transport.close()
+        self._stall.last_was_written()
 
 
 class WebSocketProtocol(WebSocketsSansIOProtocol):
+    stall_seconds = STALL_SECONDS
+    _stall: WriteDeadline
+
+    def connection_made(self, transport: BaseTransport) -> None:
+        super().connection_made(transport)
+        self._stall = WriteDeadline(self.transport, self.stall_seconds)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stall.end()
+        super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._stall.paused()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._stall.resumed()
+
+    async def run_asgi(self) -> None:
+        await super().run_asgi()
+        if not self.disconnected:
+            self._stall.last_was_written()
+
     def handle_connect(self, event: Request) -> None:
         allowed = self.conn.max_message_size
         super().handle_connect(event)

@@ -28,12 +28,14 @@ class _Server(uvicorn.Server):
 
 
 @asynccontextmanager
-async def serving(app: ASGIApp) -> AsyncIterator[int]:
+async def serving(
+    app: ASGIApp, http: type[HttpProtocol] = HttpProtocol, ws: type[WebSocketProtocol] = WebSocketProtocol
+) -> AsyncIterator[int]:
     """The port it listens on."""
     config = uvicorn.Config(
         app,
-        http=HttpProtocol,
-        ws=WebSocketProtocol,
+        http=http,
+        ws=ws,
         lifespan="off",
         log_config=None,
         access_log=False,
@@ -56,6 +58,16 @@ async def eventually(condition: Callable[[], object], seconds: float = 5.0) -> N
     async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110 (the condition is another party's state)
             await asyncio.sleep(0.005)
+
+
+async def settled(value: Callable[[], object], seconds: float = 5.0) -> None:
+    """Returns once many turns of the event loop have left the value as it was."""
+    async with asyncio.timeout(seconds):
+        before, turns = value(), 0
+        while turns < 40:
+            await asyncio.sleep(0.005)
+            now = value()
+            before, turns = now, turns + 1 if now == before else 0
 
 
 class SocketClient:

@@ -1,0 +1,157 @@
+"""What a stranger may send before anybody knows who it is, on a real server."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+
+import pytest
+
+from app.web.protocols import HEAD_BYTES, HttpProtocol, WebSocketProtocol
+from tests.app.graphql.serving import serving, settled, socket_client, stream_client
+from tests.app.graphql.shop import KEY, Shop
+
+pytestmark = pytest.mark.anyio
+
+START = b"GET /graphql?query={hello} HTTP/1.1\r\nhost: x\r\n"
+KEYED = START + b"authorization: Bearer " + KEY.encode() + b"\r\n"
+
+
+class Hasty(HttpProtocol):
+    head_seconds = 0.2
+
+
+@pytest.fixture
+async def port() -> AsyncIterator[int]:
+    async with serving(Shop().app()) as found:
+        yield found
+
+
+async def answer(port: int, *chunks: bytes) -> tuple[int, dict[str, object]]:
+    """Status and body of what the server says before it closes; (0, {}) where it closes without a word."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        async with asyncio.timeout(10):
+            for chunk in chunks:
+                writer.write(chunk)
+                await writer.drain()
+            head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+    except ConnectionError:
+        return 0, {}
+    finally:
+        writer.transport.abort()
+    return (int(head.split(b" ")[1]), json.loads(body)) if head else (0, {})
+
+
+def code_of(body: dict[str, object]) -> object:
+    return body["errors"][0]["extensions"]["code"]  # type: ignore[index]  # JSON
+
+
+class TestTheHeadOfARequest:
+    @pytest.mark.parametrize(
+        "head",
+        [
+            pytest.param(START + b"x-long: " + b"a" * HEAD_BYTES, id="a header without an end"),
+            pytest.param(START + b"x-a: b\r\n" * (HEAD_BYTES // 8), id="headers without an end"),
+            pytest.param(b"GET /" + b"a" * HEAD_BYTES, id="a line without an end"),
+        ],
+    )
+    async def test_over_its_limit_is_refused(self, port: int, head: bytes) -> None:
+        status, body = await answer(port, head)
+        assert (status, code_of(body)) == (431, "LIMIT_EXCEEDED")
+
+    async def test_within_its_limit_is_read_in_any_pieces(self, port: int) -> None:
+        head = KEYED + b"connection: close\r\nx-long: " + b"a" * (HEAD_BYTES - 2000) + b"\r\n\r\n"
+        status, body = await answer(port, *(head[start : start + 5000] for start in range(0, len(head), 5000)))
+        assert (status, body["data"]) == (200, {"hello": "hello world"})
+
+    async def test_a_large_body_before_the_next_request_does_not_count(self, port: int) -> None:
+        body = json.dumps({"query": "{ hello }", "variables": {"pad": "x" * 2 * HEAD_BYTES}}).encode()
+        first = KEYED.replace(b"GET", b"POST") + b"content-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(body)
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(first + body + KEYED)
+        writer.write(b"connection: close\r\n\r\n")
+        async with asyncio.timeout(10):
+            assert (await reader.read()).count(b"HTTP/1.1 200") == 2
+        writer.close()
+
+    async def test_must_come_in_time(self) -> None:
+        async with serving(Shop().app(), Hasty) as port:
+            assert await answer(port, START) == (0, {})
+            assert await answer(port) == (0, {})
+
+    async def test_once_it_has_come_the_time_is_over(self) -> None:
+        async with serving(Shop().app(), Hasty) as port:
+            slow = KEYED.replace(b"{hello}", b"{wait(seconds:0.5)}") + b"connection: close\r\n\r\n"
+            status, body = await answer(port, slow)
+        assert (status, body["data"]) == (200, {"wait": "waited"})
+
+    @pytest.mark.parametrize("start", [b"NONSENSE\r\n\r\n", b"FOO / HTTP/1.1\r\nhost: x\r\n\r\n", b"\x16\x03\x01 TLS"])
+    async def test_what_is_no_http_is_refused_in_json(self, port: int, start: bytes) -> None:
+        status, body = await answer(port, start)
+        assert (status, code_of(body)) == (400, "BAD_USER_INPUT")
+
+
+class TestReadersThatTakeNothing:
+    """Their key is taken back meanwhile: what is left to tell them must not keep the connection for ever."""
+
+    async def test_of_events(self) -> None:
+        shop, lost = Shop(), asyncio.Event()
+
+        class Protocol(HttpProtocol):
+            stall_seconds = 1.5
+
+            def connection_lost(self, exc: Exception | None) -> None:
+                super().connection_lost(exc)
+                lost.set()
+
+        async with serving(shop.app(), Protocol) as port, stream_client(port) as client:
+            await client.start("subscription { large }")
+            await settled(lambda: shop.board.produced)
+            del shop.keys.known[KEY]
+            await dropped(lost)
+        assert shop.board.open_sources == 0
+
+    async def test_of_frames(self) -> None:
+        shop, lost = Shop(), asyncio.Event()
+
+        class Protocol(WebSocketProtocol):
+            stall_seconds = 1.5
+
+            def connection_lost(self, exc: Exception | None) -> None:
+                super().connection_lost(exc)
+                lost.set()
+
+        async with serving(shop.app(), ws=Protocol) as port, socket_client(port, max_queue=1) as client:
+            await client.init()
+            await client.subscribe("a", "subscription { large }")
+            await settled(lambda: shop.board.produced)
+            del shop.keys.known[KEY]
+            await dropped(lost)
+            client.connection.transport.abort()
+        assert shop.board.open_sources == 0
+
+    async def test_of_one_answer(self) -> None:
+        lost = asyncio.Event()
+
+        class Protocol(HttpProtocol):
+            stall_seconds = 0.5
+
+            def connection_lost(self, exc: Exception | None) -> None:
+                super().connection_lost(exc)
+                lost.set()
+
+        async with serving(Shop().app(), Protocol) as port:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            body = json.dumps({"query": "query($n: String) { hello(name: $n) }", "variables": {"n": "x" * 20_000_000}}).encode()
+            head = KEYED.replace(b"GET", b"POST") + b"content-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(body)
+            writer.write(head + body)
+            await reader.readexactly(1)
+            await dropped(lost)
+            writer.transport.abort()
+
+
+async def dropped(lost: asyncio.Event) -> None:
+    async with asyncio.timeout(8):
+        await lost.wait()
