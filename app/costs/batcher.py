@@ -1,4 +1,5 @@
-"""Group commit: at most one batch is in flight, and what arrives meanwhile goes with the next.
+"""Group commit: at most one batch is in flight, and what arrives meanwhile goes with the next. While results are told, the next
+batch is under way.
 
 A batch that fails is halved until the one item at fault stands alone, so that a bad item fails alone; a store that is away
 fails the whole batch at once.
@@ -45,6 +46,8 @@ class Batcher(Generic[Item, Result]):
             while self._waiting:
                 batch, self._waiting = self._waiting[: self._largest], self._waiting[self._largest :]
                 await self._attempt(batch)
+                if not self._waiting:
+                    await asyncio.sleep(0)  # the last batch is told before this ends
         finally:
             self._draining = None
 
@@ -61,9 +64,13 @@ class Batcher(Generic[Item, Result]):
             await self._attempt(batch[:middle])
             await self._attempt(batch[middle:])
         else:
-            for (_, future), result in zip(batch, results, strict=True):
-                if not future.done():
-                    future.set_result(result)
+            asyncio.get_running_loop().call_soon(_deliver, batch, results)
+
+
+def _deliver(batch: Sequence[tuple[object, asyncio.Future[Result]]], results: Sequence[Result]) -> None:
+    for (_, future), result in zip(batch, results, strict=True):
+        if not future.done():
+            future.set_result(result)
 
 
 def _fail(batch: Sequence[tuple[object, asyncio.Future[Result]]], error: Exception) -> None:

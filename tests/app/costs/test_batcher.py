@@ -38,6 +38,20 @@ class TestGroupCommit:
         assert await asyncio.gather(first, *rest) == [2, 4, 6, 8]
         assert store.batches == [[1], [2, 3, 4]]
 
+    async def test_the_next_batch_is_on_its_way_before_the_last_one_is_told(self) -> None:
+        store, told = Store(), list[int]()
+        batcher = Batcher(store.run, largest=1)
+        for number in (1, 2):
+            batcher.submit(number).add_done_callback(lambda _: told.append(len(store.batches)))
+        await batcher.settled()
+        assert told == [2, 2]
+
+    async def test_whoever_asks_again_once_it_is_told_goes_on(self) -> None:
+        batcher, later = Batcher(Store().run), list[asyncio.Future[int]]()
+        batcher.submit(1).add_done_callback(lambda _: later.append(batcher.submit(2)))
+        await batcher.settled()
+        assert [await one for one in later] == [4]
+
     async def test_a_batch_has_a_largest_size(self) -> None:
         store = Store()
         batcher = Batcher(store.run, largest=2)
