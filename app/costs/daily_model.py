@@ -1,6 +1,8 @@
 """Spending by day, as a history makes it expected: a level with a damped trend and a weekday pattern, as far as it carries them.
 
-docs/forecast.md explains the method. Floats are good enough for what is only expected; money stays Decimal outside.
+How far it may miss is measured: the model is fitted to the same history as it was one, two and more weeks ago, and what it then
+said is held against what came. docs/forecast.md explains the method. Floats are good enough for what is only expected; money
+stays Decimal outside.
 """
 
 from __future__ import annotations
@@ -9,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate, product
 from math import hypot, sqrt
-from statistics import fmean, median, stdev
+from statistics import fmean, quantiles, stdev
+from typing import NamedTuple
 
 WEEK = 7
 LEAST_ELAPSED = 1 / 24
@@ -17,13 +20,19 @@ LEAST_ELAPSED = 1 / 24
 LEAST_FOR_LEVEL = 3
 LEAST_FOR_TREND = 2 * WEEK
 LEAST_FOR_PATTERN = 3 * WEEK
+LEAST_SCORES = 5
+"""Sums of past days, before what was missed of them says how far a forecast may miss."""
 DAMPING = 0.98
+LEAST_CERTAIN = 3.0
+"""A line through the history begins to count where its slope is so many times its own standard error."""
 Z = 1.2816
 """Standard deviations to either side that hold 80 of 100 outcomes of a normal distribution."""
 
 _GAINS = tuple(product((0.05, 0.1, 0.2, 0.4), (0.0, 0.05)))
 _PATTERN_MUST_GAIN = 0.9
+_LINE_MUST_GAIN = 0.95
 _LEAST_SHARE = 0.2
+_NARROWEST, _WIDEST = 0.25, 4.0
 _FLAT = (1.0,) * WEEK
 
 
@@ -49,13 +58,21 @@ class _Fit:
     misses: float
 
 
+class _Start(NamedTuple):
+    """Before the first day of history; `damping` of the trend while it is smoothed."""
+
+    level: float
+    trend: float
+    damping: float
+
+
 @dataclass(frozen=True, slots=True)
 class DailyModel:
     """What a history of whole days, none before the first spending, says about the days after it."""
 
     method: str
     _fit: _Fit
-    _days: int
+    _history: Sequence[float]
 
     def expected(self, parts: Sequence[float]) -> list[float]:
         """The next days in order; of each only that part (0 to 1) counts."""
@@ -66,6 +83,25 @@ class DailyModel:
         ]
 
     def days(self, parts: Sequence[float]) -> list[Expectation]:
+        """Errors as the model has them, in the measure in which it missed the past weeks by more or by less."""
+        scale = self._scale(len(parts))
+        return [Expectation(day.usd, scale * day.error, scale * day.error_so_far) for day in self._days(parts)]
+
+    def _scale(self, ahead: int) -> float:
+        """Taken from sums over at least half as many days as are asked for: what is missed grows with them."""
+        errors = [day.error_so_far for day in self._days([1.0] * len(self._history))]
+        scores = list[float]()
+        for known in range(len(self._history) - WEEK, LEAST_FOR_TREND - 1, -WEEK):
+            came = self._history[known:]
+            said = _fit_days(self._history[:known]).expected([1.0] * len(came))
+            misses = [abs(missed) for missed in accumulate(usd - other for usd, other in zip(came, said, strict=True))]
+            first = max(1, min(ahead, len(came)) // 2) - 1
+            scores += [miss / error for miss, error in zip(misses[first:], errors[first : len(came)], strict=True) if error > 0]
+        if len(scores) < LEAST_SCORES:
+            return 1.0
+        return min(max(quantiles(scores, n=5, method="inclusive")[-1] / Z, _NARROWEST), _WIDEST)
+
+    def _days(self, parts: Sequence[float]) -> list[Expectation]:
         """A day's surprise counts itself and, as far as the level and trend would learn from it, in every day after it."""
         fit, drift, found = self._fit, _drift(len(parts)), list[Expectation]()
         weights = [self._share(ahead) * part for ahead, part in enumerate(parts)]
@@ -80,7 +116,7 @@ class DailyModel:
         return found
 
     def _share(self, ahead: int) -> float:
-        return self._fit.pattern[(self._days + ahead) % WEEK]
+        return self._fit.pattern[(len(self._history) + ahead) % WEEK]
 
 
 def _drift(days: int) -> list[float]:
@@ -93,23 +129,26 @@ def fit_days(history: Sequence[float], so_far: float, elapsed: float) -> DailyMo
     `elapsed` part (0 to 1) of the day after them. None where nothing was ever spent."""
     if len(history) < LEAST_FOR_LEVEL:
         return _straight_line(history, so_far, elapsed)
+    return _fit_days(history)
+
+
+def _fit_days(history: Sequence[float]) -> DailyModel:
     if len(history) < LEAST_FOR_TREND:
         level = fmean(history)
         error = max(stdev(history), 0.1 * level) * sqrt(1 + 1 / len(history))
         fit = _Fit(level, 0.0, _FLAT, 1 / len(history), 0.0, error, error)
-        return DailyModel(f"Mean of {len(history)} days; too few for a trend or a weekday pattern.", fit, len(history))
-    fit = min((_run(history, _FLAT, *gains) for gains in _GAINS), key=_misses)
+        return DailyModel(f"Mean of {len(history)} days; too few for a trend or a weekday pattern.", fit, history)
+    fit = _smooth(history, _FLAT)
     words = "Level and trend"
     if len(history) >= LEAST_FOR_PATTERN:
-        pattern = _pattern(history)
-        patterned = min((_run(history, pattern, *gains) for gains in _GAINS), key=_misses)
+        patterned = _smooth(history, _pattern(history))
         if patterned.misses < _PATTERN_MUST_GAIN * fit.misses:
             fit, words = patterned, "Level, trend and weekday pattern"
         else:
             words += " without a weekday pattern, for there is none"
     else:
         words += "; too few days for a weekday pattern"
-    return DailyModel(f"{words}, from {len(history)} days.", fit, len(history))
+    return DailyModel(f"{words}, from {len(history)} days.", fit, history)
 
 
 def _straight_line(history: Sequence[float], so_far: float, elapsed: float) -> DailyModel | None:
@@ -118,13 +157,27 @@ def _straight_line(history: Sequence[float], so_far: float, elapsed: float) -> D
         return None
     level = spent / days
     fit = _Fit(level, 0.0, _FLAT, 1.0, 0.0, level / 2, 0.0)
-    return DailyModel("Straight line: there are fewer than three whole days of history.", fit, len(history))
+    return DailyModel("Straight line: there are fewer than three whole days of history.", fit, ())
 
 
-def _run(history: Sequence[float], pattern: tuple[float, ...], gain: float, trend_gain: float) -> _Fit:
+def _smooth(history: Sequence[float], pattern: tuple[float, ...]) -> _Fit:
+    """The best of several speeds, from the first week's mean without a trend or along a line through all days."""
+    level, slope = _line(history, pattern)
+    starts = _Start(fmean(history[:WEEK]) / fmean(pattern[:WEEK]), 0.0, DAMPING), _Start(level, slope, 1.0)
+    plain, lined = (min((_run(history, pattern, start, *gains) for gains in _GAINS), key=_misses) for start in starts)
+    return lined if lined.misses < _LINE_MUST_GAIN * plain.misses else plain
+
+
+def _run(
+    history: Sequence[float],
+    pattern: tuple[float, ...],
+    start: _Start,
+    gain: float,
+    trend_gain: float,
+) -> _Fit:
     """Smooths once through the history. What a day teaches is in proportion to its part of the week."""
+    level, trend, damping = start
     learnt = gain / _square_mean(pattern)
-    level, trend = fmean(history[:WEEK]) / fmean(pattern[:WEEK]), 0.0
     squares = misses = 0.0
     for day, usd in enumerate(history):
         share = pattern[day % WEEK]
@@ -132,12 +185,32 @@ def _run(history: Sequence[float], pattern: tuple[float, ...], gain: float, tren
         surprise = usd - level * share
         step = learnt * surprise * share
         level += step
-        trend = DAMPING * (trend + trend_gain * step)
+        trend = damping * (trend + trend_gain * step)
         if day >= WEEK:
             misses += abs(surprise)
             squares += (surprise / _noise(share)) ** 2
     seen = len(history) - WEEK
-    return _Fit(level, trend / DAMPING, pattern, gain, trend_gain, sqrt(squares / max(1, seen - 2)), misses / seen)
+    return _Fit(level, trend / damping, pattern, gain, trend_gain, sqrt(squares / max(1, seen - 2)), misses / seen)
+
+
+def _line(history: Sequence[float], pattern: tuple[float, ...]) -> tuple[float, float]:
+    """Level before the first day and slope of the line with the least squares; the slope is drawn to 0 where it is uncertain."""
+    days = len(history)
+    shares = [pattern[day % WEEK] for day in range(days)]
+    weight = sum(share * share for share in shares)
+    centre = sum(share * share * (day + 1) for day, share in enumerate(shares)) / weight
+    spread = sum((share * (day + 1 - centre)) ** 2 for day, share in enumerate(shares))
+    level = sum(share * usd for share, usd in zip(shares, history, strict=True)) / weight
+    slope = sum(share * (day + 1 - centre) * usd for day, (share, usd) in enumerate(zip(shares, history, strict=True))) / spread
+    squares = sum(
+        (usd - share * (level + slope * (day + 1 - centre))) ** 2
+        for day, (share, usd) in enumerate(zip(shares, history, strict=True))
+    )
+    certainty = slope * slope * spread * (days - 2)
+    if certainty <= 0:
+        return level, 0.0
+    slope *= max(0.0, 1 - LEAST_CERTAIN**2 * squares / certainty)
+    return level - slope * centre, slope
 
 
 def _pattern(history: Sequence[float]) -> tuple[float, ...]:
@@ -152,12 +225,18 @@ def _pattern(history: Sequence[float]) -> tuple[float, ...]:
                 parts[day % WEEK].append(history[day] / mean)
     if not parts[0]:
         return _FLAT
-    usual = [median(part) for part in parts]
+    usual = [_middle(part) for part in parts]
     total = sum(usual)
     if total <= 0:
         return _FLAT
     trust = weeks * weeks / (weeks * weeks + 2)
     return tuple(1 + trust * (part * WEEK / total - 1) for part in usual)
+
+
+def _middle(values: Sequence[float]) -> float:
+    """The mean of the middle half."""
+    cut = len(values) // 4
+    return fmean(sorted(values)[cut : len(values) - cut])
 
 
 def _misses(fit: _Fit) -> float:

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import random
 from math import isfinite
+from statistics import fmean, median
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from app.costs.daily_model import DailyModel, fit_days
+from benchmarks.forecast import DAYS, Series, back_test, growing, services, sporadic, weekly_and_growing
 
 WEEKDAYS_ONLY = [100.0, 110.0, 90.0, 100.0, 100.0, 0.0, 0.0]
 amounts = st.floats(0, 1e9, allow_subnormal=False)
@@ -53,8 +56,40 @@ class TestWhatTheHistoryCarries:
         assert "without a weekday pattern" in model.method
         assert model.expected([1.0] * 10) == pytest.approx([100.0] * 10, rel=0.02)
 
+    def test_steady_growth_goes_on(self) -> None:
+        days = fitted([10.0 + day for day in range(56)]).expected([1.0] * 10)
+        assert days == pytest.approx([66.0 + day for day in range(10)], rel=0.02)
+
+    def test_chance_is_not_taken_for_growth(self) -> None:
+        growth = []
+        for seed in range(30):
+            chance = random.Random(seed)
+            days = fitted([chance.lognormvariate(0, 0.5) for _ in range(56)]).expected([1.0] * 30)
+            growth.append(abs(days[-1] / days[0] - 1))
+        assert median(growth) < 0.05
+
     def test_a_new_level_is_learnt(self) -> None:
         assert fitted([100.0] * 30 + [300.0] * 20).expected([1.0])[0] == pytest.approx(300, rel=0.1)
+
+
+class TestLowAndHigh:
+    @pytest.mark.parametrize("made", [growing, weekly_and_growing, sporadic, services])
+    def test_hold_about_eighty_of_a_hundred_outcomes(self, made: Series) -> None:
+        inside = []
+        for seed in range(100, 104):
+            chance = random.Random(seed)
+            inside += back_test([made(day, chance) for day in range(DAYS)]).inside
+        assert 0.65 <= fmean(inside) <= 0.95
+
+    def test_are_wider_where_the_past_weeks_would_have_been_missed(self) -> None:
+        steady = [100.0, 104.0, 96.0, 101.0, 99.0, 103.0, 97.0] * 8
+        surprised = steady[:42] + [1.5 * usd for usd in steady[42:]]
+        rooms = [fitted(history).days([1.0] * 14)[-1].error_so_far for history in (steady, surprised)]
+        assert rooms[1] > 3 * rooms[0]
+
+    def test_follow_from_the_model_alone_where_there_is_no_past_to_be_held_against(self) -> None:
+        days = fitted([8.0, 10.0, 12.0, 10.0]).days([1.0])
+        assert days[0].error == pytest.approx(1.6330 * 1.25**0.5, rel=0.001)
 
 
 class TestDays:
