@@ -1,12 +1,13 @@
 """Which calls run in this process, told to the others by a lease each, and what becomes of a call whose owner is dead.
 
-A call that others may come to watch, join or cancel has a lease in Redis that its owner renews. Where the lease is gone the call
-is settled at its estimate and ends as failed, by whoever waits for it first. Without an answer from Redis nobody is taken for
-dead.
+A call that others may come to watch, join or cancel has a lease in Redis that its owner renews, and that names it. Where the
+lease is gone, or its owner is a process of this machine that is no more, the call is settled at its estimate and ends as failed,
+by whoever waits for it first. Without an answer from Redis nobody is taken for dead.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
 from contextlib import suppress
@@ -17,6 +18,7 @@ from app.costs.batcher import Batcher
 from app.costs.ledger import PostgresLedger
 from app.errors import StoreUnavailable
 from app.events.stream_log import LogWrite, StreamLog
+from app.liveness import has_died
 
 RENEWAL_SECONDS = 1.0
 SECOND_LOOK_SECONDS = 1.5
@@ -32,9 +34,9 @@ class Leases:
         self._writes: Batcher[LogWrite, None] = Batcher(log.write)
         self._held: dict[UUID, Callable[[], object]] = {}
 
-    async def write(self, write: LogWrite) -> None:
-        """Lease and log, together with what others write at that moment; raises StoreUnavailable."""
-        await self._writes.submit(write)
+    def write(self, write: LogWrite) -> asyncio.Future[None]:
+        """Lease and log, together with what others write at that moment; fails with StoreUnavailable."""
+        return self._writes.submit(write)
 
     def hold(self, key: UUID, cancel: Callable[[], object]) -> None:
         """The call runs here from now on; `cancel` is called, perhaps several times, once somebody wants it stopped."""
@@ -64,11 +66,19 @@ class Leases:
                 _log.warning("no lease was renewed: Redis does not answer")
 
     async def is_owned(self, key: UUID) -> bool:
-        """False only where two looks say so. Raises StoreUnavailable."""
-        if key in self._held or await self._stream_log.is_owned(key):
+        """False only where its owner is known to be dead, or two looks find none. Raises StoreUnavailable."""
+        if key in self._held:
             return True
-        await self._clock.sleep(SECOND_LOOK_SECONDS)
+        if await self._stream_log.owner(key) is None:
+            await self._clock.sleep(SECOND_LOOK_SECONDS)
         return await self._stream_log.is_owned(key)
+
+    async def bury_the_dead(self, key: UUID) -> None:
+        """As `bury`, where one look tells that its owner is dead: a process of this machine that is no more."""
+        with suppress(StoreUnavailable):
+            owner = await self._stream_log.owner(key)
+            if owner is not None and has_died(owner):
+                await self._ledger.abandon(key)
 
     async def bury(self, key: UUID) -> None:
         """Ends a running call whose owner is dead; one that lives, or that nobody can ask about, goes on."""

@@ -1,14 +1,19 @@
 """One streamed call where it runs: its entries, merged and numbered, in the shared log before anybody here is shown them.
 
-Deltas wait for a moment and go out together: a core carries a bounded number of events a second, and readers see no difference.
+At most one write of a run is under way; what comes meanwhile, or too soon after it, goes out together with the next. Nothing here
+needs a task while deltas come no faster than that.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import suppress
+import logging
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from dataclasses import replace
+from datetime import datetime
+from functools import partial
+from itertools import count
+from typing import TypeAlias
 
 from app.attempts import Attempt
 from app.clock import Clock
@@ -16,38 +21,31 @@ from app.completion_entries import Entry, EntryKind
 from app.completions import Completion
 from app.costs.holds import Payer
 from app.errors import StoreUnavailable
-from app.llm.messages import TextDelta, ToolCallDelta
+from app.llm.messages import ContentDelta, TextDelta, merged
+from app.llm.pace import SHORTEST_WAIT
 
-SHORTEST_MERGE, LONGEST_MERGE = 0.025, 0.5
-"""Seconds that a delta waits for others."""
-STREAMS_WITHOUT_DELAY = 20
-
-Append = Callable[[Sequence[Entry]], Awaitable[None]]
-
-
-def merging_seconds(streams: int) -> float:
-    """How long news may wait for other news while so many streams run or are watched."""
-    return min(LONGEST_MERGE, SHORTEST_MERGE * max(1.0, streams / STREAMS_WITHOUT_DELAY))
+Append: TypeAlias = Callable[[Sequence[Entry]], asyncio.Future[None]]
+_log = logging.getLogger(__name__)
 
 
 class StreamRun:
-    """`append` writes to the shared log and raises StoreUnavailable while it is away: the stream then goes on here alone, and
-    the log gets what it missed with the next entries."""
+    """`append` writes to the shared log; StoreUnavailable means that it is away: the stream then goes on here alone, and the
+    log gets what it missed with the next entries."""
 
-    def __init__(self, payer: Payer, clock: Clock, append: Append, count_running: Callable[[], int]) -> None:
+    def __init__(self, payer: Payer, clock: Clock, append: Append) -> None:
         self.payer = payer
         self.has_begun = asyncio.Event()
         self.last: Completion | None = None
         """What the last entry shows, once there is one."""
         self._clock = clock
         self._append = append
-        self._count_running = count_running
         self._entries: list[Entry] = []
         self._in_log = 0
-        self._pending: list[TextDelta | ToolCallDelta] = []
+        self._pending: list[ContentDelta | Entry] = []
+        self._writing: asyncio.Future[None] | None = None
+        self._written_at = 0.0
         self._merging: asyncio.Task[None] | None = None
-        self._grown = asyncio.Event()
-        self._writing = asyncio.Lock()
+        self._followers: list[asyncio.Future[None]] = []
 
     @property
     def length(self) -> int:
@@ -56,27 +54,36 @@ class StreamRun:
 
     async def started(self) -> None:
         """The log has it, and so the lease, when this returns."""
-        await self._write(self._entry(EntryKind.STARTED))
+        self._put(EntryKind.STARTED)
+        await self.flush()
         self.has_begun.set()
 
-    def delta(self, part: TextDelta | ToolCallDelta) -> None:
+    def delta(self, part: ContentDelta) -> None:
         self._pending.append(part)
-        if self._merging is None:
-            self._merging = asyncio.create_task(self._flush_later())
+        if self._writing is not None or self._merging is not None:
+            return
+        wait = self._written_at + SHORTEST_WAIT - self._clock.monotonic()
+        if wait > 0:
+            self._merging = asyncio.create_task(self._write_later(wait))
+        else:
+            self._write()
 
-    async def rerouted(self, attempt: Attempt) -> None:
-        await asyncio.shield(self._write(self._entry(EntryKind.REROUTED, attempt=attempt)))
+    def rerouted(self, attempt: Attempt) -> None:
+        self._put(EntryKind.REROUTED, attempt)
 
     async def flush(self) -> None:
         """Everything that has come is in the log and shown when it returns."""
-        await self._write()
+        self._write()
+        while self._writing is not None:
+            await asyncio.wait([self._writing])
 
     async def end(self, completion: Completion) -> None:
         """The ledger has it: `completion` is what the last event shows."""
         self.last = completion
-        await self._write(self._entry(EntryKind.ENDED))
         if self._merging is not None:
             self._merging.cancel()
+        self._put(EntryKind.ENDED)
+        await self.flush()
 
     def beat(self) -> None:
         """Wakes those who follow, so that they can say that the stream is alive."""
@@ -91,60 +98,66 @@ class StreamRun:
                 yield self._entries[position - 1]
             if self._entries and self._entries[-1].is_last:
                 return
-            await self._grown.wait()
+            grown = asyncio.get_running_loop().create_future()
+            self._followers.append(grown)
+            await grown
             if position >= len(self._entries):
                 yield None
 
-    async def _flush_later(self) -> None:
-        await self._clock.sleep(merging_seconds(self._count_running()))
+    def _put(self, kind: EntryKind, attempt: Attempt | None = None) -> None:
+        self._pending.append(Entry(0, self._clock.now(), kind, attempt=attempt))
+        self._write()
+
+    async def _write_later(self, seconds: float) -> None:
+        await self._clock.sleep(seconds)
         self._merging = None
-        await self.flush()
+        self._write()
 
-    async def _write(self, *entries: Entry) -> None:
-        """What is pending, then these; numbered in the order in which they are written."""
-        async with self._writing:
-            pending, self._pending = self._pending, []
-            first = len(self._entries) + 1
-            found = [*map(self._delta, _merged(pending)), *entries]
-            new = [replace(entry, number=first + place) for place, entry in enumerate(found)]
-            if not new:
-                return
-            unlogged = [*self._entries[self._in_log :], *new]
-            with suppress(StoreUnavailable):
-                await self._append(unlogged)
-                self._in_log = unlogged[-1].number
-            self._entries.extend(new)
-            self._wake()
+    def _write(self) -> None:
+        """What is pending, numbered in the order in which it came; nothing while a write is under way, which calls this again."""
+        if self._writing is not None or not self._pending:
+            return
+        pending, self._pending = self._pending, []
+        new = self._numbered(pending)
+        self._writing = self._append([*self._entries[self._in_log :], *new])
+        self._writing.add_done_callback(partial(self._written, new))
 
-    def _delta(self, part: TextDelta | ToolCallDelta) -> Entry:
-        if isinstance(part, TextDelta):
-            return Entry(0, self._clock.now(), EntryKind.TEXT, text=part.text)
-        return Entry(0, self._clock.now(), EntryKind.TOOL_CALL, tool_call=part)
+    def _written(self, new: Sequence[Entry], writing: asyncio.Future[None]) -> None:
+        error = writing.exception()
+        if error is None:
+            self._in_log = new[-1].number
+        elif not isinstance(error, StoreUnavailable):
+            _log.error("a stream could not be written to its log", exc_info=error)
+        self._entries += new
+        self._writing = None
+        self._written_at = self._clock.monotonic()
+        self._wake()
+        self._write()
 
-    def _entry(self, kind: EntryKind, attempt: Attempt | None = None) -> Entry:
-        return Entry(0, self._clock.now(), kind, attempt=attempt)
+    def _numbered(self, pending: Sequence[ContentDelta | Entry]) -> list[Entry]:
+        now, numbers = self._clock.now(), count(len(self._entries) + 1)
+        found: list[Entry] = []
+        deltas: list[ContentDelta] = []
+        for each in pending:
+            if isinstance(each, Entry):
+                found += _entries(deltas, now, numbers)
+                found.append(replace(each, number=next(numbers)))
+                deltas = []
+            else:
+                deltas.append(each)
+        found += _entries(deltas, now, numbers)
+        return found
 
     def _wake(self) -> None:
-        self._grown.set()
-        self._grown = asyncio.Event()
+        followers, self._followers = self._followers, []
+        for each in followers:
+            if not each.done():
+                each.set_result(None)
 
 
-def _merged(parts: Sequence[TextDelta | ToolCallDelta]) -> list[TextDelta | ToolCallDelta]:
-    """Neighbours of one kind, and of one tool call, become one."""
-    merged: list[TextDelta | ToolCallDelta] = []
-    texts: list[str] = []
-    for part in parts:
+def _entries(deltas: Sequence[ContentDelta], now: datetime, numbers: Iterator[int]) -> Iterator[Entry]:
+    for part in merged(deltas):
         if isinstance(part, TextDelta):
-            texts.append(part.text)
-            continue
-        if texts:
-            merged.append(TextDelta("".join(texts)))
-            texts = []
-        last = merged[-1] if merged else None
-        if isinstance(last, ToolCallDelta) and last.tool_call_id == part.tool_call_id and part.name is None:
-            merged[-1] = ToolCallDelta(last.tool_call_id, last.arguments_delta + part.arguments_delta, last.name)
+            yield Entry(next(numbers), now, EntryKind.TEXT, text=part.text)
         else:
-            merged.append(part)
-    if texts:
-        merged.append(TextDelta("".join(texts)))
-    return merged
+            yield Entry(next(numbers), now, EntryKind.TOOL_CALL, tool_call=part)

@@ -28,10 +28,10 @@ from app.errors import StoreUnavailable
 from app.events.stream_log import LogPage, StreamLog
 from app.gateway import Gateway
 from app.leases import Leases
+from app.llm.pace import waiting_seconds
 from app.llm.routing import ProvidersFailed
 from app.problems import CursorExpired, InvalidInput, NotFound
 from app.secrets import Sealer
-from app.stream_runs import merging_seconds
 
 SILENCE_BEFORE_DOUBT = 1.0
 """Seconds without an entry after which the owner's life is asked for."""
@@ -59,7 +59,9 @@ class Watching:
         """Every event after `position`. Raises StoreUnavailable while PostgreSQL is away."""
         known = await self.gateway.completion(key, principal)
         if known is None:
-            yield CompletionFailed(position + 1, self.clock.now(), NotFound("There is no such completion, or no longer."), None)
+            yield CompletionFailed(
+                position + 1, self.clock.now(), NotFound("There is no such completion, or it is no longer kept."), None
+            )
             return
         watch = _Watch(self, key, principal, position, known)
         self.watchers += 1
@@ -117,7 +119,7 @@ class _Watch:
         if now - self.asked >= SILENCE_BEFORE_DOUBT:
             self.asked = now
             await self._doubt()
-        await self.at.clock.sleep(2 * merging_seconds(self.at.watchers))
+        await self.at.clock.sleep(2 * waiting_seconds(self.at.watchers))
         if now - self.heard < HEARTBEAT_SECONDS:
             return []
         self.heard = now

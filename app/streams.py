@@ -31,7 +31,6 @@ from app.llm.router import Rerouted, Routed
 from app.problems import NotFound
 from app.stream_runs import StreamRun
 from app.stream_watch import BEYOND_THE_END, UNSETTLED, Watching
-from app.tasks import see_out
 
 HEARTBEAT_SECONDS = 15.0
 POLL_SECONDS = 0.05
@@ -59,7 +58,8 @@ class CompletionStreams:
         self._leases = leases
         self._watching = Watching(clock, log, documents.sealer, leases, gateway)
         self._runs: dict[UUID, StreamRun] = {}
-        self._tasks: dict[UUID, asyncio.Task[None]] = {}
+        self._tasks: dict[asyncio.Task[None], asyncio.Task[Completion]] = {}
+        """What drives each run, and what reads its answer."""
 
     async def start(self, request: CompletionRequest, principal: Principal) -> Completion:
         """Returns once the call is committed; it runs on by itself. Raises as Gateway.complete does."""
@@ -123,27 +123,36 @@ class CompletionStreams:
                 run.beat()
 
     async def close(self) -> None:
-        """Every stream in flight is settled; one that takes longer is cancelled."""
-        await see_out(self._tasks.values(), CLOSE_SECONDS)
+        """Every stream in flight is settled; of one that takes longer only the reading is cancelled, so that it is settled at
+        what had come, and its hold is released."""
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=CLOSE_SECONDS)
+        for answering in self._tasks.values():
+            answering.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _begin(self, running: RunningCompletion, slot: AsyncExitStack) -> StreamRun:
         call = running.call
         context = seal_context(call.payer.tenant, call.key)
         seal = self._documents.sealer.seal
 
-        async def append(entries: Sequence[Entry]) -> None:
+        def append(entries: Sequence[Entry]) -> asyncio.Future[None]:
             sealed = [(entry.number, seal(encode_entry(entry), context)) for entry in entries]
-            await self._leases.write(LogWrite(call.key, sealed, begins=entries[0].number == 1, ends=entries[-1].is_last))
+            return self._leases.write(LogWrite(call.key, sealed, begins=entries[0].number == 1, ends=entries[-1].is_last))
 
-        run = StreamRun(call.payer, self._clock, append, lambda: len(self._runs))
+        run = StreamRun(call.payer, self._clock, append)
         self._runs[call.key] = run
-        self._tasks[call.key] = asyncio.create_task(self._drive(running, run, slot))
+        answering = asyncio.create_task(self._answer(running, run))
+        self._leases.hold(call.key, answering.cancel)
+        driving = asyncio.create_task(self._drive(running, run, answering, slot))
+        self._tasks[driving] = answering
+        driving.add_done_callback(self._tasks.pop)
         return run
 
-    async def _drive(self, running: RunningCompletion, run: StreamRun, slot: AsyncExitStack) -> None:
+    async def _drive(
+        self, running: RunningCompletion, run: StreamRun, answering: asyncio.Task[Completion], slot: AsyncExitStack
+    ) -> None:
         key = running.call.key
-        answering = asyncio.create_task(self._answer(running, run))
-        self._leases.hold(key, answering.cancel)
         async with slot:
             try:
                 await run.started()
@@ -153,7 +162,6 @@ class CompletionStreams:
             finally:
                 self._leases.drop(key)
                 self._runs.pop(key, None)
-                self._tasks.pop(key, None)
 
     async def _ended(self, answering: asyncio.Task[Completion], running: RunningCompletion) -> Completion:
         """The completion as it is to be settled, however it ended."""
@@ -185,7 +193,7 @@ class CompletionStreams:
                 if isinstance(part, Routed):
                     return running.finished(part)
                 if isinstance(part, Rerouted):
-                    await run.rerouted(call.priced(part.attempt))
+                    run.rerouted(call.priced(part.attempt))
                 else:
                     running.streamed(part)
                     run.delta(part)

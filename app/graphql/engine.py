@@ -1,6 +1,7 @@
 """From one request to its result, whatever the transport: read the document, pay for it, run it with a context of its own.
 
-Every operation, and every event of a subscription, gets a fresh context, so no loader or cache outlives or crosses one.
+Every operation gets a fresh context, and so does every event of a subscription that calls a resolver: no loader or cache outlives
+or crosses one.
 """
 
 from __future__ import annotations
@@ -152,7 +153,8 @@ class Engine:
                     return
                 except Exception as error:  # noqa: BLE001 (whatever ends a source is told to its subscriber, masked and logged)
                     raise failed_by(error, caller.request_id) from None
-                yield await self._event(event, run, caller)
+                planned = run.executor.complete_event(event)
+                yield {"data": planned} if planned is not None else await self._event(event, run, caller)
         finally:
             close = getattr(iterator, "aclose", None)
             if close is not None:

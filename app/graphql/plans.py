@@ -28,9 +28,10 @@ from graphql import (
     GraphQLOutputType,
     GraphQLString,
     Undefined,
+    is_abstract_type,
     is_leaf_type,
 )
-from graphql.execution.collect_fields import FieldDetailsList
+from graphql.execution.collect_fields import FieldDetailsList, collect_fields
 from strawberry.schema.schema import StrawberryGraphQLCoreExecutionContext
 from strawberry.types.field import StrawberryField
 
@@ -172,6 +173,7 @@ class PlannedExecutor(StrawberryGraphQLCoreExecutionContext):
     """`plans` is the document's own; None where its selections depend on more than the document, as by @include."""
 
     plans: Plans | None = None
+    _event_field: tuple[str, GraphQLOutputType, FieldDetailsList] | None = None
 
     def complete_list_value(  # noqa: PLR0917 (graphql-core's own)
         self,
@@ -202,6 +204,45 @@ class PlannedExecutor(StrawberryGraphQLCoreExecutionContext):
             with suppress(Exception):  # graphql-core meets the same error again, and reports it
                 return plan(result)
         return super().complete_object_value(return_type, field_details_list, info, path, result, position_context)
+
+    def complete_event(self, event: object) -> dict[str, object] | None:
+        """The data of one event of a subscription where all that is selected of it is plain; None where graphql-core has to
+        complete it. It needs no context, since a plan calls no resolver."""
+        if self.plans is None:
+            return None
+        key, type_, details = self._event_field = self._event_field or self._root_field()
+        with suppress(Exception):  # graphql-core meets the same error again, and reports it
+            plan = self._event_plan(type_, details, event)
+            return None if plan is None else {key: plan(event)}
+        return None
+
+    def _root_field(self) -> tuple[str, GraphQLOutputType, FieldDetailsList]:
+        """Response key, type and selections of a subscription's one field, whose value is the event itself."""
+        root = cast("GraphQLObjectType", self.schema.subscription_type)
+        fields = collect_fields(
+            self.schema, self.fragments, self.variable_values, root, self.operation, self.hide_suggestions
+        ).grouped_field_set
+        ((key, details),) = fields.items()
+        return key, root.fields[details[0].node.name.value].type, details
+
+    def _event_plan(self, type_: GraphQLOutputType, details: FieldDetailsList, event: object) -> Complete | None:
+        """By the event's class, which decides what it is of an interface or a union."""
+        assert self.plans is not None
+        key = (type(event), type_, *(id(one.node) for one in details))
+        if key not in self.plans:
+            self.plans[key] = self._plan(self._type_of(type_, event), details)
+        return self.plans[key]
+
+    def _type_of(self, type_: GraphQLOutputType, event: object) -> GraphQLOutputType:
+        """Raises ValueError where it is not one alone."""
+        nullable = type_.of_type if isinstance(type_, GraphQLNonNull) else type_
+        if not is_abstract_type(nullable):
+            return nullable
+        possible = self.schema.get_possible_types(nullable)
+        (found,) = (
+            each for each in possible if each.is_type_of is not None and each.is_type_of(event, cast("Any", None)) is True
+        )
+        return found
 
     def _plan(self, type_: GraphQLOutputType, details: FieldDetailsList) -> Complete | None:
         plans = self.plans

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from app.llm.messages import FinishReason, Json, StreamPart, ToolCall
+from app.llm.messages import ContentDelta, FinishReason, Json, ToolCall
 from app.usage import TokenUsage
 
 UNKNOWN_FINISH = "The provider gave no finish reason that is known here; it was told from the answer."
@@ -33,7 +33,7 @@ class AnswerReader(Protocol):
     complete: bool
     stopped: bool
 
-    def read(self, payload: bytes) -> Sequence[StreamPart]:
+    def read(self, payload: bytes) -> Sequence[ContentDelta]:
         """The parts to pass on. Raises Malformed, and ProviderError for an error inside the stream."""
         ...
 

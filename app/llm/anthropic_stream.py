@@ -15,7 +15,7 @@ import msgspec
 from app.llm import failures
 from app.llm.answers import WholeAnswer
 from app.llm.anthropic_response import Content, billed, read_usage
-from app.llm.messages import ModelCall, StreamPart, TextDelta, ToolCallDelta
+from app.llm.messages import ContentDelta, ModelCall, TextDelta, ToolCallDelta
 from app.llm.unsupported import Notes
 from app.llm.usage_mapping import AnthropicUsage, merge_anthropic
 from app.llm.wire_text import Malformed, clean, decode
@@ -75,7 +75,7 @@ class AnthropicStream:
         self.complete = False
         self.stopped = False
 
-    def read(self, payload: bytes) -> Sequence[StreamPart]:
+    def read(self, payload: bytes) -> Sequence[ContentDelta]:
         """The parts to pass on. Raises Malformed, and ProviderError for an error event."""
         event = decode(_EVENT, payload)
         kind = event.type
@@ -122,7 +122,7 @@ class AnthropicStream:
             self.complete = True
             self.stopped = later is not None
 
-    def _block_start(self, event: Event) -> Sequence[StreamPart]:
+    def _block_start(self, event: Event) -> Sequence[ContentDelta]:
         block = event.content_block
         if block is None:
             raise Malformed
@@ -134,7 +134,7 @@ class AnthropicStream:
         text = block.get("text")
         return self._text(self._blocks[event.index], text) if isinstance(text, str) and text else ()
 
-    def _delta(self, event: Event) -> Sequence[StreamPart]:
+    def _delta(self, event: Event) -> Sequence[ContentDelta]:
         delta, open_block = event.delta, self._blocks.get(event.index)
         if delta is None or open_block is None:
             raise Malformed
@@ -149,13 +149,13 @@ class AnthropicStream:
             open_block.block["signature"] = delta.signature
         return ()
 
-    def _text(self, open_block: _OpenBlock, text: str) -> Sequence[StreamPart]:
+    def _text(self, open_block: _OpenBlock, text: str) -> Sequence[ContentDelta]:
         text = clean(text)
         self._output_bytes += len(text.encode())
         open_block.pieces.append(text)
         return (TextDelta(text),) if text else ()
 
-    def _arguments(self, open_block: _OpenBlock, piece: str) -> Sequence[StreamPart]:
+    def _arguments(self, open_block: _OpenBlock, piece: str) -> Sequence[ContentDelta]:
         piece = clean(piece)
         self._output_bytes += len(piece.encode())
         open_block.pieces.append(piece)

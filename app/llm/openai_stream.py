@@ -13,7 +13,7 @@ import msgspec
 
 from app.llm import failures
 from app.llm.answers import WholeAnswer
-from app.llm.messages import ModelCall, StreamPart, TextDelta, ToolCall, ToolCallDelta
+from app.llm.messages import ContentDelta, ModelCall, TextDelta, ToolCall, ToolCallDelta
 from app.llm.openai_request import REASONING_FIELDS
 from app.llm.openai_response import ToolCallBody, arguments_text, billed, build_answer, new_tool_call_id, read_usage
 from app.llm.unsupported import Notes
@@ -78,7 +78,7 @@ class OpenAIStream:
         self.complete = False
         self.stopped = False
 
-    def read(self, payload: bytes) -> Sequence[StreamPart]:
+    def read(self, payload: bytes) -> Sequence[ContentDelta]:
         """The parts to pass on. Raises Malformed, and ProviderError for an error inside the stream."""
         if payload == _DONE:
             self.complete = self.stopped = True
@@ -89,7 +89,7 @@ class OpenAIStream:
             raise failures.stream_failure(error, self._request_id)
         if self._model is None and chunk.model:
             self._model = chunk.model
-        parts: list[StreamPart] = []
+        parts: list[ContentDelta] = []
         for choice in chunk.choices or ():
             if choice.index == 0:
                 self._read_choice(choice, parts)
@@ -115,7 +115,7 @@ class OpenAIStream:
     def usage(self) -> TokenUsage:
         return billed(self._usage if self.complete else None, self._call, self._output_bytes, self._service_tier)
 
-    def _read_choice(self, choice: ChunkChoice, parts: list[StreamPart]) -> None:
+    def _read_choice(self, choice: ChunkChoice, parts: list[ContentDelta]) -> None:
         delta = choice.delta
         if delta is not None:
             if delta.content:
@@ -145,7 +145,7 @@ class OpenAIStream:
                 self._output_bytes += len(piece.encode())
                 self._reasoning.setdefault(name, []).append(piece)
 
-    def _tool_call(self, body: ToolCallBody, parts: list[StreamPart]) -> None:
+    def _tool_call(self, body: ToolCallBody, parts: list[ContentDelta]) -> None:
         self.started = True
         function = body.function
         name = function.name if function is not None else None

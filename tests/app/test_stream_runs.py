@@ -13,7 +13,8 @@ from app.costs.holds import Payer
 from app.errors import StoreUnavailable
 from app.ids import new_uuid
 from app.llm.messages import TextDelta, ToolCallDelta
-from app.stream_runs import LONGEST_MERGE, SHORTEST_MERGE, StreamRun, merging_seconds
+from app.llm.pace import SHORTEST_WAIT
+from app.stream_runs import StreamRun
 from tests.clocks import ManualClock, settle
 
 pytestmark = pytest.mark.anyio
@@ -26,14 +27,15 @@ class Bench:
         self.clock = ManualClock()
         self.log: list[Entry] = []
         self.is_away = False
-        self.run = StreamRun(Payer("acme", "key"), self.clock, self._append, lambda: 1)
+        self.slowness: asyncio.Event | None = None
+        self.run = StreamRun(Payer("acme", "key"), self.clock, lambda entries: asyncio.ensure_future(self._append(entries)))
 
     @property
     def completion(self) -> Completion:
         return Completion(new_uuid(self.clock.now()), CompletionStatus.FINISHED, "acme", self.clock.now())
 
     async def _append(self, entries: Sequence[Entry]) -> None:
-        await asyncio.sleep(0)
+        await (asyncio.sleep(0) if self.slowness is None else self.slowness.wait())
         if self.is_away:
             raise StoreUnavailable("Redis")
         self.log += entries
@@ -52,13 +54,37 @@ class TestRun:
         await bench.run.started()
         for word in ("a", "b", "c"):
             bench.run.delta(TextDelta(word))
-        await bench.clock.advance(SHORTEST_MERGE / 2)
+        await bench.clock.advance(SHORTEST_WAIT / 2)
         assert bench.run.length == 1
-        await bench.clock.advance(SHORTEST_MERGE)
+        await bench.clock.advance(SHORTEST_WAIT)
         assert [entry.text for entry in bench.log] == [None, "abc"]
+
+    async def test_passes_on_at_once_what_comes_after_a_silence(self) -> None:
+        bench = Bench()
+        await bench.run.started()
+        for word in ("a", "b"):
+            await bench.clock.advance(SHORTEST_WAIT)
+            bench.run.delta(TextDelta(word))
+            assert bench.clock.sleeping == 0
+            await settle()
+        assert [entry.text for entry in bench.log] == [None, "a", "b"]
+
+    async def test_merges_what_comes_while_the_log_is_slow(self) -> None:
+        bench = Bench()
+        await bench.run.started()
+        await bench.clock.advance(SHORTEST_WAIT)
+        bench.slowness = asyncio.Event()
+        for word in ("a", "b", "c"):
+            bench.run.delta(TextDelta(word))
+            await settle()
+        assert bench.run.length == 1
+        bench.slowness.set()
+        await bench.run.flush()
+        assert [entry.text for entry in bench.log] == [None, "a", "bc"]
 
     async def test_keeps_texts_and_tool_calls_in_their_order(self) -> None:
         bench = Bench()
+        await bench.run.started()
         parts: list[TextDelta | ToolCallDelta] = [
             TextDelta("a"),
             TextDelta("b"),
@@ -71,7 +97,7 @@ class TestRun:
         for part in parts:
             bench.run.delta(part)
         await bench.run.flush()
-        told = [entry.text or entry.tool_call for entry in bench.log]
+        told = [entry.text or entry.tool_call for entry in bench.log[1:]]
         assert told == ["ab", ToolCallDelta("1", "{}", "look"), ToolCallDelta("2", "", "look"), "c"]
 
     async def test_shows_nothing_before_it_is_in_the_log(self) -> None:
@@ -129,20 +155,10 @@ class TestRun:
             elif step == "flush":
                 await bench.run.flush()
             else:
-                await bench.clock.advance(SHORTEST_MERGE)
+                await bench.clock.advance(SHORTEST_WAIT)
         await bench.run.end(bench.completion)
         seen = [entry for entry in await following if entry is not None]
         assert seen == bench.log
         assert [entry.number for entry in seen] == list(range(1, len(seen) + 1))
         assert words(seen) == "".join(text for step, text in steps if step == "delta")
-        await bench.clock.advance(LONGEST_MERGE)
-
-
-class TestMerging:
-    def test_takes_longer_with_more_streams_up_to_a_limit(self) -> None:
-        assert [merging_seconds(count) for count in (0, 1, 40, 100_000)] == [
-            SHORTEST_MERGE,
-            SHORTEST_MERGE,
-            2 * SHORTEST_MERGE,
-            LONGEST_MERGE,
-        ]
+        await bench.clock.advance(SHORTEST_WAIT)

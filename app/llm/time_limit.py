@@ -1,0 +1,61 @@
+"""A time limit for one await after another of a stream.
+
+`asyncio.timeout` makes a timer each time, which for a stream of tokens costs more than reading them. Here one timer goes on over
+many awaits: to set a limit is to write down when it passes, and the timer looks at that when it fires.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from types import TracebackType
+
+
+class TimeLimit:
+    """`with limit.of(seconds): await …` raises TimeoutError once the time is over. One at a time; to be closed in the end."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
+        self._task: asyncio.Task[object] | None = None
+        self._cancelling = 0
+        self._ends = 0.0
+        self._is_over = False
+
+    def of(self, seconds: float) -> TimeLimit:
+        self._ends = self._loop.time() + seconds
+        return self
+
+    def __enter__(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._task = task
+        self._cancelling = task.cancelling()
+        if self._timer is not None and self._timer.when() > self._ends:
+            self._timer.cancel()
+            self._timer = None
+        if self._timer is None:
+            self._timer = self._loop.call_at(self._ends, self._look)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        task, self._task = self._task, None
+        if not self._is_over:
+            return
+        self._is_over = False
+        assert task is not None
+        if task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
+            raise TimeoutError from error
+
+    def close(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _look(self) -> None:
+        self._timer = None
+        if self._task is None or self._is_over:
+            return
+        if self._loop.time() < self._ends:
+            self._timer = self._loop.call_at(self._ends, self._look)
+            return
+        self._is_over = True
+        self._task.cancel()
