@@ -20,10 +20,17 @@ LARGEST = 500
 
 
 class Batcher(Generic[Item, Result]):
-    """`run` gets a batch and gives one result an item, in order, or raises and has done nothing."""
+    """`run` gets a batch and gives one result an item, in order, or raises and has done nothing. `unwanted` gets what nobody
+    waits for any more."""
 
-    def __init__(self, run: Callable[[Sequence[Item]], Awaitable[Sequence[Result]]], largest: int = LARGEST) -> None:
+    def __init__(
+        self,
+        run: Callable[[Sequence[Item]], Awaitable[Sequence[Result]]],
+        largest: int = LARGEST,
+        unwanted: Callable[[Item, Result], None] = lambda _item, _result: None,
+    ) -> None:
         self._run = run
+        self._unwanted = unwanted
         self._largest = largest
         self._waiting: list[tuple[Item, asyncio.Future[Result]]] = []
         self._draining: asyncio.Task[None] | None = None
@@ -64,13 +71,14 @@ class Batcher(Generic[Item, Result]):
             await self._attempt(batch[:middle])
             await self._attempt(batch[middle:])
         else:
-            asyncio.get_running_loop().call_soon(_deliver, batch, results)
+            asyncio.get_running_loop().call_soon(self._tell, batch, results)
 
-
-def _deliver(batch: Sequence[tuple[object, asyncio.Future[Result]]], results: Sequence[Result]) -> None:
-    for (_, future), result in zip(batch, results, strict=True):
-        if not future.done():
-            future.set_result(result)
+    def _tell(self, batch: Sequence[tuple[Item, asyncio.Future[Result]]], results: Sequence[Result]) -> None:
+        for (item, future), result in zip(batch, results, strict=True):
+            if future.done():
+                self._unwanted(item, result)
+            else:
+                future.set_result(result)
 
 
 def _fail(batch: Sequence[tuple[object, asyncio.Future[Result]]], error: Exception) -> None:

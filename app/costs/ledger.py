@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import Self
+from typing import Self, TypeAlias
 from uuid import UUID, uuid4
 
 import asyncpg
@@ -22,9 +22,9 @@ from sqlalchemy import text
 
 from app.clock import Clock
 from app.costs.batcher import Batcher
-from app.costs.budgets import Budget, budget_from_row, exceeded
-from app.costs.holds import AdmissionRequest, Admitted, Estimate, IdempotencyKey, Joined, Payer, Settlement, StoredCall
-from app.costs.ledger_rows import Release, settled_rows
+from app.costs.budgets import Budget, BudgetExceeded, budget_from_row, exceeded
+from app.costs.holds import AdmissionRequest, Admitted, Estimate, Joined, Payer, Settlement, StoredCall
+from app.costs.ledger_rows import Release, TopUp, asked_rows, settled_rows
 from app.costs.prices import PriceBook
 from app.costs.statements import Statements
 from app.db.sessions import Sessions
@@ -40,7 +40,7 @@ TAKEN_BACK = 2
 KEEP_AT_LEAST = timedelta(hours=24)
 """How long an idempotency key is remembered where content is kept for less."""
 
-_ADMIT = "select * from ledger_admit($1::text::jsonb, $2, $3, $4, $5::text::jsonb)"
+_ADMIT = "select * from ledger_admit($1, $2, $3, $4::text::jsonb, $5, $6, $7)"
 _SETTLE = "select ledger_settle($1, $2, $3, $4, $5, $6, $7)"
 _BUDGETS = "select * from budget_now where key = any($1)"
 _log = logging.getLogger(__name__)
@@ -55,25 +55,11 @@ class _Open:
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
-    call: UUID
-    operation: Operation
-    payer: Payer
-    estimate: Estimate
-    idempotency: IdempotencyKey | None = None
-    top_up_at: datetime | None = None
+class _Refusal:
+    reason: object
 
 
-@dataclass(frozen=True, slots=True)
-class _Verdict:
-    word: str
-    call: UUID
-    cap: int
-    capped: bool
-    at: datetime
-    budget: Budget | None
-    needed: Decimal | None
-    remaining: Decimal | None
+_Verdict: TypeAlias = Admitted | Joined | _Refusal
 
 
 class PostgresLedger:
@@ -94,7 +80,7 @@ class PostgresLedger:
         self._keeping: asyncio.Task[None] | None = None
         self._admitting = Statements(sessions.engines, clock, ADMIT_PATIENCE)
         self._settling = Statements(sessions.engines, clock, SETTLE_PATIENCE)
-        self._admissions: Batcher[_Asked, _Verdict] = Batcher(self._admit_batch)
+        self._admissions: Batcher[AdmissionRequest | TopUp, _Verdict] = Batcher(self._admit_batch, unwanted=self._give_back)
         self._settlements: Batcher[Settlement | Release, None] = Batcher(self._settle_batch)
 
     async def __aenter__(self) -> Self:
@@ -107,19 +93,17 @@ class PostgresLedger:
         await self.close()
 
     async def admit(self, request: AdmissionRequest) -> Admitted | Joined:
-        verdict = await self._ask(_Asked(request.call, request.operation, request.payer, request.estimate, request.idempotency))
-        if verdict.word == "joined":
-            return Joined(verdict.call)
-        if verdict.word == "admitted":
-            return Admitted(verdict.call, verdict.cap, verdict.capped, verdict.at)
-        raise Refused(_refusal(verdict, request.estimate))
+        verdict = await self._ask(request)
+        if isinstance(verdict, _Refusal):
+            raise Refused(verdict.reason)
+        return verdict
 
     async def top_up(self, call: UUID, payer: Payer, estimate: Estimate) -> int | None:
         opened = self._open.get(call)
         if opened is None:
             return None
-        verdict = await self._ask(_Asked(call, Operation.COMPLETION, payer, estimate, top_up_at=opened.at))
-        return verdict.cap if verdict.word == "admitted" else None
+        verdict = await self._ask(TopUp(call, payer, estimate, opened.at))
+        return verdict.output_cap_tokens if isinstance(verdict, Admitted) else None
 
     async def settle(self, settlement: Settlement) -> None:
         await self._finish(settlement)
@@ -201,20 +185,20 @@ class PostgresLedger:
         await self._admitting.close()
         await self._settling.close()
 
-    async def _ask(self, asked: _Asked) -> _Verdict:
+    async def _ask(self, asked: AdmissionRequest | TopUp) -> _Verdict:
         answer = self._admissions.submit(asked)
         try:
-            return await asyncio.shield(answer)
+            return await answer
         except asyncio.CancelledError:
-            if asked.top_up_at is None:
-                answer.add_done_callback(self._give_back)
+            if answer.done() and not answer.cancelled() and answer.exception() is None:
+                self._give_back(asked, answer.result())
             raise
 
-    def _give_back(self, answer: asyncio.Future[_Verdict]) -> None:
+    def _give_back(self, asked: AdmissionRequest | TopUp, verdict: _Verdict) -> None:
         """Who asked is gone: what was admitted for it must not stay held."""
-        if answer.cancelled() or answer.exception() is not None or answer.result().word != "admitted":
+        if isinstance(asked, TopUp) or not isinstance(verdict, Admitted):
             return
-        task = asyncio.create_task(self.release(answer.result().call))
+        task = asyncio.create_task(self.release(verdict.call))
         self._releasing.add(task)
         task.add_done_callback(self._releasing.discard)
 
@@ -225,32 +209,43 @@ class PostgresLedger:
         finally:
             self._open.pop(item.call, None)
 
-    async def _admit_batch(self, batch: Sequence[_Asked]) -> Sequence[_Verdict]:
+    async def _admit_batch(self, batch: Sequence[AdmissionRequest | TopUp]) -> Sequence[_Verdict]:
         defaults = self._missing_defaults(batch)
+        asked = asked_rows(batch)
         try:
             rows = await self._admitting.fetch(
                 _ADMIT,
-                msgspec.json.encode([_request(number, asked) for number, asked in enumerate(batch)]).decode(),
                 self._owner,
                 self._lease,
                 self._keep,
                 msgspec.json.encode(list(defaults.values())).decode(),
+                asked.payers,
+                asked.targets,
+                asked.requests,
             )
         except StoreUnavailable:
-            self._doubtful.update((asked.call, 0) for asked in batch if asked.top_up_at is None)
+            self._doubtful.update((one.call, 0) for one in batch if isinstance(one, AdmissionRequest))
             raise
         self._materialised.update(defaults)
         refusing = {row["budget"] for row in rows if row["budget"] is not None}
         budgets = {}
         if refusing:
             budgets = {row["key"]: budget_from_row(row) for row in await self._admitting.fetch(_BUDGETS, list(refusing))}
-        verdicts = [_verdict(row, budgets) for row in rows]
         now = self._clock.monotonic()
-        for asked, verdict in zip(batch, verdicts, strict=True):
-            if verdict.word == "admitted" and asked.top_up_at is None:
-                self._doubtful.pop(verdict.call, None)
-                self._open[verdict.call] = _Open(verdict.at, now)
-        return verdicts
+        return [self._verdict(one, row, budgets, now) for one, row in zip(batch, rows, strict=True)]
+
+    def _verdict(
+        self, asked: AdmissionRequest | TopUp, row: asyncpg.Record, budgets: Mapping[UUID, Budget], now: float
+    ) -> _Verdict:
+        _, word, call, cap, capped, at, budget, needed, remaining = row
+        if word == "admitted":
+            if isinstance(asked, AdmissionRequest):
+                self._doubtful.pop(call, None)
+                self._open[call] = _Open(at, now)
+            return Admitted(call, cap, capped, at)
+        if word == "joined":
+            return Joined(call)
+        return _Refusal(_reason(word, asked.estimate, budgets.get(budget), needed, remaining))
 
     async def _settle_batch(self, batch: Sequence[Settlement | Release]) -> Sequence[None]:
         opened = self._open
@@ -261,7 +256,7 @@ class PostgresLedger:
         )
         return [None] * len(batch)
 
-    def _missing_defaults(self, batch: Sequence[_Asked]) -> dict[tuple[str, str], dict[str, object]]:
+    def _missing_defaults(self, batch: Sequence[AdmissionRequest | TopUp]) -> dict[tuple[str, str], dict[str, object]]:
         """The configured budgets of tenants and agents that this process sees for the first time."""
         missing: dict[tuple[str, str], dict[str, object]] = {}
         for asked in batch:
@@ -286,53 +281,18 @@ _RENEW = text(
 )
 
 
-def _request(number: int, asked: _Asked) -> dict[str, object]:
-    payer, estimate, idempotency = asked.payer, asked.estimate, asked.idempotency
-    return {
-        "ord": number,
-        "call": asked.call,
-        "operation": asked.operation.value,
-        "tenant": payer.tenant,
-        "agent": payer.agent,
-        "key_name": payer.key_name,
-        "labels": {label.key: label.value for label in payer.labels},
-        "provider": estimate.provider,
-        "model": estimate.model,
-        "input_tokens": estimate.input_tokens,
-        "max_out": estimate.max_output_tokens,
-        "min_out": min(estimate.min_output_tokens, estimate.max_output_tokens),
-        "input_usd": estimate.input_usd,
-        "token_usd": estimate.output_token_usd,
-        "idem": None if idempotency is None else idempotency.key,
-        "hash": None if idempotency is None else "\\x" + idempotency.request_hash.hex(),
-        "topup": asked.top_up_at is not None,
-        "at": asked.top_up_at,
-    }
-
-
-def _verdict(row: asyncpg.Record, budgets: Mapping[UUID, Budget]) -> _Verdict:
-    return _Verdict(
-        row["verdict"],
-        row["call"],
-        row["cap"],
-        row["capped"],
-        row["admitted_at"],
-        budgets.get(row["budget"]),
-        row["needed"],
-        row["remaining"],
-    )
-
-
-def _refusal(verdict: _Verdict, estimate: Estimate) -> object:
-    if verdict.word == "mismatch":
+def _reason(
+    word: str, estimate: Estimate, budget: Budget | None, needed: Decimal | None, remaining: Decimal | None
+) -> BudgetExceeded | Conflict | InvalidInput:
+    if word == "mismatch":
         return Conflict("The idempotency key was used with another input.", ProblemCode.IDEMPOTENCY_MISMATCH)
-    if verdict.budget is None or verdict.needed is None or verdict.remaining is None:
+    if budget is None or needed is None or remaining is None:
         return InvalidInput(
             f"{estimate.provider}/{estimate.model} has no price, so a budget cannot be kept; price it in the configuration.",
             ("model",),
             ProblemCode.UNPRICED_MODEL,
         )
-    return exceeded(verdict.budget, verdict.needed, verdict.remaining)
+    return exceeded(budget, needed, remaining)
 
 
 def _default(default: BudgetDefault, tenant: str, agent: str) -> dict[str, object]:

@@ -15,7 +15,7 @@ from uuid import UUID
 import msgspec
 
 from app.attempts import Attempt
-from app.costs.holds import Payer, Settlement
+from app.costs.holds import AdmissionRequest, Estimate, Payer, Settlement
 from app.costs.prices import PriceBook, PriceUsed
 from app.usage import TokenUsage
 
@@ -23,6 +23,16 @@ Row: TypeAlias = tuple[object, ...]
 Key = TypeVar("Key", bound=Hashable)
 
 _NOTHING = TokenUsage()
+
+
+@dataclass(frozen=True, slots=True)
+class TopUp:
+    """A further attempt of a call that was admitted at `at`."""
+
+    call: UUID
+    payer: Payer
+    estimate: Estimate
+    at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +56,15 @@ class Places(Generic[Key]):
         return len(self.rows)
 
 
+@dataclass(frozen=True, slots=True)
+class AskedRows:
+    """The last arguments of `ledger_admit` in its order."""
+
+    payers: list[Row]
+    targets: list[Row]
+    requests: list[Row]
+
+
 @dataclass(slots=True)
 class SettledRows:
     """The arguments of `ledger_settle` in its order."""
@@ -55,6 +74,35 @@ class SettledRows:
     calls: list[Row] = field(default_factory=list)
     attempts: list[Row] = field(default_factory=list)
     documents: list[bytes | None] = field(default_factory=list)
+
+
+def asked_rows(batch: Iterable[AdmissionRequest | TopUp]) -> AskedRows:
+    payers, targets, requests = Places[tuple[Payer, str]](), Places[tuple[str, str]](), list[Row]()
+    for asked in batch:
+        operation, idempotency, at = "", None, None
+        if isinstance(asked, AdmissionRequest):
+            operation, idempotency = asked.operation.value, asked.idempotency
+        else:
+            at = asked.at
+        estimate = asked.estimate
+        target = estimate.provider, estimate.model
+        payer = asked.payer, operation
+        requests.append(
+            (
+                asked.call,
+                payers.get(payer) or payers.add(payer, payer_row(*payer)),
+                targets.get(target) or targets.add(target, target),
+                estimate.input_tokens,
+                estimate.max_output_tokens,
+                min(estimate.min_output_tokens, estimate.max_output_tokens),
+                estimate.input_usd,
+                estimate.output_token_usd,
+                None if idempotency is None else idempotency.key,
+                None if idempotency is None else idempotency.request_hash,
+                at,
+            )
+        )
+    return AskedRows(payers.rows, targets.rows, requests)
 
 
 def settled_rows(batch: Iterable[tuple[Settlement | Release, datetime | None]], prices: PriceBook) -> SettledRows:

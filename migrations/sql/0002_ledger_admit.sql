@@ -1,11 +1,15 @@
 -- Admits a batch of calls and top-ups, one after the other, each all or nothing over every budget in its scope.
--- The budgets' periods are locked first and their limits read after, so that no hold passes a limit in force.
-create function ledger_admit(requests jsonb, admitting uuid, lease interval, keep interval, defaults jsonb)
+-- The calls that it may change are locked first, then the budgets' periods, and limits are read after, so that no hold passes one in force.
+-- A call that comes up meanwhile is a unique violation: the whole batch is decided again.
+create function ledger_admit(
+    admitting uuid, lease interval, keep interval, defaults jsonb, payers ledger_payer[], targets ledger_target[], requests ledger_request[]
+)
 returns table (ord int, verdict text, call uuid, cap int, capped boolean, admitted_at timestamptz, budget uuid, needed numeric, remaining numeric)
 language plpgsql as $$
 #variable_conflict use_column
 declare
-    m_ord int[]; m_budget uuid[]; m_at timestamptz[];
+    known_calls uuid[];
+    m_payer int[]; m_target int[]; m_at timestamptz[]; m_budget uuid[];
     p_budget uuid[]; p_at timestamptz[]; p_start timestamptz[]; p_end timestamptz[];
     k_budget uuid[]; k_start timestamptz[]; k_room numeric[]; k_block boolean[];
     a_ord int[] := '{}'; a_call uuid[] := '{}'; a_cap int[] := '{}'; a_capped boolean[] := '{}'; a_usd numeric[] := '{}'; a_kind text[] := '{}';
@@ -23,10 +27,26 @@ begin
         perform budget_open(made.key) from materialise_defaults(defaults) made;
     end if;
 
-    select array_agg(q.ord), array_agg(m.budget), array_agg(coalesce(q.at, now())) into m_ord, m_budget, m_at
-    from jsonb_to_recordset(requests) q (ord int, tenant text, agent text, provider text, model text, labels jsonb, at timestamptz)
-    cross join lateral budgets_for(q.tenant, q.agent, q.provider, q.model, q.labels) m;
-    if m_ord is not null then
+    select array_agg(c.key) into known_calls
+    from unnest(requests) q
+    join unnest(payers) with ordinality y (tenant, agent, key_name, operation, labels, place) on y.place = q.payer
+    cross join lateral (
+        select c.key from completions c where c.key = q.call
+        union all
+        select c.key from completions c
+        where q.idem is not null and c.tenant = y.tenant and c.operation = y.operation and c.idempotency_key = q.idem and c.key <> q.call
+    ) c;
+    if known_calls is not null then
+        perform from completions where key = any (known_calls) order by key for update;
+        delete from completions where key = any (known_calls) and idempotency_key is not null and expires_at <= now() and status <> 'RUNNING';
+    end if;
+
+    select array_agg(d.payer), array_agg(d.target), array_agg(d.at), array_agg(m.budget) into m_payer, m_target, m_at, m_budget
+    from (select distinct payer, target, coalesce(at, now()) as at from unnest(requests)) d
+    join unnest(payers) with ordinality y (tenant, agent, key_name, operation, labels, place) on y.place = d.payer
+    join unnest(targets) with ordinality t (provider, model, place) on t.place = d.target
+    cross join lateral budgets_for(y.tenant, y.agent, t.provider, t.model, y.labels) m;
+    if m_budget is not null then
         select array_agg(budget), array_agg(at), array_agg(starts), array_agg(ends) into p_budget, p_at, p_start, p_end
         from periods_of(m_budget, m_at);
         perform lock_periods(array_agg(budget), array_agg(starts), array_agg(ends))
@@ -40,30 +60,30 @@ begin
     for r in
         select q.*, c.key as known, c.owner, c.status, c.request_hash, c.output_cap, c.capped, c.admitted_at, c.swept_at is not null as swept,
             coalesce(s.slots, '{}') as slots
-        from jsonb_to_recordset(requests) q (
-            ord int, call uuid, tenant text, operation text, max_out int, min_out int, input_usd numeric, token_usd numeric,
-            idem text, hash bytea, topup boolean
+        from unnest(requests) with ordinality q (
+            call, payer, target, input_tokens, max_out, min_out, input_usd, token_usd, idem, hash, at, ord
         )
+        join unnest(payers) with ordinality y (tenant, agent, key_name, operation, labels, place) on y.place = q.payer
         left join lateral (
-            select * from completions c where c.key = q.call
+            select * from completions c where known_calls is not null and c.key = q.call
             union all
             select * from completions c
-            where q.idem is not null and c.tenant = q.tenant and c.operation = q.operation and c.idempotency_key = q.idem
-                and c.key <> q.call and c.expires_at > now()
+            where known_calls is not null and q.idem is not null and c.tenant = y.tenant and c.operation = y.operation
+                and c.idempotency_key = q.idem and c.key <> q.call
             limit 1
         ) c on true
         left join (
-            select m.ord, array_agg(k.slot) as slots
-            from unnest(m_ord, m_budget, m_at) m (ord, budget, at)
+            select m.payer, m.target, m.at, array_agg(k.slot) as slots
+            from unnest(m_payer, m_target, m_at, m_budget) m (payer, target, at, budget)
             join unnest(p_budget, p_at, p_start) p (budget, at, starts) using (budget, at)
             join unnest(k_budget, k_start) with ordinality k (budget, starts, slot) using (budget, starts)
-            group by m.ord
-        ) s on s.ord = q.ord
+            group by m.payer, m.target, m.at
+        ) s on s.payer = q.payer and s.target = q.target and s.at = coalesce(q.at, now())
         order by q.ord
     loop
         ord := r.ord; call := coalesce(r.known, r.call); cap := r.max_out; capped := false; admitted_at := now();
         budget := null; needed := null; remaining := null; verdict := null;
-        if r.topup then
+        if r.at is not null then
             if r.known is null or r.status <> 'RUNNING' or r.owner <> admitting then
                 verdict := 'gone';
             end if;
@@ -106,14 +126,14 @@ begin
             end if;
             if verdict = 'admitted' then
                 a_ord := a_ord || ord; a_call := a_call || call; a_cap := a_cap || cap; a_capped := a_capped || capped; a_usd := a_usd || amount;
-                a_kind := a_kind || case when r.topup then 'topup' when r.known is not null then 'again' else 'new' end;
+                a_kind := a_kind || case when r.at is not null then 'topup' when r.known is not null then 'again' else 'new' end;
             end if;
         end if;
         return next;
     end loop;
 
     perform write_admissions(
-        requests, admitting, lease, keep, a_ord, a_call, a_cap, a_capped, a_usd, a_kind, h_ord, h_slot, h_usd, k_budget, k_start
+        admitting, lease, keep, payers, targets, requests, a_ord, a_call, a_cap, a_capped, a_usd, a_kind, h_ord, h_slot, h_usd, k_budget, k_start
     );
     if cardinality(h_ord) > 0 then
         update budget_periods p set held_usd = p.held_usd + taken.usd
@@ -126,9 +146,9 @@ begin
 end
 $$;
 --
--- The rows of admitted calls. A call whose key was taken meanwhile is a unique violation: the whole batch is decided again.
+-- The rows of admitted calls.
 create function write_admissions(
-    requests jsonb, admitting uuid, lease interval, keep interval,
+    admitting uuid, lease interval, keep interval, payers ledger_payer[], targets ledger_target[], requests ledger_request[],
     a_ord int[], a_call uuid[], a_cap int[], a_capped boolean[], a_usd numeric[], a_kind text[],
     h_ord int[], h_slot bigint[], h_usd numeric[], k_budget uuid[], k_start timestamptz[]
 ) returns void
@@ -136,41 +156,41 @@ language plpgsql as $$
 declare
     changed bigint;
 begin
-    delete from completions c
-    using jsonb_to_recordset(requests) q (tenant text, operation text, idem text)
-    where q.idem is not null and c.tenant = q.tenant and c.operation = q.operation and c.idempotency_key = q.idem and c.expires_at <= now();
-
     insert into completions (
         key, tenant, agent, key_name, operation, labels, idempotency_key, request_hash, owner, lease_until, status,
         estimates, hold_budgets, hold_starts, hold_usd, output_cap, capped, admitted_at, expires_at
     )
-    select q.call, q.tenant, q.agent, q.key_name, q.operation, q.labels, q.idem, q.hash, admitting, now() + lease, 'RUNNING',
-        jsonb_build_array(jsonb_build_object('provider', q.provider, 'model', q.model, 'input', q.input_tokens, 'cap', a.cap, 'usd', a.usd)),
+    select q.call, y.tenant, y.agent, y.key_name, y.operation, y.labels, q.idem, q.hash, admitting, now() + lease, 'RUNNING',
+        jsonb_build_array(jsonb_build_object('provider', t.provider, 'model', t.model, 'input', q.input_tokens, 'cap', a.cap, 'usd', a.usd)),
         coalesce(h.budgets, '{}'), coalesce(h.starts, '{}'), coalesce(h.usd, '{}'), a.cap, a.capped, now(), now() + keep
-    from jsonb_to_recordset(requests) q (
-        ord int, call uuid, tenant text, agent text, key_name text, operation text, labels jsonb, idem text, hash bytea,
-        provider text, model text, input_tokens int
+    from unnest(requests) with ordinality q (
+        call, payer, target, input_tokens, max_out, min_out, input_usd, token_usd, idem, hash, at, ord
     )
+    join unnest(payers) with ordinality y (tenant, agent, key_name, operation, labels, place) on y.place = q.payer
+    join unnest(targets) with ordinality t (provider, model, place) on t.place = q.target
     join unnest(a_ord, a_cap, a_capped, a_usd, a_kind) a (ord, cap, capped, usd, kind) on a.ord = q.ord and a.kind = 'new'
     left join (
-        select t.ord, array_agg(k_budget[t.slot]) as budgets, array_agg(k_start[t.slot]) as starts, array_agg(t.usd) as usd
-        from unnest(h_ord, h_slot, h_usd) t (ord, slot, usd) group by t.ord
+        select g.ord, array_agg(k_budget[g.slot]) as budgets, array_agg(k_start[g.slot]) as starts, array_agg(g.usd) as usd
+        from unnest(h_ord, h_slot, h_usd) g (ord, slot, usd) group by g.ord
     ) h on h.ord = q.ord
-    order by q.tenant, q.operation, q.idem, q.call;
+    order by y.tenant, y.operation, q.idem, q.call;
 
     if a_kind && array['topup', 'again'] then
         update completions c
         set estimates = case a.kind when 'topup' then c.estimates else '[]' end
-                || jsonb_build_object('provider', q.provider, 'model', q.model, 'input', q.input_tokens, 'cap', a.cap, 'usd', a.usd),
+                || jsonb_build_object('provider', t.provider, 'model', t.model, 'input', q.input_tokens, 'cap', a.cap, 'usd', a.usd),
             hold_budgets = c.hold_budgets || h.budgets, hold_starts = c.hold_starts || h.starts, hold_usd = c.hold_usd || h.usd,
             output_cap = a.cap, capped = a.capped, owner = admitting, lease_until = now() + lease, status = 'RUNNING', swept_at = null,
             finished_at = null, admitted_at = case a.kind when 'topup' then c.admitted_at else now() end,
             expires_at = case a.kind when 'topup' then c.expires_at else now() + keep end
-        from jsonb_to_recordset(requests) q (ord int, provider text, model text, input_tokens int)
+        from unnest(requests) with ordinality q (
+            call, payer, target, input_tokens, max_out, min_out, input_usd, token_usd, idem, hash, at, ord
+        )
+        join unnest(targets) with ordinality t (provider, model, place) on t.place = q.target
         join unnest(a_ord, a_call, a_cap, a_capped, a_usd, a_kind) a (ord, call, cap, capped, usd, kind) on a.ord = q.ord and a.kind <> 'new'
         left join (
-            select t.ord, array_agg(k_budget[t.slot]) as budgets, array_agg(k_start[t.slot]) as starts, array_agg(t.usd) as usd
-            from unnest(h_ord, h_slot, h_usd) t (ord, slot, usd) group by t.ord
+            select g.ord, array_agg(k_budget[g.slot]) as budgets, array_agg(k_start[g.slot]) as starts, array_agg(g.usd) as usd
+            from unnest(h_ord, h_slot, h_usd) g (ord, slot, usd) group by g.ord
         ) h on h.ord = q.ord
         where c.key = a.call
             and case a.kind when 'topup' then c.status = 'RUNNING' and c.owner = admitting else c.swept_at is not null end;

@@ -170,9 +170,16 @@ create table usage_rollups (
 --
 create index ix_usage_rollups_bucket on usage_rollups (grain, bucket);
 --
--- What a batch of the ledger says. Calls name their payer, and attempts their call and price, by the place in their lists, from 1:
--- most calls of a batch share both.
+-- What a batch of the ledger says. Payers, targets, prices and calls are named by their place in their list, from 1: most calls share them.
 create type ledger_payer as (tenant text, agent text, key_name text, operation text, labels jsonb);
+--
+create type ledger_target as (provider text, model text);
+--
+-- One with `at`, the moment of its admission, is a further attempt of a call that is open.
+create type ledger_request as (
+    call uuid, payer int, target int, input_tokens int, max_out int, min_out int, input_usd numeric, token_usd numeric, idem text, hash bytea,
+    at timestamptz
+);
 --
 create type ledger_price as (
     provider text, model text, input_usd numeric, output_usd numeric, cache_read_usd numeric, cache_write_usd numeric, source text

@@ -75,10 +75,11 @@ class TestGroupCommit:
         assert await batcher.submit(4) == 8
 
     async def test_who_no_longer_waits_holds_up_nobody(self) -> None:
-        store = Store()
-        batcher = Batcher(store.run)
+        store, unwanted = Store(), list[tuple[int, int]]()
+        batcher = Batcher(store.run, unwanted=lambda item, result: unwanted.append((item, result)))
         gone, stays = batcher.submit(1), batcher.submit(2)
         gone.cancel()
         assert await stays == 4
         await batcher.settled()
         assert store.batches == [[1, 2]]
+        assert unwanted == [(1, 2)]
