@@ -1,5 +1,6 @@
 """Input objects are built by a plan made once a type: Strawberry's own way asks each field for its type and name at every call,
-which at forty messages takes longer than all checks of the input together."""
+which at forty messages takes longer than all checks of the input together. A list of objects longer than any input may have is
+refused before its objects are built."""
 
 from __future__ import annotations
 
@@ -11,8 +12,12 @@ from graphql import GraphQLInputObjectType, GraphQLSchema
 from strawberry.schema.config import StrawberryConfig
 from strawberry.types.base import StrawberryList, StrawberryObjectDefinition, StrawberryOptional, get_object_definition
 
+from resolvers.inputs.checks import check_count
+
 Value: TypeAlias = Any  # what graphql-core's coercion gives: scalars, enum members, lists and dicts of them
 Build: TypeAlias = Callable[[Value], Value]
+
+_MOST_OBJECTS = 10_000
 
 
 def plan_inputs(schema: GraphQLSchema, config: StrawberryConfig) -> None:
@@ -41,7 +46,10 @@ def _plan(definition: StrawberryObjectDefinition, config: StrawberryConfig, plan
         if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
     }
     steps = {
-        config.name_converter.from_field(field): (field.python_name, _builder(field.resolve_type(), plans))
+        config.name_converter.from_field(field): (
+            field.python_name,
+            _builder(config.name_converter.from_field(field), field.resolve_type(), plans),
+        )
         for field in definition.fields
     }
 
@@ -55,13 +63,13 @@ def _plan(definition: StrawberryObjectDefinition, config: StrawberryConfig, plan
     return build
 
 
-def _builder(field_type: object, plans: Mapping[type, Build]) -> Build | None:
+def _builder(name: str, field_type: object, plans: Mapping[type, Build]) -> Build | None:
     """None where the value is taken as it is."""
     if isinstance(field_type, StrawberryOptional):
-        return _builder(field_type.of_type, plans)
+        return _builder(name, field_type.of_type, plans)
     if isinstance(field_type, StrawberryList):
-        each = _builder(field_type.of_type, plans)
-        return None if each is None else lambda items: [each(item) for item in items]
+        each = _builder(name, field_type.of_type, plans)
+        return None if each is None else _list_builder(name, each)
     definition = get_object_definition(field_type)
     if definition is None:
         return None
@@ -69,5 +77,13 @@ def _builder(field_type: object, plans: Mapping[type, Build]) -> Build | None:
 
     def build(value: Value) -> Value:
         return plans[origin](value)
+
+    return build
+
+
+def _list_builder(name: str, each: Build) -> Build:
+    def build(items: list[Value]) -> list[Value]:
+        check_count(items, _MOST_OBJECTS, (name,))
+        return [each(item) for item in items]
 
     return build

@@ -21,7 +21,7 @@ from app.errors import LimitExceeded
 from app.graphql.errors import Code, Description, RequestFailed, failed_by, failure
 from app.web.load import Capacity
 
-MOST_JSON_VALUES = 1_000_000
+MOST_JSON_VALUES = 250_000
 _MOST_BYTES_A_CHARACTER = 6
 
 

@@ -52,15 +52,16 @@ PageSize: TypeAlias = int | PageVariable
 
 @dataclass(slots=True)
 class CostNode:
-    """One response key: its own points, how many items it may bring, and what each of them holds."""
+    """One response key: its own points, how many items it may bring, and what each of them holds. Where objects of different
+    types share the key, the dearest counts."""
 
     weight: int
-    size: PageSize | None = None
+    sizes: list[PageSize] = field(default_factory=list)
     children: dict[str, CostNode] = field(default_factory=dict)
 
     def requested(self, variables: Mapping[str, object]) -> int:
         each = self.weight + sum(child.requested(variables) for child in self.children.values())
-        return each if self.size is None else _resolve(self.size, variables) * each
+        return max((_resolve(size, variables) for size in self.sizes), default=1) * each
 
     def actual(self, value: object) -> int:
         if isinstance(value, list):
@@ -76,7 +77,8 @@ class CostNode:
 
     @property
     def varies(self) -> bool:
-        return isinstance(self.size, PageVariable) or any(child.varies for child in self.children.values())
+        sized = any(isinstance(size, PageVariable) for size in self.sizes)
+        return sized or any(child.varies for child in self.children.values())
 
 
 class OperationCost:
@@ -172,7 +174,11 @@ class CostBuilder:
         size: PageSize | None = None
         if _is_list(definition.type):
             size, page = page if page is not None else whole_number(metadata, "list_size", DEFAULT_LIST), None
-        found = into.setdefault(key, CostNode(whole_number(metadata, "cost", 1), size))
+        weight = whole_number(metadata, "cost", 1)
+        found = into.setdefault(key, CostNode(weight))
+        found.weight = max(found.weight, weight)
+        if size is not None:
+            found.sizes.append(size)
         if is_composite_type(named):
             self._collect(node.selection_set, named, page, found.children)
 

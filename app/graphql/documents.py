@@ -52,7 +52,7 @@ _TOKENS_KEPT = 200_000
 _PERSISTED_BYTES_KEPT = 8 * 1024 * 1024
 _ABOUT_THE_SCHEMA = frozenset({"__schema", "__type"})
 _MOST_ERRORS = 20
-_SHORT_TEXT = 1000
+_SHORT_TEXT = 200
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -249,7 +249,9 @@ class Documents:
         audience = audience_of(fields[0]) if node.operation is OperationType.SUBSCRIPTION and fields else None
         joined = joined_of(fields[0]) if audience is not None else None
         spending = any(spends(found) for found in fields)
-        return Operation(node, node.operation, costs.build(node), spending, audience, joined, set(names) <= _ABOUT_THE_SCHEMA)
+        asked = set(names) - {"__typename"}
+        introspection_only = bool(asked) and asked <= _ABOUT_THE_SCHEMA
+        return Operation(node, node.operation, costs.build(node), spending, audience, joined, introspection_only)
 
     def _keep(self, document: Document) -> None:
         if document.text in self._kept:

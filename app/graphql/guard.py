@@ -1,7 +1,8 @@
 """What a document may ask for, decided in one pass before validation, whose own cost it bounds.
 
 Fragments are measured once and added up by arithmetic, so the pass is linear in the text however often they are spread.
-Introspection counts as fields but not towards depth: the standard query is deeper than any honest document.
+Introspection counts as fields but not towards depth: the standard query is deeper than any honest document. It is asked for
+on its own, since its answer takes long and is made aside, where nothing else can run.
 """
 
 from __future__ import annotations
@@ -23,17 +24,20 @@ from app.errors import LimitExceeded
 from app.settings import LimitSettings
 
 _INTROSPECTION = frozenset({"__schema", "__type"})
+_MOST_INTROSPECTIONS = 2
 
 
 @dataclass(slots=True)
 class Measure:
-    """One selection set with everything below it, fragments spread out. `keys` counts its own response keys."""
+    """One selection set with everything below it, fragments spread out. `keys` counts its own response keys; `introspections`,
+    `typenames` and `roots` are its own fields too."""
 
     depth: int = 0
     fields: int = 0
     aliases: int = 0
     repeats: int = 0
-    introspects: bool = False
+    introspections: int = 0
+    typenames: int = 0
     roots: int = 0
     keys: Counter[str] = field(default_factory=Counter)
 
@@ -43,12 +47,12 @@ class Measure:
         self.aliases += node.alias is not None
         self.keys[key] += 1
         introspection = node.name.value in _INTROSPECTION
-        self.introspects |= introspection
+        self.introspections += introspection
+        self.typenames += node.name.value == "__typename"
         if below is not None:
             self.fields += below.fields
             self.aliases += below.aliases
             self.repeats = max(self.repeats, below.repeats)
-            self.introspects |= below.introspects
         if not introspection:
             self.depth = max(self.depth, 1 + (below.depth if below is not None else 0))
 
@@ -58,7 +62,8 @@ class Measure:
         self.roots += fragment.roots * times
         self.depth = max(self.depth, fragment.depth)
         self.repeats = max(self.repeats, fragment.repeats)
-        self.introspects |= fragment.introspects
+        self.introspections += fragment.introspections * times
+        self.typenames += fragment.typenames * times
         for key, count in fragment.keys.items():
             self.keys[key] += count * times
 
@@ -88,17 +93,22 @@ class Guard:
         measures.extend([self._fragment(name) for name in self._fragments])
         for definition in (*operations, *self._fragments.values()):
             self._count_directives(len(definition.directives or ()))
+            for variable in definition.variable_definitions or ():
+                self._count_directives(len(variable.directives or ()))
         _within("directives on one selection", self._most_directives, limits.directives_per_field)
         _within("directives", self.directives, limits.directives)
-        for operation, measure in zip(operations, measures, strict=False):
+        for measure in measures[: len(operations)]:
             _within("root fields", measure.roots, limits.root_fields)
-            _within("operation directives", len(operation.directives or ()), limits.directives_per_field)
+            _within("introspection fields", measure.introspections, _MOST_INTROSPECTIONS)
+            if measure.introspections:
+                others = measure.roots - measure.introspections - measure.typenames
+                _within("other root fields beside introspection", others, 0)
         for measure in measures:
             _within("depth", measure.depth, limits.depth)
             _within("fields", measure.fields, limits.fields)
             _within("aliases", measure.aliases, limits.aliases)
             _within("uses of one response key in a selection set", measure.repeats, limits.repeated_keys)
-        return any(measure.introspects for measure in measures)
+        return any(measure.introspections for measure in measures)
 
     def _fragment(self, name: str) -> Measure:
         """A fragment in its own spread counts as nothing: validation names the circle."""

@@ -143,9 +143,9 @@ def check_method_of(prepared: Prepared, method: str) -> None:
 
 def check_content_type(content_type: str | None) -> None:
     """Only `application/json` in UTF-8: what a foreign page's form can send is refused."""
-    name, _, parameters = (content_type or "").partition(";")
-    charset = parameters.strip().lower().replace('"', "")
-    if name.strip().lower() != MediaType.JSON or (charset.startswith("charset=") and charset != "charset=utf-8"):
+    name, *parameters = (part.strip().lower() for part in (content_type or "").split(";"))
+    charsets = [part.removeprefix("charset=").strip('"') for part in parameters if part.startswith("charset=")]
+    if name != MediaType.JSON or charsets not in ([], ["utf-8"]):
         raise failure(Code.UNSUPPORTED_MEDIA_TYPE, "send Content-Type: application/json in UTF-8", 415)
 
 

@@ -42,6 +42,7 @@ from resolvers.inputs.messages import MessageInput
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _ASKING = frozenset({Role.USER, Role.TOOL})
 _MOST_TOKENS = 10_000_000
+_MOST_MESSAGES = 2048
 _MOST_TOOLS = 128
 _MOST_STOPS = 4
 _LONGEST_STOP = 256
@@ -149,7 +150,7 @@ class CacheInput:
 
 @strawberry.input(description="One call of a language model.")
 class CompletionInput:
-    messages: list[MessageInput] = field(description="The conversation so far, oldest first; at least one message.")
+    messages: list[MessageInput] = field(description="The conversation so far, oldest first; 1 to 2048 messages.")
     model: str | None = field(
         description="`provider/model`, or a route's name; left out, the default route. Such as `anthropic/claude-sonnet-5-5`."
     )
@@ -180,6 +181,7 @@ class CompletionInput:
 
     def to_domain(self) -> CompletionRequest:
         """Raises Refused(InvalidInput) with the path of the first fault."""
+        check_count(self.messages, _MOST_MESSAGES, ("messages",))
         check_texts(self)
         self._check_figures()
         tools = self._tools()

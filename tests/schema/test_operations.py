@@ -47,6 +47,14 @@ class TestCompletions:
             "path": ["messages"],
         }
 
+    async def test_a_conversation_has_so_many_messages_at_most(self, api: Api) -> None:
+        message = {"role": "USER", "text": "Hi"}
+        refused = await ask(api, messages=[message] * 2049)
+        assert (refused["path"], refused["message"]) == (["messages"], "There are 2049; at most 2048 are allowed.")
+        raised = await api.raised(ASK, input={"messages": [message] * 10_001})
+        assert isinstance(raised, Refused)
+        assert raised.reason == InvalidInput("There are 10001; at most 10000 are allowed.", ("messages",))
+
     async def test_an_unknown_model_has_no_route(self, api: Api) -> None:
         answer = await ask(api, model="nobody/nothing")
         assert (answer["__typename"], answer["code"], answer["path"]) == ("InvalidInput", "NO_ROUTE", ["model"])

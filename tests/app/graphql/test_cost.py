@@ -28,6 +28,32 @@ class Weighed:
     things: list[Thing] = strawberry.field(resolver=_things, metadata={"list_size": 3, "cost": 2})
 
 
+@strawberry.interface
+class Either:
+    id: int
+
+    @strawberry.field
+    def pages(self, first: int = 50) -> list[Thing]:
+        return [Thing(id=first)]
+
+
+@strawberry.type
+class Few(Either):
+    pass
+
+
+@strawberry.type
+class Many(Either):
+    pass
+
+
+@strawberry.type
+class Chosen:
+    @strawberry.field
+    def either(self) -> Either:
+        return Few(id=1)
+
+
 def cost_of(answer: Answer) -> tuple[object, object]:
     assert "errors" not in answer.json, answer.json
     cost = answer.json["extensions"]["cost"]  # type: ignore[index]  # JSON
@@ -54,6 +80,12 @@ class TestPoints:
         self, query: str, variables: object, requested: int, actual: int
     ) -> None:
         assert cost_of(await Client(Shop().app()).post(query, variables)) == (requested, actual)
+
+    async def test_of_types_that_share_a_key_the_dearest_counts(self) -> None:
+        client = Client(Shop(schema=strawberry.Schema(Chosen, types=[Few, Many])).app())
+        several = "{ either { ... on Few { it: pages(first: 1) { id } } ... on Many { it: pages(first: %s) { id } } } }"
+        assert cost_of(await client.post(several % 90)) == (1 + 90, 2)
+        assert cost_of(await client.post("query($n: Int) " + several % "$n", {"n": 80})) == (1 + 80, 2)
 
     async def test_an_author_may_weigh_a_field_and_size_a_list(self) -> None:
         client = Client(Shop(schema=strawberry.Schema(Weighed)).app())

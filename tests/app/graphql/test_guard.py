@@ -48,6 +48,8 @@ class TestLimits:
             ("{ a " + "@x " * 5 + "}", ("directives on one selection", 5, 4)),
             ("{ " + " ".join(f"a{n} @x @x" for n in range(11)) + " }", ("directives", 22, 20)),
             ("query @a @a @a @a @a { b }", ("directives on one selection", 5, 4)),
+            ("query($v: Int @a @a @a @a @a) { b }", ("directives on one selection", 5, 4)),
+            ("query(" + " ".join(f"$v{n}: Int @a @a @a" for n in range(7)) + ") { b }", ("directives", 21, 20)),
             (" ".join(f"query Q{n} {{ a }}" for n in range(11)), ("operations", 11, 10)),
         ],
     )
@@ -73,6 +75,19 @@ class TestIntrospection:
     def test_the_standard_query_passes_whatever_its_depth(self) -> None:
         text = get_introspection_query(descriptions=True, input_value_deprecation=True)
         assert Guard(parse(text), LIMITS).check() is True
+
+    @pytest.mark.parametrize(
+        ("text", "expected"),
+        [
+            ("{ a: __schema { x } b: __type { x } __typename }", None),
+            ("{ a: __schema { x } b: __schema { x } c: __schema { x } }", ("introspection fields", 3, 2)),
+            ("{ ...F ...F ...F } fragment F on Query { __schema { x } }", ("introspection fields", 3, 2)),
+            ("{ a __schema { x } }", ("other root fields beside introspection", 1, 0)),
+            ("{ ...F a } fragment F on Query { ... { __schema { x } } }", ("other root fields beside introspection", 1, 0)),
+        ],
+    )
+    def test_it_stands_alone(self, text: str, expected: tuple[str, int, int] | None) -> None:
+        assert refused(text) == expected
 
     def test_it_is_seen_through_fragments(self) -> None:
         assert Guard(parse("{ ...F } fragment F on Query { ... { __schema { a } } }"), LIMITS).check() is True

@@ -120,12 +120,29 @@ class TestMethodsAndMediaTypes:
         assert (answer.status, answer.code) == (406, "NOT_ACCEPTABLE")
 
     @pytest.mark.parametrize(
-        "content_type", ["", "text/plain", "application/x-www-form-urlencoded", "multipart/form-data", f"{JSON}; charset=latin-1"]
+        "content_type",
+        [
+            "",
+            "text/plain",
+            "application/x-www-form-urlencoded",
+            "multipart/form-data",
+            "application/graphql",
+            f"{JSON}; charset=latin-1",
+            f"{JSON}; odata=verbose; charset=latin-1",
+            f"{JSON}; charset=utf-8; charset=latin-1",
+        ],
     )
     async def test_only_json_is_taken(self, content_type: str) -> None:
         answer = await Client(Shop().app(), headers={"content-type": content_type}).post("{ hello }")
         assert (answer.status, answer.code) == (415, "UNSUPPORTED_MEDIA_TYPE")
         assert answer.read == 0
+
+    @pytest.mark.parametrize(
+        "content_type", ["Application/JSON", f'{JSON};charset="UTF-8"', f"{JSON}; charset=utf-8; odata=verbose"]
+    )
+    async def test_json_in_utf_8_is_taken_however_it_is_written(self, content_type: str) -> None:
+        answer = await Client(Shop().app(), headers={"content-type": content_type}).post("{ hello }")
+        assert answer.data == {"hello": "hello world"}
 
 
 class TestMalformedBodies:
