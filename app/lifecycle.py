@@ -175,6 +175,7 @@ class Lifecycle(Generic[Ended]):
         task = self._running.get(key)
         if task is not None:
             return await asyncio.shield(task)
+        await self._leases.bury_the_dead(key)
         asked = self._clock.monotonic()
         while (now := self._clock.monotonic()) < deadline:
             stored = await self._ledger.stored(key)

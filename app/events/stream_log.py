@@ -13,6 +13,7 @@ from typing import cast
 from uuid import UUID
 
 from app.errors import StoreUnavailable
+from app.liveness import has_died, identity
 from app.redis.clients import RedisClient, Server
 
 LEASE = timedelta(seconds=5)
@@ -47,11 +48,13 @@ class LogPage:
 
 
 class StreamLog:
-    """Every method raises StoreUnavailable while Redis is away. `lifetime` is how long a log is kept after its end."""
+    """Every method raises StoreUnavailable while Redis is away. `lifetime` is how long a log is kept after its end; `owner` is
+    the process whose leases are written here."""
 
-    def __init__(self, redis: RedisClient, lifetime: timedelta = LIFETIME) -> None:
+    def __init__(self, redis: RedisClient, lifetime: timedelta = LIFETIME, *, owner: str | None = None) -> None:
         self._redis = redis
         self._lifetime = lifetime
+        self._owner = (identity() if owner is None else owner).encode()
 
     async def write(self, batch: Sequence[LogWrite]) -> Sequence[None]:
         """All in one round trip. An entry whose number is there already, or behind, changes nothing."""
@@ -62,7 +65,7 @@ class StreamLog:
                 log, lease = _log(write.key), _lease(write.key)
                 if write.begins:
                     pipeline.delete(log, _cancel(write.key))
-                    pipeline.set(lease, b"1", px=LEASE)
+                    pipeline.set(lease, self._owner, px=LEASE)
                 for number, entry in write.entries:
                     pipeline.xadd(log, {_FIELD: entry}, id=f"{number}-0", maxlen=LONGEST, approximate=True)
                     if number % _PER_PROLONGATION == 1:
@@ -105,18 +108,26 @@ class StreamLog:
         async def act(server: Server) -> list[object]:
             pipeline = server.pipeline(transaction=False)
             for key in ordered:
-                pipeline.set(_lease(key), b"1", px=LEASE)
+                pipeline.set(_lease(key), self._owner, px=LEASE)
                 pipeline.exists(_cancel(key))
             return cast("list[object]", await pipeline.execute())
 
         answers = await self._redis.run(act)
         return {key for key, wanted in zip(ordered, answers[1::2], strict=True) if wanted}
 
-    async def is_owned(self, key: UUID) -> bool:
-        async def act(server: Server) -> bool:
-            return bool(await server.exists(_lease(key)))
+    async def owner(self, key: UUID) -> str | None:
+        """The process that has the lease, dead or alive; None where nobody has it."""
 
-        return await self._redis.run(act)
+        async def act(server: Server) -> bytes | None:
+            return cast("bytes | None", await server.get(_lease(key)))
+
+        found = await self._redis.run(act)
+        return None if found is None else found.decode()
+
+    async def is_owned(self, key: UUID) -> bool:
+        """Somebody has the lease who is not known to be dead."""
+        owner = await self.owner(key)
+        return owner is not None and not has_died(owner)
 
     async def cancel(self, key: UUID) -> None:
         """Its owner learns of it with the next renewal."""

@@ -1,0 +1,46 @@
+"""Which process this is, in words by which another on the same machine can see whether it still lives.
+
+A process id alone is used again: its start time tells two of them apart. Elsewhere, in another container, or where there is no
+/proc, nobody is known to be dead.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+_ENDED = frozenset({"Z", "X"})
+
+
+def identity() -> str:
+    """Of this process: its machine, its id there, and its start time; "" where that cannot be told."""
+    seen = _look(os.getpid())
+    return "" if seen is None else f"{_machine()} {os.getpid()} {seen[1]}"
+
+
+def has_died(named: str) -> bool:
+    """True only where it is known. `named` is an `identity`."""
+    machine, _, process = named.rpartition(" ")[0].rpartition(" ")
+    if not process.isdecimal() or machine != _machine():
+        return False
+    seen = _look(int(process))
+    return seen is None or seen[0] in _ENDED or seen[1] != named.rpartition(" ")[2]
+
+
+def _machine() -> str:
+    """Since its last start, and as far as its process ids reach; "" where there is no such thing."""
+    try:
+        started = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{started} {Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        return ""
+
+
+def _look(process: int) -> tuple[str, str] | None:
+    """State and start time; None where there is no such process."""
+    try:
+        status = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    fields = status.rpartition(")")[2].split()
+    return fields[0], fields[19]
