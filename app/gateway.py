@@ -9,7 +9,7 @@ from uuid import UUID
 
 from app.access.keys import KeyStore
 from app.access.limits import KeyLimited
-from app.access.principal import Principal
+from app.access.principal import Principal, Scope
 from app.calls import CallPlanner, PlannedCall, RunningCompletion, RunningEmbeddings
 from app.clock import Clock
 from app.completion_documents import CompletionDocuments
@@ -106,5 +106,5 @@ class Gateway:
 
 
 def may_see(principal: Principal, tenant: str, agent: str | None) -> bool:
-    """A key that is bound to an agent sees that agent's calls alone."""
-    return principal.tenant == tenant and principal.agent in {None, agent}
+    """Another tenant's calls need ADMIN; a key that is bound to an agent sees that agent's alone."""
+    return (principal.tenant == tenant or principal.may(Scope.ADMIN)) and principal.agent in {None, agent}

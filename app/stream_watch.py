@@ -126,7 +126,7 @@ class _Watch:
         return [CompletionHeartbeat(self.position, self.at.clock.now())]
 
     def _entries(self, page: LogPage) -> Iterator[Entry]:
-        context = seal_context(self.principal.tenant, self.key)
+        context = seal_context(self.known.tenant, self.key)
         for _, sealed in page.entries:
             yield decode_entry(self.at.sealer.unseal(sealed, context))
 
@@ -168,7 +168,7 @@ class _Watch:
         if newest is None:
             return self._without_log()
         number, sealed = newest
-        has_end = decode_entry(self.at.sealer.unseal(sealed, seal_context(self.principal.tenant, self.key))).is_last
+        has_end = decode_entry(self.at.sealer.unseal(sealed, seal_context(self.known.tenant, self.key))).is_last
         end = number if has_end else number + 1
         if has_end and self.position < end:
             return []

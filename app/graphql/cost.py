@@ -31,9 +31,8 @@ from graphql import (
     is_list_type,
 )
 
-from app.errors import LimitExceeded
 from app.graphql.fields import metadata_of, whole_number
-from app.paging import LARGEST, PageRequest
+from app.paging import PageRequest
 
 DEFAULT_PAGE = PageRequest().first
 DEFAULT_LIST = 10
@@ -87,7 +86,7 @@ class OperationCost:
         self._fixed = None if root.varies else max(1, root.requested({}))
 
     def requested(self, variables: Mapping[str, object]) -> int:
-        """Points; raises LimitExceeded for a page size below zero."""
+        """Points. A page size that cannot be counts as none: whoever reads the page refuses it."""
         return max(1, self._root.requested(variables)) if self._fixed is None else self._fixed
 
     def actual(self, data: object) -> int:
@@ -98,13 +97,7 @@ def _resolve(size: PageSize, variables: Mapping[str, object]) -> int:
     if isinstance(size, int):
         return size
     value = variables.get(size.name)
-    return _checked(value if isinstance(value, int) else size.default)
-
-
-def _checked(size: int) -> int:
-    if size < 0:
-        raise LimitExceeded("page size", size, LARGEST)
-    return size
+    return max(0, value if isinstance(value, int) else size.default)
 
 
 class CostBuilder:
@@ -113,7 +106,7 @@ class CostBuilder:
         self._fragments = {node.name.value: node for node in document.definitions if isinstance(node, FragmentDefinitionNode)}
 
     def build(self, operation: OperationDefinitionNode) -> OperationCost:
-        """The operation must have passed the guard and validation. Raises LimitExceeded for a literal page size below zero."""
+        """The operation must have passed the guard and validation."""
         root = CostNode(weight=0)
         self._collect(operation.selection_set, self._schema.get_root_type(operation.operation), None, root.children)
         return OperationCost(root)
@@ -199,6 +192,6 @@ def _page_size(node: FieldNode, definition: GraphQLField) -> PageSize | None:
                 if isinstance(argument.value, VariableNode):
                     return PageVariable(argument.value.name.value, default)
                 if isinstance(argument.value, IntValueNode):
-                    return _checked(int(argument.value.value))
+                    return max(0, int(argument.value.value))
         return default
     return None

@@ -173,6 +173,7 @@ class TestCosts:
             ({"groupBy": ["PROVIDER", "MODEL", "AGENT", "DAY"]}, ("groupBy",)),
             ({"groupBy": ["LABEL"]}, ("labelKey",)),
             ({"groupBy": ["LABEL"], "labelKey": "a\0"}, ("labelKey",)),
+            ({"groupBy": ["MODEL"], "first": -1}, ("first",)),
             ({"groupBy": ["MODEL"], "first": 0}, ("first",)),
             ({"groupBy": ["MODEL"], "first": 101}, ("first",)),
             ({"groupBy": ["MODEL"], "after": "bm90IG91cnM"}, ("after",)),

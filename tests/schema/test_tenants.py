@@ -82,7 +82,8 @@ class TestForeignIds:
         found = await ask(api) if name == "completion" else await make_budget(api)
         query = f"query Find($id: ID!) {{ {name}(id: $id) {{ id }} node(id: $id) {{ id }} }}"
         assert await api.data(query, GLOBEX, id=found["id"]) == {name: None, "node": None}
-        assert await api.data(query, ACME, id=found["id"]) == {name: {"id": found["id"]}, "node": {"id": found["id"]}}
+        for caller in (ACME, ADMIN):
+            assert await api.data(query, caller, id=found["id"]) == {name: {"id": found["id"]}, "node": {"id": found["id"]}}
 
     async def test_of_usage_records_are_not_found(self, api: Api) -> None:
         await ask(api)
@@ -113,6 +114,14 @@ class TestForeignIds:
             assert await api.data(cancel, caller, id=made["id"]) == {"completionCancel": {"__typename": "NotFound"}}
             events = [event["completionEvents"] async for event in api.events(watch, caller, id=made["id"])]
             assert events == [{"__typename": "CompletionFailed", "problem": {"__typename": "NotFound"}}]
+
+    async def test_of_completions_are_watched_by_the_administrator(self, api: Api) -> None:
+        start = f"mutation {{ completionStart(input: {ASK}) {{ ... on Completion {{ id }} }} }}"
+        watch = "subscription Watch($id: ID!) { completionEvents(id: $id) { __typename } }"
+        made = (await api.data(start))["completionStart"]
+        own = [event async for event in api.events(watch, id=made["id"])]
+        assert [event async for event in api.events(watch, ADMIN, id=made["id"])] == own
+        assert own[-1] == {"completionEvents": {"__typename": "CompletionFinished"}}
 
     @pytest.mark.parametrize("text", ["", "cmp_", "bud_0", "cmp_" + "g" * 32, "bud_" + "0" * 31 + "\0", "?", "prv_\0"])
     async def test_texts_that_are_no_ids_are_not_found(self, api: Api, text: str) -> None:
