@@ -30,6 +30,7 @@ from app.costs.upkeep import Upkeep
 from app.db.engines import build_engines
 from app.db.sessions import Sessions
 from app.errors import SettingsError
+from app.events.redis_streams import WAIT, RedisStreams
 from app.events.relay import Relay
 from app.events.stream_log import FORGOTTEN_AFTER, LIFETIME, StreamLog
 from app.events.webhooks import Webhooks
@@ -44,7 +45,7 @@ from app.redis.clients import RedisClient, connect_redis
 from app.secrets import build_sealer
 from app.settings import Settings
 from app.streams import CompletionStreams
-from app.tasks import end_tasks
+from app.tasks import Grace, end_tasks
 from app.traces import open_traces
 
 
@@ -70,13 +71,15 @@ class Services:
     gateway: Gateway
     streams: CompletionStreams
     health: Health
+    grace: Grace
+    """Of the calls that run when the process is told to stop."""
 
 
 @asynccontextmanager
 async def build_services(settings: Settings, clock: Clock, estimator: Estimator, prices: PriceBook) -> AsyncIterator[Services]:
     """Connects lazily: a store that is away is no reason not to start. Raises SettingsError."""
     async with AsyncExitStack() as stack:
-        sessions, redis = _connect(settings, clock, stack)
+        sessions, redis, event_streams = _connect(settings, clock, stack)
         metrics = CollectorRegistry()
         tell = await stack.enter_async_context(open_traces(settings.telemetry))
         fleet = build_fleet(settings, build_providers(settings.providers, clock), clock, redis=redis, registry=metrics)
@@ -96,13 +99,14 @@ async def build_services(settings: Settings, clock: Clock, estimator: Estimator,
         gateway = Gateway(
             clock=clock, fleet=fleet, ledger=ledger, keys=keys, planner=planner, documents=documents, leases=leases, tell=tell
         )
-        stack.push_async_callback(gateway.close)
+        grace = Grace(settings.server.shutdown_grace.total_seconds(), clock.monotonic)
+        stack.push_async_callback(gateway.close, grace)
         streams = CompletionStreams(
             clock=clock, fleet=fleet, gateway=gateway, planner=planner, documents=documents, leases=leases, log=log
         )
         stack.push_async_callback(end_tasks, [asyncio.create_task(streams.keep())])
-        stack.push_async_callback(streams.close)
-        relay, alerts = Relay(sessions, clock), AlertStore(sessions)
+        stack.push_async_callback(streams.close, grace)
+        relay, alerts = Relay(sessions, clock, streams=event_streams), AlertStore(sessions)
         alert_events = BudgetAlertEvents(alerts, relay, clock)
         webhooks = Webhooks(settings.webhooks, ALERTS, alert_events.payloads, sessions=sessions, relay=relay, clock=clock)
         provider_events = ProviderEvents(fleet, sessions, relay, clock)
@@ -130,16 +134,19 @@ async def build_services(settings: Settings, clock: Clock, estimator: Estimator,
             gateway=gateway,
             streams=streams,
             health=Health([postgres_check(sessions), redis_check(redis)], clock),
+            grace=grace,
         )
 
 
-def _connect(settings: Settings, clock: Clock, stack: AsyncExitStack) -> tuple[Sessions, RedisClient]:
+def _connect(settings: Settings, clock: Clock, stack: AsyncExitStack) -> tuple[Sessions, RedisClient, RedisStreams]:
     if settings.database.primary is None or settings.redis.url is None:
         raise SettingsError("database.primary and redis.url", "are needed where no embedded stores run")
     engines = build_engines(
         settings.database.primary.reveal(), [replica.reveal() for replica in settings.database.replicas], settings.database
     )
     stack.push_async_callback(engines.close)
-    redis = connect_redis(settings.redis.url.reveal(), settings.redis, clock)
-    stack.push_async_callback(redis.close)
-    return Sessions(engines), redis
+    patience = settings.redis.model_copy(update={"socket_timeout": settings.redis.socket_timeout + WAIT})
+    redis, patient = (connect_redis(settings.redis.url.reveal(), each, clock) for each in (settings.redis, patience))
+    for client in (redis, patient):
+        stack.push_async_callback(client.close)
+    return Sessions(engines), redis, RedisStreams(redis, patient)

@@ -52,7 +52,7 @@ class BudgetAlertEvents:
     def __init__(self, alerts: AlertStore, relay: Relay, clock: Clock) -> None:
         self._alerts = alerts
         self._clock = clock
-        self._topic = relay.topic(TOPIC, self._load)
+        self._topic = relay.topic(TOPIC, BudgetAlert, self._load)
         self.greet = relay.greet
 
     async def follow(self, where: BudgetAlertFilter, after: str | None) -> AsyncGenerator[BudgetAlertEvent, None]:

@@ -33,6 +33,12 @@ class Wakeup:
     def set(self) -> None:
         self._event.set()
 
+    def taken(self) -> bool:
+        """Whether it was set; it is unset afterwards."""
+        was_set = self._event.is_set()
+        self._event.clear()
+        return was_set
+
     async def wait(self, seconds: float) -> bool:
         """True where it was set, False where the time ran out; it is unset afterwards."""
         waiters = {asyncio.ensure_future(self._event.wait()), asyncio.ensure_future(self._clock.sleep(seconds))}
@@ -41,9 +47,7 @@ class Wakeup:
         finally:
             for waiter in waiters:
                 waiter.cancel()
-        woken = self._event.is_set()
-        self._event.clear()
-        return woken
+        return self.taken()
 
 
 async def listen(engine: AsyncEngine, channel: str, wake: Callable[[], None], clock: Clock) -> None:

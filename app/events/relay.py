@@ -3,6 +3,9 @@
 A position is given after the commit, under a lock, never at the insert: a row that commits late with a lower number would be
 missed for good. NOTIFY only wakes; whoever is woken places what is there and reads on from where it was, so that a lost call
 loses nothing.
+
+With Redis only one process reads, and the others follow what it tells in a stream there. Positions and so cursors are the same
+whichever way an event came; whatever is missing or doubtful there is read here.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import logging
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 
+import msgspec
 from sqlalchemy import RowMapping, text
 
 from app.clock import Clock
@@ -19,11 +23,15 @@ from app.db.sessions import Sessions
 from app.db.tables.budgets import outbox
 from app.db.wakeups import Wakeup, listen
 from app.errors import StoreUnavailable
-from app.events.topics import Event, Load, Placed, PlacedPage, Topic
+from app.events.redis_streams import Copy, RedisStreams, Teller
+from app.events.topics import Event, Load, Placed, PlacedPage, Told, Topic
 
 CHANNEL = "greenlang_outbox"
 KEPT = timedelta(days=30)
 POLL_SECONDS = 2.0
+RENEWAL_SECONDS = 1.0
+CHECK_SECONDS = 15.0
+"""So long a process may follow what another tells before it looks for itself."""
 BEAT_SECONDS = 15.0
 GREETING_SECONDS = 0.5
 """Between two beats that newcomers ask for."""
@@ -36,19 +44,22 @@ _log = logging.getLogger(__name__)
 class Relay:
     """`kept` is how long an event can be replayed."""
 
-    def __init__(self, sessions: Sessions, clock: Clock, kept: timedelta = KEPT) -> None:
+    def __init__(self, sessions: Sessions, clock: Clock, kept: timedelta = KEPT, streams: RedisStreams | None = None) -> None:
         self._sessions = sessions
         self._clock = clock
         self._kept = kept
+        self._streams = streams
+        self._history = ""
+        self._teller: Teller | None = None
         self._wakeup = Wakeup(clock)
         self._newcomer = Wakeup(clock)
         self._topics: list[Topic[object]] = []
         self._listeners: list[Callable[[], None]] = []
         self._position: int | None = None
 
-    def topic(self, name: str, load: Load[Event]) -> Topic[Event]:
+    def topic(self, name: str, kind: type[Event], load: Load[Event]) -> Topic[Event]:
         """To be asked for before `run`."""
-        made = Topic(name, load, self)
+        made = Topic(name, kind, load, self)
         self._topics.append(made)  # type: ignore[arg-type]  # a topic's events are known to its own load alone
         return made
 
@@ -93,18 +104,71 @@ class Relay:
 
     async def _work(self) -> None:
         while True:
+            before, pause = self._position, POLL_SECONDS
             try:
                 await self.catch_up()
+                pause = await self._share()
             except StoreUnavailable:
                 _log.warning("no events are told: PostgreSQL does not answer")
-            await self._wakeup.wait(POLL_SECONDS)
+            if pause or self._position == before:
+                await self._wakeup.wait(pause or RENEWAL_SECONDS)
+
+    async def _share(self) -> float:
+        """Where another process tells, takes what it tells until PostgreSQL has to be asked, and then gives 0; else the seconds
+        after which to ask it unless something wakes us."""
+        if self._streams is None or self._position is None:
+            return POLL_SECONDS
+        try:
+            return await self._follow(self._streams, self._position)
+        except StoreUnavailable:
+            self._told_by(None)
+        except Exception:  # noqa: BLE001 whatever Redis says, PostgreSQL has the events
+            self._told_by(None)
+            _log.exception("events cannot be shared through Redis")
+        return POLL_SECONDS
+
+    async def _follow(self, streams: RedisStreams, position: int) -> float:
+        until = self._clock.monotonic() + CHECK_SECONDS
+        while self._clock.monotonic() < until:
+            teller = await streams.claim(self._history, position)
+            self._told_by(teller)
+            if teller.is_self:
+                return RENEWAL_SECONDS
+            copies = await streams.read(self._history, teller, position)
+            told = self._next(copies, position)
+            if told:
+                self._wakeup.taken()
+                position = told[-1].position
+                self._tell(told, position)
+            elif copies or teller.position > position or self._wakeup.taken():
+                break
+        return 0
+
+    def _next(self, copies: Sequence[Copy], position: int) -> list[Told]:
+        """What comes right after the position, as far as nothing is missing and all can be read."""
+        topics = {topic.name: topic for topic in self._topics}
+        found: list[Told] = []
+        for copy in copies:
+            if copy.position != position + len(found) + 1 or copy.topic not in topics:
+                break
+            try:
+                event = topics[copy.topic].decode(copy.event) if copy.event else None
+            except msgspec.DecodeError:
+                break
+            found.append(Told(copy.position, copy.topic, copy.tenant, event))
+        return found
+
+    def _told_by(self, teller: Teller | None) -> None:
+        if teller is None and self._teller is not None:
+            _log.warning("events come from PostgreSQL alone: Redis does not answer")
+        self._teller = teller
 
     async def _read(self) -> bool:
         """True where there may be more."""
         async with self._sessions.read(primary=True) as session:
-            head: int = (await session.execute(text("select head from event_log"))).scalar_one()
+            head, history = (await session.execute(_HEAD)).one()
             if self._position is None or head < self._position:
-                self._open(head)
+                self._open(head, history)
                 return False
             if head == self._position:
                 return False
@@ -113,20 +177,35 @@ class Relay:
         await self._take(rows, head if len(rows) < PAGE else rows[-1].position)
         return len(rows) == PAGE
 
-    def _open(self, head: int) -> None:
+    def _open(self, head: int, history: str) -> None:
         """At the start, and where the primary has forgotten what it had confirmed: followers then ask again."""
         if self._position is not None:
             _log.error("the log of events is shorter than it was", extra={"was": self._position, "is": head})
-        self._position = head
+        self._position, self._history = head, history
+        if self._streams is not None:
+            self._streams.resign()
         for topic in self._topics:
             topic.open(head)
 
     async def _take(self, rows: Sequence[Placed], position: int) -> None:
+        told = [each for topic in self._topics for each in await topic.load(rows)]
+        self._tell(told, position)
+        if self._streams is not None and self._teller is not None and self._teller.is_self:
+            await self._copy(self._streams, told)
+
+    def _tell(self, told: Sequence[Told], position: int) -> None:
         for topic in self._topics:
-            await topic.take(rows, position)
+            topic.take(told, position)
         self._position = position
         for listener in self._listeners:
             listener()
+
+    async def _copy(self, streams: RedisStreams, told: Sequence[Told]) -> None:
+        """Rows of topics that are not known here are left out: to those who know them they are missing."""
+        try:
+            await streams.write(self._history, sorted(map(_copied, told), key=_position))
+        except StoreUnavailable:
+            self._told_by(None)
 
     async def beat(self) -> None:
         """Every 15 seconds, and for newcomers, until it is cancelled: a sign of life for whoever follows."""
@@ -154,6 +233,9 @@ class Relay:
 
 _ROW = outbox.c.position, outbox.c.key, outbox.c.topic, outbox.c.tenant, outbox.c.payload, outbox.c.placed_at
 _PLACE = text("select outbox_place(:most)")
+_HEAD = text(
+    "select head, history || '-' || (select oid from pg_database where datname = current_database()) as history from event_log"
+)
 _FORGET = text("select outbox_forget(:kept, :most)")
 _NEXT = text(
     "select position, key, topic, tenant, payload, placed_at from outbox where position > :after and position <= :head"
@@ -166,6 +248,14 @@ _PAGE = text(
 _EDGE = text(
     "select gone, (select placed_at from outbox where position > gone order by position limit 1) as oldest_at from event_log"
 )
+
+
+def _copied(told: Told) -> Copy:
+    return Copy(told.position, told.topic, told.tenant, b"" if told.event is None else msgspec.msgpack.encode(told.event))
+
+
+def _position(copy: Copy) -> int:
+    return copy.position
 
 
 def _placed(row: RowMapping) -> Placed:

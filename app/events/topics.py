@@ -11,8 +11,10 @@ from bisect import bisect_right
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Generic, Protocol, TypeAlias, TypeVar
+from typing import Generic, Protocol, TypeAlias, TypeVar, cast
 from uuid import UUID
+
+import msgspec
 
 from app.errors import Refused, StoreUnavailable
 from app.paging import decode_cursor, encode_cursor
@@ -46,6 +48,16 @@ class PlacedPage:
     more: bool
     gone: int
     oldest_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """A row with what its topic made of it; None where it is not to be told."""
+
+    position: int
+    topic: str
+    tenant: str
+    event: object | None
 
 
 class PlacedRows(Protocol):
@@ -84,8 +96,10 @@ Load: TypeAlias = Callable[[Sequence[Placed]], Awaitable[Sequence[Event | None]]
 
 
 class Topic(Generic[Event]):
-    def __init__(self, name: str, load: Load[Event], rows: PlacedRows) -> None:
+    def __init__(self, name: str, kind: type[Event], load: Load[Event], rows: PlacedRows) -> None:
+        """`kind` is what msgspec can decode an event as."""
         self.name = name
+        self._decoder = msgspec.msgpack.Decoder(kind)
         self._load = load
         self._rows = rows
         self._positions: list[int] = []
@@ -96,14 +110,23 @@ class Topic(Generic[Event]):
         self._grown = asyncio.Event()
         self._beats = 0
 
-    async def take(self, rows: Sequence[Placed], position: int) -> None:
-        """The next rows of this topic; all others up to `position` belong to other topics."""
+    async def load(self, rows: Sequence[Placed]) -> list[Told]:
+        """Those of this topic."""
         own = [row for row in rows if row.topic == self.name]
         events = await self._load(own) if own else ()
-        for row, event in zip(own, events, strict=True):
-            if event is not None:
-                self._positions.append(row.position)
-                self._latest.append((row.tenant, event))
+        return [Told(row.position, row.topic, row.tenant, event) for row, event in zip(own, events, strict=True)]
+
+    def decode(self, data: bytes) -> object:
+        """An event that was encoded elsewhere. Raises msgspec.DecodeError."""
+        return self._decoder.decode(data)
+
+    def take(self, told: Sequence[Told], position: int) -> None:
+        """The next events up to `position`, of this topic and others."""
+        own = [each for each in told if each.topic == self.name]
+        for each in own:
+            if each.event is not None:
+                self._positions.append(each.position)
+                self._latest.append((each.tenant, cast(Event, each.event)))
         if len(self._positions) > 2 * LATEST:
             self._complete_after = self._positions[-LATEST - 1]
             del self._positions[:-LATEST], self._latest[:-LATEST]

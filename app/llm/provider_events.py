@@ -64,7 +64,7 @@ class ProviderEvents:
         self._fleet = fleet
         self._sessions = sessions
         self._clock = clock
-        self._topic = relay.topic(TOPIC, _load)
+        self._topic = relay.topic(TOPIC, _Change, _load)
         self.greet = relay.greet
         self._noticed: deque[_Change] = deque(maxlen=MOST_WAITING)
         self._any_noticed = asyncio.Event()

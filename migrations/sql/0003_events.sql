@@ -1,8 +1,9 @@
--- Where the log of events stands: the last position given, and the last one whose row is gone.
+-- Where the log of events stands: the last position given, and the last one whose row is gone. `history` is its name elsewhere.
 create table event_log (
     one boolean not null default true,
     head bigint not null default 0,
     gone bigint not null default 0,
+    history uuid not null default gen_random_uuid(),
     constraint pk_event_log primary key (one),
     constraint ck_event_log_one check (one)
 );

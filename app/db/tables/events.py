@@ -27,6 +27,7 @@ event_log = Table(
     Column("one", Boolean, nullable=False, server_default=true()),
     Column("head", BigInteger, nullable=False, server_default="0"),
     Column("gone", BigInteger, nullable=False, server_default="0"),
+    Column("history", Uuid, nullable=False, server_default=func.gen_random_uuid()),
     PrimaryKeyConstraint("one"),
     CheckConstraint("one", name="one"),
 )

@@ -33,7 +33,7 @@ class Process:
 
     def __init__(self, sessions: Sessions, kept: timedelta = timedelta(days=30)) -> None:
         self.relay = Relay(sessions, SystemClock(), kept)
-        self.topic: Topic[UUID] = self.relay.topic(TOPIC, _keys)
+        self.topic: Topic[UUID] = self.relay.topic(TOPIC, UUID, _keys)
 
 
 async def _keys(rows: Sequence[Placed]) -> list[UUID]:
@@ -220,7 +220,7 @@ class TestNewcomers:
     async def test_are_told_where_they_are_but_not_oftener_than_twice_a_second(self, sessions: Sessions) -> None:
         clock = ManualClock()
         relay = Relay(sessions, clock)
-        topic = relay.topic(TOPIC, _keys)
+        topic = relay.topic(TOPIC, UUID, _keys)
         await relay.catch_up()
         beating = asyncio.create_task(relay.beat())
         async with aclosing(topic.follow(None, None)) as steps:
