@@ -26,6 +26,7 @@ from app.health.endpoints import build_health_routes
 from app.loaders import Loaders
 from app.services import Services, build_services
 from app.settings import ServerSettings, Settings
+from app.tasks import Grace
 from app.web.bearer import bearer_token
 from app.web.request_ids import RequestIds
 from app.web.security import SecurityHeaders
@@ -39,11 +40,12 @@ def create_app(settings: Settings) -> Starlette:
     schema, estimator, prices = build_schema(), Estimator(), PriceBook(settings)
 
     @asynccontextmanager
-    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+    async def lifespan(app: Starlette) -> AsyncIterator[dict[str, Grace]]:
+        """Hands the server the grace that begins when it is told to stop."""
         async with build_services(settings, SystemClock(), estimator, prices) as services:
             app.router.routes.extend(_routes(services))
             with _metrics_port(services.metrics, settings.server):
-                yield
+                yield {"grace": services.grace}
 
     def _routes(services: Services) -> list[BaseRoute]:
         async def authenticate(headers: Mapping[str, str]) -> Principal:

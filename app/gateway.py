@@ -23,6 +23,7 @@ from app.lifecycle import Lifecycle
 from app.llm.fleet import Fleet
 from app.llm.messages import EmbedCall, ModelCall
 from app.llm.routing import RateLimited
+from app.tasks import Grace
 from app.traces import Tell
 from app.usage import Operation
 
@@ -97,9 +98,9 @@ class Gateway:
         """In the ledger when it returns; raises StoreUnavailable."""
         await self._completions.settle(running, completion)
 
-    async def close(self) -> None:
-        """Waits for every call in flight."""
-        await asyncio.gather(self._completions.close(), self._embeddings.close())
+    async def close(self, grace: Grace) -> None:
+        """Waits for every call in flight, also those whose callers have left, as long as the grace lasts."""
+        await asyncio.gather(self._completions.close(grace.left), self._embeddings.close(grace.left))
 
     def _begin_embeddings(self, call: PlannedCall[EmbedCall], admitted: Admitted) -> RunningEmbeddings:
         return RunningEmbeddings(call, admitted, self.ledger, self._clock)

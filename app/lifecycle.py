@@ -31,8 +31,6 @@ from app.traces import CallEnded, Tell
 from app.usage import TokenUsage
 
 JOIN_POLL_SECONDS = 0.1
-CLOSE_SECONDS = 1.0
-"""For calls that go on when the server's grace is over, or whose callers have left: what they used must still be settled."""
 SILENCE_BEFORE_DOUBT = 1.0
 """Seconds after which a call that was joined has its owner's life asked for."""
 
@@ -124,9 +122,9 @@ class Lifecycle(Generic[Ended]):
                 self._fleet.add_cost(Target(attempt.provider, attempt.model), attempt.cost_usd)
         self._ended(running, ended.status, ended.problem)
 
-    async def close(self) -> None:
+    async def close(self, seconds: float) -> None:
         """Every call in flight is settled before its provider's client goes; one that takes longer is cancelled."""
-        await see_out(self._running.values(), CLOSE_SECONDS)
+        await see_out(self._running.values(), seconds)
 
     def _start(self, running: Running[Ended]) -> asyncio.Task[Ended]:
         key = running.call.key

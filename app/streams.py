@@ -25,12 +25,12 @@ from app.errors import Refused
 from app.events.stream_log import LogWrite, StreamLog
 from app.gateway import Gateway, may_see
 from app.leases import Leases
-from app.lifecycle import CLOSE_SECONDS
 from app.llm.fleet import Fleet
 from app.llm.router import Rerouted, Routed
 from app.problems import NotFound
 from app.stream_runs import StreamRun
 from app.stream_watch import BEYOND_THE_END, UNSETTLED, Watching
+from app.tasks import Grace
 
 HEARTBEAT_SECONDS = 15.0
 POLL_SECONDS = 0.05
@@ -122,11 +122,11 @@ class CompletionStreams:
             for run in self._runs.values():
                 run.beat()
 
-    async def close(self) -> None:
-        """Every stream in flight is settled; of one that takes longer only the reading is cancelled, so that it is settled at
-        what had come, and its hold is released."""
+    async def close(self, grace: Grace) -> None:
+        """Every stream in flight is settled. Of one that takes longer than the grace only the reading is cancelled, so that it is
+        settled at what had come, and its hold is released."""
         if self._tasks:
-            await asyncio.wait(self._tasks, timeout=CLOSE_SECONDS)
+            await asyncio.wait(self._tasks, timeout=grace.left)
         for answering in self._tasks.values():
             answering.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -3,10 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 _PATIENCE_SECONDS = 0.5
+_LEAST_SECONDS = 1.0
+"""Left when the time is up: what calls used must still be settled."""
+
+
+class Grace:
+    """How long what runs may still go on: `seconds` from the moment the process is told to stop."""
+
+    def __init__(self, seconds: float, monotonic: Callable[[], float]) -> None:
+        self._seconds = seconds
+        self._monotonic = monotonic
+        self._until = 0.0
+
+    def begin(self) -> None:
+        """The process is told to stop."""
+        self._until = self._monotonic() + self._seconds
+
+    @property
+    def left(self) -> float:
+        """In seconds; a second where nobody said when it began."""
+        return max(_LEAST_SECONDS, self._until - self._monotonic())
 
 
 async def end_tasks(tasks: Iterable[asyncio.Task[Any]]) -> None:

@@ -14,6 +14,7 @@ from starlette.types import ASGIApp
 
 from app.embedded.tether import following
 from app.settings import Settings
+from app.tasks import Grace
 from app.web.protocols import HttpProtocol, WebSocketProtocol
 
 KEEP_ALIVE_SECONDS = 75
@@ -27,6 +28,13 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         os.write(self._ready, b"1")
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """What the application still has to end is given the rest of the grace, once the connections are closed."""
+        grace = self.lifespan.state.get("grace")
+        if isinstance(grace, Grace):
+            grace.begin()
+        await super().shutdown(sockets)
 
 
 def fork_worker(app: ASGIApp, settings: Settings, listening: socket.socket, ready: int) -> ForkProcess:

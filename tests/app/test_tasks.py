@@ -4,7 +4,8 @@ import asyncio
 
 import pytest
 
-from app.tasks import end_tasks
+from app.tasks import Grace, end_tasks, see_out
+from tests.clocks import ManualClock
 
 pytestmark = pytest.mark.anyio
 
@@ -37,3 +38,32 @@ class TestEndingTasks:
 
     async def test_without_tasks_there_is_nothing_to_wait_for(self) -> None:
         await asyncio.wait_for(end_tasks([]), 1)
+
+
+class TestSeeingOut:
+    async def test_one_that_ends_in_time_is_not_disturbed(self) -> None:
+        task = asyncio.create_task(asyncio.sleep(0.05, "done"))
+        await see_out([task], 30)
+        assert task.result() == "done"
+
+    async def test_one_that_does_not_is_cancelled_and_waited_for(self) -> None:
+        task = asyncio.create_task(asyncio.sleep(60))
+        await see_out([task], 0.01)
+        assert task.cancelled()
+
+
+class TestGrace:
+    def test_is_what_is_left_since_the_process_was_told_to_stop(self) -> None:
+        clock = ManualClock()
+        grace = Grace(20, clock.monotonic)
+        grace.begin()
+        clock.move(5)
+        assert grace.left == 15
+
+    def test_is_never_less_than_a_settlement_needs(self) -> None:
+        clock = ManualClock()
+        grace = Grace(20, clock.monotonic)
+        before = grace.left
+        grace.begin()
+        clock.move(60)
+        assert [before, grace.left] == [1, 1]

@@ -57,3 +57,21 @@ class TestStoppedWithCallsThatDoNotEnd:
         (record,) = cast("dict[str, list[dict[str, object]]]", found["usageRecords"])["nodes"]
         assert (record["outcome"], record["confirmed"]) == ("CANCELLED", False)
         assert record["costUsd"] not in {None, "0"}
+
+
+class TestStoppedWithCallsThatNobodyWaitsFor:
+    async def test_they_are_given_the_grace_to_end_by_themselves(self, tmp_path: Path) -> None:
+        """Longer than the second that a settlement is given, and far shorter than the grace."""
+        start = "mutation Start($input: CompletionInput!) { completionStart(input: $input) { ... on Completion { id } } }"
+        find = "query Find($id: ID!) { completion(id: $id) { status usage { confirmed } } }"
+        messages = [{"role": "USER", "text": "Hello [[simulator fault=slow-drip tokens=20]]"}]
+        with start_server(tmp_path / "data", environ={"GREENLANG_SERVER__SHUTDOWN_GRACE": "60s"}) as server:
+            key = server.key
+            assert key is not None
+            async with aiohttp.ClientSession() as session:
+                begun = await Client(session, server, key).execute(start, {"input": {"messages": messages}})
+            await asyncio.to_thread(server.stop)
+        with start_server(tmp_path / "data") as again:
+            async with aiohttp.ClientSession() as session:
+                found = await Client(session, again, key).execute(find, cast("dict[str, object]", begun["completionStart"]))
+        assert found == {"completion": {"status": "FINISHED", "usage": {"confirmed": True}}}
