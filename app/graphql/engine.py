@@ -29,7 +29,7 @@ from app.settings import Settings
 MakeContext: TypeAlias = Callable[[Principal, str, Allowance], object]
 Payload: TypeAlias = dict[str, object]
 
-_LARGE_VARIABLES = 256 * 1024
+_LARGE_VARIABLES = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)

@@ -169,41 +169,35 @@ def _attribute(field: GraphQLField) -> str | None:
     return name if plain else None
 
 
+def _by_plan(complete_value: Callable[..., Any]) -> Callable[..., Any]:
+    """The same, but by the plan where there is one and the value is plain."""
+
+    def complete(  # noqa: PLR0917 (graphql-core's own)
+        self: PlannedExecutor,
+        return_type: GraphQLOutputType,
+        field_details_list: FieldDetailsList,
+        info: Any,
+        path: Any,
+        result: Any,
+        position_context: Any,
+    ) -> Any:
+        plan = self._plan(return_type, field_details_list)
+        if plan is not None:
+            with suppress(Exception):  # graphql-core meets the same error again, and reports it
+                return plan(result)
+        return complete_value(self, return_type, field_details_list, info, path, result, position_context)
+
+    return complete
+
+
 class PlannedExecutor(StrawberryGraphQLCoreExecutionContext):
     """`plans` is the document's own; None where its selections depend on more than the document, as by @include."""
 
     plans: Plans | None = None
     _event_field: tuple[str, GraphQLOutputType, FieldDetailsList] | None = None
 
-    def complete_list_value(  # noqa: PLR0917 (graphql-core's own)
-        self,
-        return_type: GraphQLList[Any],
-        field_details_list: FieldDetailsList,
-        info: Any,
-        path: Any,
-        result: Any,
-        position_context: Any,
-    ) -> Any:
-        plan = self._plan(return_type, field_details_list)
-        if plan is not None:
-            with suppress(Exception):  # graphql-core meets the same error again, and reports it
-                return plan(result)
-        return super().complete_list_value(return_type, field_details_list, info, path, result, position_context)
-
-    def complete_object_value(  # noqa: PLR0917 (graphql-core's own)
-        self,
-        return_type: GraphQLObjectType,
-        field_details_list: FieldDetailsList,
-        info: Any,
-        path: Any,
-        result: Any,
-        position_context: Any,
-    ) -> Any:
-        plan = self._plan(return_type, field_details_list)
-        if plan is not None:
-            with suppress(Exception):  # graphql-core meets the same error again, and reports it
-                return plan(result)
-        return super().complete_object_value(return_type, field_details_list, info, path, result, position_context)
+    complete_list_value = _by_plan(StrawberryGraphQLCoreExecutionContext.complete_list_value)
+    complete_object_value = _by_plan(StrawberryGraphQLCoreExecutionContext.complete_object_value)
 
     def complete_event(self, event: object) -> dict[str, object] | None:
         """The data of one event of a subscription where all that is selected of it is plain; None where graphql-core has to

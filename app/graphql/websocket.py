@@ -35,6 +35,7 @@ _WITHOUT_PAUSE = 16
 """Events that one stream may send in a row where it never waits; then others have their turn."""
 _SILENT_PINGS = 3
 _LONGEST_ID = 256
+_LONGEST_PING = 1024
 _ACK = '{"type":"connection_ack"}'
 _PING = '{"type":"ping"}'
 
@@ -157,6 +158,8 @@ class _Session:
                 self._forget(frame.id or "")
             case "ping":
                 given = bytes(frame.payload).decode()
+                if len(given) > _LONGEST_PING:
+                    raise ProtocolBroken(4400, "the payload of a ping is too long")
                 pong = f'{{"type":"pong","payload":{given}}}' if given else '{"type":"pong"}'
                 if not self.post(pong, ""):
                     raise ProtocolBroken(4429, "too many pings")
@@ -364,7 +367,7 @@ class WebSocketEndpoint:
             raise ProtocolBroken(4403, "Forbidden: the key is missing, wrong, expired or revoked") from None
         except StoreUnavailable as error:
             raise ProtocolBroken(1013, str(error)) from None
-        extension(scope, TRUST)()
+        extension(scope, TRUST)(self._operations.body_bytes, self._operations.limits.send_timeout)
         return _Session(self._operations, scope, send, principal, credentials)
 
     async def _serve(self, session: _Session, scope: Scope, receive: Receive, send: Send) -> None:

@@ -1,7 +1,8 @@
 """uvicorn's own protocols with three things ASGI has no words for, given to the application as functions in scope["extensions"].
 
 `greenlang.abort` drops the connection at once: a plain close waits for a reader that may never read again.
-`greenlang.trust` lets a WebSocket send frames of the full size; until then they are bounded as for a stranger.
+`greenlang.trust` lets a WebSocket send messages of the full size; until then they are bounded as for a stranger. It takes a
+Capacity of the process, against which a message counts until it is whole, and the time it has for that.
 `greenlang.has_room` says whether a WebSocket takes a frame at once, without waiting for its reader.
 
 And with what uvicorn leaves open: a request's line and headers have a size and a time within which they come, and a connection
@@ -13,11 +14,17 @@ from __future__ import annotations
 import asyncio
 from asyncio import BaseTransport
 from collections.abc import Callable, MutableMapping
+from datetime import timedelta
+from functools import partial
 from typing import Any, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.frames import Frame
 from websockets.http11 import Request
+
+from app.errors import Overloaded
+from app.web.load import Capacity
 
 ABORT = "greenlang.abort"
 TRUST = "greenlang.trust"
@@ -26,15 +33,16 @@ STRANGERS_FRAME_BYTES = 16 * 1024
 HEAD_BYTES = 64 * 1024
 HEAD_SECONDS = 20.0
 STALL_SECONDS = 30.0
+_MOST_FRAGMENTS = 10_000
 
 
-def extension(scope: MutableMapping[str, Any], name: str) -> Callable[[], object]:
+def extension(scope: MutableMapping[str, Any], name: str) -> Callable[..., object]:
     """The function the server gave us under that name; under a server that is not ours one that does nothing and says no."""
     found = scope.get("extensions", {}).get(name)
-    return cast("Callable[[], object]", found) if callable(found) else _no
+    return cast("Callable[..., object]", found) if callable(found) else _no
 
 
-def _no() -> bool:
+def _no(*_arguments: object) -> bool:
     return False
 
 
@@ -164,6 +172,11 @@ class HttpProtocol(HttpToolsProtocol):
 class WebSocketProtocol(WebSocketsSansIOProtocol):
     stall_seconds = STALL_SECONDS
     _stall: WriteDeadline
+    _capacity: Capacity | None = None
+    _message_seconds = 0.0
+    _held = 0
+    _fragments = 0
+    _message_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: BaseTransport) -> None:
         super().connection_made(transport)
@@ -171,7 +184,60 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stall.end()
+        self._capacity, held = None, self._capacity
+        self._hold(held, 0)
         super().connection_lost(exc)
+
+    # ------------------------------------------------------------------ a message that is not whole yet
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.transport.is_closing():
+            return
+        try:
+            self._hold(self._capacity, self._fragments + len(self.conn.reader.buffer))
+        except Overloaded:
+            self._break(1013, "too much is being sent at once; try again later")
+        if len(self.frames) > _MOST_FRAGMENTS:
+            self._break(1009, "too many fragments")
+
+    def handle_text(self, event: Frame) -> None:
+        self._fragments = len(event.data)
+        super().handle_text(event)
+
+    def handle_bytes(self, event: Frame) -> None:
+        self._fragments = len(event.data)
+        super().handle_bytes(event)
+
+    def handle_cont(self, event: Frame) -> None:
+        self._fragments += len(event.data)
+        super().handle_cont(event)
+
+    def send_receive_event_to_app(self) -> None:
+        super().send_receive_event_to_app()
+        self._fragments = 0
+        self._end_timer()
+
+    def _hold(self, capacity: Capacity | None, count: int) -> None:
+        """Raises Overloaded."""
+        if capacity is None:
+            return
+        if not count:
+            self._end_timer()
+        elif self._message_timer is None:
+            late = partial(self._break, 1008, "a message did not become whole in time")
+            self._message_timer = self.loop.call_later(self._message_seconds, late)
+        if count != self._held:
+            capacity.take(count - self._held)
+            self._held = count
+
+    def _end_timer(self) -> None:
+        if self._message_timer is not None:
+            self._message_timer.cancel()
+            self._message_timer = None
+
+    def _break(self, code: int, reason: str) -> None:
+        self.conn.fail(code, reason)
+        self.handle_parser_exception()
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -194,8 +260,10 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             return
         self.conn.max_message_size = STRANGERS_FRAME_BYTES
 
-        def trust() -> None:
+        def trust(capacity: Capacity, within: timedelta) -> None:
             self.conn.max_message_size = allowed
+            self._capacity = capacity
+            self._message_seconds = within.total_seconds()
 
         given = {ABORT: self.transport.abort, TRUST: trust, HAS_ROOM: self.writable.is_set}
         scope["extensions"] = {**scope["extensions"], **given}

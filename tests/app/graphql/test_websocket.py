@@ -138,6 +138,7 @@ class TestBrokenProtocol:
             '{"id": "a", "type": "subscribe", "payload": {"query": 7}}',
             '{"id": "a", "type": "subscribe", "payload": {"query": "{ hello }", "variables": []}}',
             '{"type": "ping", "payload": NaN}',
+            '{"type": "ping", "payload": "' + "x" * 2000 + '"}',
             '{"type": "ping", "payload": ' + "[" * 100_000 + "}",
         ],
     )

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from contextlib import suppress
+from datetime import timedelta
 
 import pytest
+from websockets.exceptions import ConnectionClosed
 
 from app.web.protocols import HEAD_BYTES, HttpProtocol, WebSocketProtocol
 from tests.app.graphql.serving import serving, settled, socket_client, stream_client
-from tests.app.graphql.shop import KEY, Shop
+from tests.app.graphql.shop import KEY, Shop, with_limits
 
 pytestmark = pytest.mark.anyio
 
@@ -91,6 +94,56 @@ class TestTheHeadOfARequest:
     async def test_what_is_no_http_is_refused_in_json(self, port: int, start: bytes) -> None:
         status, body = await answer(port, start)
         assert (status, code_of(body)) == (400, "BAD_USER_INPUT")
+
+
+class TestMessagesThatAreNotWhole:
+    async def test_count_against_what_the_process_takes_at_once(self) -> None:
+        shop = Shop(with_limits(bytes_in_flight=200_000))
+        async with serving(shop.app()) as port, socket_client(port) as first, socket_client(port) as second:
+            await first.init()
+            await second.init()
+            more = asyncio.Event()
+            sending = asyncio.create_task(first.connection.send(subscription_in_parts(150_000, more)))
+            await settled(sending.done)
+            over = asyncio.create_task(second.connection.send(subscription_in_parts(150_000, more)))
+            assert (await second.closed())[0] == 1013
+            more.set()
+            await sending
+            with suppress(ConnectionClosed):
+                await over
+            assert (await first.receive())["type"] == "next"
+
+    async def test_must_become_whole_in_time(self) -> None:
+        async with serving(Shop(with_limits(send_timeout=timedelta(seconds=0.3))).app()) as port, socket_client(port) as client:
+            await client.init()
+            sending = asyncio.create_task(client.connection.send(subscription_in_parts(10, asyncio.Event())))
+            assert (await client.closed())[0] == 1008
+            sending.cancel()
+            await asyncio.gather(sending, return_exceptions=True)
+
+    async def test_whole_ones_may_follow_each_other_for_long(self) -> None:
+        async with serving(Shop(with_limits(send_timeout=timedelta(seconds=0.3))).app()) as port, socket_client(port) as client:
+            await client.init()
+            more = asyncio.Event()
+            more.set()
+            started = asyncio.get_running_loop().time()
+            while asyncio.get_running_loop().time() < started + 0.6:
+                await client.connection.send(subscription_in_parts(300_000, more))
+                assert (await client.receive())["type"] == "next"
+                assert (await client.receive())["type"] == "complete"
+
+    async def test_have_no_end_of_empty_fragments(self, port: int) -> None:
+        async with socket_client(port) as client:
+            await client.init()
+            client.connection.transport.write(b"\x01\x80\0\0\0\0" + b"\x00\x80\0\0\0\0" * 10_001)
+            assert (await client.closed())[0] == 1009
+
+
+async def subscription_in_parts(size: int, more: asyncio.Event) -> AsyncIterator[str]:
+    """The frame of a query with so many bytes of variables, whose last part comes once there may be more."""
+    yield '{"id": "a", "type": "subscribe", "payload": {"query": "{ hello }", "variables": {"pad": "' + "x" * size
+    await more.wait()
+    yield '"}}}'
 
 
 class TestReadersThatTakeNothing:
