@@ -3,22 +3,35 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
+from decimal import Decimal
 
 import pytest
+from redis.asyncio import Redis
 
-from app.access.principal import Scope
+from app.access.principal import Principal, Scope
 from app.attempts import AttemptOutcome
-from app.costs.holds import AdmissionRequest, Admitted, Joined
+from app.completions import CompletionRequest, CompletionStatus
+from app.costs.budgets import BudgetScope, NewBudget
+from app.costs.holds import AdmissionRequest, Admitted, Joined, Settlement
+from app.costs.queries import CostFilter
+from app.costs.reports import UsageRecord
 from app.embeddings import EmbeddingsRequest
-from app.errors import Refused
+from app.errors import Forbidden, Refused, StoreUnavailable
+from app.gateway import may_see
+from app.liveness import identity
+from app.llm.messages import FinishReason
 from app.llm.routing import ProvidersFailed
-from app.problems import Conflict
+from app.money import ZERO
+from app.paging import PageRequest
+from app.problems import Conflict, ProblemCode
 from app.services import Services
 from app.settings import ContentSettings, ModelSettings, RouteSettings, Settings
 from tests.app.access.principals import principal
 from tests.app.conftest import OpenProcess
-from tests.services import OPENAI, Stores, asked
+from tests.services import ANTHROPIC, OPENAI, Stores, asked
 from tests.simulators import RunningSimulator, StepFields
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
@@ -56,6 +69,208 @@ async def refusal(services: Services, request: EmbeddingsRequest = REQUEST) -> o
     with pytest.raises(Refused) as caught:
         await services.gateway.embed(request, ACME)
     return caught.value.reason
+
+
+async def records(services: Services) -> Sequence[UsageRecord]:
+    """What the ledger has of ACME's attempts."""
+    ever = CostFilter(datetime(2026, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC), (ACME.tenant,))
+    return (await services.reports.records(ever, PageRequest(100))).nodes
+
+
+async def failure(services: Services, request: CompletionRequest, caller: Principal = ACME) -> object:
+    with pytest.raises(Refused) as caught:
+        await services.gateway.complete(request, caller)
+    return caught.value.reason
+
+
+def sent(simulator: RunningSimulator) -> int:
+    return sum(entry.operation == "completion" for entry in simulator.log())
+
+
+class Held:
+    """What a budget over everything holds and was charged."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    async def begin(self, limit: str = "100") -> Held:
+        self._key = (await self._services.budgets.create(NewBudget("all", BudgetScope(tenant="acme"), Decimal(limit)))).key
+        return self
+
+    async def figures(self) -> tuple[Decimal, Decimal]:
+        """Held and spent, as the primary has them."""
+        found = (await self._services.budgets.by_keys([self._key], None, primary=True))[self._key]
+        return found.held_usd, found.spent_usd
+
+
+class TestACompletion:
+    @pytest.mark.parametrize("model", [ANTHROPIC, OPENAI, "default"])
+    async def test_is_in_the_ledger_when_its_caller_has_it(self, services: Services, model: str) -> None:
+        budget = await Held(services).begin()
+        completion = await services.gateway.complete(asked(model=model), ACME)
+        assert await services.gateway.completion(completion.key, ACME) == completion
+        (record,) = await records(services)
+        assert (record.cost_usd, record.confirmed) == (completion.cost_usd, True)
+        assert await budget.figures() == (ZERO, completion.cost_usd)
+
+    async def test_past_its_deadline_is_a_failure_that_holds_nothing(
+        self, services: Services, simulator: RunningSimulator
+    ) -> None:
+        simulator.post({"operation": "completion", "fault": "silent", "count": None})
+        budget = await Held(services).begin()
+        problem = await failure(services, asked(timeout=0.3))
+        assert isinstance(problem, ProvidersFailed)
+        assert (problem.code, [each.outcome for each in problem.attempts]) == (ProblemCode.TIMEOUT, [AttemptOutcome.TIMED_OUT])
+        assert [record.outcome for record in await records(services)] == [AttemptOutcome.TIMED_OUT]
+        assert (await budget.figures())[0] == 0
+
+    async def test_whose_answer_came_broken_is_charged_an_estimate(self, services: Services, simulator: RunningSimulator) -> None:
+        simulator.post({"operation": "completion", "fault": "malformed"})
+        completion = await services.gateway.complete(asked(), ACME)
+        whole, broken = await records(services)
+        assert (broken.outcome, broken.confirmed, whole.confirmed) == (AttemptOutcome.FAILED, False, True)
+        assert 0 < broken.usage.output_tokens <= 200
+        assert broken.cost_usd is not None
+        assert whole.cost_usd is not None
+        assert completion.cost_usd == broken.cost_usd + whole.cost_usd
+
+    async def test_that_is_not_settled_is_never_shown(
+        self, services: Services, simulator: RunningSimulator, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The hold stays, so that the sweep finds what was billed."""
+        budget = await Held(services).begin()
+
+        async def unavailable(_: Settlement) -> None:
+            raise StoreUnavailable("PostgreSQL")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(services.ledger, "settle", unavailable)
+            with pytest.raises(StoreUnavailable):
+                await services.gateway.complete(asked(), ACME)
+        assert sent(simulator) == 1
+        assert (await budget.figures())[0] > 0
+
+    async def test_goes_on_when_its_caller_leaves(self, services: Services, simulator: RunningSimulator) -> None:
+        simulator.post({"operation": "completion", "headers_delay_ms": 300})
+        leaving = asyncio.create_task(services.gateway.complete(asked(key="k"), ACME))
+        await asyncio.to_thread(simulator.seen, 1)
+        leaving.cancel()
+        completion = await services.gateway.complete(asked(key="k"), ACME)
+        assert (completion.status, sent(simulator)) == (CompletionStatus.FINISHED, 1)
+
+    async def test_that_is_cancelled_charges_what_was_asked(self, services: Services, simulator: RunningSimulator) -> None:
+        simulator.post({"operation": "completion", "headers_delay_ms": 5000})
+        budget = await Held(services).begin()
+        waiting = asyncio.create_task(services.gateway.complete(asked(key="k"), ACME))
+        await asyncio.to_thread(simulator.seen, 1)
+        running = await services.streams.start(asked(key="k"), ACME)
+        await services.streams.cancel(running.key, ACME)
+        completion = await waiting
+        assert (completion.status, completion.finish_reason) == (CompletionStatus.CANCELLED, FinishReason.CANCELLED)
+        (record,) = await records(services)
+        assert (record.outcome, record.confirmed) == (AttemptOutcome.CANCELLED, False)
+        assert await budget.figures() == (ZERO, completion.cost_usd)
+
+
+class TestACompletionThatIsRefused:
+    """Before anything is held or sent."""
+
+    @pytest.mark.parametrize(
+        ("request_", "code"),
+        [
+            (asked(model="nowhere/model"), ProblemCode.NO_ROUTE),
+            (asked(model="no-such-route"), ProblemCode.NO_ROUTE),
+            (asked(model=ANTHROPIC, cap=1_000_000), ProblemCode.BUDGET_EXCEEDED),
+        ],
+    )
+    async def test_is_told_why(
+        self, services: Services, simulator: RunningSimulator, request_: CompletionRequest, code: ProblemCode
+    ) -> None:
+        budget = await Held(services).begin("0.01")
+        problem = await failure(services, request_)
+        assert getattr(problem, "code", None) is code
+        assert (sent(simulator), list(await records(services))) == (0, [])
+        assert await budget.figures() == (ZERO, ZERO)
+
+    async def test_for_its_keys_own_limit(self, services: Services, simulator: RunningSimulator) -> None:
+        limited = principal(Scope.COMPLETIONS, requests_per_minute=1)
+        await services.gateway.complete(asked(), limited)
+        problem = await failure(services, asked(), limited)
+        assert getattr(problem, "code", None) is ProblemCode.RATE_LIMITED
+        assert sent(simulator) == 1
+
+    async def test_for_another_agent_than_its_keys(self, services: Services, simulator: RunningSimulator) -> None:
+        bound = principal(Scope.COMPLETIONS, agent="research")
+        with pytest.raises(Forbidden):
+            await services.gateway.complete(replace(asked(), agent="sales"), bound)
+        assert sent(simulator) == 0
+
+
+class TestARepeatedKeyOfACompletion:
+    async def test_in_two_processes_at_once_is_one_call(
+        self, services: Services, open_process: OpenProcess, simulator: RunningSimulator
+    ) -> None:
+        other = await open_process()
+        simulator.post({"operation": "completion", "headers_delay_ms": 200})
+        calls = [each.gateway.complete(asked(key="k"), ACME) for each in (services, other) for _ in range(5)]
+        answers = await asyncio.gather(*calls)
+        assert len({answer.key for answer in answers}) == 1
+        assert len(await records(services)) == sent(simulator) == 1
+
+    async def test_gives_the_answer_again_wherever_it_was_made(self, services: Services, open_process: OpenProcess) -> None:
+        other = await open_process()
+        first = await services.gateway.complete(asked(key="k"), ACME)
+        assert await other.gateway.complete(asked(key="k"), ACME) == first
+
+    async def test_with_another_input_is_a_conflict(self, services: Services) -> None:
+        await services.gateway.complete(asked(key="k"), ACME)
+        assert isinstance(await failure(services, asked("Other", key="k")), Conflict)
+
+    async def test_need_not_wait_for_the_lease_of_a_dead_process_of_its_machine(
+        self, services: Services, open_process: OpenProcess, stores: Stores
+    ) -> None:
+        """The lease would last for minutes; the owner that it names is no more."""
+        owner = await open_process()
+        call = await owner.planner.plan(asked(key="k"), ACME)
+        admitted = await owner.gateway.admit(call)
+        machine = identity().rpartition(" ")[0].rpartition(" ")[0]
+        async with Redis.from_url(stores.valkey_url) as redis:
+            await redis.set(f"greenlang:stream:{{{call.key.hex}}}:lease", f"{machine} 999999999 1", ex=600)
+        problem = await asyncio.wait_for(failure(services, asked(key="k")), 20)
+        again = await services.gateway.complete(asked(key="k"), ACME)
+        assert isinstance(problem, ProvidersFailed)
+        assert problem.retryable
+        assert (again.key, again.status) == (admitted.call, CompletionStatus.FINISHED)
+
+    async def test_waits_for_a_call_whose_owner_lives(
+        self, services: Services, open_process: OpenProcess, simulator: RunningSimulator
+    ) -> None:
+        """Also where that takes longer than a doubt."""
+        other = await open_process()
+        simulator.post({"operation": "completion", "first_token_delay_ms": 900, "headers_delay_ms": 900})
+        first = asyncio.create_task(other.gateway.complete(asked(key="k", cap=4000), ACME))
+        await asyncio.to_thread(simulator.seen, 1)
+        assert await services.gateway.complete(asked(key="k", cap=4000), ACME) == await first
+        assert sent(simulator) == 1
+
+
+class TestSight:
+    @pytest.mark.parametrize(
+        ("caller", "agent", "sees"),
+        [
+            (ACME, "research", True),
+            (principal(Scope.COMPLETIONS, tenant="globex"), None, False),
+            (principal(Scope.ADMIN, tenant="operations"), None, True),
+            (principal(Scope.COMPLETIONS, agent="research"), "research", True),
+            (principal(Scope.COMPLETIONS, agent="research"), "sales", False),
+            (principal(Scope.COMPLETIONS, agent="research"), None, False),
+            (principal(Scope.ADMIN, agent="research"), "sales", False),
+        ],
+    )
+    def test_is_of_the_tenants_own_and_of_all_for_an_administrator(
+        self, caller: Principal, agent: str | None, *, sees: bool
+    ) -> None:
+        assert may_see(caller, "acme", agent) == sees
 
 
 class TestARepeatedKey:
