@@ -6,11 +6,13 @@ One engine a server: a list of hosts in one URL is not balanced by the driver, s
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import NullPool
 
+from app.db.silence import SilenceWatch
 from app.settings import DatabaseSettings
 
 _SILENCE_SECONDS = 2.0
@@ -19,6 +21,25 @@ _SILENCE_SECONDS = 2.0
 
 def build_engine(url: str, settings: DatabaseSettings) -> AsyncEngine:
     """`url` is `postgresql://…`; raises nothing: the first use connects."""
+    return create_async_engine(
+        _driver_url(url),
+        pool_size=settings.pool_size,
+        max_overflow=settings.max_overflow,
+        pool_timeout=settings.pool_timeout.total_seconds(),
+        pool_pre_ping=True,
+        connect_args=_connect_args(settings),
+    )
+
+
+def build_watch(url: str, settings: DatabaseSettings) -> SilenceWatch:
+    return SilenceWatch(create_async_engine(_driver_url(url), poolclass=NullPool, connect_args=_connect_args(settings)))
+
+
+def _driver_url(url: str) -> str:
+    return url.replace("postgresql://", "postgresql+asyncpg://", 1)
+
+
+def _connect_args(settings: DatabaseSettings) -> dict[str, object]:
     connect_args: dict[str, object] = {
         "timeout": settings.connect_timeout.total_seconds(),
         "command_timeout": settings.statement_timeout.total_seconds() + _SILENCE_SECONDS,
@@ -29,20 +50,16 @@ def build_engine(url: str, settings: DatabaseSettings) -> AsyncEngine:
     }
     if not settings.statement_cache:
         connect_args |= {"statement_cache_size": 0, "prepared_statement_cache_size": 0}
-    return create_async_engine(
-        url.replace("postgresql://", "postgresql+asyncpg://", 1),
-        pool_size=settings.pool_size,
-        max_overflow=settings.max_overflow,
-        pool_timeout=settings.pool_timeout.total_seconds(),
-        pool_pre_ping=True,
-        connect_args=connect_args,
-    )
+    return connect_args
 
 
 @dataclass(frozen=True)
 class Engines:
+    """`watches` has one for each engine."""
+
     primary: AsyncEngine
-    replicas: tuple[AsyncEngine, ...] = ()
+    replicas: tuple[AsyncEngine, ...]
+    watches: Mapping[AsyncEngine, SilenceWatch]
     _turn: itertools.count[int] = field(default_factory=itertools.count)
 
     def reader(self) -> AsyncEngine:
@@ -52,9 +69,13 @@ class Engines:
         return self.replicas[next(self._turn) % len(self.replicas)]
 
     async def close(self) -> None:
+        for watch in self.watches.values():
+            await watch.close()
         for engine in (self.primary, *self.replicas):
             await engine.dispose()
 
 
 def build_engines(primary: str, replicas: Sequence[str], settings: DatabaseSettings) -> Engines:
-    return Engines(build_engine(primary, settings), tuple(build_engine(url, settings) for url in replicas))
+    watches = {build_engine(url, settings): build_watch(url, settings) for url in (primary, *replicas)}
+    first, *others = watches
+    return Engines(first, tuple(others), watches)

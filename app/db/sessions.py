@@ -1,7 +1,7 @@
 """A transaction that writes and a snapshot that only reads are different types: a function that reads asks for the first
 that fits, and sending a write to a replica does not type-check.
 
-A lost connection is StoreUnavailable, whoever noticed it.
+A lost connection is StoreUnavailable, whoever noticed it, and so is a server that stands still.
 """
 
 from __future__ import annotations
@@ -65,17 +65,19 @@ class Sessions:
     async def read(self, *, primary: bool = False) -> AsyncIterator[ReadSession]:
         """One snapshot; `primary` where the caller must see its own writes."""
         engine = self.engines.primary if primary else self.engines.reader()
-        async with _translating(), engine.connect() as connection:
+        async with _translating(), self.engines.watches[engine].bounded(), engine.connect() as connection:
             yield ReadSession(connection)
 
     @asynccontextmanager
     async def write(self) -> AsyncIterator[WriteSession]:
         """One transaction on the primary: committed at the end, rolled back when an error leaves it."""
-        async with _translating(), self.engines.primary.begin() as connection:
+        primary = self.engines.primary
+        async with _translating(), self.engines.watches[primary].bounded(), primary.begin() as connection:
             yield WriteSession(connection)
 
     @asynccontextmanager
     async def statements(self) -> AsyncIterator[WriteSession]:
         """Each statement is a transaction on the primary by itself: a process that stalls in between holds no lock."""
-        async with _translating(), self.engines.primary.connect() as connection:
+        primary = self.engines.primary
+        async with _translating(), self.engines.watches[primary].bounded(), primary.connect() as connection:
             yield WriteSession(await connection.execution_options(isolation_level="AUTOCOMMIT"))

@@ -19,6 +19,15 @@ from tests.servers import RunningServer, start_server
 
 pytestmark = [pytest.mark.anyio, pytest.mark.drill, pytest.mark.timeout(180)]
 
+SOON_SECONDS = 20
+"""Below what a statement may take."""
+BUDGETS = "{ budgets { nodes { name } } }"
+RECORDS = """{
+  usageRecords(filter: { period: { from: "2026-01-01T00:00:00Z", to: "2027-01-01T00:00:00Z" } }) { nodes { costUsd } }
+}"""
+NEW_BUDGET = """mutation {
+  budgetCreate(input: { name: "never", scope: { tenant: "default" }, limitUsd: "1" }) { __typename }
+}"""
 VARIABLES = {"input": {"messages": [{"role": "USER", "text": "Are you there?"}], "maxOutputTokens": 50}}
 
 
@@ -39,7 +48,10 @@ def frozen_postgres(server: RunningServer) -> Iterator[None]:
 
 
 async def complete(session: aiohttp.ClientSession, server: RunningServer, key: str) -> dict[str, object]:
-    body = {"query": COMPLETE, "variables": VARIABLES}
+    return await ask(session, server, key, {"query": COMPLETE, "variables": VARIABLES})
+
+
+async def ask(session: aiohttp.ClientSession, server: RunningServer, key: str, body: dict[str, object]) -> dict[str, object]:
     async with session.post(server.url, json=body, headers={"Authorization": f"Bearer {key}"}) as response:
         answer: dict[str, object] = await response.json(content_type=None)
         return answer
@@ -69,3 +81,17 @@ class TestPostgresGone:
                 while codes(answer := await complete(session, server, key)):
                     assert time.monotonic() < deadline, answer
                     await asyncio.sleep(0.2)
+
+    async def test_whatever_else_is_asked_is_refused_in_seconds_too(self, tmp_path: Path) -> None:
+        with start_server(tmp_path / "data") as server:
+            key = server.key
+            assert key is not None
+            async with aiohttp.ClientSession() as session:
+                asked: list[dict[str, object]] = [{"query": query} for query in (BUDGETS, RECORDS, NEW_BUDGET)]
+                for body in asked[:2]:
+                    assert codes(await ask(session, server, key, body)) == []
+                with frozen_postgres(server):
+                    async with asyncio.timeout(SOON_SECONDS):
+                        answers = await asyncio.gather(*(ask(session, server, key, body) for body in asked))
+                assert [codes(answer) for answer in answers] == [["STORE_UNAVAILABLE"]] * len(asked)
+                assert codes(await ask(session, server, key, asked[0])) == []

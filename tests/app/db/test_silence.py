@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psutil
+import pytest
+from sqlalchemy import text
+
+from app.db.engines import Engines, build_engine, build_engines, build_watch
+from app.db.sessions import Sessions
+from app.db.silence import SilenceWatch
+from app.embedded.stores import PrivateStores
+from app.errors import StoreUnavailable
+from app.settings import DatabaseSettings
+
+pytestmark = pytest.mark.anyio
+
+DEADLINE_SECONDS = 15.0
+"""Below half of what a statement may take."""
+
+
+@pytest.fixture
+async def engines(database_url: str) -> AsyncIterator[Engines]:
+    engines = build_engines(database_url, [], DatabaseSettings())
+    yield engines
+    await engines.close()
+
+
+@contextmanager
+def frozen(data_dir: Path) -> Iterator[None]:
+    postmaster = psutil.Process(int((data_dir / "postgres" / "postmaster.pid").read_text(encoding="utf-8").split()[0]))
+    processes = [postmaster, *postmaster.children(recursive=True)]
+    for process in processes:
+        process.suspend()
+    try:
+        yield
+    finally:
+        for process in processes:
+            with suppress(psutil.NoSuchProcess):
+                process.resume()
+
+
+class TestServerThatStandsStill:
+    async def test_who_comes_later_is_told_soon(self, engines: Engines, private_stores: PrivateStores) -> None:
+        sessions = Sessions(engines)
+        async with sessions.read() as session:
+            await session.execute(text("select 1"))
+
+        async def ask(kind: str) -> None:
+            async with getattr(sessions, kind)() as session:
+                await session.execute(text("select 1"))
+
+        with frozen(private_stores.data_dir):
+            asked = time.monotonic()
+            answers = await asyncio.gather(*map(ask, ("read", "write", "statements")), return_exceptions=True)
+            assert time.monotonic() - asked < DEADLINE_SECONDS
+        assert [type(answer) for answer in answers] == [StoreUnavailable] * 3
+        await ask("read")
+
+    async def test_whoever_is_in_the_middle_is_told_soon_and_nothing_is_written(
+        self, engines: Engines, private_stores: PrivateStores
+    ) -> None:
+        sessions = Sessions(engines)
+        async with sessions.write() as session:
+            await session.execute(text("create table seen (number int)"))
+
+        async def write() -> None:
+            async with sessions.write() as session:
+                await session.execute(text("insert into seen values (1)"))
+                with frozen(private_stores.data_dir):
+                    await session.execute(text("insert into seen values (2)"))
+
+        asked = time.monotonic()
+        with pytest.raises(StoreUnavailable):
+            await write()
+        assert time.monotonic() - asked < DEADLINE_SECONDS
+        async with sessions.read() as reading:
+            assert (await reading.execute(text("select count(*) from seen"))).scalar_one() == 0
+
+
+class TestServerThatIsBusy:
+    async def test_is_waited_for_while_it_answers_others(self, database_url: str) -> None:
+        engine, watch = build_engine(database_url, DatabaseSettings()), _impatient(database_url)
+        async with watch.bounded(), engine.connect() as connection:
+            await connection.execute(text("select pg_sleep(0.3)"))
+        await watch.close()
+        await engine.dispose()
+
+    async def test_is_asked_once_however_many_wait(self, database_url: str) -> None:
+        watch = _impatient(database_url)
+        assert watch.ask() is watch.ask()
+        assert await watch.ask()
+        await watch.close()
+
+
+def _impatient(url: str) -> SilenceWatch:
+    watch = build_watch(url, DatabaseSettings())
+    watch.look_seconds = 0.02
+    return watch
