@@ -30,7 +30,7 @@ from app.costs.upkeep import Upkeep
 from app.db.engines import build_engines
 from app.db.sessions import Sessions
 from app.errors import SettingsError
-from app.events.redis_streams import WAIT, RedisStreams
+from app.events.redis_streams import PATIENCE, RedisStreams
 from app.events.relay import Relay
 from app.events.stream_log import FORGOTTEN_AFTER, LIFETIME, StreamLog
 from app.events.webhooks import Webhooks
@@ -145,7 +145,7 @@ def _connect(settings: Settings, clock: Clock, stack: AsyncExitStack) -> tuple[S
         settings.database.primary.reveal(), [replica.reveal() for replica in settings.database.replicas], settings.database
     )
     stack.push_async_callback(engines.close)
-    patience = settings.redis.model_copy(update={"socket_timeout": settings.redis.socket_timeout + WAIT})
+    patience = settings.redis.model_copy(update={"socket_timeout": settings.redis.socket_timeout + PATIENCE})
     redis, patient = (connect_redis(settings.redis.url.reveal(), each, clock) for each in (settings.redis, patience))
     for client in (redis, patient):
         stack.push_async_callback(client.close)

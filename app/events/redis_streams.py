@@ -21,7 +21,9 @@ LONGEST = 10_000
 LIFETIME = timedelta(minutes=10)
 """Of a stream that grows no more."""
 WAIT = timedelta(milliseconds=500)
-"""For something new; the client that waits must have the patience for it."""
+"""For something new."""
+PATIENCE = timedelta(seconds=1)
+"""By so much longer must the client that waits be ready to wait: an idle server looks at its clock ten times a second."""
 PAGE = 500
 _TELLER = Script("teller")
 

@@ -22,7 +22,7 @@ from app.clock import SystemClock
 from app.db.engines import Engines, build_engines
 from app.db.sessions import Sessions
 from app.embedded.binaries import find_valkey
-from app.events.redis_streams import WAIT, Copy, RedisStreams, Teller
+from app.events.redis_streams import PATIENCE, Copy, RedisStreams, Teller
 from app.events.relay import Relay
 from app.events.topics import Arrived, Beat, Placed, Step, Topic
 from app.redis.clients import RedisClient, connect_redis
@@ -85,7 +85,7 @@ class Process:
         self.running = asyncio.create_task(self.relay.run())
 
     def streams(self, url: str) -> RedisStreams:
-        patient = RedisSettings(socket_timeout=RedisSettings().socket_timeout + WAIT)
+        patient = RedisSettings(socket_timeout=RedisSettings().socket_timeout + PATIENCE)
         self.clients += [connect_redis(url, settings, SystemClock()) for settings in (RedisSettings(), patient)]
         return RedisStreams(*self.clients)
 
