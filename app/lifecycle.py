@@ -116,7 +116,9 @@ class Lifecycle(Generic[Ended]):
         """In the ledger when it returns; raises StoreUnavailable."""
         call, attempts = running.call, running.billed_attempts
         document = self._documents.encode(ended)
-        await self._ledger.settle(Settlement(call.key, call.operation, call.payer, attempts, ended.status.value, document))
+        await self._ledger.settle(
+            Settlement(call.key, call.operation, call.payer, attempts, ended.status.value, document, call.started_at)
+        )
         for attempt in attempts:
             if attempt.cost_usd is not None:
                 self._fleet.add_cost(Target(attempt.provider, attempt.model), attempt.cost_usd)

@@ -1,4 +1,4 @@
-"""The ledger's speed: writing rows, and reading costs by model by day from roll-ups and from raw records.
+"""The ledger's speed: writing rows as `benchmarks.ledger` does, and reading costs by model by day from roll-ups and raw records.
 
 Run: python -m benchmarks.costs [--rows 5000000] [--writes 20000]
 """
@@ -10,31 +10,21 @@ import asyncio
 import statistics
 import sys
 import time
-from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal
-from functools import partial
-from uuid import uuid4
 
 from sqlalchemy import text
 
-from app.attempts import Attempt, AttemptOutcome
-from app.clock import SystemClock
-from app.costs.holds import AdmissionRequest, Settlement
-from app.costs.ledger import PostgresLedger
 from app.costs.periods import Segment
-from app.costs.prices import PriceBook
 from app.costs.queries import CostDimension, CostFilter, CostQuery
 from app.costs.report_statements import costs_statement, segments_of
-from app.costs.upkeep import tidy
 from app.db.engines import build_engines
 from app.db.sessions import Sessions
 from app.paging import PageRequest
-from app.settings import DatabaseSettings, Settings
-from app.usage import Operation, TokenUsage
-from benchmarks.overspend import ESTIMATE, PAYER, private_database
+from app.settings import DatabaseSettings
+from benchmarks.ledger import measure
+from benchmarks.overspend import private_database
 
-BATCH = 500
+ROUNDS = 3
 REPEATS = 21
 DAYS = 30
 
@@ -52,49 +42,6 @@ ROLL_UP = """
         sum(uncached_input_tokens), sum(visible_output_tokens), 0, 0, sum(cost_usd), 0, 0
     from usage_records w cross join lateral usage_buckets(w.at) g group by 1, 2, 3, 4, 5, 6, 7
 """
-
-
-async def write_rows(sessions: Sessions, count: int) -> None:
-    settings = Settings()
-    prices = PriceBook(settings)
-    prices.rates(ESTIMATE.provider, ESTIMATE.model, datetime.now(UTC))
-    ledger = PostgresLedger(sessions, SystemClock(), settings, prices)
-    requests = [AdmissionRequest(uuid4(), Operation.COMPLETION, PAYER, ESTIMATE) for _ in range(count)]
-    settlements = [
-        Settlement(
-            request.call,
-            request.operation,
-            request.payer,
-            (
-                Attempt(
-                    uuid4(),
-                    ESTIMATE.provider,
-                    ESTIMATE.model,
-                    AttemptOutcome.SUCCEEDED,
-                    datetime.now(UTC),
-                    50.0,
-                    provider_request_id="req-0123456789",
-                    usage=TokenUsage(500, visible_output_tokens=100),
-                    cost_usd=Decimal("0.00225"),
-                ),
-            ),
-            "FINISHED",
-            b"x" * 500,
-        )
-        for request in requests
-    ]
-    await measure("admissions", [partial(ledger.admit, one) for one in requests])
-    await measure("settlements", [partial(ledger.settle, one) for one in settlements])
-    await ledger.close()
-
-
-async def measure(name: str, work: list[Callable[[], Awaitable[object]]]) -> None:
-    """Batches one after the other, as group commit makes them under load."""
-    wall, cpu = time.perf_counter(), time.process_time()
-    for start in range(0, len(work), BATCH):
-        await asyncio.gather(*(one() for one in work[start : start + BATCH]))
-    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    print(f"{name}: {len(work) / wall:.0f} rows/s on one connection, client CPU {cpu / len(work) * 1e6:.1f} us a row")
 
 
 async def read_costs(sessions: Sessions, rows: int) -> None:
@@ -129,8 +76,7 @@ async def p50(sessions: Sessions, query: CostQuery, segments: list[Segment]) -> 
 async def run(url: str, rows: int, writes: int) -> None:
     engines = build_engines(url, [], DatabaseSettings(statement_timeout=timedelta(minutes=10)))
     sessions = Sessions(engines)
-    await tidy(sessions)
-    await write_rows(sessions, writes)
+    await measure(sessions, writes, ROUNDS)
     await read_costs(sessions, rows)
     await engines.close()
 

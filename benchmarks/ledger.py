@@ -81,7 +81,8 @@ def requests_and_settlements(count: int) -> tuple[list[AdmissionRequest], list[S
     now = datetime.now(UTC)
     requests = [AdmissionRequest(new_uuid(now), Operation.COMPLETION, PAYER, ESTIMATE) for _ in range(count)]
     return requests, [
-        Settlement(request.call, request.operation, request.payer, (used(now),), "FINISHED", b"x" * 500) for request in requests
+        Settlement(request.call, request.operation, request.payer, (used(now),), "FINISHED", b"x" * 500, now)
+        for request in requests
     ]
 
 

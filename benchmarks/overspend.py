@@ -93,7 +93,7 @@ async def caller(ledger: PostgresLedger, seen: Seen) -> None:
             cost_usd=INPUT_USD + admitted.output_cap_tokens * TOKEN_USD,
         )
         started = time.perf_counter()
-        await ledger.settle(Settlement(call, Operation.COMPLETION, PAYER, (used,), "FINISHED", b"{}"))
+        await ledger.settle(Settlement(call, Operation.COMPLETION, PAYER, (used,), "FINISHED", b"{}", used.started_at))
         seen.settle.append(time.perf_counter() - started)
         seen.calls += 1
 

@@ -82,7 +82,8 @@ class Joined:
 class Settlement:
     """All that a call has used. `document` is the finished completion as the gateway stores it, opaque here; None keeps none.
 
-    `attempts` holds every attempt that reached a provider; an attempt with usage and no cost is an unpriced one.
+    `attempts` holds every attempt that reached a provider; an attempt with usage and no cost is an unpriced one. `priced_at` is
+    the moment whose prices their costs were computed with.
     """
 
     call: UUID
@@ -91,6 +92,7 @@ class Settlement:
     attempts: tuple[Attempt, ...]
     status: str
     document: bytes | None
+    priced_at: datetime
     cache_tier: str | None = None
     saved_usd: Decimal | None = None
 

@@ -118,7 +118,7 @@ def settled_rows(batch: Iterable[tuple[Settlement | Release, datetime | None]], 
         rows.calls.append((item.call, at, payer, item.status))
         rows.documents.append(item.document)
         for attempt in item.attempts:
-            price = _price(attempt, prices)
+            price = _price(attempt, item.priced_at, prices)
             key = attempt.provider, attempt.model, id(price)
             rows.attempts.append(_attempt_row(place, used.get(key) or used.add(key, _price_row(attempt, price)), item, attempt))
     rows.payers, rows.prices = payers.rows, used.rows
@@ -147,10 +147,10 @@ def _attempt_row(call: int, price: int, settlement: Settlement, attempt: Attempt
     )
 
 
-def _price(attempt: Attempt, prices: PriceBook) -> PriceUsed | None:
+def _price(attempt: Attempt, at: datetime, prices: PriceBook) -> PriceUsed | None:
     if attempt.usage is None or attempt.cost_usd is None:
         return None
-    rates = prices.rates(attempt.provider, attempt.model, attempt.started_at, attempt.usage.service_tier)
+    rates = prices.rates(attempt.provider, attempt.model, at, attempt.usage.service_tier)
     return None if rates is None else rates.used(attempt.usage.input_tokens)
 
 

@@ -15,6 +15,7 @@ from app.db.sessions import Sessions
 from app.usage import Label, Operation, TokenUsage
 
 PROVIDER, MODEL = "openai", "gpt-4o"
+STARTED_AT = datetime(2026, 11, 22, tzinfo=UTC)
 
 
 def payer(tenant: str = "acme", agent: str | None = None, **labels: str) -> Payer:
@@ -54,7 +55,7 @@ def attempt(cost: str | None = "2", *, provider: str = PROVIDER, model: str = MO
         provider,
         model,
         AttemptOutcome.SUCCEEDED,
-        datetime(2026, 11, 22, tzinfo=UTC),
+        STARTED_AT,
         12.5,
         200,
         provider_request_id="req-1",
@@ -64,9 +65,13 @@ def attempt(cost: str | None = "2", *, provider: str = PROVIDER, model: str = MO
 
 
 def settlement(
-    request: AdmissionRequest, *attempts: Attempt, status: str = "FINISHED", document: bytes | None = b"d"
+    request: AdmissionRequest,
+    *attempts: Attempt,
+    status: str = "FINISHED",
+    document: bytes | None = b"d",
+    priced_at: datetime = STARTED_AT,
 ) -> Settlement:
-    return Settlement(request.call, request.operation, request.payer, attempts or (attempt(),), status, document)
+    return Settlement(request.call, request.operation, request.payer, attempts or (attempt(),), status, document, priced_at)
 
 
 @dataclass(frozen=True)

@@ -74,3 +74,21 @@ class TestTheTierThatServedACall:
         (record,) = await recorded(sessions)
         assert record.price is not None
         assert (record.price.input_usd, record.price.source) == (Decimal("1.25"), "genai-prices openai/gpt-4o batch")
+
+
+class TestACallThatRunsWhilePricesChange:
+    async def test_its_record_shows_the_price_that_it_was_charged(self, new_ledger: LedgerMaker, sessions: Sessions) -> None:
+        """o3 costs 2 USD a million tokens of input since 10 June 2025, and cost 10 before."""
+        begun, tried = datetime(2025, 6, 9, 23, 59, 59, tzinfo=UTC), datetime(2025, 6, 10, 0, 0, 1, tzinfo=UTC)
+        book = PriceBook(Settings())
+        before, after = book.rates("openai", "o3", begun), book.rates("openai", "o3", tried)
+        assert before is not None
+        assert after is not None
+        ledger, request, usage = new_ledger(), asked(), TokenUsage(uncached_input_tokens=1000)
+        assert before.cost(usage) == 5 * after.cost(usage)
+        used = replace(attempt(model="o3"), started_at=tried, usage=usage, cost_usd=before.cost(usage))
+        await ledger.admit(request)
+        await ledger.settle(settlement(request, used, priced_at=begun))
+        (record,) = await recorded(sessions)
+        assert record.price == before.used(1000)
+        assert record.cost_usd == Decimal("0.01")
