@@ -26,7 +26,7 @@ from app.health.endpoints import build_health_routes
 from app.loaders import Loaders
 from app.services import Services, build_services
 from app.settings import ServerSettings, Settings
-from app.tasks import Grace
+from app.tasks import Grace, count_tasks
 from app.web.bearer import bearer_token
 from app.web.request_ids import RequestIds
 from app.web.security import SecurityHeaders
@@ -43,6 +43,7 @@ def create_app(settings: Settings) -> Starlette:
     async def lifespan(app: Starlette) -> AsyncIterator[dict[str, Grace]]:
         """Hands the server the grace that begins when it is told to stop."""
         async with build_services(settings, SystemClock(), estimator, prices) as services:
+            count_tasks(services.metrics)
             app.router.routes.extend(_routes(services))
             with _metrics_port(services.metrics, settings.server):
                 yield {"grace": services.grace}

@@ -25,6 +25,8 @@ from app.llm.messages import ContentDelta, TextDelta, merged
 from app.llm.pace import SHORTEST_WAIT
 
 Append: TypeAlias = Callable[[Sequence[Entry]], asyncio.Future[None]]
+_SECONDS_WITHOUT_LOG = 0.5
+"""After the log was away a run does not try again for so long, except with its end."""
 _log = logging.getLogger(__name__)
 
 
@@ -41,6 +43,7 @@ class StreamRun:
         self._append = append
         self._entries: list[Entry] = []
         self._in_log = 0
+        self._away_until = 0.0
         self._pending: list[ContentDelta | Entry] = []
         self._writing: asyncio.Future[None] | None = None
         self._written_at = 0.0
@@ -119,6 +122,9 @@ class StreamRun:
             return
         pending, self._pending = self._pending, []
         new = self._numbered(pending)
+        if self._clock.monotonic() < self._away_until and not new[-1].is_last:
+            self._show(new)
+            return
         self._writing = self._append([*self._entries[self._in_log :], *new])
         self._writing.add_done_callback(partial(self._written, new))
 
@@ -126,13 +132,18 @@ class StreamRun:
         error = writing.exception()
         if error is None:
             self._in_log = new[-1].number
-        elif not isinstance(error, StoreUnavailable):
+        elif isinstance(error, StoreUnavailable):
+            self._away_until = self._clock.monotonic() + _SECONDS_WITHOUT_LOG
+        else:
             _log.error("a stream could not be written to its log", exc_info=error)
-        self._entries += new
         self._writing = None
+        self._show(new)
+        self._write()
+
+    def _show(self, new: Sequence[Entry]) -> None:
+        self._entries += new
         self._written_at = self._clock.monotonic()
         self._wake()
-        self._write()
 
     def _numbered(self, pending: Sequence[ContentDelta | Entry]) -> list[Entry]:
         now, numbers = self._clock.now(), count(len(self._entries) + 1)

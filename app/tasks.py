@@ -1,10 +1,12 @@
-"""Ending background tasks for good."""
+"""Background tasks: how many there are, and ending them for good."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
 from typing import Any
+
+from prometheus_client import CollectorRegistry, Gauge
 
 _PATIENCE_SECONDS = 0.5
 _LEAST_SECONDS = 1.0
@@ -27,6 +29,13 @@ class Grace:
     def left(self) -> float:
         """In seconds; a second where nobody said when it began."""
         return max(_LEAST_SECONDS, self._until - self._monotonic())
+
+
+def count_tasks(registry: CollectorRegistry) -> None:
+    """Tells how many tasks the running event loop has: a number that only grows is a leak."""
+    loop = asyncio.get_running_loop()
+    gauge = Gauge("greenlang_tasks", "Tasks of this process's event loop.", registry=registry)
+    gauge.set_function(lambda: len(asyncio.all_tasks(loop)))
 
 
 async def end_tasks(tasks: Iterable[asyncio.Task[Any]]) -> None:

@@ -57,12 +57,12 @@ async def completion_events(
         Cursor | None, strawberry.argument(description="Those behind this event's cursor; left out, from the first on.")
     ] = UNSET,
 ) -> AsyncGenerator[CompletionEvent, None]:
-    found = await completion(info, completion_id)
-    if found is None:
+    key = parse_id("cmp", completion_id)
+    if key is None:
         yield CompletionFailed(1, info.context.clock.now(), _NOT_FOUND, None)
         return
     cursor = after if isinstance(after, str) else None
-    async with aclosing(info.context.services.streams.events(found.key, cursor, info.context.principal)) as events:
+    async with aclosing(info.context.services.streams.events(key, cursor, info.context.principal)) as events:
         async for event in _told(events, info):
             yield event
 
