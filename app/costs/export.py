@@ -121,7 +121,7 @@ class CostExports:
         columns = tuple(map(camel, dimension_names(query))) if ticket.group_by else RECORD_COLUMNS
         writer = _writer(ticket.format, (*columns, *measure_columns()))
         yield writer.head()
-        async with self._sessions.read() as session:
+        async with self._sessions.read(shared=True) as session:
             await session.execute(text("set transaction isolation level repeatable read, read only"))
             rows = _groups(session, query, writer) if ticket.group_by else _records(session, ticket.filter, writer)
             async for piece in rows:

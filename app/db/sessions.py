@@ -7,7 +7,7 @@ A lost connection is StoreUnavailable, whoever noticed it, and so is a server th
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from typing import NewType
 
@@ -62,10 +62,12 @@ class Sessions:
     engines: Engines
 
     @asynccontextmanager
-    async def read(self, *, primary: bool = False) -> AsyncIterator[ReadSession]:
-        """One snapshot; `primary` where the caller must see its own writes."""
+    async def read(self, *, primary: bool = False, shared: bool = False) -> AsyncIterator[ReadSession]:
+        """One snapshot; `primary` where the caller must see its own writes. `shared` where a generator holds it while others
+        run: only the time of each statement is bounded then, because whoever runs would be interrupted."""
         engine = self.engines.primary if primary else self.engines.reader()
-        async with _translating(), self.engines.watches[engine].bounded(), engine.connect() as connection:
+        watch = nullcontext() if shared else self.engines.watches[engine].bounded()
+        async with _translating(), watch, engine.connect() as connection:
             yield ReadSession(connection)
 
     @asynccontextmanager
