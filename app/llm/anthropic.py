@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import anthropic
+from anthropic import APIConnectionError, APIStatusError, AsyncAnthropic, DefaultAioHttpClient, Omit, transform_schema
 
 from app.clock import Clock
 from app.errors import FailureKind, ProviderError
@@ -33,19 +33,19 @@ class AnthropicProvider(Adapter):
         """Raises SettingsError where a key cannot be read."""
         silence("anthropic", "httpx2")
         options = client_options(settings)
-        client = anthropic.AsyncAnthropic(
+        client = AsyncAnthropic(
             auth_token=_KEY_OF_EACH_REQUEST,
             base_url=settings.base_url or _BASE_URL,
             max_retries=0,
             timeout=options["timeout"],
             open_telemetry=False,
-            http_client=anthropic.DefaultAioHttpClient(**options),
+            http_client=DefaultAioHttpClient(**options),
         )
         sdk = Sdk(
             client,
-            anthropic.APIStatusError,
-            anthropic.APIConnectionError,
-            no_key=anthropic.Omit(),
+            APIStatusError,
+            APIConnectionError,
+            no_key=Omit(),
             request_id_header="request-id",
             requests_header="anthropic-ratelimit-requests-remaining",
             tokens_headers=(
@@ -77,7 +77,7 @@ def _native_schema(schema: Mapping[str, Any]) -> dict[str, Any] | None:
     if _has_open_object(schema):
         return None
     try:
-        return anthropic.transform_schema(dict(schema))
+        return transform_schema(dict(schema))
     except (ValueError, TypeError, AttributeError, AssertionError):
         return None
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import openai
+from openai import APIConnectionError, APIStatusError, AsyncOpenAI, DefaultAioHttpClient, Omit
 
 from app.clock import Clock
 from app.errors import FailureKind, ProviderError
@@ -33,18 +33,18 @@ class OpenAIProvider(Adapter):
         """Raises SettingsError where a key cannot be read."""
         silence("openai", "httpx2")
         options = client_options(settings)
-        client = openai.AsyncOpenAI(
+        client = AsyncOpenAI(
             api_key=_KEY_OF_EACH_REQUEST,
             base_url=settings.base_url or _BASE_URL,
             max_retries=0,
             timeout=options["timeout"],
-            http_client=openai.DefaultAioHttpClient(**options),
+            http_client=DefaultAioHttpClient(**options),
         )
         sdk = Sdk(
             client,
-            openai.APIStatusError,
-            openai.APIConnectionError,
-            no_key=openai.Omit(),
+            APIStatusError,
+            APIConnectionError,
+            no_key=Omit(),
             request_id_header="x-request-id",
             requests_header="x-ratelimit-remaining-requests",
             tokens_headers=("x-ratelimit-remaining-tokens",),

@@ -1,18 +1,18 @@
-"""The configured providers. An SDK takes a second or two of CPU to import, so only those are loaded that are configured."""
+"""The configured providers. An SDK is heavy to import, so only those are loaded that are configured."""
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from app.clock import Clock
+from app.llm.lean_import import import_lean
 from app.llm.provider import Provider
 from app.settings import ProviderKindName, ProviderSettings
 
 _ADAPTERS = {
-    ProviderKindName.ANTHROPIC: ("app.llm.anthropic", "AnthropicProvider"),
-    ProviderKindName.OPENAI: ("app.llm.openai", "OpenAIProvider"),
-    ProviderKindName.OPENAI_COMPATIBLE: ("app.llm.openai", "OpenAIProvider"),
+    ProviderKindName.ANTHROPIC: ("app.llm.anthropic", "anthropic", "AnthropicProvider"),
+    ProviderKindName.OPENAI: ("app.llm.openai", "openai", "OpenAIProvider"),
+    ProviderKindName.OPENAI_COMPATIBLE: ("app.llm.openai", "openai", "OpenAIProvider"),
 }
 
 
@@ -20,7 +20,7 @@ def load_adapters(configured: Iterable[ProviderSettings]) -> None:
     """Imports what `build_providers` will need: done before server processes fork, they share its memory."""
     for settings in configured:
         if settings.enabled:
-            importlib.import_module(_ADAPTERS[settings.kind][0])
+            _adapter(settings.kind)
 
 
 def build_providers(configured: Iterable[ProviderSettings], clock: Clock) -> dict[str, Provider]:
@@ -28,6 +28,11 @@ def build_providers(configured: Iterable[ProviderSettings], clock: Clock) -> dic
     providers: dict[str, Provider] = {}
     for settings in configured:
         if settings.enabled:
-            module, adapter = _ADAPTERS[settings.kind]
-            providers[settings.name] = getattr(importlib.import_module(module), adapter)(settings, clock)
+            providers[settings.name] = _adapter(settings.kind)(settings, clock)
     return providers
+
+
+def _adapter(kind: ProviderKindName) -> Callable[[ProviderSettings, Clock], Provider]:
+    module, sdk, name = _ADAPTERS[kind]
+    adapter: Callable[[ProviderSettings, Clock], Provider] = getattr(import_lean(module, sdk), name)
+    return adapter
