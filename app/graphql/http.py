@@ -15,7 +15,7 @@ from graphql import OperationType
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
-from app.errors import DeadlineExceeded
+from app.errors import DeadlineExceeded, LimitExceeded
 from app.graphql.accept import MediaType, negotiate
 from app.graphql.body import BodyReader, GraphQLRequest, parse_body, parse_query_string
 from app.graphql.console import ConsolePage
@@ -110,6 +110,9 @@ class GraphQLEndpoint:
                 prepared = await self._engine.prepare(request, caller)
                 check_method_of(prepared, scope["method"])
             await stream.run(prepared, self._streamer, self._connections)
+        except LimitExceeded as error:
+            text, had, allowed = str(error), error.had, error.allowed
+            raise failure(Code.LIMIT_EXCEEDED, text, 429, limit=error.limit, had=had, allowed=allowed) from None
         except RequestFailed as failed:
             if not failed.in_document:
                 raise

@@ -91,6 +91,11 @@ class SocketClient:
     async def subscribe(self, id_: str, query: str, variables: object = None) -> None:
         await self.send({"id": id_, "type": "subscribe", "payload": {"query": query, "variables": variables}})
 
+    async def taken(self) -> None:
+        """Returns once the server has read all that was sent."""
+        await self.send({"type": "ping"})
+        assert await self.receive() == {"type": "pong"}
+
     async def closed(self) -> tuple[int, str]:
         """Reads on to the end; the close's code and reason."""
         async with asyncio.timeout(5):

@@ -32,7 +32,7 @@ OTHER_KEY = "sk-other"
 
 @dataclass(slots=True)
 class Board:
-    """What the tests watch and steer from outside: open sources, made contexts, the topic's subscribers."""
+    """What the tests watch and steer from outside: open sources, made contexts, the topic's subscribers, the gate."""
 
     contexts: list[ShopContext] = field(default_factory=list)
     opened: int = 0
@@ -41,6 +41,7 @@ class Board:
     executed: int = 0
     greeted: int = 0
     topic: list[asyncio.Queue[int | None]] = field(default_factory=list)
+    gate: asyncio.Event = field(default_factory=asyncio.Event)
     no_context: GreenLangError | None = None
 
     def publish(self, number: int | None) -> None:
@@ -128,6 +129,11 @@ class Query:
     async def wait(self, seconds: float) -> str | None:
         await asyncio.sleep(seconds)
         return "waited"
+
+    @strawberry.field
+    async def held(self, info: ShopInfo) -> str | None:
+        await info.context.board.gate.wait()
+        return "let go"
 
     search: str | None = strawberry.field(resolver=_search, metadata={"spends": True})
 
@@ -250,6 +256,10 @@ class Keys:
         if principal is None:
             raise Unauthenticated("the key is wrong, expired or revoked")
         return principal
+
+
+def numbers(to: int, wait: float = 0) -> str:
+    return f"subscription {{ count(to: {to}, wait: {wait}) {{ number }} }}"
 
 
 def new_keys() -> Keys:

@@ -11,6 +11,7 @@ import pytest
 
 from app.errors import Overloaded
 from tests.app.graphql.asgi import Client
+from tests.app.graphql.serving import eventually
 from tests.app.graphql.shop import ADMIN_KEY, Shop, with_limits, with_server
 
 pytestmark = pytest.mark.anyio
@@ -198,12 +199,14 @@ class TestSizes:
         assert (answer.status, answer.read) == (413, 1200)
 
     async def test_bytes_in_flight_are_bounded_over_all_requests(self) -> None:
-        app = Shop(with_limits(bytes_in_flight=1500)).app()
-        slow = json.dumps({"query": "{ wait(seconds: 0.2) }", "variables": {"pad": "x" * 1000}}).encode()
+        shop = Shop(with_limits(bytes_in_flight=1500))
+        app = shop.app()
+        slow = json.dumps({"query": "{ held }", "variables": {"pad": "x" * 1000}}).encode()
         first = asyncio.create_task(Client(app).send(slow))
-        await asyncio.sleep(0.05)
+        await eventually(lambda: shop.board.contexts)
         second = await Client(app).send(slow)
         assert (second.status, second.code) == (503, "OVERLOADED")
+        shop.board.gate.set()
         assert (await first).status == 200
         assert (await Client(app).send(slow)).status == 200
 
@@ -234,12 +237,13 @@ class TestLoad:
     async def test_past_the_calls_in_flight_nothing_is_executed(self) -> None:
         shop = Shop(with_server(max_in_flight=1, retry_after=timedelta(milliseconds=1500)))
         app = shop.app()
-        first = asyncio.create_task(Client(app).post("{ wait(seconds: 0.2) }"))
-        await asyncio.sleep(0.05)
+        first = asyncio.create_task(Client(app).post("{ held }"))
+        await eventually(lambda: shop.board.contexts)
         second = await Client(app).post("{ hello }")
         assert (second.status, second.headers["retry-after"]) == (503, "2")
         assert second.extensions == {"code": "OVERLOADED", "retryAfterMs": 1500}
         assert second.read == 0
+        shop.board.gate.set()
         assert (await first).status == 200
         assert len(shop.board.contexts) == 1
         assert (await Client(app).post("{ hello }")).status == 200

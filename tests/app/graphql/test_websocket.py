@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
@@ -8,25 +7,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from websockets.exceptions import InvalidStatus
 
-from tests.app.graphql.serving import SocketClient, eventually, serving, socket_client
-from tests.app.graphql.shop import ADMIN_KEY, KEY, OTHER_KEY, Shop, changed, with_limits, with_server
+from tests.app.graphql.serving import SocketClient, eventually, serving, settled, socket_client
+from tests.app.graphql.shop import ADMIN_KEY, KEY, OTHER_KEY, Shop, changed, numbers, with_limits, with_server
 
 pytestmark = pytest.mark.anyio
-
-
-def numbers(to: int, wait: float = 0) -> str:
-    return f"subscription {{ count(to: {to}, wait: {wait}) {{ number }} }}"
-
-
-@pytest.fixture
-def shop() -> Shop:
-    return Shop()
-
-
-@pytest.fixture
-async def port(shop: Shop) -> AsyncIterator[int]:
-    async with serving(shop.app()) as found:
-        yield found
 
 
 @pytest.fixture
@@ -84,14 +68,16 @@ class TestOneBadOperation:
             ("{ hello } #" + "x" * 500_000, "LIMIT_EXCEEDED"),
         ],
     )
-    async def test_gets_an_error_and_the_others_live_on(self, client: SocketClient, query: str, code: str) -> None:
-        await client.subscribe("good", numbers(2, 0.1))
-        await client.receive()
+    async def test_gets_an_error_and_the_others_live_on(self, shop: Shop, client: SocketClient, query: str, code: str) -> None:
+        await client.subscribe("good", "subscription { news { number } }")
+        await client.taken()
         await client.subscribe("bad", query)
         error = await client.receive()
         assert (error["id"], error["type"]) == ("bad", "error")
         assert error["payload"][0]["extensions"]["code"] == code  # type: ignore[index]  # JSON
-        assert (await client.receive())["id"] == "good"
+        shop.board.publish(1)
+        shop.board.publish(None)
+        assert (await client.receive())["payload"] == {"data": {"news": {"number": 1}}}
         assert await client.receive() == {"id": "good", "type": "complete"}
 
     async def test_a_source_that_breaks_is_masked(self, client: SocketClient, caplog: pytest.LogCaptureFixture) -> None:
@@ -254,24 +240,15 @@ class TestOrigins:
 
 
 class TestClientsThatLeave:
-    @pytest.mark.parametrize(
-        "query",
-        [
-            pytest.param(numbers(10**9), id="a source that never waits"),
-            pytest.param(numbers(10**9, 0.001), id="a busy source"),
-            pytest.param(numbers(10**9, 3600), id="a sleeping source"),
-            pytest.param("subscription { news { number } }", id="a broadcast"),
-            pytest.param("subscription { large }", id="large events"),
-        ],
-    )
     async def test_everything_is_freed_within_a_second(
-        self, shop: Shop, port: int, query: str, caplog: pytest.LogCaptureFixture
+        self, shop: Shop, port: int, endless: str, caplog: pytest.LogCaptureFixture
     ) -> None:
         async with socket_client(port) as client:
             await client.init()
-            await client.subscribe("a", query)
+            await client.subscribe("a", endless)
             await eventually(lambda: shop.board.open_sources == 1)
-            await asyncio.sleep(0.05)
+            shop.board.publish(1)
+            await client.receive()
             client.connection.transport.abort()
             await eventually(lambda: shop.board.open_sources == 0, 1)
         assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
@@ -281,10 +258,8 @@ class TestClientsThatLeave:
         async with serving(shop.app()) as port, socket_client(port, max_queue=1) as client:
             await client.init()
             await client.subscribe("a", "subscription { large }")
-            await asyncio.sleep(0.3)
-            produced = shop.board.produced
-            await asyncio.sleep(0.3)
-            assert shop.board.produced == produced < 200
+            await settled(lambda: shop.board.produced)
+            assert 0 < shop.board.produced < 200
             await eventually(lambda: shop.board.open_sources == 0, 4)
             client.connection.transport.abort()
 
@@ -308,10 +283,9 @@ class TestBroadcast:
                 await client.init(key)
                 await client.subscribe("n", query)
             await one.subscribe("m", query)
-            await one.send({"type": "ping"})
-            await one.receive()
+            for client in (one, two, other):
+                await client.taken()
             await eventually(lambda: shop.board.opened == 1)
-            await asyncio.sleep(0.05)
             shop.board.publish(7)
             frames = [await one.receive(), await one.receive(), await two.receive(), await other.receive()]
             assert sorted(str(frame["id"]) for frame in frames) == ["m", "n", "n", "n"]
@@ -337,11 +311,9 @@ class TestBroadcast:
             for client in (first, later):
                 await client.init()
                 await client.subscribe("n", query)
-                await client.send({"type": "ping"})
-                await client.receive()
+                await client.taken()
                 await eventually(lambda: shop.board.opened == 1)
-                await asyncio.sleep(0.05)
-            assert shop.board.greeted == 1
+            await eventually(lambda: shop.board.greeted == 1)
 
     async def test_the_source_stays_for_those_who_stay(self, shop: Shop, port: int) -> None:
         async with socket_client(port) as stays:
@@ -350,9 +322,8 @@ class TestBroadcast:
                 await leaves.init()
                 for client in (leaves, stays):
                     await client.subscribe("n", "subscription { news { number } }")
-                    await client.send({"type": "ping"})
-                    await client.receive()
-                await asyncio.sleep(0.05)
+                    await client.taken()
+                await eventually(lambda: shop.board.opened == 1)
             shop.board.publish(3)
             assert (await stays.receive())["payload"] == {"data": {"news": {"number": 3}}}
             assert shop.board.opened == shop.board.open_sources == 1
@@ -364,8 +335,7 @@ class TestBroadcast:
             for client in (slow, quick):
                 await client.init()
                 await client.subscribe("n", query)
-                await client.send({"type": "ping"})
-                await client.receive()
+                await client.taken()
             await eventually(lambda: shop.board.opened == 1)
             for number in range(400):
                 shop.board.publish(number)
