@@ -28,8 +28,9 @@ from app.llm.fleet import Fleet
 from app.llm.messages import EmbedCall, FinishReason, ImageUrl, InlineImage, ModelCall, Text, TextDelta, ToolCallDelta
 from app.llm.router import Plan, Routed, Router
 from app.llm.routing import CallNeeds, ProvidersFailed, RateLimited, RouteCandidate, RoutingPreference, Target
-from app.money import ZERO, round_usd
+from app.money import ZERO
 from app.problems import ProblemCode
+from app.prompt_caches import Prompt, PromptCaches
 from app.settings import EMBEDDINGS_ROUTE
 from app.usage import Label, Operation, TokenUsage
 
@@ -82,6 +83,7 @@ class PlannedCall(Generic[Template]):
     estimator: Estimator
     counted_tokens: int
     idempotency: IdempotencyKey | None
+    prompt: Prompt | None = None
     images: int = 0
     max_output_tokens: int = 0
     min_output_tokens: int = 0
@@ -119,13 +121,14 @@ class CallPlanner:
         self._prices = prices
         self._estimator = estimator
         self._timeouts = timeouts
+        self._caches = PromptCaches(clock)
 
     async def explain(self, request: CompletionRequest, principal: Principal) -> list[RouteCandidate]:
         """Every target of the call's route with its place and the reason for it; nothing is held or sent. Raises as `plan`."""
-        _payer(request, principal)
+        prompt = Prompt(self._caches, _payer(request, principal).tenant, request)
         counted = await self._estimator.count(prompt_texts(request))
         needs = CallNeeds(input_tokens=counted + IMAGE_TOKENS * count_images(request))
-        estimate = self._expectation(request, counted, self._clock.now())
+        estimate = self._expectation(request, prompt, counted, self._clock.now())
         return self._fleet.router.explain(request.model, request.routing, needs, estimate)
 
     async def plan(self, request: CompletionRequest, principal: Principal, *, streamed: bool = False) -> PlannedCall[ModelCall]:
@@ -135,7 +138,9 @@ class CallPlanner:
         counted = await self._estimator.count(prompt_texts(request))
         images = count_images(request)
         needs = CallNeeds(input_tokens=counted + IMAGE_TOKENS * images, streamed=streamed)
-        plan = self._fleet.router.plan(request.model, request.routing, needs, self._expectation(request, counted, started_at))
+        prompt = Prompt(self._caches, payer.tenant, request)
+        estimate = self._expectation(request, prompt, counted, started_at)
+        plan = self._fleet.router.plan(request.model, request.routing, needs, estimate)
         cap = request.max_output_tokens or plan.default_max_output_tokens
         return PlannedCall(
             key=new_uuid(started_at),
@@ -150,6 +155,7 @@ class CallPlanner:
             estimator=self._estimator,
             counted_tokens=counted,
             idempotency=_idempotency(request, payer),
+            prompt=prompt,
             images=images,
             max_output_tokens=cap,
             min_output_tokens=request.min_output_tokens or max(1, cap // 4),
@@ -164,7 +170,7 @@ class CallPlanner:
             request.model or EMBEDDINGS_ROUTE,
             request.routing,
             CallNeeds(input_tokens=counted, operation=Operation.EMBEDDING),
-            lambda target: self._expected(target, counted, 0, started_at),
+            lambda target: self._expected(target, counted, 0, 0, started_at),
         )
         deadline = self._deadline(request, plan, started)
         return PlannedCall(
@@ -186,16 +192,19 @@ class CallPlanner:
         timeout = request.timeout or self._timeouts[plan.targets[0].provider]
         return started + timeout.total_seconds()
 
-    def _expectation(self, request: CompletionRequest, counted: int, at: datetime) -> Callable[[Target], Decimal | None]:
+    def _expectation(
+        self, request: CompletionRequest, prompt: Prompt, counted: int, at: datetime
+    ) -> Callable[[Target], Decimal | None]:
         output_tokens = request.max_output_tokens or EXPECTED_OUTPUT_TOKENS
-        return lambda target: self._expected(target, counted, output_tokens, at)
+        return lambda target: self._expected(target, counted, prompt.cached_at(target), output_tokens, at)
 
-    def _expected(self, target: Target, counted: int, output_tokens: int, at: datetime) -> Decimal | None:
+    def _expected(self, target: Target, counted: int, cached: int, output_tokens: int, at: datetime) -> Decimal | None:
         rates = self._prices.rates(target.provider, target.model, at)
         if rates is None:
             return None
         tokens = self._estimator.corrected(target.provider, target.model, counted)
-        return round_usd(rates.input_cost(tokens) + rates.output_token_usd(tokens) * output_tokens)
+        cached = min(cached, tokens)
+        return rates.cost(TokenUsage(tokens - cached, cached, visible_output_tokens=output_tokens))
 
 
 def _payer(request: CallRequest, principal: Principal) -> Payer:
@@ -272,8 +281,15 @@ class RunningCall(Generic[Template]):
         if attempt.usage is None and self._was_perhaps_billed(attempt):
             attempt = replace(attempt, usage=self._estimated(attempt))
         self.attempts.append(self.call.priced(attempt))
-        if attempt.usage is not None and attempt.usage.confirmed and not self.call.images:
-            self.call.estimator.learn(attempt.provider, attempt.model, self.call.counted_tokens, attempt.usage.input_tokens)
+        if attempt.usage is not None and attempt.usage.confirmed:
+            self._learn(attempt, attempt.usage)
+
+    def _learn(self, attempt: Attempt, usage: TokenUsage) -> None:
+        call = self.call
+        if not call.images:
+            call.estimator.learn(attempt.provider, attempt.model, call.counted_tokens, usage.input_tokens)
+        if call.prompt is not None and len(call.plan.targets) > 1:
+            call.prompt.served(Target(attempt.provider, attempt.model), usage)
 
     @property
     def billed_attempts(self) -> tuple[Attempt, ...]:
