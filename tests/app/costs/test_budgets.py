@@ -230,3 +230,22 @@ class TestPeriods:
                 assert (one.starts - timedelta(seconds=1)).astimezone(info).date() < local.date()
                 assert period != "MONTH" or local.day == 1
                 assert period != "WEEK" or local.weekday() == 0
+
+    @pytest.mark.parametrize("zone", ["Europe/Berlin", "Asia/Kathmandu", "Asia/Kolkata", "Australia/Lord_Howe"])
+    async def test_are_the_zones_own_hours_where_the_clocks_change(self, sessions: Sessions, zone: str) -> None:
+        async with sessions.read() as session:
+            rows = (
+                await session.execute(
+                    text(
+                        "select at, p.starts, p.ends"
+                        " from generate_series(timestamptz '2026-01-01Z', '2027-01-01Z', interval '13 minutes') at"
+                        " cross join lateral budget_period('HOUR', :zone, at, at) p order by at"
+                    ),
+                    {"zone": zone},
+                )
+            ).all()
+        info = ZoneInfo(zone)
+        for one, following in pairwise(rows):
+            assert one.starts <= one.at < one.ends
+            assert following.starts in {one.starts, one.ends}
+            assert one.starts.astimezone(info).minute in ({0, 30} if zone == "Australia/Lord_Howe" else {0})
