@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -45,7 +46,8 @@ RECORD_COLUMNS = (
     "priceCacheWriteUsd",
     "priceSource",
 )
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+_FORMULA = re.compile(r"(^|[;|\t\r\n])(?=\s*[=+\-@\t\r\n＝＋－＠])")
+"""Also behind what a spreadsheet of another locale takes for the end of a cell."""
 _BYTE_ORDER_MARK = "\ufeff"
 
 
@@ -88,11 +90,11 @@ def _csv(rows: Iterable[Sequence[object]]) -> bytes:
 
 def _cell(value: Value) -> object:
     if isinstance(value, str):
-        return f"'{value}" if value.startswith(_FORMULA) else value
+        return _FORMULA.sub(r"\1'", value)
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, Mapping):
-        return json.dumps(value, ensure_ascii=False) if value else None
+        return _cell(json.dumps(value, ensure_ascii=False)) if value else None
     return value
 
 
