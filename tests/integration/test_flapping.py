@@ -1,11 +1,12 @@
 """A primary that goes down and comes back: left soon, asked again by one probe at a time, and used again soon after it recovered.
-Its breaker stays open for one second here instead of a minute."""
+Its breaker stays open for one second here instead of a minute. Whole answers and streams alike."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections.abc import Iterator
+from contextlib import aclosing
 from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -14,10 +15,11 @@ import pytest
 
 from app.access.principal import Scope
 from app.clock import SystemClock
-from app.completions import Completion
+from app.completion_events import CompletionFinished
+from app.completions import Completion, CompletionRequest
 from app.costs.estimate import Estimator
 from app.costs.prices import PriceBook
-from app.services import build_services
+from app.services import Services, build_services
 from app.settings import BreakerSettings, RetrySettings
 from tests.app.access.principals import principal
 from tests.services import ANTHROPIC, OPENAI, Stores, asked
@@ -37,9 +39,19 @@ def simulator() -> Iterator[RunningSimulator]:
         yield running
 
 
+async def ask(services: Services, request: CompletionRequest, *, streamed: bool) -> Completion:
+    if not streamed:
+        return await services.gateway.complete(request, CALLER)
+    async with aclosing(services.streams.stream(request, CALLER)) as events:
+        *_, last = [event async for event in events]
+    assert isinstance(last, CompletionFinished)
+    return last.completion
+
+
+@pytest.mark.parametrize("streamed", [False, True], ids=["whole", "streamed"])
 @pytest.mark.parametrize("route", ["default", "reverse"])
 async def test_a_flapping_primary_is_left_and_used_again(
-    route: str, database_url: str, valkey_url: str, tmp_path: Path, simulator: RunningSimulator
+    route: str, database_url: str, valkey_url: str, tmp_path: Path, simulator: RunningSimulator, *, streamed: bool
 ) -> None:
     model = (ANTHROPIC if route == "default" else OPENAI).partition("/")[2]
     settings = Stores.emptied(database_url, valkey_url, tmp_path).settings(
@@ -61,7 +73,7 @@ async def test_a_flapping_primary_is_left_and_used_again(
         )
         begun = time.monotonic()
         while (at := time.monotonic() - begun) < DOWN_SECONDS + UP_SECONDS:
-            answers.append((at, await services.gateway.complete(asked(f"At {at}", model=route), CALLER)))
+            answers.append((at, await ask(services, asked(f"At {at}", model=route), streamed=streamed)))
             await asyncio.sleep(0.04)
     entries = [
         entry for entry in await asyncio.to_thread(simulator.log) if entry.model == model and entry.operation == "completion"
