@@ -42,6 +42,7 @@ KEEP_AT_LEAST = timedelta(hours=24)
 
 _ADMIT = "select * from ledger_admit($1, $2, $3, $4::text::jsonb, $5, $6, $7)"
 _SETTLE = "select ledger_settle($1, $2, $3, $4, $5, $6, $7)"
+_SWEEP = "select ledger_sweep($1)"
 _BUDGETS = "select * from budget_now where key = any($1)"
 _log = logging.getLogger(__name__)
 
@@ -131,13 +132,15 @@ class PostgresLedger:
         """Renews the calls that this process still has open and whose lease is half over; returns how many."""
         now = self._clock.monotonic()
         due = [call for call, opened in self._open.items() if now - opened.renewed >= self._lease.total_seconds() / 3]
+        renewed: Sequence[UUID] = ()
         if due:
             async with self._sessions.write() as session:
-                await session.execute(_RENEW, {"lease": self._lease, "owner": self._owner, "calls": due})
-            for call in due:
+                values = {"lease": self._lease, "owner": self._owner, "calls": due}
+                renewed = (await session.execute(_RENEW, values)).scalars().all()
+            for call in renewed:
                 if call in self._open:
                     self._open[call].renewed = now
-        return len(due)
+        return len(renewed)
 
     async def take_back(self) -> None:
         """Releases the calls that were refused because PostgreSQL did not answer: it may have admitted them all the same."""
@@ -151,8 +154,7 @@ class PostgresLedger:
 
     async def sweep(self, most: int = 100) -> int:
         """Settles at their estimates the calls whose owners stopped renewing them; returns how many."""
-        async with self._sessions.write() as session:
-            swept: int = (await session.execute(text("select ledger_sweep(:most)"), {"most": most})).scalar_one()
+        swept: int = (await self._settling.fetch(_SWEEP, most))[0][0]
         return swept
 
     async def abandon(self, call: UUID) -> None:
@@ -277,8 +279,10 @@ _ABANDON = text(
     " where key = :call and owner <> :owner and status = 'RUNNING'"
 )
 _RENEW = text(
-    "update completions set lease_until = now() + :lease where key = any(:calls) and owner = :owner and status = 'RUNNING'"
+    "update completions set lease_until = now() + :lease where key in (select key from completions where key = any(:calls)"
+    " and owner = :owner and status = 'RUNNING' order by key for update skip locked) returning key"
 )
+"""Locks in the order that everybody keeps. What somebody else has locked is renewed the next time."""
 
 
 def _reason(

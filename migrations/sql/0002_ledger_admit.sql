@@ -65,11 +65,11 @@ begin
         )
         join unnest(payers) with ordinality y (tenant, agent, key_name, operation, labels, place) on y.place = q.payer
         left join lateral (
-            select * from completions c where known_calls is not null and c.key = q.call
+            select * from completions c where c.key = q.call and q.call = any (known_calls)
             union all
             select * from completions c
             where known_calls is not null and q.idem is not null and c.tenant = y.tenant and c.operation = y.operation
-                and c.idempotency_key = q.idem and c.key <> q.call
+                and c.idempotency_key = q.idem and c.key <> q.call and c.key = any (known_calls)
             limit 1
         ) c on true
         left join (

@@ -1,5 +1,5 @@
 -- Settles a batch: usage rows, the budgets' sums, roll-ups, alerts and the calls' ends, in one transaction. A call that was
--- settled before changes nothing. One without a status used nothing: it is released and forgotten. A call that was swept
+-- settled before, or that the batch names twice, changes nothing. One without a status used nothing: it is released and forgotten. A call that was swept
 -- meanwhile has its estimate taken out and the real figures put in, in the period of its admission.
 -- `settling` is the process that owns the calls; null is the sweeper, who has locked them.
 --
@@ -23,6 +23,7 @@ begin
     ), resolved as materialized (
         select q.ord::int as ord, q.call, coalesce(q.at, c.admitted_at, now()) as at, q.payer, q.status, c.hold_budgets, c.hold_starts, c.hold_usd,
             case
+                when row_number() over (partition by q.call order by q.status is null, q.ord) > 1 then 'done'
                 when c.key is null and q.at is null and q.status is null then 'done'
                 when c.key is null and q.at is null then 'new'
                 when c.owner = coalesce(settling, c.owner) and c.status = 'RUNNING' then 'open'

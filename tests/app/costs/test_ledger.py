@@ -168,6 +168,23 @@ class TestSettlement:
         await ledger.settle(settlement(request, used))
         assert await sums(sessions, made.key) == Sums(Decimal(2), Decimal(0), Decimal(0), Decimal(2), Decimal(2))
 
+    async def test_twice_in_one_batch_is_once(self, ledger: PostgresLedger, budgets: BudgetStore, sessions: Sessions) -> None:
+        made = await budgets.create(budget())
+        first, second = asked(), asked()
+        await asyncio.gather(ledger.admit(first), ledger.admit(second))
+        used = attempt("2")
+        await asyncio.gather(ledger.settle(settlement(first, used)), ledger.settle(settlement(first, used)))
+        await asyncio.gather(ledger.release(second.call), ledger.release(second.call))
+        assert await sums(sessions, made.key) == Sums(Decimal(2), Decimal(0), Decimal(0), Decimal(2), Decimal(2))
+
+    async def test_what_a_call_used_outweighs_its_release_in_one_batch(
+        self, ledger: PostgresLedger, budgets: BudgetStore, sessions: Sessions
+    ) -> None:
+        made, request = await budgets.create(budget()), asked()
+        await ledger.admit(request)
+        await asyncio.gather(ledger.release(request.call), ledger.settle(settlement(request, attempt("2"))))
+        assert await sums(sessions, made.key) == Sums(Decimal(2), Decimal(0), Decimal(0), Decimal(2), Decimal(2))
+
     async def test_a_call_that_was_never_admitted_is_recorded_all_the_same(
         self, ledger: PostgresLedger, budgets: BudgetStore, sessions: Sessions
     ) -> None:
