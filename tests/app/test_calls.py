@@ -9,7 +9,7 @@ from decimal import Decimal
 import pytest
 
 from app.access.principal import Scope
-from app.attempts import AttemptOutcome
+from app.attempts import Attempt, AttemptOutcome
 from app.calls import IMAGE_TOKENS, CallPlanner, PlannedCall, RunningCompletion, prompt_texts
 from app.clock import SystemClock
 from app.completions import CompletionRequest, CompletionStatus
@@ -22,13 +22,14 @@ from app.db.engines import build_engines
 from app.db.sessions import Sessions
 from app.embeddings import EmbeddingsRequest
 from app.errors import FailureKind, Forbidden, ProviderError, Refused
+from app.ids import new_uuid
 from app.llm.messages import FinishReason, ImageUrl, Message, ModelCall, Role, Text, TextDelta, Tool, ToolCall, ToolResult
 from app.llm.routing import ProvidersFailed, RateLimited, RoutingPreference, RoutingStrategy, Target
 from app.llm.scripted import Fail, Reply, Step, text_answer
 from app.money import ZERO
 from app.problems import InvalidInput, ProblemCode
-from app.settings import DatabaseSettings, ModelSettings, PriceSettings
-from app.usage import TokenUsage
+from app.settings import DatabaseSettings, ModelSettings, PriceSettings, Settings
+from app.usage import ServiceTier, TokenUsage
 from tests.app.access.principals import principal
 from tests.app.llm.fleets import HELLO, Bench, fail
 from tests.clocks import settle
@@ -170,6 +171,15 @@ class TestTheCheapestTarget:
         assert first.estimated_cost_usd is not None
         assert second.estimated_cost_usd is not None
         assert 0 < first.estimated_cost_usd < second.estimated_cost_usd
+
+
+class TestAnAttempt:
+    async def test_costs_what_the_tier_costs_that_served_it(self, calls: Calls) -> None:
+        call = replace(await calls.plan(), prices=PriceBook(Settings()))
+        usage = TokenUsage(uncached_input_tokens=1000, visible_output_tokens=100)
+        made = Attempt(new_uuid(call.started_at), "openai", "gpt-5", AttemptOutcome.SUCCEEDED, call.started_at, 1.0, usage=usage)
+        flex = call.priced(replace(made, usage=replace(usage, service_tier=ServiceTier.FLEX))).cost_usd
+        assert (call.priced(made).cost_usd, flex) == (Decimal("0.00225"), Decimal("0.001125"))
 
 
 class TestARunningCall:
