@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from uuid import UUID
 
@@ -23,6 +23,8 @@ from app.liveness import has_died
 RENEWAL_SECONDS = 1.0
 SECOND_LOOK_SECONDS = 1.5
 """After Redis was restarted an owner needs a moment to renew its leases."""
+_AT_ONCE = 100
+"""Streams that one exchange with Redis speaks of, so that none takes long and others have their turn."""
 _log = logging.getLogger(__name__)
 
 
@@ -31,7 +33,7 @@ class Leases:
         self._clock = clock
         self._stream_log = log
         self._ledger = ledger
-        self._writes: Batcher[LogWrite, None] = Batcher(log.write)
+        self._writes: Batcher[LogWrite, None] = Batcher(log.write, _AT_ONCE)
         self._held: dict[UUID, Callable[[], object]] = {}
 
     def write(self, write: LogWrite) -> asyncio.Future[None]:
@@ -59,9 +61,10 @@ class Leases:
         while True:
             await self._clock.sleep(RENEWAL_SECONDS)
             try:
-                for key in await self._stream_log.renew(self._held) if self._held else ():
-                    if key in self._held:
-                        self._held[key]()
+                for keys in _parts(list(self._held)):
+                    for key in await self._stream_log.renew(keys):
+                        if key in self._held:
+                            self._held[key]()
             except StoreUnavailable:
                 _log.warning("no lease was renewed: Redis does not answer")
 
@@ -85,3 +88,7 @@ class Leases:
         with suppress(StoreUnavailable):
             if not await self.is_owned(key):
                 await self._ledger.abandon(key)
+
+
+def _parts(keys: Sequence[UUID]) -> Iterator[Sequence[UUID]]:
+    return (keys[first : first + _AT_ONCE] for first in range(0, len(keys), _AT_ONCE))

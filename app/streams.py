@@ -35,6 +35,10 @@ from app.tasks import Grace
 HEARTBEAT_SECONDS = 15.0
 POLL_SECONDS = 0.05
 _CANCEL_PATIENCE_SECONDS = 10.0
+_STARTING_AT_ONCE = 16
+_START_PATIENCE_SECONDS = 5.0
+_BUSY_SECONDS = 0.03
+"""A turn of the event loop that takes longer is a sign of too much work."""
 _log = logging.getLogger(__name__)
 
 
@@ -57,6 +61,7 @@ class CompletionStreams:
         self._documents = documents
         self._leases = leases
         self._watching = Watching(clock, log, documents.sealer, leases, gateway)
+        self._starting = asyncio.Semaphore(_STARTING_AT_ONCE)
         self._runs: dict[UUID, StreamRun] = {}
         self._tasks: dict[asyncio.Task[None], asyncio.Task[Completion]] = {}
         """What drives each run, and what reads its answer."""
@@ -65,8 +70,10 @@ class CompletionStreams:
         """Returns once the call is committed; it runs on by itself. Raises as Gateway.complete does."""
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self._gateway.slot(principal))
-            call = await self._planner.plan(request, principal, streamed=True)
-            admission = await self._gateway.admit(call)
+            async with self._starting:
+                await self._time_to_start()
+                call = await self._planner.plan(request, principal, streamed=True)
+                admission = await self._gateway.admit(call)
             if isinstance(admission, Joined):
                 return await self._known(admission.call, principal)
             running = self._gateway.begin(replace(call, key=admission.call), admission)
@@ -130,6 +137,18 @@ class CompletionStreams:
         for answering in self._tasks.values():
             answering.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _time_to_start(self) -> None:
+        """Returns once the event loop gets round soon: a thousand streams that begin together must not keep those that run from
+        being read, nor time out while they connect. It waits for a bounded time."""
+        deadline = self._clock.monotonic() + _START_PATIENCE_SECONDS
+        before = self._clock.monotonic()
+        while before < deadline:
+            await asyncio.sleep(0)
+            now = self._clock.monotonic()
+            if now - before < _BUSY_SECONDS:
+                return
+            before = now
 
     def _begin(self, running: RunningCompletion, slot: AsyncExitStack) -> StreamRun:
         call = running.call

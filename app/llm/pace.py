@@ -8,7 +8,7 @@ from __future__ import annotations
 
 SHORTEST_WAIT, LONGEST_WAIT = 0.025, 0.5
 """Seconds."""
-_SECONDS_PER_STREAM = 0.0001
+_SECONDS_PER_STREAM = 0.00025
 
 
 def waiting_seconds(streams: int) -> float:

@@ -29,6 +29,7 @@ from app.paging import encode_cursor
 from app.problems import Conflict, InvalidInput, NotFound
 from app.services import Services
 from app.settings import ContentSettings
+from app.tasks import Grace
 from simulator.attempts import Entry
 from tests.app.access.principals import principal
 from tests.app.conftest import OpenProcess
@@ -381,3 +382,38 @@ class TestIdempotencyKey:
         second = last(await all_of(services.streams.stream(asked(key="k"), GLOBEX)), CompletionFinished)
         assert first.completion.key != second.completion.key
         assert Decimal(0) != first.completion.cost_usd
+
+
+class TestClose:
+    async def test_settles_and_releases_what_waits_for_a_slow_log(
+        self, services: Services, simulator: RunningSimulator, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Before the first entry is in the log nothing was sent, and so nothing stays held, or is charged."""
+        written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        monkeypatch.setattr(services.streams._leases, "write", lambda _: written)
+        starting = asyncio.create_task(services.streams.start(asked(), ACME))
+        async with asyncio.timeout(10):
+            while not (answers := [*services.streams._tasks.values()]):  # noqa: ASYNC110 (nothing else tells that it has begun)
+                await asyncio.sleep(0.01)
+            closing = asyncio.create_task(services.streams.close(Grace(0, services.clock.monotonic)))
+            await asyncio.wait(answers)
+            written.set_result(None)
+            await closing
+            completion = await starting
+        stored = await services.ledger.stored(completion.key)
+        assert stored is not None
+        assert stored.status == CompletionStatus.CANCELLED.value
+        assert [entry for entry in simulator.log() if entry.operation == "completion"] == []
+
+    async def test_settles_what_had_come_of_a_stream_that_goes_on(self, services: Services, simulator: RunningSimulator) -> None:
+        simulator.post(SLOW | {"answer": {"tokens": 5000}})
+        seen = await until(services.streams.stream(asked(cap=6000), ACME), CompletionDelta)
+        started = seen[0]
+        assert isinstance(started, CompletionStarted)
+        await services.streams.close(Grace(0, services.clock.monotonic))
+        completion = await services.gateway.completion(started.key, ACME)
+        assert completion is not None
+        assert completion.status is CompletionStatus.CANCELLED
+        assert completion.usage is not None
+        assert completion.usage.output_tokens > 0
+        assert services.streams._tasks == {}
