@@ -110,6 +110,10 @@ def documents() -> list[Attack]:
         *(document(f"fragment bomb 2^{levels}", fragment_bomb(levels)) for levels in (16, 20, 24, 60)),
         document("60 overlapping fragments", "{ " + " ".join(f"...O{n}" for n in range(60)) + " } " + overlapping),
         document("fan-out of pages", "query($f: CostFilter!) { " + " ".join(f"p{n}: {page}" for n in range(20)) + " }", period),
+        document("directives on variables", "query(" + "$v: Int @x @y @z " * 200 + ") { __typename }"),
+        document("introspection beside a field", "{ viewer { tenant } " + get_introspection_query().strip().partition("{")[2]),
+        document("19 introspections", "{ " + " ".join(f"a{n}: __schema {{ types {{ name }} }}" for n in range(19)) + " }"),
+        document("450 unknown fields, short", "{" + ("a{" + "b{c} " * 10 + "} ") * 10 + "}"),
         document("nested introspection", "{ __schema { types { fields { type { fields { type { fields { name } } } } } } } }"),
         document("1,000 operations", " ".join(f"query Q{n} {{ __typename }}" for n in range(1000))),
         document("500 unknown fields", "{ viewer { " + " ".join(f"nope{n}" for n in range(499)) + " } }"),
@@ -140,6 +144,15 @@ def allowed() -> list[Attack]:
     ]
 
 
+def many(message: object, count: int) -> bytes:
+    query = "query($i: CompletionInput!) { routeExplain(input: $i) { target } }"
+    return json.dumps({"query": query, "variables": {"i": {"messages": [message] * count}}}).encode()
+
+
+def with_variables(variables: object) -> bytes:
+    return json.dumps({"query": "query($i: JSON) { __typename }", "variables": {"i": variables}}).encode()
+
+
 def bodies() -> list[Attack]:
     comments = json.dumps({"query": "{ __typename } " + "#\n" * 2_500_000}).encode()
     return [
@@ -152,6 +165,8 @@ def bodies() -> list[Attack]:
             b'{"query": "{ __typename }", "variables": {"a": [' + b"[]," * 7_000_000 + b"0]}}",
             by_size=True,
         ),
+        Attack("20,000 messages", many({"role": "USER", "text": "x"}, 20_000), by_size=True),
+        Attack("260,000 keys", with_variables({str(number): number for number in range(260_000)}), by_size=True),
         Attack("40 MB body", b'{"query": "{ __typename }", "variables": {"a": "' + b"x" * 40_000_000 + b'"}}', by_size=True),
         Attack("invalid UTF-8", b'{"query": "\xff\xfe"}'),
         Attack("NaN", b'{"query": "{ __typename }", "variables": {"a": NaN}}'),

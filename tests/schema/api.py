@@ -36,7 +36,7 @@ class Api:
     services: Services
 
     async def run(self, document: str, caller: Principal = ACME, **variables: object) -> strawberry.types.ExecutionResult:
-        result = await self.schema.execute(document, variables, context_value=self._context(caller))
+        result = await self.schema.execute(document, variables, context_value=self.context(caller))
         assert isinstance(result, strawberry.types.ExecutionResult), result.errors
         return result
 
@@ -71,9 +71,9 @@ class Api:
         return result.errors[0].original_error
 
     async def _subscribe(self, document: str, caller: Principal, variables: Data) -> SubscriptionResult:
-        return await self.schema.subscribe(document, variables, context_value=self._context(caller))
+        return await self.schema.subscribe(document, variables, context_value=self.context(caller))
 
-    def _context(self, caller: Principal) -> OperationContext:
+    def context(self, caller: Principal) -> OperationContext:
         allowance = Allowance(1000, 900, 10.0)
         return OperationContext(self.services, caller, Loaders(self.services, caller), "request", SystemClock(), allowance)
 
