@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import socket
 import subprocess
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import aclosing, suppress
@@ -40,11 +39,8 @@ class Server:
     """A Valkey of this test's own, that keeps nothing."""
 
     def __init__(self, folder: Path) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self._port = int(free.getsockname()[1])
         self._folder = folder
-        self.url = f"redis://127.0.0.1:{self._port}/0"
+        self.url = f"unix://{folder}/socket"
         self.process = self._start()
 
     def flush(self) -> None:
@@ -60,7 +56,7 @@ class Server:
         self.process = self._start()
 
     def _start(self) -> subprocess.Popen[bytes]:
-        options = ["--port", str(self._port), "--bind", "127.0.0.1", "--dir", str(self._folder), "--save", ""]
+        options = ["--port", "0", "--unixsocket", f"{self._folder}/socket", "--dir", str(self._folder), "--save", ""]
         process = subprocess.Popen([str(find_valkey()), *options], stdout=subprocess.DEVNULL)
         wait_until(self._answers)
         return process
@@ -136,8 +132,8 @@ Follow: TypeAlias = Callable[..., Awaitable[Follower]]
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
-    made = Server(tmp_path)
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    made = Server(tmp_path_factory.mktemp("valkey"))
     yield made
     made.kill()
 
