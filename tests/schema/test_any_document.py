@@ -1,4 +1,4 @@
-"""Documents that nobody thought of: each is answered by the schema's rules or refused by an error with a name, never a surprise."""
+"""Documents that nobody thought of: each is answered by the rules of the schema or refused by name, never with a surprise."""
 
 from __future__ import annotations
 
