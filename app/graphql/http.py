@@ -51,9 +51,9 @@ class HeaderView(Mapping[str, str]):
 
 
 class GraphQLEndpoint:
-    """`/graphql`: the console page for a browser, operations for everybody else."""
+    """`/graphql`: the console page for a browser where there is one, operations for everybody else."""
 
-    def __init__(self, operations: Operations, bodies: BodyReader, console: ConsolePage) -> None:
+    def __init__(self, operations: Operations, bodies: BodyReader, console: ConsolePage | None) -> None:
         self._engine = operations.engine
         self._authenticate = operations.authenticate
         self._calls = operations.calls
@@ -66,11 +66,11 @@ class GraphQLEndpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = HeaderView(scope["headers"])
-        accepted = negotiate(headers.get("accept"), html=scope["method"] == "GET")
+        accepted = negotiate(headers.get("accept"), html=self._console is not None and scope["method"] == "GET")
         media = accepted or MediaType.JSON
         try:
             self._check_method(scope["method"])
-            if media is MediaType.HTML:
+            if media is MediaType.HTML and self._console is not None:
                 await self._console(scope, receive, send)
                 return
             if accepted is None:

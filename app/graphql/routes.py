@@ -73,10 +73,17 @@ def build_graphql_routes(
     bodies = BodyReader(limits.body_bytes, operations.body_bytes, limits.send_timeout)
     handshakes = Capacity(settings.server.max_in_flight, retry_after)
     sdl = SchemaDocument(schema.as_str(), authenticate, production=settings.server.production)
+    console = None if settings.server.production else ConsolePage(simulated=simulated)
     return [
-        Route(PATH, GraphQLEndpoint(operations, bodies, ConsolePage(simulated=simulated)), methods=None),
+        Route(PATH, GraphQLEndpoint(operations, bodies, console), methods=None),
         WebSocketRoute(PATH, WebSocketEndpoint(operations, handshakes, settings.server.allowed_origins)),
         _get("/schema.graphql", sdl),
+        *(() if console is None else _console_files()),
+    ]
+
+
+def _console_files() -> list[Route]:
+    return [
         _get("/console.css", ConsoleFile("console.css", "text/css")),
         _get("/console.js", ConsoleFile("console.js", "text/javascript")),
         _get("/console.svg", ConsoleFile("console.svg", "image/svg+xml")),

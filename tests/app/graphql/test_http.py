@@ -423,6 +423,14 @@ class TestConsole:
         answer = await Client(Shop(simulated=True).app(), key=None, accept=self.BROWSER).send(method="GET")
         assert "a simulator on this machine stands in" in answer.body.decode()
 
+    async def test_there_is_none_in_production(self) -> None:
+        app = Shop(with_server(production=True)).app()
+        page = await Client(app, key=None, accept=self.BROWSER).send(method="GET")
+        assert (page.status, page.headers["content-type"]) == (401, "application/json; charset=utf-8")
+        assert (await Client(app, accept="text/html").send(method="GET")).status == 406
+        for name in ("css", "js", "svg"):
+            assert (await Client(app).send(method="GET", path=f"/graphql/console.{name}")).status == 404
+
     @pytest.mark.parametrize(("name", "media"), [("css", "text/css"), ("js", "text/javascript"), ("svg", "image/svg+xml")])
     async def test_its_files_are_ours(self, name: str, media: str) -> None:
         answer = await Client(Shop().app(), key=None).send(method="GET", path=f"/graphql/console.{name}")
