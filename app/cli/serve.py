@@ -39,7 +39,8 @@ def announce(started: Started) -> None:
     else:
         key = f"{started.first_key}\n              administrator of tenant default; it is shown this once"
     print(f"GreenLang serves on {started.address}")
-    print(f"  console     {started.address}/graphql")
+    if not started.settings.server.production:
+        print(f"  console     {started.address}/graphql")
     print(f"  key         {key}")
     print(f"  providers   {found}")
     print(f"  data        {started.data_dir}", flush=True)
