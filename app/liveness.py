@@ -14,14 +14,14 @@ _ENDED = frozenset({"Z", "X"})
 
 def identity() -> str:
     """Of this process: its machine, its id there, and its start time; "" where that cannot be told."""
-    seen = _look(os.getpid())
-    return "" if seen is None else f"{_machine()} {os.getpid()} {seen[1]}"
+    machine, seen = _machine(), _look(os.getpid())
+    return f"{machine} {os.getpid()} {seen[1]}" if machine and seen is not None else ""
 
 
 def has_died(named: str) -> bool:
     """True only where it is known. `named` is an `identity`."""
     machine, _, process = named.rpartition(" ")[0].rpartition(" ")
-    if not process.isdecimal() or machine != _machine():
+    if not machine or not process.isdecimal() or machine != _machine():
         return False
     seen = _look(int(process))
     return seen is None or seen[0] in _ENDED or seen[1] != named.rpartition(" ")[2]

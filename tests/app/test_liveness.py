@@ -29,7 +29,7 @@ class TestAnotherProcess:
         machine_and_process, _, _ = identity().rpartition(" ")
         assert has_died(f"{machine_and_process} 1")
 
-    @pytest.mark.parametrize("named", ["", "1", "elsewhere pid:[1] 999999999 5", "not a process"])
+    @pytest.mark.parametrize("named", ["", "1", "elsewhere pid:[1] 999999999 5", " 999999999 5", "not a process"])
     def test_of_another_machine_is_never_known_to_be_dead(self, named: str) -> None:
         assert not has_died(named)
 
@@ -38,3 +38,8 @@ class TestThisProcess:
     def test_is_alive(self) -> None:
         assert identity() == identity()
         assert not has_died(identity())
+
+    def test_where_machines_cannot_be_told_apart_nobody_is_dead(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("app.liveness._machine", lambda: "")
+        assert identity() == ""
+        assert not has_died(" 999999999 5")
