@@ -1,4 +1,5 @@
-"""The ledger's speed: writing rows as `benchmarks.ledger` does, and reading costs by model by day from roll-ups and raw records.
+"""The ledger's speed: writing rows as `benchmarks.ledger` does, reading costs by model by day from roll-ups and from records, and
+exporting records.
 
 Run: python -m benchmarks.costs [--rows 5000000] [--writes 20000]
 """
@@ -7,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import resource
 import statistics
 import sys
 import time
@@ -14,6 +16,8 @@ from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import text
 
+from app.clock import SystemClock
+from app.costs.export import CostExports, ExportFormat
 from app.costs.periods import Segment
 from app.costs.queries import CostDimension, CostFilter, CostQuery
 from app.costs.report_statements import costs_statement, segments_of
@@ -27,6 +31,7 @@ from benchmarks.overspend import private_database
 ROUNDS = 3
 REPEATS = 21
 DAYS = 30
+EXPORTED_DAYS = 3
 
 FILL = """
     insert into usage_records (key, at, operation, tenant, agent, labels, key_name, provider, model, outcome,
@@ -59,7 +64,8 @@ async def read_costs(sessions: Sessions, rows: int) -> None:
     rolled = await p50(sessions, query, segments_of(query))
     raw = await p50(sessions, query, [Segment(None, query.filter.start, query.filter.end)])
     print(f"cost by model by day, {DAYS} days of one tenant, {rows} rows:")
-    print(f"p50 {rolled:.1f} ms from roll-ups, {raw:.1f} ms from records, ratio 1/{raw / rolled:.0f}")
+    print(f"p50 {rolled:.1f} ms from roll-ups, {raw:.1f} ms from records, ratio 1/{raw / rolled:.0f}, round trips included")
+    print(f"in the database: {await in_database(sessions, query):.1f} ms from roll-ups")
 
 
 async def p50(sessions: Sessions, query: CostQuery, segments: list[Segment]) -> float:
@@ -73,11 +79,41 @@ async def p50(sessions: Sessions, query: CostQuery, segments: list[Segment]) -> 
     return statistics.median(times) * 1000
 
 
+async def in_database(sessions: Sessions, query: CostQuery) -> float:
+    """Milliseconds of planning and executing, the median of several."""
+    statement = costs_statement(query, segments_of(query), None)
+    compiled = str(statement.compile(sessions.engines.primary.sync_engine, compile_kwargs={"literal_binds": True}))
+    times = []
+    async with sessions.read() as session:
+        for _ in range(REPEATS):
+            plan = (await session.exec_driver_sql(f"explain (analyze, timing off, format json) {compiled}")).scalar_one()
+            times.append(plan[0]["Planning Time"] + plan[0]["Execution Time"])
+    return statistics.median(times)
+
+
+async def export(sessions: Sessions) -> None:
+    exports, now = CostExports(sessions, SystemClock(), ""), datetime.now(UTC)
+    link = await exports.create(CostFilter(now - timedelta(days=EXPORTED_DAYS), now, ("acme",)), ExportFormat.CSV, ())
+    ticket = await exports.ticket(link.url.rpartition("/")[2])
+    before, started, size, lines = peak_rss_mb(), time.perf_counter(), 0, 0
+    async for piece in exports.content(ticket):
+        size += len(piece)
+        lines += piece.count(b"\n")
+    seconds = time.perf_counter() - started
+    print(f"export: {lines} lines, {lines / seconds:.0f} lines/s, {size / seconds / 1e6:.1f} MB/s as CSV")
+    print(f"the exporting process grew by {peak_rss_mb() - before:.1f} MB to {peak_rss_mb():.0f} MB at most")
+
+
+def peak_rss_mb() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
 async def run(url: str, rows: int, writes: int) -> None:
     engines = build_engines(url, [], DatabaseSettings(statement_timeout=timedelta(minutes=10)))
     sessions = Sessions(engines)
     await measure(sessions, writes, ROUNDS)
     await read_costs(sessions, rows)
+    await export(sessions)
     await engines.close()
 
 

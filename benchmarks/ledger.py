@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import statistics
 import sys
 import time
@@ -176,6 +177,7 @@ async def measure(sessions: Sessions, count: int, rounds: int) -> None:
         for _ in range(rounds):
             requests, settlements = requests_and_settlements(count)
             ledger = PostgresLedger(sessions, SystemClock(), settings, prices)
+            gc.freeze()
             with admitted.round():
                 await callers([partial(ledger.admit, one) for one in requests])
             with settled.round():

@@ -51,6 +51,8 @@ class Seen:
 
     calls: int = 0
     refusals: int = 0
+    began: float = field(default_factory=time.time)
+    ended: float = 0.0
     admit: list[float] = field(default_factory=list)
     settle: list[float] = field(default_factory=list)
 
@@ -104,7 +106,9 @@ def process(url: str, callers: int, results: multiprocessing.Queue[Seen]) -> Non
         prices = PriceBook(settings)
         prices.rates(ESTIMATE.provider, ESTIMATE.model, datetime.now(UTC))
         async with PostgresLedger(Sessions(engines), SystemClock(), settings, prices) as ledger:
+            seen.began = time.time()
             await asyncio.gather(*(caller(ledger, seen) for _ in range(callers)))
+            seen.ended = time.time()
         await engines.close()
         return seen
 
@@ -155,20 +159,22 @@ def main() -> int:
             context.Process(target=process, args=(url, options.callers // options.processes, results))
             for _ in range(options.processes)
         ]
-        started = time.perf_counter()
         for worker in workers:
             worker.start()
         seen = [results.get(timeout=RESULT_SECONDS) for _ in workers]
         for worker in workers:
             worker.join()
-        seconds = time.perf_counter() - started
+        seconds = max(one.ended for one in seen) - min(one.began for one in seen)
         spent, held, records, commits = asyncio.run(look(url, budget))
     limit, calls = WORST * options.calls, sum(one.calls for one in seen)
     decisions = calls + sum(one.refusals for one in seen)
     print(f"limit {limit} spent {spent} held {held} records {records}")
     print(f"overspend {max(spent - limit, Decimal(0)):.2f} USD, used {100 * spent / limit:.2f} %")
-    print(f"{calls} calls, {decisions - calls} refusals in {seconds:.1f} s: {decisions / seconds:.0f} decisions/s")
-    print(f"{(commits - before[3]) / (decisions + calls):.3f} transactions per decision or settlement")
+    print(
+        f"{calls} calls, {decisions - calls} refusals in {seconds:.1f} s: {calls / seconds:.0f} calls/s, {decisions / seconds:.0f} decisions/s"
+    )
+    statements = commits - before[3]
+    print(f"{statements / calls:.2f} statements a call, {statements / (decisions + calls):.3f} a decision or settlement")
     admit, settle = ([t for one in seen for t in getattr(one, name)] for name in ("admit", "settle"))
     print(f"p95 admission {p95(admit):.1f} ms, settlement {p95(settle):.1f} ms")
     return 0 if spent <= limit and spent >= limit * Decimal("0.95") and spent == records and held == 0 else 1
