@@ -170,9 +170,8 @@ def main() -> int:
     decisions = calls + sum(one.refusals for one in seen)
     print(f"limit {limit} spent {spent} held {held} records {records}")
     print(f"overspend {max(spent - limit, Decimal(0)):.2f} USD, used {100 * spent / limit:.2f} %")
-    print(
-        f"{calls} calls, {decisions - calls} refusals in {seconds:.1f} s: {calls / seconds:.0f} calls/s, {decisions / seconds:.0f} decisions/s"
-    )
+    print(f"{calls} calls, {decisions - calls} refusals in {seconds:.1f} s")
+    print(f"{calls / seconds:.0f} calls/s, {decisions / seconds:.0f} decisions/s")
     statements = commits - before[3]
     print(f"{statements / calls:.2f} statements a call, {statements / (decisions + calls):.3f} a decision or settlement")
     admit, settle = ([t for one in seen for t in getattr(one, name)] for name in ("admit", "settle"))
