@@ -40,6 +40,8 @@ PER_SOCKET = 50
 MODEL = "claude-haiku-5-5"
 TOKENS_PER_SECOND = 10
 RAMP_SECONDS = 2.0
+WARM_UPS = 2
+"""How many streams run at once, and so how much memory they need, differs a little from round to round."""
 CHARS_PER_TOKEN = 4
 """Of the simulator."""
 LONGEST_ROUND_SECONDS = 60.0
@@ -302,9 +304,12 @@ async def measure(server: RunningServer, simulator: RunningSimulator, streams: i
     async with aiohttp.ClientSession() as session:
         client = Client(session, server, server.key)
         await client.execute(BUDGET)
-        warm = await stream_many(server, streams, tokens_each)
+        for _ in range(WARM_UPS):
+            warm = await stream_many(server, streams, tokens_each)
         before = await Baseline.of(client, server, simulator)
-        print(f"warm-up: {dict(warm.ends)} in {warm.seconds:.1f} s; then {before.memory / 2**20:.0f} MiB, {before.tasks} tasks")
+        print(
+            f"last warm-up: {dict(warm.ends)} in {warm.seconds:.1f} s; then {before.memory / 2**20:.0f} MiB, {before.tasks} tasks"
+        )
         watched = {"server": server.servers[0], "simulator": psutil.Process(simulator.pid), "client": psutil.Process()}
         used = {name: -cpu_seconds(process) for name, process in watched.items()}
         seen = await stream_many(server, streams, tokens_each)

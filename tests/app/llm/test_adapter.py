@@ -122,7 +122,7 @@ class TestAStreamedAnswer:
         parts = await parts_of(provider, call(model))
 
         answer = end_of(parts).answer
-        assert len(parts) > 5
+        assert {type(part) for part in parts[:-1]} == {TextDelta}
         assert streamed_text(parts) == answer.text == whole.text
         assert (answer.usage, answer.finish_reason, answer.model) == (whole.usage, whole.finish_reason, whole.model)
         assert answer.provider_request_id

@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.llm.messages import ContentDelta, TextDelta, ToolCallDelta, merged
+
+texts = st.builds(TextDelta, st.text(max_size=3))
+tool_calls = st.builds(ToolCallDelta, st.sampled_from("ab"), st.text(max_size=3), st.sampled_from([None, "look"]))
+
+
+def told(parts: list[ContentDelta]) -> list[tuple[str, str]]:
+    """Letter by letter, by whom; a tool's name as it comes."""
+    found: list[tuple[str, str]] = []
+    for part in parts:
+        if isinstance(part, TextDelta):
+            found += [("text", letter) for letter in part.text]
+        else:
+            found += [(part.tool_call_id, f"name {part.name}")] if part.name else []
+            found += [(part.tool_call_id, letter) for letter in part.arguments_delta]
+    return found
+
+
+class TestMerged:
+    @given(st.lists(st.one_of(texts, tool_calls), max_size=12))
+    def test_says_the_same_in_the_same_order(self, parts: list[ContentDelta]) -> None:
+        assert told([*merged(parts)]) == told(parts)
+
+    @given(st.lists(st.one_of(texts, tool_calls), max_size=12))
+    def test_has_no_neighbours_that_could_be_one(self, parts: list[ContentDelta]) -> None:
+        found = merged(parts)
+        for one, other in zip(found, found[1:], strict=False):
+            assert not (isinstance(one, TextDelta) and isinstance(other, TextDelta))
+            if isinstance(one, ToolCallDelta) and isinstance(other, ToolCallDelta):
+                assert one.tool_call_id != other.tool_call_id or other.name is not None
