@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -29,7 +31,7 @@ class TestMerged:
     @given(st.lists(st.one_of(texts, tool_calls), max_size=12))
     def test_has_no_neighbours_that_could_be_one(self, parts: list[ContentDelta]) -> None:
         found = merged(parts)
-        for one, other in zip(found, found[1:], strict=False):
+        for one, other in pairwise(found):
             assert not (isinstance(one, TextDelta) and isinstance(other, TextDelta))
             if isinstance(one, ToolCallDelta) and isinstance(other, ToolCallDelta):
                 assert one.tool_call_id != other.tool_call_id or other.name is not None
