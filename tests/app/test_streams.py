@@ -11,6 +11,7 @@ import pytest
 
 from app.access.principal import Scope
 from app.attempts import AttemptOutcome
+from app.clock import SystemClock
 from app.completion_events import (
     CompletionCancelled,
     CompletionDelta,
@@ -382,6 +383,32 @@ class TestIdempotencyKey:
         second = last(await all_of(services.streams.stream(asked(key="k"), GLOBEX)), CompletionFinished)
         assert first.completion.key != second.completion.key
         assert Decimal(0) != first.completion.cost_usd
+
+
+class SlowTurns(SystemClock):
+    """Each look at it finds that `seconds` have passed."""
+
+    def __init__(self, seconds: float) -> None:
+        self.looks = 0
+        self._seconds = seconds
+
+    def monotonic(self) -> float:
+        self.looks += 1
+        return self.looks * self._seconds
+
+
+class TestStartWhileTheEventLoopIsBusy:
+    async def test_waits_for_a_bounded_time(self, services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
+        clock = SlowTurns(seconds=0.5)
+        monkeypatch.setattr(services.streams, "_clock", clock)
+        await services.streams._time_to_start()
+        assert 5 < clock.looks < 15
+
+    async def test_does_not_wait_once_it_gets_round_soon(self, services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
+        clock = SlowTurns(seconds=0.001)
+        monkeypatch.setattr(services.streams, "_clock", clock)
+        await services.streams._time_to_start()
+        assert clock.looks == 3
 
 
 class TestClose:
