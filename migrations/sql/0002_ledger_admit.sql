@@ -5,7 +5,7 @@ create function ledger_admit(
     admitting uuid, lease interval, keep interval, defaults jsonb, payers ledger_payer[], targets ledger_target[], requests ledger_request[]
 )
 returns table (ord int, verdict text, call uuid, cap int, capped boolean, admitted_at timestamptz, budget uuid, needed numeric, remaining numeric)
-language plpgsql as $$
+language plpgsql set plan_cache_mode = force_generic_plan as $$
 #variable_conflict use_column
 declare
     known_calls uuid[];

@@ -5,10 +5,11 @@
 --
 -- Rows are locked in one order everywhere: calls by key, budgets' periods, roll-ups. What budgets are charged and roll-ups count is
 -- summed from the usage rows that were really written and removed, so it is theirs whatever comes twice.
+-- Small batches look cheaper when they are planned anew each time; planning is most of their cost.
 create function ledger_settle(
     settling uuid, keep interval, payers ledger_payer[], prices ledger_price[], calls ledger_call[], attempts ledger_attempt[], documents bytea[]
 ) returns void
-language plpgsql as $$
+language plpgsql set plan_cache_mode = force_generic_plan as $$
 #variable_conflict use_column
 declare
     found_calls ledger_found[]; done boolean;
