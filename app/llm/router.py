@@ -142,7 +142,7 @@ class Router:
     async def stream(
         self, plan: Plan, call: ModelCall, admit: Admit, observe: Observe, *, tenant: str
     ) -> AsyncGenerator[RoutedPart, None]:
-        """Deltas of the one target that answers, a Rerouted for every attempt that failed unseen, and as the last part Routed.
+        """Deltas of the one target that answers, a Rerouted for every target that failed unseen, and as the last part Routed.
         Raises as `complete`, also where content was already shown."""
         failover = self._failover(plan, call.max_output_tokens, call.deadline, Journey(tenant, 0, admit, observe))
         told = 0
