@@ -23,8 +23,10 @@ def has_died(named: str) -> bool:
     machine, _, process = named.rpartition(" ")[0].rpartition(" ")
     if not machine or not process.isdecimal() or machine != _machine():
         return False
+    if not _exists(int(process)):
+        return True
     seen = _look(int(process))
-    return seen is None or seen[0] in _ENDED or seen[1] != named.rpartition(" ")[2]
+    return seen is not None and (seen[0] in _ENDED or seen[1] != named.rpartition(" ")[2])
 
 
 def _machine() -> str:
@@ -36,8 +38,19 @@ def _machine() -> str:
         return ""
 
 
+def _exists(process: int) -> bool:
+    """Also where /proc hides another user's, or no file can be opened."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
 def _look(process: int) -> tuple[str, str] | None:
-    """State and start time; None where there is no such process."""
+    """State and start time; None where it cannot be read."""
     try:
         status = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:

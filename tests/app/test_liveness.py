@@ -29,6 +29,11 @@ class TestAnotherProcess:
         machine_and_process, _, _ = identity().rpartition(" ")
         assert has_died(f"{machine_and_process} 1")
 
+    def test_that_proc_hides_is_not_taken_for_dead(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        named = identity()
+        monkeypatch.setattr("app.liveness._look", lambda _: None)
+        assert not has_died(named)
+
     @pytest.mark.parametrize("named", ["", "1", "elsewhere pid:[1] 999999999 5", " 999999999 5", "not a process"])
     def test_of_another_machine_is_never_known_to_be_dead(self, named: str) -> None:
         assert not has_died(named)
