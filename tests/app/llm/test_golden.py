@@ -15,7 +15,7 @@ from app.errors import FailureKind, ProviderError
 from app.llm import anthropic_response, openai_response
 from app.llm.answers import AnswerReader, WholeAnswer
 from app.llm.anthropic_stream import AnthropicStream
-from app.llm.messages import FinishReason, ModelCall, StreamPart, TextDelta, ToolCall, ToolCallDelta
+from app.llm.messages import ContentDelta, FinishReason, ModelCall, TextDelta, ToolCall, ToolCallDelta
 from app.llm.openai_stream import OpenAIStream
 from app.llm.sse import SseReader
 from app.llm.unsupported import Notes
@@ -36,7 +36,7 @@ def payloads(name: str) -> Iterator[bytes]:
     yield from reader.flush()
 
 
-def read(reader: AnswerReader, name: str) -> tuple[list[StreamPart], WholeAnswer]:
+def read(reader: AnswerReader, name: str) -> tuple[list[ContentDelta], WholeAnswer]:
     parts = [part for payload in payloads(name) for part in reader.read(payload)]
     assert reader.complete
     return parts, reader.answer()
