@@ -15,7 +15,8 @@ class TimeLimit:
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
+        self._fires = 0.0
         self._task: asyncio.Task[object] | None = None
         self._cancelling = 0
         self._ends = 0.0
@@ -30,11 +31,11 @@ class TimeLimit:
         assert task is not None
         self._task = task
         self._cancelling = task.cancelling()
-        if self._timer is not None and self._timer.when() > self._ends:
+        if self._timer is not None and self._fires > self._ends:
             self._timer.cancel()
             self._timer = None
         if self._timer is None:
-            self._timer = self._loop.call_at(self._ends, self._look)
+            self._start()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         task, self._task = self._task, None
@@ -50,12 +51,15 @@ class TimeLimit:
             self._timer.cancel()
             self._timer = None
 
+    def _start(self) -> None:
+        self._timer, self._fires = self._loop.call_at(self._ends, self._look), self._ends
+
     def _look(self) -> None:
         self._timer = None
         if self._task is None or self._is_over:
             return
         if self._loop.time() < self._ends:
-            self._timer = self._loop.call_at(self._ends, self._look)
+            self._start()
             return
         self._is_over = True
         self._task.cancel()

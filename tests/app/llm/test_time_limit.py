@@ -7,7 +7,10 @@ import pytest
 
 from app.llm.time_limit import TimeLimit
 
-pytestmark = pytest.mark.anyio
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.parametrize("anyio_backend", [("asyncio", {}), ("asyncio", {"use_uvloop": True})], ids=["asyncio", "uvloop"]),
+]
 
 LONG = 60.0
 
@@ -53,6 +56,15 @@ class TestTimeLimit:
         await asyncio.sleep(0.05)
         with limit.of(LONG):
             await asyncio.sleep(0)
+        limit.close()
+
+    async def test_may_leave_no_time_at_all(self) -> None:
+        limit = TimeLimit()
+        for _ in range(2):
+            with limit.of(0.0):
+                pass
+        with pytest.raises(TimeoutError), limit.of(0.0):
+            await for_ever()
         limit.close()
 
     async def test_can_pass_again_and_again(self) -> None:
