@@ -206,6 +206,9 @@ class Relay:
             await streams.write(self._history, sorted(map(_copied, told), key=_position))
         except StoreUnavailable:
             self._told_by(None)
+        except Exception:  # noqa: BLE001 whatever Redis refuses, here all has been told, and others read PostgreSQL
+            self._told_by(None)
+            _log.exception("events cannot be shared through Redis")
 
     async def beat(self) -> None:
         """Every 15 seconds, and for newcomers, until it is cancelled: a sign of life for whoever follows."""

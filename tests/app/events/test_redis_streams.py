@@ -47,6 +47,11 @@ class Server:
         with suppress(RedisError), Redis.from_url(self.url) as server:
             server.flushall()
 
+    def limit(self, memory: int) -> None:
+        """In bytes, 0 for none: beyond it every write is refused."""
+        with Redis.from_url(self.url) as server:
+            server.config_set("maxmemory", memory)
+
     def kill(self) -> None:
         self.process.send_signal(signal.SIGCONT)
         self.process.kill()
@@ -306,6 +311,18 @@ class TestRedisAway:
             if number % 10 == 0:
                 await asyncio.gather(*(follower.until(number) for follower in followers))
         await asyncio.gather(*(follower.until(100) for follower in followers))
+        assert all(follower.seen == keys for follower in followers)
+
+    async def test_that_is_full_keeps_no_event_back(
+        self, open_process: Open, follow: Follow, connection: Connection, server: Server
+    ) -> None:
+        followers = [await follow(open_process()) for _ in range(2)]
+        await in_office(server)
+        keys: list[UUID] = []
+        for memory in (0, 1, 0):
+            server.limit(memory)
+            keys.extend([await put(connection) for _ in range(5)])
+            await asyncio.gather(*(follower.until(len(keys)) for follower in followers))
         assert all(follower.seen == keys for follower in followers)
 
 
