@@ -214,6 +214,7 @@ class PostgresLedger:
     async def _admit_batch(self, batch: Sequence[AdmissionRequest | TopUp]) -> Sequence[_Verdict]:
         defaults = self._missing_defaults(batch)
         asked = asked_rows(batch)
+        budgets = {}
         try:
             rows = await self._admitting.fetch(
                 _ADMIT,
@@ -225,14 +226,13 @@ class PostgresLedger:
                 asked.targets,
                 asked.requests,
             )
+            refusing = {row["budget"] for row in rows if row["budget"] is not None}
+            if refusing:
+                budgets = {row["key"]: budget_from_row(row) for row in await self._admitting.fetch(_BUDGETS, list(refusing))}
         except StoreUnavailable:
             self._doubtful.update((one.call, 0) for one in batch if isinstance(one, AdmissionRequest))
             raise
         self._materialised.update(defaults)
-        refusing = {row["budget"] for row in rows if row["budget"] is not None}
-        budgets = {}
-        if refusing:
-            budgets = {row["key"]: budget_from_row(row) for row in await self._admitting.fetch(_BUDGETS, list(refusing))}
         now = self._clock.monotonic()
         return [self._verdict(one, row, budgets, now) for one, row in zip(batch, rows, strict=True)]
 

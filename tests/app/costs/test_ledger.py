@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import closing
 from datetime import timedelta
 from decimal import Decimal
@@ -273,11 +274,13 @@ class TestIdempotency:
 
 
 class _Relay:
-    """Carries connections to PostgreSQL; while it is `cut`, what the server answers gets lost, and then the connection."""
+    """Carries connections to PostgreSQL; while it is `cut`, what the server answers gets lost, and then the connection. Who says
+    `fatal` cuts it."""
 
     def __init__(self, database_url: str) -> None:
         self._server = urlsplit(database_url)
         self.cut = False
+        self.fatal: bytes | None = None
 
     async def carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         behind, ahead = await asyncio.open_connection(self._server.hostname, self._server.port)
@@ -286,33 +289,58 @@ class _Relay:
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, answers: bool = False) -> None:
         with closing(writer):
             while (data := await reader.read(65536)) and not (answers and self.cut):
+                self.cut |= self.fatal is not None and self.fatal in data
                 writer.write(data)
 
 
 class TestServerWhoseAnswerWasLost:
-    async def test_what_it_admitted_is_taken_back(self, database_url: str, budgets: BudgetStore, sessions: Sessions) -> None:
-        made, clock, relay = await budgets.create(budget()), ManualClock(), _Relay(database_url)
+    @pytest.fixture
+    async def relay(self, database_url: str) -> _Relay:
+        return _Relay(database_url)
+
+    @pytest.fixture
+    async def far(self, database_url: str, relay: _Relay) -> AsyncIterator[tuple[PostgresLedger, ManualClock]]:
+        """A ledger that has the database behind the relay, and its clock."""
         async with await asyncio.start_server(relay.carry, "127.0.0.1", 0) as server:
-            url = urlsplit(database_url)
-            port = server.sockets[0].getsockname()[1]
-            engines = build_engines(
-                url._replace(netloc=f"{url.netloc.rpartition(':')[0]}:{port}").geturl(), [], DatabaseSettings()
-            )
+            url, port = urlsplit(database_url), server.sockets[0].getsockname()[1]
+            behind = url._replace(netloc=f"{url.netloc.rpartition(':')[0]}:{port}").geturl()
+            engines, clock = build_engines(behind, [], DatabaseSettings()), ManualClock()
             ledger = PostgresLedger(Sessions(engines), clock, Settings(), PriceBook(Settings()))
-            await ledger.admit(asked())
-            relay.cut = True
-            admission = asyncio.create_task(ledger.admit(asked()))
-            while not admission.done():
-                await clock.advance(0.5)
-                await asyncio.sleep(0.01)
-            with pytest.raises(StoreUnavailable):
-                await admission
-            assert (await sums(sessions, made.key)).held == 4
-            relay.cut = False
-            await ledger.take_back()
-            assert (await sums(sessions, made.key)).held == 2
+            yield ledger, clock
             await ledger.close()
             await engines.close()
+
+    async def refused(self, clock: ManualClock, *admissions: Coroutine[None, None, object]) -> None:
+        """All of them, once the ledger has lost its patience."""
+        waiting = asyncio.gather(*admissions, return_exceptions=True)
+        while not waiting.done():
+            await clock.advance(0.5)
+            await asyncio.sleep(0.01)
+        assert {type(each) for each in await waiting} == {StoreUnavailable}
+
+    async def test_what_it_admitted_is_taken_back(
+        self, far: tuple[PostgresLedger, ManualClock], relay: _Relay, budgets: BudgetStore, sessions: Sessions
+    ) -> None:
+        made, (ledger, clock) = await budgets.create(budget()), far
+        await ledger.admit(asked())
+        relay.cut = True
+        await self.refused(clock, ledger.admit(asked()))
+        assert (await sums(sessions, made.key)).held == 4
+        relay.cut = False
+        await ledger.take_back()
+        assert (await sums(sessions, made.key)).held == 2
+
+    async def test_what_it_admitted_is_taken_back_where_it_left_before_it_said_why_it_refused_another(
+        self, far: tuple[PostgresLedger, ManualClock], relay: _Relay, budgets: BudgetStore, sessions: Sessions
+    ) -> None:
+        made, (ledger, clock) = await budgets.create(budget()), far
+        await ledger.admit(asked())
+        relay.fatal = b"from budget_now"
+        await self.refused(clock, ledger.admit(asked()), ledger.admit(asked(worst=estimate(input_usd="50"))))
+        assert (await sums(sessions, made.key)).held == 4
+        relay.cut, relay.fatal = False, None
+        await ledger.take_back()
+        assert (await sums(sessions, made.key)).held == 2
 
 
 class TestDeadOwners:
