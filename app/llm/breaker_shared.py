@@ -8,6 +8,7 @@ after its time says nothing any more. Without Redis each process is alone.
 
 from __future__ import annotations
 
+import asyncio
 import json
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, TypedDict, cast
@@ -122,6 +123,10 @@ class SharedBreaker:
             done, now, circuit = await self._board.change("probe", self._target, self._owner, PROBE_LEASE_SECONDS)
         except StoreUnavailable:
             return breaker.enter()
+        except asyncio.CancelledError:
+            if breaker.status is BreakerStatus.OPEN:
+                self._post("release")  # the lease may have been given all the same
+            raise
         self._version = circuit["version"]
         if not done:
             if self._is_mine(circuit):

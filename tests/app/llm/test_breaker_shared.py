@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -172,6 +173,31 @@ class TestProbe:
         await sync(prober, one, two)
         other = two if prober is one else one
         assert (await other.enter()).probe
+
+    async def test_a_caller_that_left_while_it_was_leased_gives_it_back(
+        self, start: Start, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        one, two = start(), start()
+        await one.fail(5)
+        await sync(one, two)
+        await asyncio.sleep(max(one.breaker.seconds_to_probe, two.breaker.seconds_to_probe))
+        leased = asyncio.Event()
+        change = one.board.change
+
+        async def answer_never(*asked: Any) -> tuple[bool, float, Circuit]:
+            done, _, _ = await change(*asked)
+            assert done
+            leased.set()
+            return await asyncio.get_running_loop().create_future()  # type: ignore[no-any-return]
+
+        with monkeypatch.context() as patch:
+            patch.setattr(one.board, "change", answer_never)
+            asking = asyncio.create_task(one.breaker.enter())
+            await leased.wait()
+            asking.cancel()
+            await asyncio.wait([asking])
+        await sync(one, two)
+        assert (await two.enter()).probe
 
 
 class TestReset:
