@@ -7,7 +7,7 @@ process.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -23,6 +23,7 @@ from app.web.load import Capacity
 
 MOST_JSON_VALUES = 250_000
 _MOST_BYTES_A_CHARACTER = 6
+_PIECE = 64 * 1024
 
 
 class _Body(msgspec.Struct, rename="camel"):
@@ -53,8 +54,11 @@ class GraphQLRequest:
 
 
 def body_too_large(had: int, allowed: int) -> RequestFailed:
-    error = LimitExceeded("body bytes", had, allowed)
-    return failure(Code.LIMIT_EXCEEDED, str(error), 413, limit=error.limit, had=had, allowed=allowed)
+    return _refused(LimitExceeded("body bytes", had, allowed))
+
+
+def _refused(error: LimitExceeded) -> RequestFailed:
+    return failure(Code.LIMIT_EXCEEDED, str(error), 413, limit=error.limit, had=error.had, allowed=error.allowed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +79,8 @@ class BodyReader:
             try:
                 async with asyncio.timeout(self.timeout.total_seconds()):
                     body = await self._collect(receive, held)
+            except LimitExceeded as error:
+                raise _refused(error) from None
             except TimeoutError as error:
                 raise failure(Code.TIMEOUT, "the body did not arrive in time", 408) from error
             yield body
@@ -83,7 +89,7 @@ class BodyReader:
 
     async def _collect(self, receive: Receive, held: list[int]) -> bytes:
         chunks: list[bytes] = []
-        values = 0
+        separators, counted, values = 0, 0, JsonValues()
         while True:
             message = await receive()
             if message["type"] == "http.disconnect":
@@ -93,9 +99,12 @@ class BodyReader:
                 raise body_too_large(held[0] + len(chunk), self.limit)
             self.capacity.take(len(chunk))
             held[0] += len(chunk)
-            if held[0] > MOST_JSON_VALUES:
-                values = _counted(chunk, values)
             chunks.append(chunk)
+            if held[0] > MOST_JSON_VALUES:
+                separators += _separators(chunk)
+            if separators > MOST_JSON_VALUES:
+                await values.add(chunks[counted:])
+                counted = len(chunks)
             if not message.get("more_body", False):
                 return b"".join(chunks)
 
@@ -133,18 +142,43 @@ def _json_parameter(fields: Mapping[str, str], name: str) -> dict[str, object] |
     return _object_decoder.decode(text) if text else None
 
 
-def too_many_values(text: str) -> bool:
-    """A few bytes make an object of a few hundred: what a text may unfold to is bounded before it is decoded."""
-    return len(text) > MOST_JSON_VALUES and text.count(",") + text.count("[") + text.count("{") > MOST_JSON_VALUES
+class JsonValues:
+    """Counts the values of a JSON text that is given piece by piece: a few bytes make an object of a few hundred, so what a text
+    may unfold to is bounded before it is decoded. What stands within its strings is no value."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._in_string = False
+        self._escape = b""
+
+    async def add(self, pieces: Iterable[bytes]) -> None:
+        """Others have their turn after each. Raises LimitExceeded."""
+        for piece in pieces:
+            self._add(piece)
+            if self._count > MOST_JSON_VALUES:
+                raise LimitExceeded("JSON values", self._count, MOST_JSON_VALUES)
+            await asyncio.sleep(0)
+
+    def _add(self, piece: bytes) -> None:
+        text = (self._escape + piece).replace(b"\\\\", b"")
+        self._escape = b"\\" if text.endswith(b"\\") else b""
+        parts = text.removesuffix(b"\\").replace(b'\\"', b"").split(b'"')
+        self._count += _separators(b"".join(parts[self._in_string :: 2]))
+        self._in_string ^= len(parts) % 2 == 0
 
 
-def _counted(chunk: bytes, values: int) -> int:
-    """The same while a long body arrives, so that no single step takes long."""
-    values += chunk.count(b",") + chunk.count(b"[") + chunk.count(b"{")
-    if values > MOST_JSON_VALUES:
-        error = LimitExceeded("JSON values", values, MOST_JSON_VALUES)
-        raise failure(Code.LIMIT_EXCEEDED, str(error), 413, limit=error.limit, had=values, allowed=MOST_JSON_VALUES)
-    return values
+def _separators(text: bytes) -> int:
+    """About as many as values, or more where they stand in strings."""
+    return text.count(b",") + text.count(b"[") + text.count(b"{")
+
+
+async def check_values(text: str) -> None:
+    """Raises LimitExceeded where a text has too many values."""
+    if len(text) <= MOST_JSON_VALUES:
+        return
+    raw = text.encode()
+    if _separators(raw) > MOST_JSON_VALUES:
+        await JsonValues().add(raw[start : start + _PIECE] for start in range(0, len(raw), _PIECE))
 
 
 class Malformed(RequestFailed):

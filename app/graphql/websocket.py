@@ -18,7 +18,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from app.access.principal import Principal
 from app.errors import GreenLangError, LimitExceeded, Overloaded, StoreUnavailable, Unauthenticated
-from app.graphql.body import GraphQLRequest, Malformed, parse_body, too_many_values
+from app.graphql.body import GraphQLRequest, Malformed, check_values, parse_body
 from app.graphql.broadcast import Subject
 from app.graphql.connections import Ending
 from app.graphql.engine import Caller, Prepared, Run
@@ -136,7 +136,7 @@ class _Session:
         self._reader = asyncio.current_task()
         try:
             while (message := await receive())["type"] != "websocket.disconnect":
-                frame = read_frame(message)
+                frame = await read_frame(message)
                 self._unanswered_pings = 0
                 self._take(frame)
         except ProtocolBroken as broken:
@@ -354,7 +354,7 @@ class WebSocketEndpoint:
                     message = await receive()
                     if message["type"] == "websocket.disconnect":
                         return None
-                    frame = read_frame(message)
+                    frame = await read_frame(message)
                     if frame.type == "connection_init":
                         break
                     if frame.type not in {"ping", "pong"}:
@@ -388,13 +388,15 @@ class WebSocketEndpoint:
             await _close(send, closing.code, closing.reason)
 
 
-def read_frame(message: Message) -> _Frame:
+async def read_frame(message: Message) -> _Frame:
     """Raises ProtocolBroken for anything that is no message of the protocol."""
     text: str | None = message.get("text")
     if text is None:
         raise ProtocolBroken(4400, "frames are text")
-    if too_many_values(text):
-        raise ProtocolBroken(4400, "the message has too many values")
+    try:
+        await check_values(text)
+    except LimitExceeded:
+        raise ProtocolBroken(4400, "the message has too many values") from None
     try:
         return _decoder.decode(text)
     except (msgspec.MsgspecError, RecursionError, ValueError):

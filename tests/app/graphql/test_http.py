@@ -217,6 +217,13 @@ class TestSizes:
         assert (answer.status, answer.extensions["limit"]) == (413, "JSON values")
         assert answer.read < len(body)
 
+    async def test_a_large_table_in_a_text_is_one_value(self) -> None:
+        body = json.dumps(
+            {"query": "query($n: String!) { hello(name: $n) }", "variables": {"n": '"1,2",[3]\n' * 200_000}}
+        ).encode()
+        answer = await Client(Shop().app()).send(body[start : start + 65_536] for start in range(0, len(body), 65_536))
+        assert answer.status == 200
+
     async def test_a_body_that_never_comes_is_given_up(self) -> None:
         app = Shop(with_limits(send_timeout=timedelta(milliseconds=50))).app()
         statuses: list[int] = []
