@@ -18,7 +18,6 @@ from app.costs.batcher import Batcher
 from app.costs.ledger import PostgresLedger
 from app.errors import StoreUnavailable
 from app.events.stream_log import LogWrite, StreamLog
-from app.liveness import has_died
 
 RENEWAL_SECONDS = 1.0
 SECOND_LOOK_SECONDS = 1.5
@@ -68,25 +67,24 @@ class Leases:
             except StoreUnavailable:
                 _log.warning("no lease was renewed: Redis does not answer")
 
-    async def is_owned(self, key: UUID) -> bool:
-        """False only where its owner is known to be dead, or two looks find none. Raises StoreUnavailable."""
-        if key in self._held:
-            return True
-        if await self._stream_log.owner(key) is None:
-            await self._clock.sleep(SECOND_LOOK_SECONDS)
-        return await self._stream_log.is_owned(key)
-
     async def bury_the_dead(self, key: UUID) -> None:
-        """As `bury`, where one look tells that its owner is dead: a process of this machine that is no more."""
+        """As `bury`, where one look tells that its owner is dead: a process of this machine that is no more. One alone does it:
+        the call may run again at once, and is nobody's to end then."""
         with suppress(StoreUnavailable):
-            owner = await self._stream_log.owner(key)
-            if owner is not None and has_died(owner):
+            if await self._stream_log.take_from_the_dead(key):
                 await self._ledger.abandon(key)
 
     async def bury(self, key: UUID) -> None:
-        """Ends a running call whose owner is dead; one that lives, or that nobody can ask about, goes on."""
+        """Ends a running call whose owner is known to be dead, or that two looks find without one; one that lives, or that nobody
+        can ask about, goes on."""
+        if key in self._held:
+            return
         with suppress(StoreUnavailable):
-            if not await self.is_owned(key):
+            buried = await self._stream_log.take_from_the_dead(key)
+            if not buried and await self._stream_log.owner(key) is None:
+                await self._clock.sleep(SECOND_LOOK_SECONDS)
+                buried = await self._stream_log.owner(key) is None
+            if buried:
                 await self._ledger.abandon(key)
 
 

@@ -14,7 +14,7 @@ from uuid import UUID
 
 from app.errors import StoreUnavailable
 from app.liveness import has_died, identity
-from app.redis.clients import RedisClient, Server
+from app.redis.clients import RedisClient, Script, Server
 
 LEASE = timedelta(seconds=5)
 LIFETIME = timedelta(hours=1)
@@ -26,6 +26,7 @@ _CANCEL_LIFETIME = timedelta(minutes=10)
 _FIELD = b"e"
 _PER_PROLONGATION = 64
 _THERE_ALREADY = "equal or smaller"
+_DISOWN = Script("disown")
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +129,14 @@ class StreamLog:
         """Somebody has the lease who is not known to be dead."""
         owner = await self.owner(key)
         return owner is not None and not has_died(owner)
+
+    async def take_from_the_dead(self, key: UUID) -> bool:
+        """True for the one who took the lease away from an owner that is known to be dead. Whoever comes later finds no lease, or
+        that of the next run, which may begin at once."""
+        owner = await self.owner(key)
+        if owner is None or not has_died(owner):
+            return False
+        return bool(await self._redis.evaluate(_DISOWN, _lease(key), owner))
 
     async def cancel(self, key: UUID) -> None:
         """Its owner learns of it with the next renewal."""

@@ -7,8 +7,10 @@ import pytest
 from app.access.principal import Scope
 from app.completion_events import CompletionFailed, CompletionStarted
 from app.completions import CompletionStatus
+from app.costs.holds import Admitted
 from app.events.stream_log import LogWrite, StreamLog
 from app.leases import Leases
+from app.liveness import identity
 from app.llm.routing import ProvidersFailed
 from app.redis.clients import connect_redis
 from app.services import Services
@@ -66,6 +68,31 @@ class TestCancel:
 
 
 class TestBurial:
+    async def test_is_over_before_the_call_runs_again(
+        self, services: Services, open_process: OpenProcess, simulator: RunningSimulator, stores: Stores
+    ) -> None:
+        """Two look at the same moment; who comes second must not end the run that has begun since."""
+        simulator.post({"operation": "completion", "headers_delay_ms": 900, "token_delay_ms": 100, "answer": {"tokens": 60}})
+        redis = connect_redis(stores.valkey_url, services.settings.redis, services.clock)
+        machine_and_process, _, _ = identity().rpartition(" ")
+        other = await open_process()
+        completion = await services.streams.start(asked(key="k"), ACME)
+        services.streams._leases.drop(completion.key)
+        await StreamLog(redis, owner=f"{machine_and_process} 1").write([LogWrite(completion.key, begins=True)])
+        await other.streams._leases.bury_the_dead(completion.key)
+        first = await other.ledger.stored(completion.key)
+        assert first is not None
+        assert first.status == CompletionStatus.FAILED.value
+        again = await other.streams._gateway.admit(await other.planner.plan(asked(key="k"), ACME, streamed=True))
+        assert isinstance(again, Admitted)
+        assert again.call == completion.key
+        await services.streams._leases.bury_the_dead(completion.key)
+        second = await services.ledger.stored(completion.key)
+        assert second is not None
+        assert second.status == CompletionStatus.RUNNING.value
+        await other.ledger.release(completion.key)
+        await redis.close()
+
     async def test_spares_a_call_that_nobody_can_ask_about(self, services: Services) -> None:
         away = connect_redis("redis://127.0.0.1:1/0", services.settings.redis, services.clock)
         leases = Leases(ManualClock(), StreamLog(away), services.ledger)

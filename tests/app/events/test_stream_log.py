@@ -11,6 +11,7 @@ from redis.asyncio import Redis
 from app.clock import SystemClock
 from app.errors import StoreUnavailable
 from app.events.stream_log import LogPage, LogWrite, StreamLog
+from app.liveness import identity
 from app.redis.clients import connect_redis
 from app.settings import RedisSettings
 
@@ -103,6 +104,18 @@ class TestLease:
         assert not await log.is_owned(key)
         await log.renew([key])
         assert 4000 < await server.pttl(name) <= 5000
+
+    async def test_is_taken_from_a_dead_owner_once_and_never_from_another(self, valkey_url: str, log: StreamLog) -> None:
+        client = connect_redis(valkey_url, RedisSettings(), SystemClock())
+        key, (machine_and_process, _, _) = uuid4(), identity().rpartition(" ")
+        assert not await log.take_from_the_dead(key)
+        await StreamLog(client, owner=f"{machine_and_process} 1").write([LogWrite(key, begins=True)])
+        looked = await asyncio.gather(*(log.take_from_the_dead(key) for _ in range(5)))
+        assert sorted(looked) == [False] * 4 + [True]
+        await log.write([LogWrite(key, begins=True)])
+        assert not await log.take_from_the_dead(key)
+        assert await log.is_owned(key)
+        await client.close()
 
     async def test_brings_the_wish_to_cancel(self, log: StreamLog) -> None:
         wanted, other = uuid4(), uuid4()
