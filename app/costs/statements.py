@@ -11,13 +11,11 @@ import logging
 from datetime import timedelta
 
 import asyncpg
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.clock import Clock
 from app.db.engines import Engines
-from app.db.sessions import is_unavailable
+from app.db.sessions import DATABASE_ERRORS, is_unavailable
 from app.errors import StoreUnavailable
 
 STATEMENT_SECONDS = 20.0
@@ -55,7 +53,7 @@ class Statements:
                     if collisions > COLLISIONS_ALLOWED:
                         raise
                     continue
-                except (OSError, TimeoutError, PoolTimeout, DBAPIError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+                except DATABASE_ERRORS as error:
                     if not (is_unavailable(error) or isinstance(error, asyncpg.InterfaceError)):
                         raise
                     await self._drop()

@@ -22,10 +22,22 @@ from app.errors import StoreUnavailable
 ReadSession = NewType("ReadSession", AsyncConnection)
 WriteSession = NewType("WriteSession", AsyncConnection)
 
+DATABASE_ERRORS = (
+    OSError,
+    TimeoutError,
+    PoolTimeout,
+    DBAPIError,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+)
+
 
 def is_unavailable(error: BaseException) -> bool:
-    """True where the server is away, shutting down, read-only or out of connections, rather than the statement wrong."""
-    if isinstance(error, (OSError, TimeoutError, PoolTimeout, InterfaceError)):
+    """True where the server is away, shutting down, read-only or out of connections, rather than the statement wrong.
+
+    InternalClientError is what asyncpg raises between the server's last word and the end of the connection."""
+    if isinstance(error, (OSError, TimeoutError, PoolTimeout, InterfaceError, asyncpg.InternalClientError)):
         return True
     if isinstance(error, DBAPIError):
         if error.connection_invalidated or isinstance(error, OperationalError):
@@ -51,7 +63,7 @@ def is_unavailable(error: BaseException) -> bool:
 async def _translating() -> AsyncIterator[None]:
     try:
         yield
-    except (OSError, TimeoutError, PoolTimeout, DBAPIError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+    except DATABASE_ERRORS as error:
         if is_unavailable(error):
             raise StoreUnavailable("PostgreSQL") from error
         raise

@@ -27,6 +27,32 @@ class TestStatements:
         assert (await statements.fetch("select pg_backend_pid()"))[0][0] != pid
         await statements.close()
 
+    async def test_one_that_was_told_to_end_but_has_not_ended_yet_is_replaced_too(
+        self, sessions: Sessions, database_url: str
+    ) -> None:
+        server, done = urlsplit(database_url), asyncio.Event()
+
+        async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            with closing(writer):
+                while data := await reader.read(65536):
+                    writer.write(data)
+                await done.wait()
+
+        async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            behind, ahead = await asyncio.open_connection(server.hostname, server.port)
+            await asyncio.gather(pump(reader, ahead), pump(behind, writer), return_exceptions=True)
+
+        async with await asyncio.start_server(carry, "127.0.0.1", 0) as relay:
+            netloc = f"{server.netloc.rpartition(':')[0]}:{relay.sockets[0].getsockname()[1]}"
+            engines = build_engines(server._replace(netloc=netloc).geturl(), [], DatabaseSettings())
+            statements = Statements(engines, SystemClock(), timedelta(seconds=5))
+            pid = (await statements.fetch("select pg_backend_pid()"))[0][0]
+            await kill(sessions, pid)
+            assert (await statements.fetch("select pg_backend_pid()"))[0][0] != pid
+            done.set()
+            await statements.close()
+            await engines.close()
+
     async def test_a_wrong_statement_is_not_repeated(self, sessions: Sessions) -> None:
         statements = Statements(sessions.engines, SystemClock(), timedelta(seconds=5))
         with pytest.raises(asyncpg.UndefinedTableError):
