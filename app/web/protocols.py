@@ -14,8 +14,12 @@ from __future__ import annotations
 import asyncio
 from asyncio import BaseTransport
 from collections.abc import Callable, MutableMapping
+from contextlib import suppress
 from datetime import timedelta
+from fcntl import ioctl
 from functools import partial
+from struct import Struct
+from termios import TIOCOUTQ
 from typing import Any, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -34,6 +38,7 @@ HEAD_BYTES = 64 * 1024
 HEAD_SECONDS = 20.0
 STALL_SECONDS = 30.0
 _MOST_FRAGMENTS = 10_000
+_SIZE = Struct("@i")
 
 
 def extension(scope: MutableMapping[str, Any], name: str) -> Callable[..., object]:
@@ -76,15 +81,22 @@ class WriteDeadline:
 
     def _begin(self) -> None:
         self.end()
-        self._left = self._transport.get_write_buffer_size()
-        if self._left:
+        if self._transport.get_write_buffer_size():
+            self._left = self._waiting()
             self._timer = asyncio.get_running_loop().call_later(self._seconds, self._look)
 
     def _look(self) -> None:
-        if self._transport.get_write_buffer_size() >= self._left:
+        if self._waiting() >= self._left:
             self._transport.abort()
         else:
             self._begin()
+
+    def _waiting(self) -> int:
+        """Bytes, with those in the system's own buffer, which takes more only once a large part of it is empty."""
+        size, given = self._transport.get_write_buffer_size(), self._transport.get_extra_info("socket")
+        with suppress(AttributeError, OSError, ValueError):  # where there is no socket, or no longer, or it does not say
+            size += _SIZE.unpack(ioctl(given.fileno(), TIOCOUTQ, bytes(_SIZE.size)))[0]
+        return size
 
 
 def _refusal(status: str, code: str, message: str) -> bytes:

@@ -204,6 +204,29 @@ class TestReadersThatTakeNothing:
             await dropped(lost)
             writer.transport.abort()
 
+    async def test_but_not_of_one_that_is_read_slowly(self) -> None:
+        """The system's own buffer takes more only once a large part of it is empty, which is long after the last look."""
+        lost = asyncio.Event()
+
+        class Protocol(HttpProtocol):
+            stall_seconds = 0.5
+
+            def connection_lost(self, exc: Exception | None) -> None:
+                super().connection_lost(exc)
+                lost.set()
+
+        async with serving(Shop().app(), Protocol) as port:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            body = json.dumps({"query": "query($n: String) { hello(name: $n) }", "variables": {"n": "x" * 20_000_000}}).encode()
+            head = KEYED.replace(b"GET", b"POST") + b"content-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(body)
+            writer.write(head + body)
+            for _ in range(40):
+                await reader.readexactly(50_000)
+                await asyncio.sleep(0.1)
+            assert not lost.is_set()
+            writer.transport.abort()
+            await dropped(lost)
+
 
 async def dropped(lost: asyncio.Event) -> None:
     async with asyncio.timeout(8):
