@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.clock import Clock
 from app.db.engines import Engines
-from app.db.sessions import DATABASE_ERRORS, is_unavailable
+from app.db.failures import DATABASE_ERRORS, is_unavailable
 from app.errors import StoreUnavailable
 
 STATEMENT_SECONDS = 20.0

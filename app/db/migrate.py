@@ -14,7 +14,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
-from app.db.sessions import is_unavailable
+from app.db.failures import is_unavailable
 from app.errors import GreenLangError, StoreUnavailable
 
 _SCRIPTS = Path(__file__).resolve().parents[2] / "migrations"

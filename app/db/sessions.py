@@ -11,52 +11,14 @@ from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from typing import NewType
 
-import asyncpg
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.db.engines import Engines
+from app.db.failures import DATABASE_ERRORS, is_unavailable
 from app.errors import StoreUnavailable
 
 ReadSession = NewType("ReadSession", AsyncConnection)
 WriteSession = NewType("WriteSession", AsyncConnection)
-
-DATABASE_ERRORS = (
-    OSError,
-    TimeoutError,
-    PoolTimeout,
-    DBAPIError,
-    asyncpg.PostgresError,
-    asyncpg.InterfaceError,
-    asyncpg.InternalClientError,
-)
-
-
-def is_unavailable(error: BaseException) -> bool:
-    """True where the server is away, shutting down, read-only or out of connections, rather than the statement wrong.
-
-    InternalClientError is what asyncpg raises between the server's last word and the end of the connection."""
-    if isinstance(error, (OSError, TimeoutError, PoolTimeout, InterfaceError, asyncpg.InternalClientError)):
-        return True
-    if isinstance(error, DBAPIError):
-        if error.connection_invalidated or isinstance(error, OperationalError):
-            return True
-        cause = error.orig.__cause__ if error.orig is not None else None
-        return isinstance(
-            cause,
-            (
-                asyncpg.PostgresConnectionError,
-                asyncpg.InterfaceError,
-                asyncpg.OperatorInterventionError,
-                asyncpg.InsufficientResourcesError,
-                asyncpg.ReadOnlySQLTransactionError,
-            ),
-        )
-    return isinstance(
-        error,
-        (asyncpg.PostgresConnectionError, asyncpg.OperatorInterventionError, asyncpg.InsufficientResourcesError),
-    )
 
 
 @asynccontextmanager

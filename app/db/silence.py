@@ -10,10 +10,10 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-import asyncpg
 from sqlalchemy import text
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
+
+from app.db.failures import DATABASE_ERRORS
 
 LOOK_SECONDS = 2.0
 ANSWER_SECONDS = 3.0
@@ -60,7 +60,7 @@ class SilenceWatch:
                 await connection.execute(text("select 1"))
         except TimeoutError:
             return False
-        except (OSError, DBAPIError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        except DATABASE_ERRORS:
             pass
         self._answered_at = asyncio.get_running_loop().time()
         return True

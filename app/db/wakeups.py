@@ -9,12 +9,10 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-import asyncpg
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.clock import Clock
+from app.db.failures import DATABASE_ERRORS
 
 RECONNECT_SECONDS = 1.0
 CHECK_SECONDS = 15.0
@@ -56,7 +54,7 @@ async def listen(engine: AsyncEngine, channel: str, wake: Callable[[], None], cl
         try:
             async with engine.connect() as connection:
                 await _listen_until_lost(connection, channel, wake, clock)
-        except (OSError, TimeoutError, PoolTimeout, DBAPIError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        except DATABASE_ERRORS as error:
             _log.warning("not listening", extra={"channel": channel, "reason": type(error).__name__})
         await clock.sleep(RECONNECT_SECONDS)
 

@@ -1,0 +1,42 @@
+"""Which errors come from the database, and which of them say that it is away."""
+
+from __future__ import annotations
+
+import asyncpg
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+DATABASE_ERRORS = (
+    OSError,
+    TimeoutError,
+    PoolTimeout,
+    DBAPIError,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+)
+"""What talking to PostgreSQL raises. InternalClientError is asyncpg's between the server's last word and the connection's end."""
+
+
+def is_unavailable(error: BaseException) -> bool:
+    """True where the server is away, shutting down, read-only or out of connections, rather than the statement wrong."""
+    if isinstance(error, (OSError, TimeoutError, PoolTimeout, InterfaceError, asyncpg.InternalClientError)):
+        return True
+    if isinstance(error, DBAPIError):
+        if error.connection_invalidated or isinstance(error, OperationalError):
+            return True
+        cause = error.orig.__cause__ if error.orig is not None else None
+        return isinstance(
+            cause,
+            (
+                asyncpg.PostgresConnectionError,
+                asyncpg.InterfaceError,
+                asyncpg.OperatorInterventionError,
+                asyncpg.InsufficientResourcesError,
+                asyncpg.ReadOnlySQLTransactionError,
+            ),
+        )
+    return isinstance(
+        error,
+        (asyncpg.PostgresConnectionError, asyncpg.OperatorInterventionError, asyncpg.InsufficientResourcesError),
+    )
