@@ -8,7 +8,7 @@ fails the whole batch at once.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Sequence
 from typing import Generic, TypeVar
 
 from app.errors import StoreUnavailable
@@ -21,15 +21,17 @@ LARGEST = 500
 
 class Batcher(Generic[Item, Result]):
     """`run` gets a batch and gives one result an item, in order, or raises and has done nothing. `unwanted` gets what nobody
-    waits for any more."""
+    waits for any more. Of the items with one `key` a batch has only the first; None is no key."""
 
     def __init__(
         self,
         run: Callable[[Sequence[Item]], Awaitable[Sequence[Result]]],
         largest: int = LARGEST,
         unwanted: Callable[[Item, Result], None] = lambda _item, _result: None,
+        key: Callable[[Item], Hashable | None] = lambda _item: None,
     ) -> None:
         self._run = run
+        self._key = key
         self._unwanted = unwanted
         self._largest = largest
         self._waiting: list[tuple[Item, asyncio.Future[Result]]] = []
@@ -51,12 +53,26 @@ class Batcher(Generic[Item, Result]):
     async def _drain(self) -> None:
         try:
             while self._waiting:
-                batch, self._waiting = self._waiting[: self._largest], self._waiting[self._largest :]
-                await self._attempt(batch)
+                await self._attempt(self._next_batch())
                 if not self._waiting:
                     await asyncio.sleep(0)  # the last batch is told before this ends
         finally:
             self._draining = None
+
+    def _next_batch(self) -> Sequence[tuple[Item, asyncio.Future[Result]]]:
+        batch: list[tuple[Item, asyncio.Future[Result]]] = []
+        left: list[tuple[Item, asyncio.Future[Result]]] = []
+        keys: set[Hashable] = set()
+        for place, waiting in enumerate(self._waiting):
+            if len(batch) == self._largest:
+                left += self._waiting[place:]
+                break
+            key = self._key(waiting[0])
+            (left if key in keys else batch).append(waiting)
+            if key is not None:
+                keys.add(key)
+        self._waiting = left
+        return batch
 
     async def _attempt(self, batch: Sequence[tuple[Item, asyncio.Future[Result]]]) -> None:
         try:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -81,7 +82,9 @@ class PostgresLedger:
         self._keeping: asyncio.Task[None] | None = None
         self._admitting = Statements(sessions.engines, clock, ADMIT_PATIENCE)
         self._settling = Statements(sessions.engines, clock, SETTLE_PATIENCE)
-        self._admissions: Batcher[AdmissionRequest | TopUp, _Verdict] = Batcher(self._admit_batch, unwanted=self._give_back)
+        self._admissions: Batcher[AdmissionRequest | TopUp, _Verdict] = Batcher(
+            self._admit_batch, unwanted=self._give_back, key=_repeatable
+        )
         self._settlements: Batcher[Settlement | Release, None] = Batcher(self._settle_batch)
 
     async def __aenter__(self) -> Self:
@@ -110,7 +113,12 @@ class PostgresLedger:
         await self._finish(settlement)
 
     async def release(self, call: UUID) -> None:
-        await self._finish(Release(call))
+        """Tried again later where PostgreSQL does not answer."""
+        try:
+            await self._finish(Release(call))
+        except StoreUnavailable:
+            self._doubtful.setdefault(call, 0)
+            raise
 
     async def stored(self, call: UUID) -> StoredCall | None:
         async with self._sessions.read(primary=True) as session:
@@ -200,9 +208,13 @@ class PostgresLedger:
         """Who asked is gone: what was admitted for it must not stay held."""
         if isinstance(asked, TopUp) or not isinstance(verdict, Admitted):
             return
-        task = asyncio.create_task(self.release(verdict.call))
+        task = asyncio.create_task(self._release_in_time(verdict.call))
         self._releasing.add(task)
         task.add_done_callback(self._releasing.discard)
+
+    async def _release_in_time(self, call: UUID) -> None:
+        with suppress(StoreUnavailable):  # it is doubtful then, and taken back
+            await self.release(call)
 
     async def _finish(self, item: Settlement | Release) -> None:
         """Who leaves while it waits does not take the item back: it is written all the same."""
@@ -297,6 +309,13 @@ def _reason(
             ProblemCode.UNPRICED_MODEL,
         )
     return exceeded(budget, needed, remaining)
+
+
+def _repeatable(asked: AdmissionRequest | TopUp) -> tuple[str, str] | None:
+    """Equal where one is a repeat of the other: it joins what the first became, so they are not decided together."""
+    if isinstance(asked, TopUp) or asked.idempotency is None:
+        return None
+    return asked.payer.tenant, asked.idempotency.key
 
 
 def _default(default: BudgetDefault, tenant: str, agent: str) -> dict[str, object]:

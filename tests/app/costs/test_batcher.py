@@ -52,6 +52,12 @@ class TestGroupCommit:
         await batcher.settled()
         assert [await one for one in later] == [4]
 
+    async def test_of_one_key_a_batch_has_only_the_first(self) -> None:
+        store = Store()
+        batcher = Batcher(store.run, largest=3, key=lambda number: number % 10 or None)
+        assert await asyncio.gather(*map(batcher.submit, [1, 11, 21, 2, 10, 20, 12])) == [2, 22, 42, 4, 20, 40, 24]
+        assert store.batches == [[1, 2, 10], [11, 20, 12], [21]]
+
     async def test_a_batch_has_a_largest_size(self) -> None:
         store = Store()
         batcher = Batcher(store.run, largest=2)

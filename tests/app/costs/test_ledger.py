@@ -8,6 +8,7 @@ from decimal import Decimal
 from urllib.parse import urlsplit
 from uuid import uuid4
 
+import asyncpg
 import pytest
 from sqlalchemy import text
 
@@ -16,6 +17,7 @@ from app.costs.budgets import BudgetEnforcement, BudgetExceeded, BudgetScope, Bu
 from app.costs.holds import Admitted, IdempotencyKey, Joined
 from app.costs.ledger import PostgresLedger
 from app.costs.prices import PriceBook
+from app.costs.statements import Statements
 from app.db.engines import build_engines
 from app.db.sessions import Sessions
 from app.errors import Refused, StoreUnavailable
@@ -275,11 +277,12 @@ class TestIdempotency:
 
 class _Relay:
     """Carries connections to PostgreSQL; while it is `cut`, what the server answers gets lost, and then the connection. Who says
-    `fatal` cuts it."""
+    `fatal` cuts it. While it is `lost`, nothing arrives at all."""
 
     def __init__(self, database_url: str) -> None:
         self._server = urlsplit(database_url)
         self.cut = False
+        self.lost = False
         self.fatal: bytes | None = None
 
     async def carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -288,7 +291,7 @@ class _Relay:
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, answers: bool = False) -> None:
         with closing(writer):
-            while (data := await reader.read(65536)) and not (answers and self.cut):
+            while (data := await reader.read(65536)) and not (answers and self.cut) and not self.lost:
                 self.cut |= self.fatal is not None and self.fatal in data
                 writer.write(data)
 
@@ -341,6 +344,40 @@ class TestServerWhoseAnswerWasLost:
         relay.cut, relay.fatal = False, None
         await ledger.take_back()
         assert (await sums(sessions, made.key)).held == 2
+
+    async def test_what_could_not_be_released_is_released_later(
+        self, far: tuple[PostgresLedger, ManualClock], relay: _Relay, budgets: BudgetStore, sessions: Sessions
+    ) -> None:
+        made, (ledger, clock) = await budgets.create(budget()), far
+        request = asked()
+        await ledger.admit(request)
+        await ledger.settle(settlement(asked()))
+        relay.lost = True
+        await self.refused(clock, ledger.release(request.call))
+        assert (await sums(sessions, made.key)).held == 2
+        relay.lost = False
+        await ledger.take_back()
+        assert (await sums(sessions, made.key)).held == 0
+
+
+class TestRepeatsInOneBatch:
+    async def test_join_the_first_without_a_collision(
+        self, new_ledger: LedgerMaker, budgets: BudgetStore, sessions: Sessions, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        made, ledger, fetches = await budgets.create(budget()), new_ledger(), list[str]()
+        fetch = Statements.fetch
+
+        async def counted(statements: Statements, statement: str, *arguments: object) -> list[asyncpg.Record]:
+            fetches.append(statement)
+            return await fetch(statements, statement, *arguments)
+
+        monkeypatch.setattr(Statements, "fetch", counted)
+        key = IdempotencyKey("again", b"same")
+        first, *others = await asyncio.gather(*(ledger.admit(asked(key=key)) for _ in range(3)), ledger.admit(asked()))
+        assert isinstance(first, Admitted)
+        assert [type(each) for each in others] == [Joined, Joined, Admitted]
+        assert len(fetches) == 3
+        assert (await sums(sessions, made.key)).held == 4
 
 
 class TestDeadOwners:
