@@ -70,8 +70,9 @@ class CompletionStreams:
         """Returns once the call is committed; it runs on by itself. Raises as Gateway.complete does."""
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self._gateway.slot(principal))
+            patience_ends = self._clock.monotonic() + _START_PATIENCE_SECONDS
             async with self._starting:
-                await self._time_to_start()
+                await self._time_to_start(patience_ends)
                 call = await self._planner.plan(request, principal, streamed=True)
                 admission = await self._gateway.admit(call)
             if isinstance(admission, Joined):
@@ -138,12 +139,11 @@ class CompletionStreams:
             answering.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _time_to_start(self) -> None:
-        """Returns once the event loop gets round soon: a thousand streams that begin together must not keep those that run from
-        being read, nor time out while they connect. It waits for a bounded time."""
-        deadline = self._clock.monotonic() + _START_PATIENCE_SECONDS
+    async def _time_to_start(self, until: float) -> None:
+        """Returns once the event loop gets round soon, or at `until`: a thousand streams that begin together must not keep those
+        that run from being read, nor time out while they connect."""
         before = self._clock.monotonic()
-        while before < deadline:
+        while before < until:
             await asyncio.sleep(0)
             now = self._clock.monotonic()
             if now - before < _BUSY_SECONDS:

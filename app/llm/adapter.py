@@ -7,7 +7,7 @@ off after its first token.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import ClassVar, TypeVar
 
 import httpx2
@@ -99,12 +99,16 @@ class Adapter(ABC):
         source, notes = await self._send(call, send, stream=True)
         try:
             reader = self.reader(call, notes, self._upstream.request_id(source.response))
+            shown = False
             while not reader.stopped:
-                parts = await self._read(source, reader)
-                if parts is None:
-                    break
+                parts, failure = await self._read(source, reader)
+                if failure is not None and not shown:
+                    raise failure
                 for part in merged(parts):
+                    shown = True
                     yield part
+                if failure is not None:
+                    raise failure
             answer = self._answer(reader.answer(), check, notes, source.response)
             try:
                 yield AnswerEnd(answer)
@@ -149,23 +153,24 @@ class Adapter(ABC):
         self._untaken[call.model, call.reasoning_effort] = known | {parameter}
         return True
 
-    async def _read(self, source: EventStream, reader: AnswerReader) -> list[ContentDelta] | None:
-        """The parts of the next chunk; None once the body has ended after a complete answer. Raises ProviderError."""
+    async def _read(self, source: EventStream, reader: AnswerReader) -> tuple[Sequence[ContentDelta], ProviderError | None]:
+        """The parts of the next chunk, and what went wrong behind them. The reader stops once a complete answer's body ends."""
+        parts: list[ContentDelta] = []
         try:
             payloads = await source.read()
-            parts = [] if payloads is None else self._parts(source, reader, payloads)
+            if payloads is not None:
+                self._take(source, reader, payloads, parts)
+            elif reader.complete:
+                reader.stopped = True
+            else:
+                raise self._cut(source, reader)
         except ProviderError as error:
             if reader.started:
                 error.usage = reader.usage()
-            raise
-        if payloads is not None:
-            return parts
-        if reader.complete:
-            return None
-        raise self._cut(source, reader)
+            return parts, error
+        return parts, None
 
-    def _parts(self, source: EventStream, reader: AnswerReader, payloads: list[bytes]) -> list[ContentDelta]:
-        parts: list[ContentDelta] = []
+    def _take(self, source: EventStream, reader: AnswerReader, payloads: list[bytes], parts: list[ContentDelta]) -> None:
         for payload in payloads:
             try:
                 parts += reader.read(payload)
@@ -180,7 +185,6 @@ class Adapter(ABC):
             source.phase = Phase.COMPLETE
         elif reader.started:
             source.phase = Phase.IDLE
-        return parts
 
     def _cut(self, source: EventStream, reader: AnswerReader) -> ProviderError:
         return ProviderError(

@@ -401,14 +401,23 @@ class TestStartWhileTheEventLoopIsBusy:
     async def test_waits_for_a_bounded_time(self, services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
         clock = SlowTurns(seconds=0.5)
         monkeypatch.setattr(services.streams, "_clock", clock)
-        await services.streams._time_to_start()
+        await services.streams._time_to_start(5.0)
         assert 5 < clock.looks < 15
+
+    async def test_counts_from_when_each_came_however_many_come(
+        self, services: Services, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        clock = SlowTurns(seconds=0.04)
+        monkeypatch.setattr(services.streams, "_clock", clock)
+        started = await asyncio.gather(*(services.streams.start(asked(f"Question {number}"), ACME) for number in range(64)))
+        assert len({each.key for each in started}) == 64
+        assert clock.monotonic() < 60
 
     async def test_does_not_wait_once_it_gets_round_soon(self, services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
         clock = SlowTurns(seconds=0.001)
         monkeypatch.setattr(services.streams, "_clock", clock)
-        await services.streams._time_to_start()
-        assert clock.looks == 3
+        await services.streams._time_to_start(5.0)
+        assert clock.looks == 2
 
 
 class TestClose:

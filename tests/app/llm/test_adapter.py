@@ -24,6 +24,7 @@ from app.llm.messages import (
     NamedTool,
     ReasoningEffort,
     Role,
+    StreamPart,
     Text,
     TextDelta,
     ToolChoiceMode,
@@ -166,6 +167,25 @@ class TestAStreamedAnswer:
         assert not answer.usage.confirmed
         assert answer.usage.output_tokens == pytest.approx(len(answer.text or "") / 4, abs=1)
         assert answer.usage.input_tokens > 0
+
+    async def test_shows_what_came_before_it_failed(self, provider: Adapter, model: str, simulator: RunningSimulator) -> None:
+        simulator.post({"fault": "stream_error", "after_tokens": 10, "answer": {"tokens": 20}, "token_delay_ms": 50})
+        stream = provider.stream(call(model))
+        first = await anext(stream)
+        await asyncio.to_thread(simulator.ended, 1)
+
+        rest: list[StreamPart] = []
+
+        async def read_on() -> None:
+            while True:
+                rest.append(await anext(stream))
+
+        with pytest.raises(ProviderError) as raised:
+            await read_on()
+
+        assert raised.value.usage is not None
+        assert raised.value.usage.output_tokens == pytest.approx(len(streamed_text([first, *rest])) / 4, abs=1)
+        assert len(streamed_text(rest)) > len(streamed_text([first]))
 
     async def test_frees_its_connection_when_the_reader_leaves(
         self, provider: Adapter, model: str, simulator: RunningSimulator
