@@ -1,7 +1,7 @@
 """Tells a server that stands still from one that is busy: whoever has waited a while asks it something on a new connection.
 
 A process that is frozen keeps its connections open and says nothing on them, and a statement may rightly take half a minute. So
-time alone decides nothing; any answer, also a refusal, shows that the server lives.
+time alone decides nothing; any answer, also a refusal or one to somebody else, shows that the server lives.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ class SilenceWatch:
 
     def __init__(self, engine: AsyncEngine) -> None:
         self.look_seconds = LOOK_SECONDS
+        self.answer_seconds = ANSWER_SECONDS
         self._engine = engine
         self._asking: asyncio.Task[bool] | None = None
         self._answered_at = float("-inf")
@@ -37,6 +38,7 @@ class SilenceWatch:
                 yield
             finally:
                 waiting.end()
+            self._answered_at = asyncio.get_running_loop().time()
 
     def was_silent(self, now: float) -> bool:
         """Whether it has said nothing lately, so that it is to be asked again."""
@@ -56,7 +58,7 @@ class SilenceWatch:
 
     async def _ask(self) -> bool:
         try:
-            async with asyncio.timeout(ANSWER_SECONDS), self._engine.connect() as connection:
+            async with asyncio.timeout(self.answer_seconds), self._engine.connect() as connection:
                 await connection.execute(text("select 1"))
         except TimeoutError:
             return False
@@ -89,7 +91,7 @@ class _Waiting:
     def _judge(self, asked: asyncio.Task[bool]) -> None:
         if self._ended or asked.cancelled():
             return
-        if asked.result():
+        if asked.result() or not self._watch.was_silent(self._loop.time()):
             self._next = self._loop.call_later(self._watch.look_seconds, self._look)
         else:
             self._limit.reschedule(self._loop.time())

@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -90,11 +90,35 @@ class TestServerThatIsBusy:
         await watch.close()
         await engine.dispose()
 
+    async def test_lives_while_it_answers_others_though_no_connection_is_left_to_ask_on(self, database_url: str) -> None:
+        engine = build_engine(database_url, DatabaseSettings())
+        async with await asyncio.start_server(_say_nothing, "127.0.0.1", 0) as server:
+            watch = _impatient(f"postgresql://nobody@127.0.0.1:{server.sockets[0].getsockname()[1]}/none")
+            watch.look_seconds, watch.answer_seconds = 0.3, 0.3
+
+            async def ask(statement: str) -> None:
+                async with watch.bounded(), engine.connect() as connection:
+                    await connection.execute(text(statement))
+
+            waiting = asyncio.create_task(ask("select pg_sleep(2)"))
+            while not waiting.done():
+                await ask("select pg_sleep(0.01)")
+            await waiting
+            with pytest.raises(TimeoutError):
+                await ask("select pg_sleep(2)")
+            await watch.close()
+        await engine.dispose()
+
     async def test_is_asked_once_however_many_wait(self, database_url: str) -> None:
         watch = _impatient(database_url)
         assert watch.ask() is watch.ask()
         assert await watch.ask()
         await watch.close()
+
+
+async def _say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with closing(writer):
+        await reader.read()
 
 
 def _impatient(url: str) -> SilenceWatch:
