@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from types import FrameType
+from typing import NoReturn
 
 from starlette.types import ASGIApp
 from uvicorn.importer import import_from_string
@@ -172,7 +173,7 @@ def serve(settings: Settings, clock: Clock, target: str, announce: Callable[[Sta
         supervisor = _Supervisor(settings, data_dir, clock)
         asked = _Asked()
         try:
-            with _interrupted_by_signals():
+            with interrupted_by_signals():
                 supervisor.start(target, sockets)
             with _signals(asked) as wakeup:
                 announce(supervisor.started(sockets))
@@ -212,10 +213,18 @@ def _heard_signals() -> Iterator[signal.Signals]:
         yield signal.SIGHUP
 
 
+class Interrupted(KeyboardInterrupt):
+    """Unlike its base, CPython lets a program that caught it end with its own exit code, also where it was raised in code that
+    was compiled from text, as dataclasses are."""
+
+
 @contextmanager
-def _interrupted_by_signals() -> Iterator[None]:
+def interrupted_by_signals() -> Iterator[None]:
+    def interrupt(*_: object) -> NoReturn:
+        raise Interrupted
+
     for sign in _heard_signals():
-        signal.signal(sign, signal.default_int_handler)
+        signal.signal(sign, interrupt)
     yield
 
 

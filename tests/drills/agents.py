@@ -121,12 +121,14 @@ async def until_true(holds: Callable[[], bool], seconds: float = 30.0) -> None:
 
 
 @asynccontextmanager
-async def server_processes_killed(server: RunningServer, workers: int, every: float) -> AsyncIterator[list[int]]:
-    """One in turn every so many seconds, once all are there again; what is yielded grows by the process ids."""
+async def server_processes_killed(
+    server: RunningServer, workers: int, every: float, most: int | None = None
+) -> AsyncIterator[list[int]]:
+    """One in turn every so many seconds, once all are there again, `most` in all; what is yielded grows by the process ids."""
     killed: list[int] = []
 
     async def kill() -> None:
-        while True:
+        while most is None or len(killed) < most:
             await asyncio.sleep(every)
             alive = server.servers
             if len(alive) == workers:

@@ -22,7 +22,7 @@ class TestServerProcessesKilledDuringCompletions:
         with start_server(data_dir, "--workers", str(workers)) as server:
             assert server.key is not None
             agents = Agents(server, server.key)
-            async with server_processes_killed(server, workers, every=1.0) as killed:
+            async with server_processes_killed(server, workers, every=1.0, most=2 * KILLS) as killed:
                 await agents.ask_all(CALLS, at_once=20, until_answered=False, until=lambda: len(killed) >= KILLS)
         with start_server(data_dir) as again:
             assert again.key is None

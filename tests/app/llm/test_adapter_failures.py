@@ -294,8 +294,8 @@ class TestProbe:
 
 
 class TestManyAtOnce:
-    async def test_every_call_gets_its_own_answer(self, provider: Adapter, model: str) -> None:
-        clock = SystemClock()
+    async def test_every_call_gets_its_own_answer(self, kind: ProviderKindName, base_url: str, model: str) -> None:
+        clock, provider = SystemClock(), adapter(kind, base_url)
         asked = [f"question {number}" for number in range(60)]
 
         async with asyncio.TaskGroup() as group:
@@ -304,3 +304,4 @@ class TestManyAtOnce:
 
         assert [task.result().text for task in tasks[:3]] == [answer.text for answer in alone]
         assert len({task.result().provider_request_id for task in tasks}) == 60
+        await provider.close()

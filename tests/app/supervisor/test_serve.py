@@ -21,6 +21,7 @@ import psutil
 import pytest
 
 from tests.processes import command, family, kill_all, named, wait_gone, wait_until
+from tests.servers import ROOT
 
 pytestmark = [pytest.mark.drill, pytest.mark.timeout(180)]
 
@@ -83,7 +84,7 @@ def launch(tmp_path: Path, config: Path) -> Iterator[Callable[..., subprocess.Po
                 stdout=subprocess.PIPE,
                 stderr=said,
                 text=True,
-                cwd=Path(__file__).parents[3],
+                cwd=ROOT,
                 start_new_session=True,
             )
         launched.append(process)
@@ -167,6 +168,18 @@ class TestNotStarted:
         running = start()
         assert running.first_key.startswith("sk-")
         assert running.get("/slow?seconds=0") == {"keys": 1}
+
+    def test_a_signal_while_a_dataclass_is_made_is_an_end_as_any(self) -> None:
+        script = (
+            "from app.supervisor.serve import interrupted_by_signals\n"
+            "try:\n"
+            "    with interrupted_by_signals():\n"
+            "        exec('import os, signal; os.kill(os.getpid(), signal.SIGTERM)')\n"
+            "except KeyboardInterrupt:\n"
+            "    print('caught')\n"
+        )
+        ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, cwd=ROOT)
+        assert (ended.returncode, ended.stdout) == (0, "caught\n"), ended.stderr
 
     def test_a_signal_while_it_starts_leaves_nothing(self, launch: Callable[..., subprocess.Popen[str]]) -> None:
         process = launch()

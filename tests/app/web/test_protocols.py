@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from datetime import timedelta
@@ -209,19 +210,22 @@ class TestReadersThatTakeNothing:
         lost = asyncio.Event()
 
         class Protocol(HttpProtocol):
-            stall_seconds = 0.5
+            stall_seconds = 3.0
 
             def connection_lost(self, exc: Exception | None) -> None:
                 super().connection_lost(exc)
                 lost.set()
 
         async with serving(Shop().app(), Protocol) as port:
-            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            small = socket.socket()
+            small.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 100_000)
+            small.connect(("127.0.0.1", port))
+            reader, writer = await asyncio.open_connection(sock=small)
             body = json.dumps({"query": "query($n: String) { hello(name: $n) }", "variables": {"n": "x" * 20_000_000}}).encode()
             head = KEYED.replace(b"GET", b"POST") + b"content-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(body)
             writer.write(head + body)
-            for _ in range(40):
-                await reader.readexactly(50_000)
+            for _ in range(80):
+                await reader.readexactly(25_000)
                 await asyncio.sleep(0.1)
             assert not lost.is_set()
             writer.transport.abort()
