@@ -25,6 +25,7 @@ from app.db.wakeups import Wakeup, listen
 from app.errors import StoreUnavailable
 from app.events.redis_streams import Copy, RedisStreams, Teller
 from app.events.topics import Event, Load, Placed, PlacedPage, Told, Topic
+from app.tasks import end_tasks
 
 CHANNEL = "greenlang_outbox"
 KEPT = timedelta(days=30)
@@ -77,12 +78,15 @@ class Relay:
 
     async def run(self) -> None:
         """Places, reads and tells until it is cancelled."""
-        primary = self._sessions.engines.primary
+        listening = listen(self._sessions.engines.primary, CHANNEL, self.wake, self._clock)
+        tasks = [asyncio.create_task(each) for each in (listening, self._work(), self.beat(), self._forget())]
         try:
-            await asyncio.gather(listen(primary, CHANNEL, self.wake, self._clock), self._work(), self.beat(), self._forget())
+            await asyncio.gather(*tasks)
         except Exception:
             _log.exception("events are told no more")
             raise
+        finally:
+            await end_tasks(tasks)
 
     async def catch_up(self) -> None:
         """All that was committed before is placed and told when this returns. Raises StoreUnavailable."""
