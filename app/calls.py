@@ -29,7 +29,7 @@ from app.llm.messages import EmbedCall, FinishReason, ImageUrl, InlineImage, Mod
 from app.llm.router import Plan, Routed, Router
 from app.llm.routing import CallNeeds, ProvidersFailed, RateLimited, RouteCandidate, RoutingPreference, Target
 from app.money import ZERO
-from app.problems import ProblemCode
+from app.problems import InvalidInput, ProblemCode
 from app.prompt_caches import Prompt, PromptCaches
 from app.settings import EMBEDDINGS_ROUTE
 from app.usage import Label, Operation, TokenUsage
@@ -369,8 +369,11 @@ class RunningCompletion(RunningCall[ModelCall]):
         )
 
     def failed(self, problem: object) -> Completion:
+        """Where nothing was sent, the problem is what was in the way."""
+        if self.billed_attempts or not isinstance(problem, InvalidInput | RateLimited):
+            problem = self.failure(problem)
         completion = self._completion(CompletionStatus.FAILED)
-        return replace(completion, text="".join(self._texts) or None, problem=self.failure(problem))
+        return replace(completion, text="".join(self._texts) or None, problem=problem)
 
     def cancelled(self) -> Completion:
         """What had come by then, which stays charged."""

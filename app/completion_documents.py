@@ -15,10 +15,11 @@ import msgspec
 
 from app.completions import Completion, CompletionStatus
 from app.costs.holds import StoredCall
-from app.llm.routing import ProvidersFailed
+from app.llm.routing import ProvidersFailed, RateLimited
+from app.problems import InvalidInput
 from app.secrets import Sealer
 
-_FIELDS = typing.get_type_hints(Completion) | {"problem": ProvidersFailed | None, "reasoning": typing.Any}
+_FIELDS = typing.get_type_hints(Completion) | {"reasoning": typing.Any}
 CONTENT_NOT_KEPT = "The content of this completion was not kept."
 ABANDONED = ProvidersFailed("The server that ran this call ended before it did.", (), retryable=True)
 
@@ -52,7 +53,17 @@ class CompletionDocuments:
             )
         document = self.sealer.unseal(stored.document, seal_context(stored.tenant, stored.key))
         raw = msgspec.json.decode(document, type=dict[str, typing.Any])
-        return Completion(**{name: msgspec.convert(value, _FIELDS[name], strict=False) for name, value in raw.items()})
+        problem = _problem(raw.pop("problem"))
+        fields = {name: msgspec.convert(value, _FIELDS[name], strict=False) for name, value in raw.items()}
+        return Completion(**fields, problem=problem)
+
+
+def _problem(raw: dict[str, typing.Any] | None) -> object:
+    """Told apart by the fields that only one kind of them has."""
+    if raw is None:
+        return None
+    kind = ProvidersFailed if "attempts" in raw else RateLimited if "retry_after" in raw else InvalidInput
+    return msgspec.convert(raw, kind, strict=False)
 
 
 def seal_context(tenant: str, key: UUID) -> bytes:

@@ -55,8 +55,13 @@ class Failover:
         self.journey.patient = not self._left
         return chosen
 
-    def failed(self, guarded: Guarded, error: ProviderError | TargetSkipped) -> None:
-        """Takes note, and drops the targets that could not do better."""
+    def failed(self, guarded: Guarded, error: ProviderError | TargetSkipped | Refused) -> None:
+        """Takes note, and drops the targets that could not do better. What the first target that is tried refuses is raised: the
+        call is wrong for its route. A later one is passed over."""
+        if isinstance(error, Refused):
+            if not self.journey.attempts:
+                raise error
+            return
         if isinstance(error, TargetSkipped):
             self._refused = error.refusal or self._refused
             self._retryable = True

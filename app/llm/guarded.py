@@ -1,7 +1,7 @@
 """One target behind its breaker, its provider's limiter and its provider's retries; itself a Provider.
 
 Every try is in this order: breaker, hold (`admit`), limiter, send. Whatever way a try ends, it reports to all of them exactly
-once, and to `observe`. A stream is only started again while nothing of it was shown.
+once, and, if it was sent, to `observe`. A stream is only started again while nothing of it was shown.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ Result = TypeVar("Result", bound=_Result)
 
 
 class _Try:
-    """One try that was let through. Exactly one of succeeded, failed and abandoned takes effect: the first."""
+    """One try that was let through. Exactly one of succeeded, failed, unsaid and abandoned takes effect: the first."""
 
     __slots__ = (
         "_first_token_ms",
@@ -199,6 +199,12 @@ class _Try:
             request_id=error.provider_request_id,
             usage=error.usage,
         )
+
+    def unsaid(self) -> None:
+        """The call cannot be put in this target's words: nothing was sent."""
+        self._is_open = False
+        self._guarded.breaker.released(self._permit)
+        self._hold.release()
 
     def abandoned(self) -> None:
         """The caller left, or the adapter broke its word."""
@@ -282,7 +288,8 @@ class Guarded:
         return self._provider.kind
 
     async def complete(self, call: ModelCall, journey: Journey | None = None) -> Answer:
-        """Raises ProviderError once no further try is to be made here, TargetSkipped where none was made."""
+        """Raises ProviderError once no further try is to be made here, TargetSkipped where none was made, and Refused where the
+        call cannot be put in the target's words."""
         return await self._run(call, self._provider.complete, journey or Journey())
 
     async def embed(self, call: EmbedCall, journey: Journey | None = None) -> Embedded:
@@ -310,6 +317,9 @@ class Guarded:
                 if shown:
                     raise
                 await self._pause(tries, error, call.deadline, journey)
+            except Refused:
+                current.unsaid()
+                raise
             finally:
                 current.abandoned()
                 if isinstance(parts, AsyncGenerator):
@@ -344,6 +354,9 @@ class Guarded:
             except ProviderError as error:
                 current.failed(error)
                 await self._pause(tries, error, call.deadline, journey)
+            except Refused:
+                current.unsaid()
+                raise
             finally:
                 current.abandoned()
         raise AssertionError("unreachable")

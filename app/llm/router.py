@@ -121,12 +121,12 @@ class Router:
     async def complete(self, plan: Plan, call: ModelCall, admit: Admit, observe: Observe, *, tenant: str) -> Routed:
         """The first whole answer. `call` is a template: model and output cap are set for every try. `admit` is asked before
         every try and gives its output cap, None: skip. `observe` gets every attempt in order. Raises Refused(ProvidersFailed
-        | RateLimited)."""
+        | RateLimited | InvalidInput); the last where the first target cannot be told what is asked."""
         failover = self._failover(plan, call.max_output_tokens, call.deadline, Journey(tenant, 0, admit, observe))
         while (guarded := failover.next()) is not None:
             try:
                 return Routed(await guarded.complete(call, failover.journey), guarded.target)
-            except (ProviderError, TargetSkipped) as error:
+            except (ProviderError, TargetSkipped, Refused) as error:
                 failover.failed(guarded, error)
         raise failover.refusal()
 
@@ -135,7 +135,7 @@ class Router:
         while (guarded := failover.next()) is not None:
             try:
                 return RoutedVectors(await guarded.embed(call, failover.journey), guarded.target)
-            except (ProviderError, TargetSkipped) as error:
+            except (ProviderError, TargetSkipped, Refused) as error:
                 failover.failed(guarded, error)
         raise failover.refusal()
 
@@ -149,6 +149,7 @@ class Router:
         while (guarded := failover.next()) is not None:
             for attempt in failover.journey.attempts[told:]:
                 yield Rerouted(attempt)
+            told = len(failover.journey.attempts)
             parts = guarded.stream(call, failover.journey)
             shown = False
             try:
@@ -158,7 +159,7 @@ class Router:
                         return
                     shown = True
                     yield part
-            except (ProviderError, TargetSkipped) as error:
+            except (ProviderError, TargetSkipped, Refused) as error:
                 failover.failed(guarded, error)
                 told = max(told, len(failover.journey.attempts) - 1)
                 if shown:

@@ -41,6 +41,8 @@ ACME = principal(Scope.COMPLETIONS)
 CHEAP = PriceSettings(input_usd=Decimal(1), output_usd=Decimal(2), cache_read_usd=Decimal("0.1"))
 DEAR = PriceSettings(input_usd=Decimal(3), output_usd=Decimal(15), cache_read_usd=Decimal("0.3"))
 A, B = Target("a", "m"), Target("b", "n")
+NO_ROOM = RateLimited("No room.", timedelta(seconds=1), "a")
+CANNOT_SAY = InvalidInput("m does not take seed.", ("seed",))
 QUESTION = asked("What is new?", model=None, cap=100)
 
 
@@ -254,10 +256,18 @@ class TestARunningCall:
             await running.answer(calls.bench.fleet.router)
         assert (running.usage, running.cost_usd, len(running.billed_attempts)) == (None, ZERO, 1)
 
-    async def test_tells_of_a_limit_in_its_way_after_something_was_sent(self, calls: Calls) -> None:
-        problem = (await calls.begin()).failed(RateLimited("No room.", timedelta(seconds=1), "a")).problem
+    async def test_tells_of_a_limit_in_its_way_after_something_was_sent(self, make: MakeCalls) -> None:
+        calls = make(a=[fail(FailureKind.BAD_REQUEST)])
+        running = await calls.begin()
+        with pytest.raises(Refused):
+            await running.answer(calls.bench.fleet.router)
+        problem = running.failed(NO_ROOM).problem
         assert isinstance(problem, ProvidersFailed)
         assert (problem.code, problem.retryable) == (ProblemCode.RATE_LIMITED, True)
+
+    @pytest.mark.parametrize("problem", [NO_ROOM, CANNOT_SAY])
+    async def test_tells_what_was_in_its_way_before_anything_was_sent(self, calls: Calls, problem: object) -> None:
+        assert (await calls.begin()).failed(problem).problem == problem
 
     async def stream(self, calls: Calls, running: RunningCompletion) -> None:
         """As streams are run."""

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from uuid import UUID, uuid4
 
@@ -11,8 +12,8 @@ from app.completion_documents import CONTENT_NOT_KEPT, CompletionDocuments
 from app.completions import Completion, CompletionStatus
 from app.costs.holds import StoredCall
 from app.llm.messages import FinishReason, ToolCall
-from app.llm.routing import ProvidersFailed
-from app.problems import ProblemCode
+from app.llm.routing import ProvidersFailed, RateLimited
+from app.problems import InvalidInput, ProblemCode
 from app.secrets import Sealer, UnsealError
 from app.usage import Label, Operation, TokenUsage
 
@@ -67,7 +68,16 @@ def stored(completion: Completion, document: bytes | None, *, tenant: str = "acm
 
 
 class TestDocuments:
-    @pytest.mark.parametrize("completion", [WHOLE, FAILED], ids=["finished", "failed"])
+    @pytest.mark.parametrize(
+        "completion",
+        [
+            WHOLE,
+            FAILED,
+            replace(FAILED, problem=RateLimited("No room.", timedelta(seconds=1.5), "openai")),
+            replace(FAILED, problem=InvalidInput("It does not take seed.", ("seed",))),
+        ],
+        ids=["finished", "failed", "without room", "refused"],
+    )
     @pytest.mark.parametrize("sealer", [Sealer(), Sealer([KEY])], ids=["open", "sealed"])
     def test_give_back_what_they_were_made_of(self, completion: Completion, sealer: Sealer) -> None:
         documents = CompletionDocuments(sealer, keep_content=True)

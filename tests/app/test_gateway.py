@@ -22,11 +22,11 @@ from app.embeddings import EmbeddingsRequest
 from app.errors import Forbidden, Refused, StoreUnavailable
 from app.gateway import may_see
 from app.liveness import identity
-from app.llm.messages import FinishReason
+from app.llm.messages import FinishReason, JsonSchemaFormat
 from app.llm.routing import ProvidersFailed
 from app.money import ZERO
 from app.paging import PageRequest
-from app.problems import Conflict, ProblemCode
+from app.problems import Conflict, InvalidInput, ProblemCode
 from app.services import Services
 from app.settings import ContentSettings, ModelSettings, RouteSettings, Settings
 from tests.app.access.principals import principal
@@ -189,6 +189,15 @@ class TestACompletionThatIsRefused:
         budget = await Held(services).begin("0.01")
         problem = await failure(services, request_)
         assert getattr(problem, "code", None) is code
+        assert (sent(simulator), list(await records(services))) == (0, [])
+        assert await budget.figures() == (ZERO, ZERO)
+
+    async def test_for_what_no_model_could_be_told(self, services: Services, simulator: RunningSimulator) -> None:
+        budget = await Held(services).begin()
+        for format_ in (JsonSchemaFormat("odd", {"type": "nothing"}), JsonSchemaFormat("far", {"$ref": "https://example.com/s"})):
+            problem = await failure(services, replace(asked(key=format_.name), response_format=format_))
+            assert isinstance(problem, InvalidInput)
+            assert problem.path == ("responseFormat", "jsonSchema", "schema")
         assert (sent(simulator), list(await records(services))) == (0, [])
         assert await budget.figures() == (ZERO, ZERO)
 

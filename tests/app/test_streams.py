@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from dataclasses import replace
 from decimal import Decimal
 from typing import TypeVar
 from uuid import uuid4
@@ -25,7 +26,7 @@ from app.completion_events import (
 )
 from app.completions import CompletionStatus
 from app.errors import Refused
-from app.llm.messages import FinishReason, Json, Tool
+from app.llm.messages import FinishReason, Json, JsonSchemaFormat, Tool
 from app.llm.routing import ProvidersFailed
 from app.paging import encode_cursor
 from app.problems import Conflict, InvalidInput, NotFound
@@ -138,6 +139,19 @@ class TestStream:
         failed = last(events, CompletionFailed)
         assert isinstance(failed.problem, InvalidInput)
         assert (len(events), failed.partial) == (1, None)
+
+    async def test_ends_with_what_is_wrong_with_the_input(self, services: Services, simulator: RunningSimulator) -> None:
+        odd = replace(asked(), response_format=JsonSchemaFormat("odd", {"type": "nothing"}))
+        events = await all_of(services.streams.stream(odd, ACME))
+        failed = last(events, CompletionFailed)
+        assert isinstance(failed.problem, InvalidInput)
+        assert failed.partial is not None
+        assert not failed.partial.attempts
+        assert failed.partial.cost_usd == 0
+        stored = await services.gateway.completion(failed.partial.key, ACME)
+        assert stored is not None
+        assert stored.problem == failed.problem
+        assert [entry for entry in simulator.log() if entry.operation == "completion"] == []
 
     async def test_goes_on_when_nobody_watches(self, services: Services, simulator: RunningSimulator) -> None:
         simulator.post(SLOW)

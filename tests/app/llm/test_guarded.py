@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from app.attempts import Attempt, AttemptOutcome
-from app.errors import FailureKind, ProviderError
+from app.errors import FailureKind, ProviderError, Refused
 from app.llm.breaker import BreakerStatus
 from app.llm.guarded import Guarded, Journey, TargetSkipped
 from app.llm.limiter import LimiterKind
@@ -15,6 +15,7 @@ from app.llm.messages import AnswerEnd, EmbedCall, Embedded, ModelCall, StreamPa
 from app.llm.provider import Provider
 from app.llm.routing import Target
 from app.llm.scripted import Fail, Reply, Step, Vectors, text_answer
+from app.problems import InvalidInput
 from app.settings import ProviderLimits
 from app.usage import RateLimitReport, TokenUsage
 from tests.app.llm.fleets import HELLO, Bench, fail
@@ -107,6 +108,14 @@ class TestSettling:
             await one.guarded.complete(one.bench.call(), one.journey)
         assert one.available(LimiterKind.REQUESTS) == 100 - requests
         assert one.available(LimiterKind.TOKENS) == 10_000 - tokens
+
+    @pytest.mark.parametrize("streamed", [False, True])
+    async def test_what_the_adapter_refuses_was_never_sent(self, *, streamed: bool) -> None:
+        one = One(Fail(Refused(InvalidInput("m does not take seed.", ("seed",)))))
+        with pytest.raises(Refused):
+            await (one.stream() if streamed else one.guarded.complete(one.bench.call(), one.journey))
+        assert one.bench.attempts == []
+        assert (one.available(LimiterKind.REQUESTS), one.available(LimiterKind.TOKENS)) == (100, 10_000)
 
     async def test_a_report_of_the_provider_corrects_the_limiter(self) -> None:
         answer = replace(text_answer("x"), rate_limits=RateLimitReport(requests_remaining=3))

@@ -22,6 +22,8 @@ from tests.app.llm.fleets import HELLO, Bench, fail, no_price, problem
 
 pytestmark = pytest.mark.anyio
 
+CANNOT_SAY = Fail(Refused(InvalidInput("m does not take seed.", ("seed",))))
+
 
 async def refusal_of(bench: Bench, seconds: float = 120.0, within: float = 600.0) -> ProvidersFailed:
     task = asyncio.create_task(bench.complete(within=within))
@@ -111,6 +113,20 @@ class TestFailover:
         refused = await refusal_of(hurried, within=10)
         assert refused.code is ProblemCode.RATE_LIMITED
         assert bench.clock.monotonic() - start == 30
+
+    async def test_what_the_first_target_does_not_take_is_refused_and_goes_to_no_other(self) -> None:
+        bench = Bench({"a": [CANNOT_SAY], "b": [HELLO]})
+        with pytest.raises(Refused) as caught:
+            await bench.complete()
+        assert problem(caught.value, InvalidInput).path == ("seed",)
+        assert (bench.providers["b"].calls, bench.attempts) == ([], [])
+
+    async def test_a_fallback_that_does_not_take_it_is_passed_over(self) -> None:
+        bench = Bench({"a": [fail(FailureKind.FIRST_TOKEN_TIMEOUT)], "b": [CANNOT_SAY], "c": [HELLO]})
+        assert (await bench.complete()).target == Target("c", "m")
+        assert bench.outcomes == ["a TIMED_OUT", "c SUCCEEDED"]
+        alone = Bench({"a": [fail(FailureKind.FIRST_TOKEN_TIMEOUT)], "b": [CANNOT_SAY]})
+        assert (await refusal_of(alone)).code is ProblemCode.TIMEOUT
 
     async def test_the_deadline_covers_all_targets_together(self) -> None:
         slow = fail(FailureKind.FIRST_TOKEN_TIMEOUT, delay=6)
@@ -238,6 +254,12 @@ class TestStream:
         assert bench.parts == [TextDelta("half")]
         assert bench.providers["b"].calls == []
         assert bench.providers["a"].open_streams == 0
+
+    async def test_a_target_that_cannot_be_told_what_is_asked_tells_of_no_failure_twice(self) -> None:
+        bench = Bench({"a": [fail(FailureKind.FIRST_TOKEN_TIMEOUT)], "b": [CANNOT_SAY], "c": [HELLO]})
+        await bench.stream()
+        assert [part.attempt.provider for part in bench.parts if isinstance(part, Rerouted)] == ["a"]
+        assert isinstance(bench.parts[-1], Routed)
 
     async def test_whoever_leaves_closes_the_providers_stream(self) -> None:
         bench = Bench({"a": [Reply(text_answer("one two three"))]})
