@@ -141,6 +141,11 @@ def allowed() -> list[Attack]:
     return [
         Attack("20 dear fields", query.encode(), allowed=True),
         Attack("introspection, as administrator", json.dumps({"query": get_introspection_query()}).encode(), allowed=True),
+        Attack("9,000 messages", many({"role": "USER", "text": "x"}, 9_000), allowed=True),
+        Attack("2,000 messages of 4 parts", many({"role": "USER", "parts": [{"text": "x"}] * 4}, 1_999), allowed=True),
+        Attack("30 MB text", many({"role": "USER", "text": "x" * 30_000_000}, 1), allowed=True),
+        Attack("30 MB of line ends", many({"role": "USER", "text": "\n" * 15_000_000}, 1), allowed=True),
+        Attack("20 MB with an emoji", many({"role": "USER", "text": "x" * 20_000_000 + "\U0001f600"}, 1), allowed=True),
     ]
 
 
@@ -151,6 +156,10 @@ def many(message: object, count: int) -> bytes:
 
 def with_variables(variables: object) -> bytes:
     return json.dumps({"query": "query($i: JSON) { __typename }", "variables": {"i": variables}}).encode()
+
+
+def numbers(text: bytes, count: int) -> bytes:
+    return b'{"query": "query($i: JSON) { __typename }", "variables": {"i": [' + b",".join([text] * count) + b"]}}"
 
 
 def bodies() -> list[Attack]:
@@ -165,8 +174,13 @@ def bodies() -> list[Attack]:
             b'{"query": "{ __typename }", "variables": {"a": [' + b"[]," * 7_000_000 + b"0]}}",
             by_size=True,
         ),
-        Attack("20,000 messages", many({"role": "USER", "text": "x"}, 20_000), by_size=True),
+        Attack("20,000 messages", many({"role": "USER", "text": "x"}, 20_000)),
+        Attack("80,000 messages", many({"role": "USER", "text": "x"}, 80_000), by_size=True),
         Attack("260,000 keys", with_variables({str(number): number for number in range(260_000)}), by_size=True),
+        Attack("99,000 keys", with_variables({str(number): number for number in range(99_000)}), by_size=True),
+        Attack("99,000 floats of 64 digits", numbers(b"1." + b"7" * 63 + b"e-300", 99_000), by_size=True),
+        Attack("7,000 floats of 4,000 digits", numbers(b"1." + b"7" * 4000, 7_000), by_size=True),
+        Attack("7,000 integers of 4,000 digits", numbers(b"7" * 4000, 7_000), by_size=True),
         Attack("40 MB body", b'{"query": "{ __typename }", "variables": {"a": "' + b"x" * 40_000_000 + b'"}}', by_size=True),
         Attack("invalid UTF-8", b'{"query": "\xff\xfe"}'),
         Attack("NaN", b'{"query": "{ __typename }", "variables": {"a": NaN}}'),

@@ -1,13 +1,15 @@
 """From the bytes of a request to one GraphQL request. Strict: UTF-8, finite numbers, one object, no batch.
 
 The limit holds while reading, so a body that is too large is never kept; what is being read and used is bounded over the whole
-process.
+process. A few bytes make an object of a few hundred, so what a text unfolds to is bounded before it is decoded.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping
+import math
+import re
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -21,7 +23,10 @@ from app.errors import LimitExceeded
 from app.graphql.errors import Code, Description, RequestFailed, failed_by, failure
 from app.web.load import Capacity
 
-MOST_JSON_VALUES = 250_000
+MOST_JSON_VALUES = 100_000
+MOST_JSON_OBJECTS = 10_000
+MOST_DIGITS = 64
+_LONG_NUMBER = re.compile(rb"[0-9]{%d,}" % (MOST_DIGITS + 1))
 _MOST_BYTES_A_CHARACTER = 6
 _PIECE = 64 * 1024
 
@@ -36,9 +41,19 @@ class _Body(msgspec.Struct, rename="camel"):
     document_id: str | None = None
 
 
-_body_decoder = msgspec.json.Decoder(_Body)
+def _finite(text: str) -> float:
+    """msgspec takes ten times as long for a number of many digits, and lets nothing else run meanwhile."""
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError("a number is out of range")
+    return number
+
+
+_body_decoder = msgspec.json.Decoder(_Body, float_hook=_finite)
 _text_decoder = msgspec.json.Decoder(str | None)
-_object_decoder = msgspec.json.Decoder(dict[str, object] | None)
+_object_decoder: msgspec.json.Decoder[dict[str, object] | None] = msgspec.json.Decoder(
+    dict[str, object] | None, float_hook=_finite
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +94,6 @@ class BodyReader:
             try:
                 async with asyncio.timeout(self.timeout.total_seconds()):
                     body = await self._collect(receive, held)
-            except LimitExceeded as error:
-                raise _refused(error) from None
             except TimeoutError as error:
                 raise failure(Code.TIMEOUT, "the body did not arrive in time", 408) from error
             yield body
@@ -89,7 +102,6 @@ class BodyReader:
 
     async def _collect(self, receive: Receive, held: list[int]) -> bytes:
         chunks: list[bytes] = []
-        separators, counted, values = 0, 0, JsonValues()
         while True:
             message = await receive()
             if message["type"] == "http.disconnect":
@@ -100,18 +112,20 @@ class BodyReader:
             self.capacity.take(len(chunk))
             held[0] += len(chunk)
             chunks.append(chunk)
-            if held[0] > MOST_JSON_VALUES:
-                separators += _separators(chunk)
-            if separators > MOST_JSON_VALUES:
-                await values.add(chunks[counted:])
-                counted = len(chunks)
             if not message.get("more_body", False):
                 return b"".join(chunks)
 
 
-def parse_body(body: bytes, document_bytes: int) -> GraphQLRequest:
-    """Raises RequestFailed with 400 for anything that is not one JSON object with fields of the right kinds, and for a document
-    so long that it need not be unescaped to see that it passes the limit of `document_bytes`."""
+async def parse_body(body: bytes, document_bytes: int) -> GraphQLRequest:
+    """Raises RequestFailed: 413 for what unfolds to too much; 400 for anything that is not one JSON object with fields of the
+    right kinds, and for a document so long that it need not be unescaped to see that it passes the limit of `document_bytes`."""
+    await _check_form(body)
+    if len(body) <= _PIECE:
+        return _parse(body, document_bytes)
+    return await asyncio.to_thread(_parse, body, document_bytes)
+
+
+def _parse(body: bytes, document_bytes: int) -> GraphQLRequest:
     try:
         found = _body_decoder.decode(body)
         if len(found.query) > _MOST_BYTES_A_CHARACTER * document_bytes + 2:
@@ -122,63 +136,71 @@ def parse_body(body: bytes, document_bytes: int) -> GraphQLRequest:
     return GraphQLRequest(query, found.operation_name, found.variables, found.extensions, found.document_id, len(body))
 
 
-def parse_query_string(raw: bytes) -> GraphQLRequest:
+async def parse_query_string(raw: bytes) -> GraphQLRequest:
+    """Raises RequestFailed with 400 or 413."""
     try:
         fields = parse_qs(raw.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=20)
         pick = {name: values[0] for name, values in fields.items() if len(values) == 1}
         return GraphQLRequest(
             pick.get("query"),
             pick.get("operationName") or None,
-            _json_parameter(pick, "variables"),
-            _json_parameter(pick, "extensions"),
+            await _json_parameter(pick, "variables"),
+            await _json_parameter(pick, "extensions"),
             pick.get("documentId"),
         )
     except (msgspec.MsgspecError, RecursionError, ValueError) as error:
         raise failure(Code.BAD_USER_INPUT, f"the query string cannot be read: {_reason(error)}", 400) from None
 
 
-def _json_parameter(fields: Mapping[str, str], name: str) -> dict[str, object] | None:
+async def _json_parameter(fields: Mapping[str, str], name: str) -> dict[str, object] | None:
     text = fields.get(name)
-    return _object_decoder.decode(text) if text else None
+    if not text:
+        return None
+    raw = text.encode()
+    await _check_form(raw)
+    return _object_decoder.decode(raw)
 
 
-class JsonValues:
-    """Counts the values of a JSON text that is given piece by piece: a few bytes make an object of a few hundred, so what a text
-    may unfold to is bounded before it is decoded. What stands within its strings is no value."""
+class JsonForm:
+    """Counts what a JSON text that is given piece by piece will unfold to. What stands within its strings does not count."""
 
     def __init__(self) -> None:
-        self._count = 0
+        self.values = 0
+        self.objects = 0
         self._in_string = False
         self._escape = b""
 
-    async def add(self, pieces: Iterable[bytes]) -> None:
-        """Others have their turn after each. Raises LimitExceeded."""
-        for piece in pieces:
-            self._add(piece)
-            if self._count > MOST_JSON_VALUES:
-                raise LimitExceeded("JSON values", self._count, MOST_JSON_VALUES)
-            await asyncio.sleep(0)
-
-    def _add(self, piece: bytes) -> None:
+    def add(self, piece: bytes) -> None:
+        """Raises LimitExceeded. Of a number that is cut in two only the parts are seen."""
         text = (self._escape + piece).replace(b"\\\\", b"")
         self._escape = b"\\" if text.endswith(b"\\") else b""
         parts = text.removesuffix(b"\\").replace(b'\\"', b"").split(b'"')
-        self._count += _separators(b"".join(parts[self._in_string :: 2]))
+        outside = b'"'.join(parts[self._in_string :: 2])
         self._in_string ^= len(parts) % 2 == 0
+        self.objects += outside.count(b"{")
+        self.values += outside.count(b",") + outside.count(b"[") + outside.count(b"{")
+        _within("JSON objects", self.objects, MOST_JSON_OBJECTS)
+        _within("JSON values", self.values, MOST_JSON_VALUES)
+        if long := _LONG_NUMBER.search(outside):
+            raise LimitExceeded("digits of a number", len(long[0]), MOST_DIGITS)
 
 
-def _separators(text: bytes) -> int:
-    """About as many as values, or more where they stand in strings."""
-    return text.count(b",") + text.count(b"[") + text.count(b"{")
+def _within(limit: str, had: int, allowed: int) -> None:
+    if had > allowed:
+        raise LimitExceeded(limit, had, allowed)
 
 
-async def check_values(text: str) -> None:
-    """Raises LimitExceeded where a text has too many values."""
-    if len(text) <= MOST_JSON_VALUES:
+async def _check_form(raw: bytes) -> None:
+    """Others have their turn after each piece. Raises RequestFailed."""
+    if len(raw) <= MOST_JSON_OBJECTS:
         return
-    raw = text.encode()
-    if _separators(raw) > MOST_JSON_VALUES:
-        await JsonValues().add(raw[start : start + _PIECE] for start in range(0, len(raw), _PIECE))
+    form = JsonForm()
+    try:
+        for start in range(0, len(raw), _PIECE):
+            form.add(raw[start : start + _PIECE])
+            await asyncio.sleep(0)
+    except LimitExceeded as error:
+        raise _refused(error) from None
 
 
 class Malformed(RequestFailed):

@@ -152,7 +152,18 @@ def format_field_error(error: GraphQLError, request_id: str) -> FormattedError:
         formatted["locations"] = [{"line": at.line, "column": at.column} for at in error.locations]
     if error.path is not None:
         formatted["path"] = error.path
+    _drop_tracebacks(error)
     return formatted
+
+
+def _drop_tracebacks(error: BaseException | None) -> None:
+    """They hold the frames that hold the error: all that the request brought would stay until the garbage collector's next full
+    turn."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:  # causes may go round in a circle
+        seen.add(id(error))
+        error.__traceback__ = None
+        error = (error.original_error if isinstance(error, GraphQLError) else None) or error.__cause__ or error.__context__
 
 
 def _is_argument_error(error: GraphQLError) -> bool:

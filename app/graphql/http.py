@@ -122,11 +122,11 @@ class GraphQLEndpoint:
     async def _request(self, scope: Scope, headers: HeaderView, receive: Receive) -> AsyncIterator[GraphQLRequest]:
         """The request's bytes count as in flight until the block ends."""
         if scope["method"] == "GET":
-            yield parse_query_string(scope["query_string"])
+            yield await parse_query_string(scope["query_string"])
             return
         check_content_type(headers.get("content-type"))
         async with self._bodies.read(receive, announced_length(headers)) as body:
-            yield parse_body(body, self._document_bytes)
+            yield await parse_body(body, self._document_bytes)
 
     def _check_method(self, method: str) -> None:
         if method not in {"GET", "POST"}:

@@ -32,6 +32,7 @@ from graphql import (
     is_leaf_type,
 )
 from graphql.execution.collect_fields import FieldDetailsList, collect_fields
+from graphql.type.definition import GraphQLResolveInfoHelpers
 from strawberry.schema.schema import StrawberryGraphQLCoreExecutionContext
 from strawberry.types.field import StrawberryField
 
@@ -190,11 +191,26 @@ def _by_plan(complete_value: Callable[..., Any]) -> Callable[..., Any]:
     return complete
 
 
+def _unused(_work: object) -> Any:
+    raise NotImplementedError("none of our types needs to wait to know what it is")
+
+
+_HELPERS = GraphQLResolveInfoHelpers(gather=_unused, track=_unused)
+
+
 class PlannedExecutor(StrawberryGraphQLCoreExecutionContext):
-    """`plans` is the document's own; None where its selections depend on more than the document, as by @include."""
+    """`plans` is the document's own; None where its selections depend on more than the document, as by @include.
+
+    It never holds itself, as graphql-core's own does: what a request of many megabytes brought would stay until the garbage
+    collector's next full turn, which is rare.
+    """
 
     plans: Plans | None = None
     _event_field: tuple[str, GraphQLOutputType, FieldDetailsList] | None = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.async_helpers = _HELPERS
 
     complete_list_value = _by_plan(StrawberryGraphQLCoreExecutionContext.complete_list_value)
     complete_object_value = _by_plan(StrawberryGraphQLCoreExecutionContext.complete_object_value)

@@ -18,7 +18,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from app.access.principal import Principal
 from app.errors import GreenLangError, LimitExceeded, Overloaded, StoreUnavailable, Unauthenticated
-from app.graphql.body import GraphQLRequest, Malformed, check_values, parse_body
+from app.graphql.body import GraphQLRequest, Malformed, parse_body
 from app.graphql.broadcast import Subject
 from app.graphql.connections import Ending
 from app.graphql.engine import Caller, Prepared, Run
@@ -136,9 +136,9 @@ class _Session:
         self._reader = asyncio.current_task()
         try:
             while (message := await receive())["type"] != "websocket.disconnect":
-                frame = await read_frame(message)
+                frame = read_frame(message)
                 self._unanswered_pings = 0
-                self._take(frame)
+                await self._take(frame)
         except ProtocolBroken as broken:
             return broken
         except asyncio.CancelledError:
@@ -150,10 +150,10 @@ class _Session:
             self._reader = None
         return None
 
-    def _take(self, frame: _Frame) -> None:
+    async def _take(self, frame: _Frame) -> None:
         match frame.type:
             case "subscribe":
-                self.subscribe(frame)
+                await self.subscribe(frame)
             case "complete":
                 self._forget(frame.id or "")
             case "ping":
@@ -232,7 +232,7 @@ class _Session:
             self._put(f'{{"id":{_text(id_)},"type":"error","payload":{_text(failed.errors)}}}', "")
 
     # ------------------------------------------------------------------ operations
-    def subscribe(self, frame: _Frame) -> None:
+    async def subscribe(self, frame: _Frame) -> None:
         id_ = frame.id
         if not id_ or len(id_) > _LONGEST_ID:
             raise ProtocolBroken(4400, "subscribe needs an id of 1 to 256 characters")
@@ -241,7 +241,7 @@ class _Session:
         limits = self._operations.limits
         operation = self._running[id_] = _Operation()
         try:
-            request = parse_body(bytes(frame.payload), limits.document_bytes)
+            request = await parse_body(bytes(frame.payload), limits.document_bytes)
         except Malformed:
             raise ProtocolBroken(4400, "the payload is not a GraphQL request") from None
         except RequestFailed as failed:
@@ -354,7 +354,7 @@ class WebSocketEndpoint:
                     message = await receive()
                     if message["type"] == "websocket.disconnect":
                         return None
-                    frame = await read_frame(message)
+                    frame = read_frame(message)
                     if frame.type == "connection_init":
                         break
                     if frame.type not in {"ping", "pong"}:
@@ -388,15 +388,11 @@ class WebSocketEndpoint:
             await _close(send, closing.code, closing.reason)
 
 
-async def read_frame(message: Message) -> _Frame:
+def read_frame(message: Message) -> _Frame:
     """Raises ProtocolBroken for anything that is no message of the protocol."""
     text: str | None = message.get("text")
     if text is None:
         raise ProtocolBroken(4400, "frames are text")
-    try:
-        await check_values(text)
-    except LimitExceeded:
-        raise ProtocolBroken(4400, "the message has too many values") from None
     try:
         return _decoder.decode(text)
     except (msgspec.MsgspecError, RecursionError, ValueError):

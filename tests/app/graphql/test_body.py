@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.errors import LimitExceeded
-from app.graphql.body import MOST_JSON_VALUES, JsonValues, check_values
+from app.graphql.body import MOST_DIGITS, MOST_JSON_OBJECTS, MOST_JSON_VALUES, JsonForm, parse_body, parse_query_string
+from app.graphql.errors import RequestFailed
 
 pytestmark = pytest.mark.anyio
 
@@ -17,20 +17,73 @@ TEXTS = st.text(st.sampled_from('a\\",[{\n'), max_size=8)
 TREES = st.recursive(TEXTS | st.integers(), lambda inside: st.lists(inside) | st.dictionaries(TEXTS, inside), max_leaves=8)
 
 
-class TestJsonValues:
+def body(value: object) -> bytes:
+    return json.dumps({"query": "{ a }", "variables": {"v": value}}).encode()
+
+
+async def refused(raw: bytes) -> dict[str, object]:
+    with pytest.raises(RequestFailed) as caught:
+        await parse_body(raw, 1000)
+    assert caught.value.status == 413
+    extensions = caught.value.errors[0]["extensions"]
+    assert isinstance(extensions, dict)
+    return extensions
+
+
+class TestJsonForm:
     @given(TREES, st.integers(1, 6))
     def test_what_stands_in_strings_does_not_count_however_the_text_is_cut(self, tree: object, size: int) -> None:
         raw = json.dumps(tree).encode()
-        values = JsonValues()
+        form = JsonForm()
         for start in range(0, len(raw), size):
-            values._add(raw[start : start + size])
-        assert values._count == len(re.findall(rb"[,{\[]", STRING.sub(b"", raw)))
+            form.add(raw[start : start + size])
+        outside = STRING.sub(b"", raw)
+        assert (form.values, form.objects) == (len(re.findall(rb"[,{\[]", outside)), outside.count(b"{"))
 
 
-class TestCheckValues:
-    async def test_a_table_in_a_prompt_is_one_value(self) -> None:
-        await check_values(json.dumps({"query": "1,2,[3],{4}\n" * MOST_JSON_VALUES}))
+class TestWhatABodyUnfoldsTo:
+    async def test_is_little_for_a_table_in_a_prompt(self) -> None:
+        table = "1,2,[3],{4}\n" * MOST_JSON_VALUES + "7" * 10_000
+        request = await parse_body(body(table), 1000)
+        assert request.variables == {"v": table}
 
-    async def test_many_values_are_refused(self) -> None:
-        with pytest.raises(LimitExceeded):
-            await check_values(json.dumps({"a": [1] * (MOST_JSON_VALUES + 1)}))
+    @pytest.mark.parametrize(
+        ("value", "limit", "allowed"),
+        [
+            ([1] * (MOST_JSON_VALUES + 1), "JSON values", MOST_JSON_VALUES),
+            ({str(number): 1 for number in range(MOST_JSON_VALUES + 1)}, "JSON values", MOST_JSON_VALUES),
+            ([{"text": "x"}] * (MOST_JSON_OBJECTS + 1), "JSON objects", MOST_JSON_OBJECTS),
+            ([1] * MOST_JSON_OBJECTS + [int("7" * (MOST_DIGITS + 1))], "digits of a number", MOST_DIGITS),
+        ],
+    )
+    async def test_is_bounded(self, value: object, limit: str, allowed: int) -> None:
+        extensions = await refused(body(value))
+        assert (extensions["code"], extensions["limit"], extensions["allowed"]) == ("LIMIT_EXCEEDED", limit, allowed)
+        had = extensions["had"]
+        assert isinstance(had, int)
+        assert had > allowed
+
+    async def test_is_bounded_in_a_query_string_too(self) -> None:
+        with pytest.raises(RequestFailed) as caught:
+            await parse_query_string(b'query={a}&variables={"v":[' + b"{}," * MOST_JSON_OBJECTS + b"0]}")
+        assert caught.value.status == 413
+
+    async def test_may_be_a_conversation_of_2048_messages_with_parts_and_tools(self) -> None:
+        """The largest that is allowed."""
+        message = {"role": "USER", "parts": [{"text": "x"}, {"image": {"base64": {"data": "aGk=", "mediaType": "image/png"}}}]}
+        variables = {"v": {"messages": [message] * 1500 + [{"role": "USER", "text": "x"}] * 548}}
+        request = await parse_body(json.dumps({"query": "{ a }", "variables": variables}).encode(), 1000)
+        assert request.variables == variables
+
+
+class TestNumbers:
+    @pytest.mark.parametrize("number", ["1.5", "-0.25e-3", "3.141592653589793", "1.23456789012345678901234567890e-300", "5e-324"])
+    async def test_are_read_exactly(self, number: str) -> None:
+        request = await parse_body(f'{{"variables": {{"v": {number}}}}}'.encode(), 1000)
+        assert request.variables == {"v": float(number)}
+
+    @pytest.mark.parametrize("number", ["1e999", "-1e999", "NaN", "Infinity"])
+    async def test_that_are_not_finite_are_refused(self, number: str) -> None:
+        with pytest.raises(RequestFailed) as caught:
+            await parse_body(f'{{"variables": {{"v": {number}}}}}'.encode(), 1000)
+        assert caught.value.status == 400

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import hashlib
 import json
 import logging
@@ -10,6 +11,7 @@ from urllib.parse import quote
 import pytest
 
 from app.errors import Overloaded
+from app.graphql.plans import PlannedExecutor
 from tests.app.graphql.asgi import Client
 from tests.app.graphql.serving import eventually
 from tests.app.graphql.shop import ADMIN_KEY, Shop, with_limits, with_server
@@ -162,7 +164,7 @@ class TestMalformedBodies:
             pytest.param(b'{"query": "{ hello }", "variables": {"a": NaN}}', id="NaN"),
             pytest.param(b'{"query": "{ hello }", "variables": {"a": 1e999}}', id="infinite"),
             pytest.param(b'{"query": "{ hello }", "variables": {"a": ' + b"1" * 5000 + b"}}", id="integer of 5,000 digits"),
-            pytest.param(b'{"query": "{ hello }", "variables": {"a": ' + b"[" * 100_000 + b"}}", id="100,000 nested lists"),
+            pytest.param(b'{"query": "{ hello }", "variables": {"a": ' + b"[" * 50_000 + b"}}", id="50,000 nested lists"),
             pytest.param(b'{"query": 123}', id="query is a number"),
             pytest.param(b'{"query": null}', id="query is null"),
             pytest.param(b"{}", id="no query"),
@@ -210,12 +212,23 @@ class TestSizes:
         assert (await first).status == 200
         assert (await Client(app).send(slow)).status == 200
 
+    @pytest.mark.parametrize("query", ["{ hello }", "{ refused }", "{ forbidden }"])
+    async def test_nothing_of_a_request_stays_when_it_has_been_answered(self, query: str) -> None:
+        """Not even until the garbage collector comes: its full turns are rare, and a request may hold many megabytes."""
+        client = Client(Shop().app())
+        gc.collect()
+        gc.disable()
+        try:
+            await client.post(query, {"pad": "x"})
+            assert not [each for each in gc.get_objects() if isinstance(each, PlannedExecutor)]
+        finally:
+            gc.enable()
+
     async def test_many_small_values_in_a_body_are_refused_before_they_unfold(self) -> None:
         body = b'{"query": "{ hello }", "variables": {"a": [' + b"[]," * 2_000_000 + b"[]]}}"
         chunks = (body[start : start + 65_536] for start in range(0, len(body), 65_536))
         answer = await Client(Shop().app()).send(chunks)
         assert (answer.status, answer.extensions["limit"]) == (413, "JSON values")
-        assert answer.read < len(body)
 
     async def test_a_large_table_in_a_text_is_one_value(self) -> None:
         body = json.dumps(

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from websockets.exceptions import InvalidStatus
 
+from app.graphql.body import MOST_JSON_OBJECTS
 from tests.app.graphql.serving import SocketClient, eventually, serving, settled, socket_client
 from tests.app.graphql.shop import ADMIN_KEY, KEY, OTHER_KEY, Shop, changed, numbers, with_limits, with_server
 
@@ -79,6 +80,16 @@ class TestOneBadOperation:
         shop.board.publish(None)
         assert (await client.receive())["payload"] == {"data": {"news": {"number": 1}}}
         assert await client.receive() == {"id": "good", "type": "complete"}
+
+    async def test_that_would_unfold_to_too_much_leaves_the_others_alone(self, shop: Shop, client: SocketClient) -> None:
+        await client.subscribe("good", "subscription { news { number } }")
+        await client.subscribe("bad", "{ hello }", {"a": [{}] * (MOST_JSON_OBJECTS + 1)})
+        error = await client.receive()
+        assert (error["id"], error["type"]) == ("bad", "error")
+        assert error["payload"][0]["extensions"]["limit"] == "JSON objects"  # type: ignore[index]  # JSON
+        await client.taken()
+        shop.board.publish(1)
+        assert (await client.receive())["payload"] == {"data": {"news": {"number": 1}}}
 
     async def test_a_source_that_breaks_is_masked(self, client: SocketClient, caplog: pytest.LogCaptureFixture) -> None:
         await client.subscribe("a", "subscription { fails }")
