@@ -66,6 +66,8 @@ class Leases:
                             self._held[key]()
             except StoreUnavailable:
                 _log.warning("no lease was renewed: Redis does not answer")
+            except Exception:  # noqa: BLE001 a keeper that ends would let others bury every call of the process
+                _log.exception("no lease was renewed")
 
     async def bury_the_dead(self, key: UUID) -> None:
         """As `bury`, where one look tells that its owner is dead: a process of this machine that is no more. One alone does it:
@@ -83,7 +85,7 @@ class Leases:
             buried = await self._stream_log.take_from_the_dead(key)
             if not buried and await self._stream_log.owner(key) is None:
                 await self._clock.sleep(SECOND_LOOK_SECONDS)
-                buried = await self._stream_log.owner(key) is None
+                buried = await self._stream_log.is_free(key)
             if buried:
                 await self._ledger.abandon(key)
 

@@ -3,6 +3,8 @@ a process of its own to the others: its connections, leases and fleet are its ow
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -95,6 +97,18 @@ class Stores:
         file = self.folder / name
         file.write_text(value, encoding="utf-8")
         return SecretReference(file=file)
+
+
+@contextmanager
+def full_redis(valkey_url: str) -> Iterator[None]:
+    """It answers, and refuses every write."""
+    with Redis.from_url(valkey_url) as server:
+        usual = server.config_get("maxmemory")["maxmemory"]
+        server.config_set("maxmemory", 1)
+        try:
+            yield
+        finally:
+            server.config_set("maxmemory", usual)
 
 
 def asked(

@@ -125,6 +125,14 @@ class StreamLog:
         found = await self._redis.run(act)
         return None if found is None else found.decode()
 
+    async def is_free(self, key: UUID) -> bool:
+        """Nobody has the lease. Asked by a write, because where Redis takes none no owner can renew."""
+
+        async def act(server: Server) -> bool:
+            return bool(await server.set(_lease(key), self._owner, nx=True, px=1))
+
+        return await self._redis.run(act)
+
     async def is_owned(self, key: UUID) -> bool:
         """Somebody has the lease who is not known to be dead."""
         owner = await self.owner(key)

@@ -360,6 +360,7 @@ class Limiter:
         self._woken.set()
         if self._pump is None or self._pump.done():
             self._pump = asyncio.create_task(self._serve())
+            self._pump.add_done_callback(self._served)
         try:
             granted = await waiter.granted
         except asyncio.CancelledError:
@@ -384,6 +385,15 @@ class Limiter:
             if seconds > 0 and not self._woken.is_set():
                 await self._pause(max(seconds, _SMALLEST_WAIT))
             self._give_up_late_ones()
+        self._deadlines.clear()
+
+    def _served(self, pump: asyncio.Task[None]) -> None:
+        """Whatever broke it, nobody waits for it in vain."""
+        if pump.cancelled() or (error := pump.exception()) is None:
+            return
+        for _, _, waiter in self._deadlines:
+            if not waiter.granted.done():
+                waiter.granted.set_exception(error)
         self._deadlines.clear()
 
     async def _pause(self, seconds: float) -> None:

@@ -1,7 +1,8 @@
 """Connections to Redis: one server, Sentinel or Cluster, by their URL.
 
 Redis holds copies and coordination, so its outage may slow the service down and never break it: sockets time out in tenths of a
-second, and after the first failures nobody waits for it any more until it answers again. Every failure is StoreUnavailable.
+second, and after the first failures nobody waits for it any more until it answers again. Every failure is StoreUnavailable, also
+the refusal of a server that answers and takes no writes.
 
     redis://host:6379/0   rediss://…   unix:///path
     redis+sentinel://[user:password@]host:26379,host:26379/service/0
@@ -11,6 +12,7 @@ second, and after the first failures nobody waits for it any more until it answe
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import TypeAlias, TypeVar, cast
@@ -25,8 +27,10 @@ from redis.exceptions import (
     BusyLoadingError,
     ClusterDownError,
     NoScriptError,
+    OutOfMemoryError,
     ReadOnlyError,
     RedisClusterException,
+    ResponseError,
     TryAgainError,
 )
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -43,6 +47,7 @@ _POOL_SIZE = 50
 _FAILURES = 3
 _FIRST_PAUSE_SECONDS = 0.5
 _LONGEST_PAUSE_SECONDS = 2.0
+_TELL_EVERY_SECONDS = 60.0
 _AWAY = (
     RedisConnectionError,
     RedisTimeoutError,
@@ -53,6 +58,9 @@ _AWAY = (
     TryAgainError,
     BusyLoadingError,
 )
+
+_TAKES_NO_WRITES = ("MISCONF ", "NOREPLICAS ")
+_log = logging.getLogger(__name__)
 
 
 class Script:
@@ -73,6 +81,7 @@ class RedisClient:
         self._failures = 0
         self._pause = _FIRST_PAUSE_SECONDS
         self._closed_until = 0.0
+        self._told_at = float("-inf")
 
     @property
     def available(self) -> bool:
@@ -89,6 +98,11 @@ class RedisClient:
             result = await act(self._server)
         except _AWAY as error:
             self._failed()
+            raise StoreUnavailable("Redis") from error
+        except ResponseError as error:
+            if not _takes_no_writes(error):
+                raise
+            self._tell(error)
             raise StoreUnavailable("Redis") from error
         self._failures = 0
         self._pause = _FIRST_PAUSE_SECONDS
@@ -108,6 +122,12 @@ class RedisClient:
     async def close(self) -> None:
         for server in (self._server, *self._sentinels):
             await server.aclose()
+
+    def _tell(self, refusal: ResponseError) -> None:
+        now = self._clock.monotonic()
+        if now - self._told_at >= _TELL_EVERY_SECONDS:
+            self._told_at = now
+            _log.warning("Redis takes no writes", extra={"reason": str(refusal)})
 
     def _failed(self) -> None:
         self._failures += 1
@@ -136,6 +156,11 @@ def connect_redis(url: str, settings: RedisSettings, clock: Clock) -> RedisClien
     if scheme == "redis+cluster":
         return RedisClient(_cluster(url, seconds), clock)
     raise SettingsError("redis.url", "is redis://, rediss://, unix://, redis+sentinel:// or redis+cluster://")
+
+
+def _takes_no_writes(error: ResponseError) -> bool:
+    """It is full, cannot save, or has too few replicas; in a pipeline the text begins with the command."""
+    return isinstance(error, OutOfMemoryError) or any(word in str(error) for word in _TAKES_NO_WRITES)
 
 
 def _retry() -> Retry:

@@ -3,6 +3,7 @@ from __future__ import annotations
 from uuid import uuid4
 
 import pytest
+from redis import Redis
 
 from app.access.principal import Scope
 from app.completion_events import CompletionFailed, CompletionStarted
@@ -17,7 +18,7 @@ from app.services import Services
 from tests.app.access.principals import principal
 from tests.app.conftest import OpenProcess
 from tests.clocks import ManualClock
-from tests.services import Stores, asked
+from tests.services import Stores, asked, full_redis
 from tests.simulators import RunningSimulator
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
@@ -92,6 +93,20 @@ class TestBurial:
         assert second.status == CompletionStatus.RUNNING.value
         await other.ledger.release(completion.key)
         await redis.close()
+
+    async def test_spares_a_call_whose_owner_cannot_renew_its_lease(
+        self, services: Services, open_process: OpenProcess, simulator: RunningSimulator, stores: Stores
+    ) -> None:
+        simulator.post({"operation": "completion", "token_delay_ms": 50, "answer": {"tokens": 60}})
+        other = await open_process()
+        completion = await services.streams.start(asked(key="k"), ACME)
+        with full_redis(stores.valkey_url):
+            with Redis.from_url(stores.valkey_url) as server:
+                server.flushdb()
+            await other.streams._leases.bury(completion.key)
+        stored = await services.ledger.stored(completion.key)
+        assert stored is not None
+        assert stored.status != CompletionStatus.FAILED.value
 
     async def test_spares_a_call_that_nobody_can_ask_about(self, services: Services) -> None:
         away = connect_redis("redis://127.0.0.1:1/0", services.settings.redis, services.clock)

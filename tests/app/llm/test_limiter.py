@@ -161,6 +161,19 @@ class TestWaiting:
         assert small.done()
         assert bench.available(LimiterKind.TOKENS) == pytest.approx(100)
 
+    async def test_none_waits_for_ever_where_the_buckets_break(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        bench = Bench()
+        await bench.reserve("acme", 6_000)
+
+        async def broken(*_: float) -> float:
+            raise ValueError
+
+        monkeypatch.setattr(bench.limiter._buckets, "fetch", broken)
+        async with asyncio.timeout(5):
+            results = await asyncio.gather(*bench.ask("acme", 100, times=2), return_exceptions=True)
+        assert [type(result) for result in results] == [ValueError, ValueError]
+        assert bench.waiting == 0
+
     async def test_nothing_is_left_behind_when_it_closes(self) -> None:
         before = asyncio.all_tasks()
         bench = Bench()

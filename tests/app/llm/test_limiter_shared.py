@@ -17,6 +17,7 @@ from app.llm.limiter_shared import SharedBuckets
 from app.redis.clients import RedisClient, Script, connect_redis
 from app.settings import ProviderLimits, RedisSettings
 from app.usage import RateLimitReport, TokenUsage
+from tests.services import full_redis
 
 pytestmark = pytest.mark.anyio
 
@@ -202,6 +203,18 @@ class TestWithoutRedis:
         await process.coordination.sync()
         assert process.state().shared
         assert process.state().available < 5_200
+
+
+class TestAFullRedis:
+    async def test_keeps_nobody_waiting_and_is_used_again_once_it_has_room(self, start: Start, valkey_url: str) -> None:
+        one = start(Rates(60, 6_000))
+        with full_redis(valkey_url):
+            await one.coordination.sync()
+            async with asyncio.timeout(5):
+                await one.take(100)
+            assert not one.state().shared
+        await one.coordination.sync()
+        assert one.state().shared
 
 
 class TestPeers:

@@ -106,6 +106,33 @@ class TestAnOutage:
         await redis.close()
 
 
+class TestAServerThatTakesNoWrites:
+    @pytest.mark.parametrize(
+        "refusal",
+        [
+            "OOM command not allowed when used memory > 'maxmemory'.",
+            "MISCONF Valkey is configured to save RDB snapshots, but it's currently unable to persist to disk.",
+            "NOREPLICAS Not enough good replicas to write.",
+        ],
+    )
+    async def test_is_away_for_who_writes_and_there_for_who_reads(self, valkey_url: str, refusal: str) -> None:
+        redis = connect_redis(valkey_url, SETTINGS, SystemClock())
+
+        async def write(server: Server) -> object:
+            return await server.eval(f'return redis.error_reply("{refusal}")', 0)
+
+        async def write_many(server: Server) -> object:
+            pipeline = server.pipeline(transaction=False)
+            pipeline.eval(f'return redis.error_reply("{refusal}")', 0)
+            return await pipeline.execute()
+
+        for act in (write, write_many) * 3:
+            with pytest.raises(StoreUnavailable):
+                await redis.run(act)
+        assert await redis.run(ping)
+        await redis.close()
+
+
 class TestUrls:
     @pytest.mark.parametrize(
         "url",
