@@ -102,6 +102,10 @@ class WebhookSender:
         self._clock = clock
         self._timeout = aiohttp.ClientTimeout(total=total_seconds)
 
+    def check(self) -> None:
+        """Raises SettingsError where the secret is gone."""
+        signing_key(self._secret)
+
     async def send(self, event: UUID, body: bytes) -> Sent:
         """The id stays the same however often an event is sent. Raises SettingsError where the secret is gone."""
         key = signing_key(self._secret)

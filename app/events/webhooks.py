@@ -20,7 +20,7 @@ from sqlalchemy import text
 from app.clock import Clock
 from app.db.sessions import Sessions
 from app.db.wakeups import Wakeup
-from app.errors import SettingsError, StoreUnavailable
+from app.errors import GreenLangError, SettingsError, StoreUnavailable
 from app.events.relay import Relay
 from app.events.webhook_sender import Sent, WebhookSender, signing_key
 from app.settings import WebhookSettings
@@ -59,8 +59,10 @@ class Webhooks:
         self._endpoints = [_Endpoint(each, topic, render, sessions=sessions, relay=relay, clock=clock) for each in settings]
 
     async def run(self) -> None:
-        """Until it is cancelled."""
-        await asyncio.gather(*(endpoint.run() for endpoint in self._endpoints))
+        """Until it is cancelled; no delivery runs on after it."""
+        async with asyncio.TaskGroup() as group:
+            for endpoint in self._endpoints:
+                group.create_task(endpoint.run())
 
 
 class _Endpoint:
@@ -85,20 +87,34 @@ class _Endpoint:
                 _log.warning("no webhooks are sent: PostgreSQL does not answer")
             except SettingsError as error:
                 _log.error("no webhooks are sent: %s", error)
+            except Exception:  # noqa: BLE001 (an endpoint that ends would never be sent anything again)
+                _log.exception("no webhooks are sent")
             await self._wakeup.wait(POLL_SECONDS)
 
     async def _send_due(self) -> bool:
         """True where there may be more."""
         async with self._sessions.statements() as session:
             await session.execute(_TAKE, {"endpoint": self._name, "topic": self._topic})
+            self._sender.check()
             rows = (await session.execute(_CLAIM, {"endpoint": self._name, "lease": LEASE, "most": AT_ONCE})).all()
             await session.execute(_FORGET, {"endpoint": self._name, "kept": KEPT})
         if not rows:
             return False
         attempts = {UUID(int=row.event.int): int(row.attempts) for row in rows}
         bodies = await self._render(list(attempts))
-        await asyncio.gather(*(self._send(event, number, bodies.get(event)) for event, number in attempts.items()))
+        async with asyncio.TaskGroup() as group:
+            for event, number in attempts.items():
+                group.create_task(self._try(event, number, bodies.get(event)))
         return len(rows) == AT_ONCE
+
+    async def _try(self, event: UUID, attempt: int, body: bytes | None) -> None:
+        """What fails here is tried again when its lease ends; the others go on."""
+        try:
+            await self._send(event, attempt, body)
+        except GreenLangError as error:
+            _log.warning("a webhook's outcome is not known", extra={"event": str(event), "reason": str(error)})
+        except Exception:  # noqa: BLE001 (as above)
+            _log.exception("a webhook could not be sent", extra={"event": str(event)})
 
     async def _send(self, event: UUID, attempt: int, body: bytes | None) -> None:
         sent = Sent("there is no such event any more", gone=True) if body is None else await self._sender.send(event, body)

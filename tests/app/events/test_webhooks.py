@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
 from uuid import UUID, uuid4
 
 import asyncpg
@@ -14,11 +15,12 @@ from app.clock import SystemClock
 from app.db.engines import build_engines
 from app.db.sessions import Sessions
 from app.events.relay import Relay
+from app.events.webhook_sender import Sent, WebhookSender
 from app.events.webhooks import DELAYS, Webhooks
 from app.secrets import SecretReference
 from app.settings import DatabaseSettings, WebhookSettings
 from tests.app.events.test_relay import TOPIC, Connection, put
-from tests.app.events.test_webhook_sender import Receiver, receiver, secret
+from tests.app.events.test_webhook_sender import SECRET, Receiver, receiver, secret
 from tests.app.graphql.serving import eventually
 
 __all__ = ["receiver", "secret"]
@@ -126,7 +128,70 @@ class TestDelivery:
         assert kept
 
 
+class TestAStop:
+    async def test_ends_every_delivery(
+        self, sessions: Sessions, connection: Connection, receiver: Receiver, secret: SecretReference
+    ) -> None:
+        receiver.seconds = 30
+        settings = WebhookSettings(url=receiver.url, secret=secret, allow_private=True)
+        before = asyncio.all_tasks()
+        async with process(sessions, settings):
+            await known(connection)
+            await told(connection)
+            await eventually(lambda: receiver.got, 10)
+        left = [getattr(task.get_coro(), "__qualname__", "") for task in asyncio.all_tasks() - before]
+        assert not [name for name in left if name.startswith("_Endpoint")]
+
+
 class TestFailures:
+    async def test_of_one_delivery_leave_the_others_alone(
+        self,
+        sessions: Sessions,
+        connection: Connection,
+        receiver: Receiver,
+        secret: SecretReference,
+        *,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        broken: list[UUID] = []
+        send = WebhookSender.send
+
+        async def break_the_first(self: WebhookSender, event: UUID, body: bytes) -> Sent:
+            if not broken or event in broken:
+                broken.append(event)
+                raise RuntimeError("a bug")
+            return await send(self, event, body)
+
+        monkeypatch.setattr(WebhookSender, "send", break_the_first)
+        settings = WebhookSettings(url=receiver.url, secret=secret, allow_private=True)
+        async with process(sessions, settings):
+            await known(connection)
+            for _ in range(3):
+                await told(connection)
+            await until(connection, "count(*) filter (where outcome = 'DELIVERED') = 2 from webhook_deliveries")
+            await told(connection)
+            await until(connection, "count(*) filter (where outcome = 'DELIVERED') = 3 from webhook_deliveries")
+        assert "a webhook could not be sent" in caplog.text
+
+    async def test_a_secret_that_is_gone_uses_up_no_try(
+        self, sessions: Sessions, connection: Connection, receiver: Receiver, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        file = tmp_path / "gone"
+        file.write_text(SECRET)
+        settings = WebhookSettings(url=receiver.url, secret=SecretReference(file=file), allow_private=True)
+        async with process(sessions, settings):
+            await known(connection)
+            file.write_text("none")
+            await told(connection)
+            await eventually(lambda: "no webhooks are sent" in caplog.text, 10)
+            await until(connection, "count(*) = 1 from webhook_deliveries")
+            waiting = await delivery(connection)
+            file.write_text(SECRET)
+            await told(connection)
+            await until(connection, "count(*) filter (where outcome = 'DELIVERED') = 2 from webhook_deliveries")
+        assert waiting["attempts"] == 0
+
     async def test_are_tried_again_under_the_same_id(
         self, sessions: Sessions, connection: Connection, receiver: Receiver, secret: SecretReference
     ) -> None:
