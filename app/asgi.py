@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest, start_http_server
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
@@ -31,6 +32,8 @@ from app.web.bearer import bearer_token
 from app.web.request_ids import RequestIds
 from app.web.security import SecurityHeaders
 from schema.build import build_schema
+
+_METHOD_NOT_ALLOWED = 405
 
 Authenticate = Callable[[Mapping[str, str]], Awaitable[Principal]]
 
@@ -69,7 +72,11 @@ def create_app(settings: Settings) -> Starlette:
             ),
         ]
 
-    return Starlette(lifespan=lifespan, middleware=_middleware(settings.server))
+    app = Starlette(
+        lifespan=lifespan, middleware=_middleware(settings.server), exception_handlers={HTTPException: _no_such_route}
+    )
+    app.router.redirect_slashes = False
+    return app
 
 
 def _middleware(server: ServerSettings) -> list[Middleware]:
@@ -125,5 +132,12 @@ def _metrics_route(metrics: CollectorRegistry, authenticate: Authenticate) -> Ro
     return Route("/metrics", expose)
 
 
-def _refusal(status: int, code: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
-    return JSONResponse({"errors": [{"message": code, "extensions": {"code": code}}]}, status, headers)
+def _no_such_route(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    if error.status_code == _METHOD_NOT_ALLOWED:
+        return _refusal(error.status_code, "METHOD_NOT_ALLOWED", error.headers, f"{request.method} is not allowed here")
+    return _refusal(error.status_code, "BAD_USER_INPUT", error.headers, "there is nothing at this path: the API is at /graphql")
+
+
+def _refusal(status: int, code: str, headers: Mapping[str, str] | None = None, message: str | None = None) -> JSONResponse:
+    return JSONResponse({"errors": [{"message": message or code, "extensions": {"code": code}}]}, status, headers)

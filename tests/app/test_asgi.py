@@ -111,3 +111,19 @@ class TestPagesOfOtherOrigins:
         assert (allowed.status, allowed.headers["access-control-allow-origin"]) == (200, "https://dashboard.example.com")
         assert refused.status == 400
         assert "access-control-allow-origin" not in refused.headers
+
+
+class TestOtherPaths:
+    @pytest.mark.parametrize("path", ["/graphql/", "/", "/nope"])
+    async def test_are_answered_in_json_too(self, settings: Settings, path: str) -> None:
+        async with running(settings) as app:
+            answer = await get(app, path)
+        assert (answer.status, answer.code) == (404, "BAD_USER_INPUT")
+        assert answer.headers["content-type"] == "application/json"
+        assert answer.headers["x-frame-options"] == "DENY"
+
+    async def test_with_another_method_say_which_may_be_used(self, settings: Settings) -> None:
+        async with running(settings) as app:
+            answer = await Client(app).send(method="DELETE", path="/metrics")
+        assert (answer.status, answer.code) == (405, "METHOD_NOT_ALLOWED")
+        assert "GET" in answer.headers["allow"]
