@@ -118,11 +118,11 @@ class Adapter(ABC):
             await source.close()
 
     async def probe(self) -> None:
-        """A server that answers is up, also one that lists no models."""
+        """A server that answers is up, also one that lists no models, or not so often."""
         try:
             await self._upstream.get(self.models_path, {"limit": 1})
         except ProviderError as error:
-            if error.kind not in {FailureKind.MODEL_NOT_FOUND, FailureKind.BAD_REQUEST}:
+            if error.kind not in {FailureKind.MODEL_NOT_FOUND, FailureKind.BAD_REQUEST, FailureKind.RATE_LIMITED}:
                 raise
 
     async def close(self) -> None:

@@ -131,7 +131,7 @@ def retry_after(headers: Mapping[str, str], now: datetime) -> timedelta | None:
         return None
     try:
         at = parsedate_to_datetime(text)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     return _wait((at.replace(tzinfo=at.tzinfo or now.tzinfo) - now).total_seconds())
 

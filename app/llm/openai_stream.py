@@ -166,6 +166,6 @@ class OpenAIStream:
         """Servers that leave the index out send one call after the other: a new name, or id, begins the next."""
         if body.index is not None:
             return body.index
-        last = len(self._calls) - 1
+        last = next(reversed(self._calls), -1)
         begins = last < 0 or (body.id is not None and body.id != self._calls[last].id) or (body.id is None and bool(name))
         return last + 1 if begins else last

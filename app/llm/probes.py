@@ -10,7 +10,7 @@ from enum import Enum
 from random import Random
 
 from app.clock import Clock
-from app.errors import ProviderError
+from app.errors import FailureKind, ProviderError
 from app.llm.breaker import BreakerStatus
 from app.llm.provider import Provider
 
@@ -73,10 +73,13 @@ class Monitor:
             await self._clock.sleep(EVERY_SECONDS * (1 + _JITTER * (2 * self._random.random() - 1)))
 
     async def probe(self) -> None:
+        """Says nothing where our own calls have every connection."""
         try:
             async with asyncio.timeout(_PATIENCE_SECONDS):
                 await self._provider.probe()
-        except (ProviderError, TimeoutError):
+        except (ProviderError, TimeoutError) as error:
+            if isinstance(error, ProviderError) and error.kind is FailureKind.POOL_EXHAUSTED:
+                return
             self._failures = (self._failures or 0) + 1
         else:
             self._failures = 0

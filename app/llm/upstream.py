@@ -164,6 +164,9 @@ class Upstream:
     def until(self, at: float) -> float:
         return at - self._clock.monotonic()
 
+    def later(self, seconds: float) -> float:
+        return self._clock.monotonic() + seconds
+
     @property
     def idle(self) -> float:
         return self._timeouts.idle.total_seconds()
@@ -267,6 +270,7 @@ class EventStream:
         self.phase = Phase.FIRST
         self._upstream = upstream
         self._first_by = first_by
+        self._rest_by: float | None = None
         self._deadline = deadline
         self._time_limit = TimeLimit()
         self._reader = SseReader()
@@ -324,8 +328,11 @@ class EventStream:
     def _limit(self) -> tuple[float, FailureKind]:
         if self.phase is Phase.FIRST:
             return self._upstream.remaining(self._deadline, self._upstream.until(self._first_by), FailureKind.FIRST_TOKEN_TIMEOUT)
-        allowed = self._upstream.idle if self.phase is Phase.IDLE else _GRACE_SECONDS
-        return self._upstream.remaining(self._deadline, allowed, FailureKind.IDLE_TIMEOUT)
+        if self.phase is Phase.IDLE:
+            return self._upstream.remaining(self._deadline, self._upstream.idle, FailureKind.IDLE_TIMEOUT)
+        if self._rest_by is None:
+            self._rest_by = self._upstream.later(_GRACE_SECONDS)
+        return self._upstream.remaining(self._deadline, self._upstream.until(self._rest_by), FailureKind.IDLE_TIMEOUT)
 
     def _failure(self, error: BaseException, timeout_kind: FailureKind) -> ProviderError:
         if isinstance(error, TimeoutError):

@@ -292,6 +292,13 @@ class TestProbe:
 
         assert simulator.ended(1)[0].status == 404
 
+    async def test_of_a_server_that_is_asked_too_often_passes(self, provider: Adapter, simulator: RunningSimulator) -> None:
+        simulator.post("rate-limited-bare")
+
+        await provider.probe()
+
+        assert simulator.ended(1)[0].status == 429
+
 
 class TestManyAtOnce:
     async def test_every_call_gets_its_own_answer(self, kind: ProviderKindName, base_url: str, model: str) -> None:

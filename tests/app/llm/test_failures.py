@@ -109,7 +109,16 @@ class TestRetryAfter:
     def test_is_understood_in_all_its_forms(self, headers: dict[str, str], seconds: float) -> None:
         assert retry_after(headers, NOW) == timedelta(seconds=seconds)
 
-    @pytest.mark.parametrize("headers", [{}, {"retry-after": "later"}, {"retry-after": "nan"}, {"retry-after": ""}])
+    @pytest.mark.parametrize(
+        "headers",
+        [
+            {},
+            {"retry-after": "later"},
+            {"retry-after": "Sun, 22 Nov 99999999999 12:00:00 GMT"},
+            {"retry-after": "nan"},
+            {"retry-after": ""},
+        ],
+    )
     def test_is_unknown_otherwise(self, headers: dict[str, str]) -> None:
         assert retry_after(headers, NOW) is None
 

@@ -8,7 +8,7 @@ import json
 import struct
 from base64 import b64encode
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from typing import Any
 
@@ -65,6 +65,23 @@ def streaming(*pieces: bytes, hold: asyncio.Event | None = None) -> Handler:
             await response.write(piece)
         if hold is not None:
             await hold.wait()
+        return response
+
+    return handle
+
+
+def pinging(*pieces: bytes) -> Handler:
+    """Sends the pieces, then signs of life until the client leaves."""
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"content-type": "text/event-stream"})
+        await response.prepare(request)
+        for piece in pieces:
+            await response.write(piece)
+        with suppress(ConnectionError):
+            for _ in range(1000):
+                await response.write(b": ping\n\n")
+                await asyncio.sleep(0.02)
         return response
 
     return handle
@@ -193,20 +210,32 @@ class TestACompatibleStream:
         assert streamed_text(parts) == end_of(parts).answer.text == "Zürich"
 
     async def test_that_pings_for_ever_is_left_at_the_first_token_timeout(self) -> None:
-        async def pinging(request: web.Request) -> web.StreamResponse:
-            response = web.StreamResponse(headers={"content-type": "text/event-stream"})
-            await response.prepare(request)
-            for _ in range(200):
-                await response.write(b": ping\n\n")
-                await asyncio.sleep(0.02)
-            return response
-
         short = ProviderTimeouts(first_token=timedelta(seconds=0.3))
-        async with serving(pinging, timeouts=short) as provider:
+        async with serving(pinging(), timeouts=short) as provider:
             with pytest.raises(ProviderError) as caught:
                 await parts_of(provider, call("local"))
 
         assert caught.value.kind is FailureKind.FIRST_TOKEN_TIMEOUT
+
+    async def test_that_is_whole_and_pings_for_ever_is_left_after_a_moment(self) -> None:
+        async with serving(pinging(chunk("whole"), chunk(finish="stop"))) as provider, asyncio.timeout(10):
+            answer = end_of(await parts_of(provider, call("local", seconds=60))).answer
+
+        assert (answer.text, answer.usage.confirmed) == ("whole", False)
+
+    async def test_may_leave_out_the_index_of_a_tool_call_that_it_told_before(self) -> None:
+        def told(**fields: object) -> bytes:
+            return b"data: " + json.dumps({"choices": [{"delta": {"tool_calls": [fields]}}]}).encode() + b"\n\n"
+
+        pieces = (
+            told(index=1, id="a", function={"name": "weather", "arguments": "{"}),
+            told(id="a", function={"arguments": "}"}),
+            told(id="b", function={"name": "weather", "arguments": "{}"}),
+        )
+        async with serving(streaming(*pieces, chunk(finish="tool_calls"), b"data: [DONE]\n\n")) as provider:
+            answer = end_of(await parts_of(provider, call("local", tools=(WEATHER,)))).answer
+
+        assert [(made.id, made.arguments) for made in answer.tool_calls] == [("a", "{}"), ("b", "{}")]
 
 
 class TestACompatibleAnswer:

@@ -42,6 +42,14 @@ class TestHealth:
         await bench.monitor.probe()
         assert [change.health.value for change in bench.told] == ["DEGRADED", "DOWN", "UP"]
 
+    async def test_a_probe_that_our_own_calls_leave_no_room_for_says_nothing(self) -> None:
+        bench = Bench()
+        await bench.monitor.probe()
+        bench.provider.probe_error = ProviderError(FailureKind.POOL_EXHAUSTED)
+        for _ in range(3):
+            await bench.monitor.probe()
+        assert bench.monitor.health is HealthStatus.UP
+
     @pytest.mark.parametrize(
         ("breakers", "health"),
         [
