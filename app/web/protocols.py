@@ -113,6 +113,7 @@ class HttpProtocol(HttpToolsProtocol):
     _stall: WriteDeadline
     _head_bytes: int | None = None
     _head_timer: asyncio.TimerHandle | None = None
+    _head_fits = True
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         super().connection_made(transport)
@@ -147,8 +148,7 @@ class HttpProtocol(HttpToolsProtocol):
         if within and self._head_bytes is not None and not self.transport.is_closing():
             self._head_bytes += len(data)
             if self._head_bytes > HEAD_BYTES:
-                message = f"line and headers are over {HEAD_BYTES} bytes"
-                self._refuse("431 Request Header Fields Too Large", "LIMIT_EXCEEDED", message)
+                self._refuse_head()
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -159,10 +159,20 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._head_ends()
+        self._head_fits = len(self.url) + sum(len(name) + len(value) for name, value in self.headers) <= HEAD_BYTES
+        if not self._head_fits:
+            raise ValueError  # makes the parser stop and call what follows
         super().on_headers_complete()
 
     def send_400_response(self, msg: str) -> None:
-        self._refuse("400 Bad Request", "BAD_USER_INPUT", msg)
+        if self._head_fits:
+            self._refuse("400 Bad Request", "BAD_USER_INPUT", msg)
+        else:
+            self._refuse_head()
+
+    def _refuse_head(self) -> None:
+        message = f"line and headers are over {HEAD_BYTES} bytes"
+        self._refuse("431 Request Header Fields Too Large", "LIMIT_EXCEEDED", message)
 
     def _head_begins(self) -> None:
         self._head_bytes = 0

@@ -59,6 +59,7 @@ class TestTheHeadOfARequest:
             pytest.param(START + b"x-long: " + b"a" * HEAD_BYTES, id="a header without an end"),
             pytest.param(START + b"x-a: b\r\n" * (HEAD_BYTES // 8), id="headers without an end"),
             pytest.param(b"GET /" + b"a" * HEAD_BYTES, id="a line without an end"),
+            pytest.param(START + b"x-long: " + b"a" * HEAD_BYTES + b"\r\n\r\n", id="a long header that comes at once"),
         ],
     )
     async def test_over_its_limit_is_refused(self, port: int, head: bytes) -> None:
