@@ -63,6 +63,10 @@ class BreakerBoard:
         """To be sent with the next sync; a later change of the same breaker takes its place."""
         self._posts[target] = _Post(change, target, owner, seconds * 1000)
 
+    def withdraw(self, target: str) -> None:
+        """What was posted and not sent yet holds no more."""
+        self._posts.pop(target, None)
+
     async def change(self, change: Change, target: str, owner: str, seconds: float) -> tuple[bool, float, Circuit]:
         """Whether it was done, Redis' time in milliseconds, and the circuit as it is now. Raises StoreUnavailable."""
         answer = await self._redis.evaluate(self._script, self.key, change, target, owner, seconds * 1000)
@@ -162,6 +166,7 @@ class SharedBreaker:
         """Closes it here and everywhere."""
         self._breaker.close()
         if self._board is not None:
+            self._board.withdraw(self._target)
             try:
                 _, _, circuit = await self._board.change("reset", self._target, self._owner, 0.0)
                 self._version = circuit["version"]

@@ -210,6 +210,14 @@ class TestReset:
         assert [one.status, two.status] == [BreakerStatus.CLOSED] * 2
         assert [state.status.value for state in one.changes] == ["OPEN", "CLOSED"]
 
+    async def test_a_reset_takes_back_what_was_not_told_yet(self, start: Start) -> None:
+        one, two = start(), start()
+        await one.fail(5)
+        await one.breaker.reset()
+        await sync(one, two, one)
+        assert [one.status, two.status] == [BreakerStatus.CLOSED] * 2
+        assert two.changes == []
+
 
 class TestWithoutRedis:
     async def test_a_process_decides_alone(self) -> None:
