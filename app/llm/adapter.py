@@ -1,7 +1,7 @@
 """What both adapters do with a call, around what their wire protocols say: encode, send, read, check, and account.
 
-A failed try says what was billed: an answer that is not of the schema asked for or that cannot be read, and a stream that broke
-off after its first token.
+A failed try says what was billed: an answer that is not of the schema asked for, that cannot be read or that broke off, and a
+stream that broke off after its first token.
 """
 
 from __future__ import annotations
@@ -81,7 +81,12 @@ class Adapter(ABC):
                 self.completions_path, body, model=call.model, deadline=call.deadline, patience=allowed
             )
 
-        response, notes = await self._send(call, send, stream=False)
+        try:
+            response, notes = await self._send(call, send, stream=False)
+        except ProviderError as failure:
+            if failure.kind is FailureKind.TRUNCATED:
+                failure.usage = estimated_usage(call, BYTES_PER_TOKEN * call.max_output_tokens)
+            raise
         try:
             whole = self.read_answer(response.content, call, notes)
         except Malformed:

@@ -63,13 +63,18 @@ class OpenAIProvider(Adapter):
 
     async def embed(self, call: EmbedCall) -> Embedded:
         """Vectors of another length than `dimensions` are SCHEMA_MISMATCH: a server that ignores it must not go unnoticed."""
-        response = await self._upstream.post(
-            "/embeddings",
-            encode_embedding(call),
-            model=call.model,
-            deadline=call.deadline,
-            patience=self._settings.timeouts.first_token,
-        )
+        try:
+            response = await self._upstream.post(
+                "/embeddings",
+                encode_embedding(call),
+                model=call.model,
+                deadline=call.deadline,
+                patience=self._settings.timeouts.first_token,
+            )
+        except ProviderError as error:
+            if error.kind is FailureKind.TRUNCATED:
+                error.usage = estimated_embedding_usage(call)
+            raise
         request_id = self._upstream.request_id(response)
         try:
             vectors, figures, model = read_embeddings(response.content, len(call.texts))

@@ -55,7 +55,6 @@ STATUSES = {
     "prompt-filter": FailureKind.CONTENT_FILTERED,
     "reset": FailureKind.CONNECTION,
     "disconnect": FailureKind.CONNECTION,
-    "cut-first": FailureKind.CONNECTION,
     "silent": FailureKind.FIRST_TOKEN_TIMEOUT,
     "slow-first-token": FailureKind.FIRST_TOKEN_TIMEOUT,
 }
@@ -94,6 +93,30 @@ class TestAFailedTry:
         assert error.usage is not None
         assert not error.usage.confirmed
         assert 0 < error.usage.output_tokens <= 16
+
+    async def test_before_the_first_token_of_a_stream_says_nothing_of_what_was_billed(
+        self, provider: Adapter, model: str, simulator: RunningSimulator
+    ) -> None:
+        simulator.post("cut-first")
+
+        error = await failure(provider, model, streamed=True)
+
+        assert (error.kind, error.usage) == (FailureKind.TRUNCATED, None)
+
+    async def test_in_the_midst_of_a_whole_answer_is_charged_as_the_longest_it_could_be(
+        self, provider: Adapter, model: str, simulator: RunningSimulator
+    ) -> None:
+        simulator.post("cut")
+
+        error = await failure(provider, model, streamed=False)
+
+        assert error.kind is FailureKind.TRUNCATED
+        [entry] = simulator.ended(1)
+        assert entry.billed
+        assert error.usage is not None
+        assert not error.usage.confirmed
+        assert error.usage.input_tokens > 0
+        assert error.usage.output_tokens == call(model).max_output_tokens
 
     async def test_inside_a_stream_is_told_by_its_type(
         self, kind: ProviderKindName, provider: Adapter, model: str, simulator: RunningSimulator

@@ -108,6 +108,18 @@ class TestEmbeddings:
         assert embedded.provider_request_id
         await provider.close()
 
+    async def test_that_break_off_are_charged_at_an_estimate(self, simulator: RunningSimulator) -> None:
+        provider = adapter(OPENAI, simulator.openai_url)
+        simulator.post("cut")
+
+        with pytest.raises(ProviderError) as caught:
+            await provider.embed(embed("text-embedding-3-small", "one", "two"))
+
+        assert caught.value.kind is FailureKind.TRUNCATED
+        assert caught.value.usage is not None
+        assert (caught.value.usage.confirmed, caught.value.usage.input_tokens) == (False, 2)
+        await provider.close()
+
     @pytest.mark.parametrize("encoded", [True, False])
     async def test_come_in_the_order_of_the_texts(self, *, encoded: bool) -> None:
         def vector(*values: float) -> object:
