@@ -12,12 +12,12 @@ from datetime import datetime
 from decimal import Decimal
 from enum import Enum
 from uuid import UUID, uuid4
-from zoneinfo import ZoneInfo
 
 import asyncpg
 from sqlalchemy import RowMapping, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
+from app.clock import time_zone
 from app.db.sessions import Sessions, WriteSession
 from app.errors import Refused
 from app.ids import format_id
@@ -331,8 +331,8 @@ def _check_scope(scope: BudgetScope) -> None:
 
 def _check_zone(name: str) -> None:
     try:
-        ZoneInfo(name)
-    except (KeyError, ValueError, OSError) as error:
+        time_zone(name)
+    except ValueError as error:
         raise Refused(_unknown_zone(name)) from error
 
 

@@ -7,6 +7,7 @@ from datetime import datetime
 from enum import Enum
 from zoneinfo import ZoneInfo
 
+from app.clock import time_zone
 from app.errors import Refused
 from app.paging import PageRequest
 from app.problems import InvalidInput
@@ -69,8 +70,8 @@ class CostFilter:
         if self.start >= self.end:
             raise Refused(InvalidInput("The period ends where it starts or before.", ("filter", "period", "to")))
         try:
-            ZoneInfo(self.time_zone)
-        except (KeyError, ValueError, OSError) as error:
+            time_zone(self.time_zone)
+        except ValueError as error:
             raise Refused(
                 InvalidInput(
                     f"{self.time_zone[:80]!r} is not a time zone; use a name like Europe/Berlin.", ("filter", "timeZone")

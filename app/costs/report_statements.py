@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from decimal import Decimal
 from typing import Any, TypeAlias
 
@@ -174,10 +175,20 @@ def _dimension(dimension: CostDimension, query: CostQuery, table: Table, moment:
     if query.time is not dimension:
         return table.c[_NAMES[dimension]]
     zone, unit = query.filter.time_zone, dimension.value.lower()
-    if dimension is CostDimension.HOUR or zone == "UTC":
+    if zone == "UTC":
         return func.date_trunc(unit, moment, zone, type_=DateTime(timezone=True))
+    if dimension is CostDimension.HOUR:
+        return _local_hour(moment, zone)
     local = func.date_trunc(unit, func.timezone(zone, moment))
     return func.local_instant(local, zone, type_=DateTime(timezone=True))
+
+
+def _local_hour(moment: Element, zone: str) -> Element:
+    """Truncating keeps the moment's own offset, so the hour in which clocks change by half of one begins later than that."""
+    start: Element = func.date_trunc("hour", moment, zone, type_=DateTime(timezone=True))
+    local = func.timezone(zone, start, type_=DateTime())
+    hour = func.date_trunc("hour", local, type_=DateTime())
+    return case((local == hour, start), else_=start + (hour + timedelta(hours=1) - local))
 
 
 def _conditions(where: CostFilter, table: Table) -> list[ColumnElement[bool]]:

@@ -7,10 +7,10 @@ from datetime import timedelta
 from decimal import Decimal
 from typing import Annotated, TypeAlias
 from urllib.parse import urlsplit
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer
 
+from app.clock import time_zone
 from app.settings.durations import format_duration, parse_duration
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]*", re.ASCII)
@@ -54,8 +54,8 @@ def _webhook_url(text: str) -> str:
 
 def _time_zone(text: str) -> str:
     try:
-        ZoneInfo(text)
-    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+        time_zone(text)
+    except ValueError as error:
         raise ValueError('a time zone has its IANA name, as "Europe/Berlin" or "UTC"') from error
     return text
 

@@ -97,6 +97,8 @@ class TestCreate:
             ({"thresholds": (1001,)}, ("thresholds",)),
             ({"thresholds": tuple(range(1, 30))}, ("thresholds",)),
             ({"time_zone": "Mars/Olympus"}, ("timeZone",)),
+            ({"time_zone": "localtime"}, ("timeZone",)),
+            ({"time_zone": "Factory"}, ("timeZone",)),
             ({"scope": BudgetScope(tenant="acme", agent="")}, ("scope", "agent")),
             ({"scope": BudgetScope(tenant="acme", label=Label("", "x"))}, ("scope", "label", "key")),
         ],

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from uuid import UUID, uuid4
@@ -69,6 +70,11 @@ _ROLL_UP = """
 """
 
 
+_HOUR_STARTS = """
+    select p.starts from unnest(cast(:moments as timestamptz[])) at cross join lateral budget_period('HOUR', :zone, at, at) p
+"""
+
+
 def a_week() -> list[dict[str, object]]:
     """One call every 47 minutes around a change to summer time, by changing payers and targets."""
     return [
@@ -113,6 +119,21 @@ class TestCosts:
         assert rolled.totals == exact.totals
         assert rolled.rows == exact.rows
         assert rolled.totals.requests > 150
+
+    async def test_hours_are_the_budgets_where_the_clocks_change_by_half_of_one(
+        self, reports: CostReports, sessions: Sessions
+    ) -> None:
+        zone, begin = "Australia/Lord_Howe", datetime(2026, 4, 4, 12, tzinfo=UTC)
+        moments = [begin + timedelta(minutes=15 * n) for n in range(24)]
+        moments += [datetime(2026, 10, 3, 12, tzinfo=UTC) + timedelta(minutes=15 * n) for n in range(24)]
+        await write(sessions, [record(at) for at in moments])
+        order = CostOrder(CostOrderField.PERIOD, Direction.ASC)
+        report = await reports.costs(
+            CostQuery(span(begin, begin + timedelta(days=200), time_zone=zone), (D.HOUR,), order=order, page=PageRequest(100))
+        )
+        async with sessions.read() as session:
+            starts = (await session.execute(text(_HOUR_STARTS), {"moments": moments, "zone": zone})).scalars().all()
+        assert {row.period_start: row.requests for row in report.rows.nodes} == Counter(starts)
 
     async def test_totals_count_every_kind(self, reports: CostReports, sessions: Sessions) -> None:
         records = a_week()
@@ -202,7 +223,7 @@ class TestWrongQuestions:
         assert isinstance(refused.value.reason, InvalidInput)
         assert refused.value.reason.path == ("filter", "period", "to")
 
-    @pytest.mark.parametrize("zone", ["Mars/Olympus", "", "../etc/passwd", "\x00"])
+    @pytest.mark.parametrize("zone", ["Mars/Olympus", "", "../etc/passwd", "\x00", "localtime", "Factory", "right/UTC", "Europe"])
     def test_an_unknown_zone(self, zone: str) -> None:
         with pytest.raises(Refused) as refused:
             span(time_zone=zone)

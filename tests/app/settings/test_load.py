@@ -94,6 +94,7 @@ class TestFaults:
             ("[budgets.per_tenant]\nlimit_usd = true", "budgets.per_tenant.limit_usd", "a number"),
             ("[budgets.per_tenant]\nlimit_usd = nan", "budgets.per_tenant.limit_usd", "finite"),
             ("[budgets.per_tenant]\nlimit_usd = 1\ntime_zone = 'Mars'", "budgets.per_tenant.time_zone", "Europe/Berlin"),
+            ("[budgets.per_tenant]\nlimit_usd = 1\ntime_zone = 'localtime'", "budgets.per_tenant.time_zone", "Europe/Berlin"),
             ("[budgets.per_tenant]\nlimit_usd = 1\nthresholds = [0]", "budgets.per_tenant.thresholds[0]", "or equal to 1"),
             ("[[providers]]\nkind = 'openai'", "providers[0].name", "missing"),
             ("[[providers]]\nname = 'A/b'\nkind = 'openai'", "providers[0].name", "a-z, 0-9, _ and -"),
