@@ -1,7 +1,7 @@
 """The classic faults of a provider, each met through the real SDKs: streamed and not, with and without a fallback, at both
 providers. All cases run at once, each with models of its own, so that none trips another's breaker.
 
-Time is a quarter of what users have: backoffs of 0.25, 0.5, 1 and 2 s. The first token may take 1 s, the next one half a second.
+Time is a quarter of what users have: backoffs of 0.25, 0.5, 1 and 2 s. The first token may take a second and a half, the next one half a second.
 """
 
 from __future__ import annotations
@@ -50,13 +50,13 @@ from tests.simulators import RunningSimulator, StepFields
 SCALE = 4
 CALLER = principal(Scope.COMPLETIONS)
 TIMEOUTS = ProviderTimeouts(
-    connect=timedelta(seconds=1), first_token=timedelta(seconds=1), idle=timedelta(seconds=0.5), total=timedelta(seconds=10)
+    connect=timedelta(seconds=1), first_token=timedelta(seconds=1.5), idle=timedelta(seconds=0.5), total=timedelta(seconds=10)
 )
 RETRY = RetrySettings(first_delay=timedelta(seconds=1 / SCALE), max_delay=timedelta(seconds=8 / SCALE), budget_per_second=1000.0)
 PRICE = PriceSettings(input_usd=Decimal(3), output_usd=Decimal(15))
 FAMILIES: Mapping[str, str] = MappingProxyType({"anthropic": "claude-haiku-5-5", "openai": "gpt-5.4-mini"})
 CAP = 200
-_SIXTY: StepFields = {"answer": {"tokens": 60}, "token_delay_ms": 10}
+_SIXTY: StepFields = {"answer": {"tokens": 60}, "token_delay_ms": 5}
 FOREVER: StepFields = {"count": None}
 
 FAULTS: Mapping[str, StepFields] = MappingProxyType(
