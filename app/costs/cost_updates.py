@@ -12,7 +12,7 @@ from typing import TypeAlias
 from app.clock import Clock
 from app.costs.queries import CostFilter, CostQuery
 from app.costs.reports import CostReport, CostReports, CostTotals
-from app.errors import GreenLangError, Refused
+from app.errors import Refused
 from app.events.heartbeat import Heartbeat
 from app.paging import encode_cursor
 from app.problems import InvalidInput
@@ -88,7 +88,7 @@ class _Scope:
         self._query = CostQuery(where)
         self._seconds = interval.total_seconds()
         self._latest: CostReport | None = None
-        self._failure: GreenLangError | None = None
+        self._failure: Exception | None = None
         self._changed = asyncio.Event()
         self._task = asyncio.create_task(self._compute())
 
@@ -115,7 +115,7 @@ class _Scope:
         while True:
             try:
                 report = await self._reports.costs(self._query)
-            except GreenLangError as failure:
+            except Exception as failure:  # noqa: BLE001 raised where it is waited for, by every follower
                 self._failure = failure
                 self._changed.set()
                 return

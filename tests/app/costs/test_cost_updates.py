@@ -44,12 +44,12 @@ class Counting(CostReports):
     """Counts how often the database is asked, and can be told to fail."""
 
     asked = 0
-    away = False
+    failure: Exception | None = None
 
     async def costs(self, query: CostQuery) -> CostReport:
         self.asked += 1
-        if self.away:
-            raise StoreUnavailable("PostgreSQL")
+        if self.failure is not None:
+            raise self.failure
         return await super().costs(query)
 
 
@@ -101,11 +101,12 @@ class TestFollowers:
             await clock.advance(15)
             assert isinstance(await waiting, Heartbeat)
 
-    async def test_are_told_where_the_totals_cannot_be_had(self, sessions: Sessions) -> None:
+    @pytest.mark.parametrize("failure", [StoreUnavailable("PostgreSQL"), ArithmeticError("nobody thought of this")])
+    async def test_are_told_where_the_totals_cannot_be_had(self, sessions: Sessions, failure: Exception) -> None:
         reports = Counting(sessions)
-        reports.away = True
+        reports.failure = failure
         updates = CostUpdates(reports, SystemClock())
-        with pytest.raises(StoreUnavailable):
+        with pytest.raises(type(failure)):
             await next_total(updates.follow(EVER, TICK))
         assert len(updates) == 0
 
