@@ -12,7 +12,7 @@ from app.attempts import Attempt, AttemptOutcome
 from app.completions import CompletionStatus
 from app.llm.messages import FinishReason
 from app.problems import ProblemCode
-from tests.integration.faults import CAP, CASES, SCALE, Case, Outcome, ids, priced, run_cases
+from tests.integration.faults import CAP, CASES, FAULTS, SCALE, Case, Outcome, ids, priced, run_cases
 from tests.services import Stores
 from tests.simulators import start_simulator
 
@@ -102,8 +102,8 @@ def test_is_over_in_bounded_time(outcome: Outcome) -> None:
     if case.fault in {"context-too-long", "prompt-filtered", "answer-filtered"}:
         longest = 1.0
     assert outcome.seconds < longest
-    if case.fault == "429-retry-after" and len(outcome.entries) > 1:
-        first, second = (entry.at for entry in outcome.entries[:2])
+    if case.fault == "429-retry-after":
+        first, second = (entry.at for entry in outcome.entries)
         assert (second - first).total_seconds() >= 1.0
 
 
@@ -112,9 +112,12 @@ def test_spares_the_providers(outcome: Outcome) -> None:
     assert len(outcome.entries) <= 6
     assert len(outcome.entries_at(case.secondary)) <= 1
     tries = [entry.at.timestamp() for entry in outcome.entries_at(case.primary)]
+    assert outcome.entries_at(case.primary)[0].fault == FAULTS[case.fault].get("fault", "delay")
     assert all(sum(0 <= other - at < 3 / SCALE for other in tries) <= 4 for at in tries)
     if case.fault in ONE_ATTEMPT:
         assert len(tries) == 1
+    elif case.fault in MENDED_BY_A_RETRY:
+        assert len(tries) == 2
     if case.streamed and case.fault in BREAKS_WHEN_SHOWN:
         assert len(outcome.entries) == 1
     if case.fallback:
