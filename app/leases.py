@@ -23,7 +23,7 @@ RENEWAL_SECONDS = 1.0
 SECOND_LOOK_SECONDS = 1.5
 """After Redis was restarted an owner needs a moment to renew its leases."""
 _AT_ONCE = 100
-"""Streams that one exchange with Redis speaks of, so that none takes long and others have their turn."""
+"""Leases that one exchange with Redis renews, so that none takes long and others have their turn."""
 _log = logging.getLogger(__name__)
 
 
@@ -32,7 +32,7 @@ class Leases:
         self._clock = clock
         self._stream_log = log
         self._ledger = ledger
-        self._writes: Batcher[LogWrite, None] = Batcher(log.write, _AT_ONCE)
+        self._writes: Batcher[LogWrite, None] = Batcher(log.write)
         self._held: dict[UUID, Callable[[], object]] = {}
 
     def write(self, write: LogWrite) -> asyncio.Future[None]:

@@ -1,7 +1,7 @@
 """One streamed call where it runs: its entries, merged and numbered, in the shared log before anybody here is shown them.
 
-At most one write of a run is under way; what comes meanwhile, or too soon after it, goes out together with the next. Nothing here
-needs a task while deltas come no faster than that.
+At most one write of a run is under way; what comes meanwhile goes out together with the next. Deltas of all runs of a process are
+written together, a few dozen times a second, and nothing here needs a task or a timer of its own.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from app.completions import Completion
 from app.costs.holds import Payer
 from app.errors import StoreUnavailable
 from app.llm.messages import ContentDelta, TextDelta, merged
-from app.llm.pace import SHORTEST_WAIT
+from app.llm.pace import Ticks
 
 Append: TypeAlias = Callable[[Sequence[Entry]], asyncio.Future[None]]
 _SECONDS_WITHOUT_LOG = 0.5
@@ -34,7 +34,7 @@ class StreamRun:
     """`append` writes to the shared log; StoreUnavailable means that it is away: the stream then goes on here alone, and the
     log gets what it missed with the next entries."""
 
-    def __init__(self, payer: Payer, clock: Clock, append: Append) -> None:
+    def __init__(self, payer: Payer, clock: Clock, append: Append, ticks: Ticks) -> None:
         self.payer = payer
         self.has_begun = asyncio.Event()
         self.last: Completion | None = None
@@ -46,8 +46,8 @@ class StreamRun:
         self._away_until = 0.0
         self._pending: list[ContentDelta | Entry] = []
         self._writing: asyncio.Future[None] | None = None
-        self._written_at = 0.0
-        self._merging: asyncio.Task[None] | None = None
+        self._ticks = ticks
+        self._is_due = False
         self._followers: list[asyncio.Future[None]] = []
 
     @property
@@ -63,13 +63,9 @@ class StreamRun:
 
     def delta(self, part: ContentDelta) -> None:
         self._pending.append(part)
-        if self._writing is not None or self._merging is not None:
-            return
-        wait = self._written_at + SHORTEST_WAIT - self._clock.monotonic()
-        if wait > 0:
-            self._merging = asyncio.create_task(self._write_later(wait))
-        else:
-            self._write()
+        if not self._is_due and self._writing is None:
+            self._is_due = True
+            self._ticks.soon(self._write_merged)
 
     def rerouted(self, attempt: Attempt) -> None:
         self._put(EntryKind.REROUTED, attempt)
@@ -83,8 +79,6 @@ class StreamRun:
     async def end(self, completion: Completion) -> None:
         """The ledger has it: `completion` is what the last event shows."""
         self.last = completion
-        if self._merging is not None:
-            self._merging.cancel()
         self._put(EntryKind.ENDED)
         await self.flush()
 
@@ -111,9 +105,8 @@ class StreamRun:
         self._pending.append(Entry(0, self._clock.now(), kind, attempt=attempt))
         self._write()
 
-    async def _write_later(self, seconds: float) -> None:
-        await self._clock.sleep(seconds)
-        self._merging = None
+    def _write_merged(self) -> None:
+        self._is_due = False
         self._write()
 
     def _write(self) -> None:
@@ -142,7 +135,6 @@ class StreamRun:
 
     def _show(self, new: Sequence[Entry]) -> None:
         self._entries += new
-        self._written_at = self._clock.monotonic()
         self._wake()
 
     def _numbered(self, pending: Sequence[ContentDelta | Entry]) -> list[Entry]:

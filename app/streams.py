@@ -26,6 +26,7 @@ from app.events.stream_log import LogWrite, StreamLog
 from app.gateway import Gateway, may_see
 from app.leases import Leases
 from app.llm.fleet import Fleet
+from app.llm.pace import Ticks
 from app.llm.router import Rerouted, Routed
 from app.problems import NotFound
 from app.stream_runs import StreamRun
@@ -61,6 +62,7 @@ class CompletionStreams:
         self._documents = documents
         self._leases = leases
         self._watching = Watching(clock, log, documents.sealer, leases, gateway)
+        self._ticks = Ticks(clock)
         self._starting = asyncio.Semaphore(_STARTING_AT_ONCE)
         self._runs: dict[UUID, StreamRun] = {}
         self._tasks: dict[asyncio.Task[None], asyncio.Task[Completion]] = {}
@@ -159,7 +161,7 @@ class CompletionStreams:
             sealed = [(entry.number, seal(encode_entry(entry), context)) for entry in entries]
             return self._leases.write(LogWrite(call.key, sealed, begins=entries[0].number == 1, ends=entries[-1].is_last))
 
-        run = StreamRun(call.payer, self._clock, append)
+        run = StreamRun(call.payer, self._clock, append, self._ticks)
         self._runs[call.key] = run
         answering = asyncio.create_task(self._answer(running, run))
         self._leases.hold(call.key, answering.cancel)

@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import Enum
+from functools import partial
 from typing import Any, TypeVar, cast
 
 import aiohttp
@@ -21,11 +22,11 @@ from app.clock import Clock
 from app.errors import FailureKind, ProviderError
 from app.llm import failures
 from app.llm.keyring import ApiKey, Keyring
-from app.llm.pace import SHORTEST_WAIT, waiting_seconds
+from app.llm.pace import SHORTEST_WAIT, Ticks, waiting_seconds
 from app.llm.sse import EventTooLarge, SseReader
-from app.llm.time_limit import TimeLimit
 from app.llm.wire_text import clean
 from app.settings import ProviderSettings, ProviderTimeouts
+from app.time_limit import TimeLimit
 from app.usage import RateLimitReport
 
 POOL_WAIT_SECONDS = 1.0
@@ -96,6 +97,7 @@ class Upstream:
         self._pool = asyncio.Semaphore(settings.pool_size)
         self._options: dict[ApiKey, dict[str, Any]] = {}
         self._streams = 0
+        self._ticks = Ticks(clock)
 
     async def post(self, path: str, body: bytes, *, model: str, deadline: float, patience: timedelta) -> httpx2.Response:
         """The whole answer, status below 300. Raises ProviderError."""
@@ -176,16 +178,16 @@ class Upstream:
         self._streams -= 1
         self._pool.release()
 
-    async def pause(self, read_at: float, deadline: float) -> float:
-        """Where many streams run, lets one that was read at `read_at` gather more; gives the time after it. What has been
-        gathered is lost where the connection breaks, so this is not done for a few."""
-        now = self._clock.monotonic()
-        wait = waiting_seconds(self._streams)
-        until = min(read_at + wait, deadline)
-        if wait <= SHORTEST_WAIT or until <= now:
-            return now
-        await self._clock.sleep(until - now)
-        return self._clock.monotonic()
+    def gather(self, response: httpx2.Response, deadline: float) -> float:
+        """Lets the system keep what comes for a stream until it is read on, and gives the seconds until then: few, or many where
+        many run. Nothing is lost where the connection breaks meanwhile."""
+        seconds = min(waiting_seconds(self._streams, self._ticks.late), self.until(deadline) - 2 * SHORTEST_WAIT)
+        transport = _transport(response)
+        if seconds < SHORTEST_WAIT or transport is None or transport.is_closing():
+            return 0.0
+        transport.pause_reading()
+        self._ticks.after(seconds, partial(_read_on, transport))
+        return seconds
 
     async def _with_a_key(self, model: str | None, send: Callable[[ApiKey], Awaitable[_T]]) -> _T:
         refused = ProviderError(FailureKind.KEY_REFUSED)
@@ -215,9 +217,10 @@ class Upstream:
             raise ProviderError(kind) from None
 
     async def _within(self, request: Awaitable[httpx2.Response], deadline: float, allowed: timedelta) -> httpx2.Response:
-        limit, kind = self.remaining(deadline, allowed.total_seconds(), FailureKind.FIRST_TOKEN_TIMEOUT)
+        seconds, kind = self.remaining(deadline, allowed.total_seconds(), FailureKind.FIRST_TOKEN_TIMEOUT)
+        limit = TimeLimit()
         try:
-            async with asyncio.timeout(limit):
+            with limit.of(seconds):
                 return await request
         except TimeoutError:
             raise ProviderError(kind) from None
@@ -225,6 +228,8 @@ class Upstream:
             raise self._status_failure(error) from None
         except (self._sdk.connection_error, *_TRANSPORT_ERRORS) as error:
             raise ProviderError(failures.transport_failure(error)) from None
+        finally:
+            limit.close()
 
     def _status_failure(self, error: Any) -> ProviderError:
         response: httpx2.Response = error.response
@@ -261,7 +266,7 @@ class Phase(Enum):
 class EventStream:
     """The payloads of one streamed answer. Its reader sets `phase` as the answer goes on, and must close it.
 
-    Among many, one that shows its content is read a few times a second, and each read brings what has come since.
+    One that shows its content is read some times a second, less often among many, and each read brings what has come since.
     An end of the body is not a failure here: only the adapter knows whether the provider's terminal event had come.
     """
 
@@ -276,7 +281,6 @@ class EventStream:
         self._reader = SseReader()
         self._chunks = _chunks(response)
         self._gathers = False
-        self._read_at = 0.0
         self.ended = False
         self._closed = False
 
@@ -287,9 +291,8 @@ class EventStream:
         """
         if self.ended:
             return None
-        if self._gathers and self.phase is Phase.IDLE:
-            self._read_at = await self._upstream.pause(self._read_at, self._deadline)
-        limit, kind = self._limit()
+        gathers = self._gathers and self.phase is Phase.IDLE
+        limit, kind = self._limit(self._upstream.gather(self.response, self._deadline) if gathers else 0.0)
         try:
             with self._time_limit.of(limit):
                 chunk = await anext(self._chunks)
@@ -325,11 +328,11 @@ class EventStream:
         finally:
             await self.response.aclose()
 
-    def _limit(self) -> tuple[float, FailureKind]:
+    def _limit(self, gathering: float) -> tuple[float, FailureKind]:
         if self.phase is Phase.FIRST:
             return self._upstream.remaining(self._deadline, self._upstream.until(self._first_by), FailureKind.FIRST_TOKEN_TIMEOUT)
         if self.phase is Phase.IDLE:
-            return self._upstream.remaining(self._deadline, self._upstream.idle, FailureKind.IDLE_TIMEOUT)
+            return self._upstream.remaining(self._deadline, gathering + self._upstream.idle, FailureKind.IDLE_TIMEOUT)
         if self._rest_by is None:
             self._rest_by = self._upstream.later(_GRACE_SECONDS)
         return self._upstream.remaining(self._deadline, self._upstream.until(self._rest_by), FailureKind.IDLE_TIMEOUT)
@@ -351,3 +354,14 @@ def _chunks(response: httpx2.Response) -> AsyncIterator[bytes]:
     if "content-encoding" in response.headers:
         return response.aiter_bytes()
     return aiter(cast("httpx2.AsyncByteStream", response.stream))
+
+
+def _transport(response: httpx2.Response) -> asyncio.Transport | None:
+    """What the body comes through, beneath what the SDKs put around aiohttp; None where it has ended, or where they changed."""
+    answer = getattr(getattr(response.stream, "_stream", None), "_aiohttp_response", None)
+    return getattr(getattr(answer, "connection", None), "transport", None)
+
+
+def _read_on(transport: asyncio.Transport) -> None:
+    if not transport.is_closing():
+        transport.resume_reading()

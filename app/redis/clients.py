@@ -1,8 +1,9 @@
 """Connections to Redis: one server, Sentinel or Cluster, by their URL.
 
-Redis holds copies and coordination, so its outage may slow the service down and never break it: sockets time out in tenths of a
-second, and after the first failures nobody waits for it any more until it answers again. Every failure is StoreUnavailable, also
-the refusal of a server that answers and takes no writes.
+Redis holds copies and coordination, so its outage may slow the service down and never break it: nothing asked of it takes longer
+than tenths of a second, and after the first failures nobody waits for it any more until it answers again. A server alone is timed
+here, so that a delay of our own event loop is not taken for one of Redis. Every failure is StoreUnavailable, also the refusal of
+a server that answers and takes no writes.
 
     redis://host:6379/0   rediss://…   unix:///path
     redis+sentinel://[user:password@]host:26379,host:26379/service/0
@@ -39,6 +40,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from app.clock import Clock
 from app.errors import SettingsError, StoreUnavailable
 from app.settings import RedisSettings
+from app.time_limit import TimeLimit
 
 Server: TypeAlias = "Redis | RedisCluster"
 Result = TypeVar("Result")
@@ -74,8 +76,10 @@ class Script:
 class RedisClient:
     """One pool, and a breaker around it: after three failures in a row one try is let through per pause."""
 
-    def __init__(self, server: Server, clock: Clock, sentinels: Sequence[Redis] = ()) -> None:
+    def __init__(self, server: Server, clock: Clock, *, seconds: float | None = None, sentinels: Sequence[Redis] = ()) -> None:
+        """`seconds` is how long anything may take; None where the server's own sockets time out."""
         self._server = server
+        self._seconds = seconds
         self._sentinels = sentinels
         self._clock = clock
         self._failures = 0
@@ -95,7 +99,7 @@ class RedisClient:
         if self._failures >= _FAILURES:
             self._closed_until = self._clock.monotonic() + self._pause
         try:
-            result = await act(self._server)
+            result = await self._act(act)
         except _AWAY as error:
             self._failed()
             raise StoreUnavailable("Redis") from error
@@ -129,6 +133,16 @@ class RedisClient:
             self._told_at = now
             _log.warning("Redis takes no writes", extra={"reason": str(refusal)})
 
+    async def _act(self, act: Callable[[Server], Awaitable[Result]]) -> Result:
+        if self._seconds is None:
+            return await act(self._server)
+        limit = TimeLimit()
+        try:
+            with limit.of(self._seconds):
+                return await act(self._server)
+        finally:
+            limit.close()
+
     def _failed(self) -> None:
         self._failures += 1
         if self._failures >= _FAILURES:
@@ -144,15 +158,15 @@ def connect_redis(url: str, settings: RedisSettings, clock: Clock) -> RedisClien
         pool = BlockingConnectionPool.from_url(
             url,
             max_connections=_POOL_SIZE,
-            timeout=seconds,
-            socket_timeout=seconds,
-            socket_connect_timeout=seconds,
+            timeout=None,
+            socket_timeout=None,
+            socket_connect_timeout=None,
             retry=_retry(),
         )
-        return RedisClient(Redis.from_pool(pool), clock)
+        return RedisClient(Redis.from_pool(pool), clock, seconds=seconds)
     if scheme == "redis+sentinel":
         sentinel = _sentinel(url, seconds)
-        return RedisClient(_primary(sentinel, url, seconds), clock, sentinel.sentinels)
+        return RedisClient(_primary(sentinel, url, seconds), clock, sentinels=sentinel.sentinels)
     if scheme == "redis+cluster":
         return RedisClient(_cluster(url, seconds), clock)
     raise SettingsError("redis.url", "is redis://, rediss://, unix://, redis+sentinel:// or redis+cluster://")

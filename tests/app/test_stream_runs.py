@@ -13,7 +13,7 @@ from app.costs.holds import Payer
 from app.errors import StoreUnavailable
 from app.ids import new_uuid
 from app.llm.messages import TextDelta, ToolCallDelta
-from app.llm.pace import SHORTEST_WAIT
+from app.llm.pace import SHORTEST_WAIT, Ticks
 from app.stream_runs import StreamRun
 from tests.clocks import ManualClock, settle
 
@@ -23,12 +23,15 @@ pytestmark = pytest.mark.anyio
 class Bench:
     """A run with a log that can be away."""
 
-    def __init__(self) -> None:
-        self.clock = ManualClock()
+    def __init__(self, beside: Bench | None = None) -> None:
+        self.clock: ManualClock = ManualClock() if beside is None else beside.clock
+        self.ticks: Ticks = Ticks(self.clock) if beside is None else beside.ticks
         self.log: list[Entry] = []
         self.is_away = False
         self.slowness: asyncio.Event | None = None
-        self.run = StreamRun(Payer("acme", "key"), self.clock, lambda entries: asyncio.ensure_future(self._append(entries)))
+        self.run = StreamRun(
+            Payer("acme", "key"), self.clock, lambda entries: asyncio.ensure_future(self._append(entries)), self.ticks
+        )
 
     @property
     def completion(self) -> Completion:
@@ -54,19 +57,31 @@ class TestRun:
         await bench.run.started()
         for word in ("a", "b", "c"):
             bench.run.delta(TextDelta(word))
-        await bench.clock.advance(SHORTEST_WAIT / 2)
-        assert bench.run.length == 1
-        await bench.clock.advance(SHORTEST_WAIT)
-        assert [entry.text for entry in bench.log] == [None, "abc"]
+            await settle()
+        assert bench.run.length == 2
+        await bench.clock.advance(2 * SHORTEST_WAIT)
+        assert [entry.text for entry in bench.log] == [None, "a", "bc"]
+
+    async def test_waits_for_what_other_runs_of_the_process_write(self) -> None:
+        bench = Bench()
+        other = Bench(bench)
+        for run in (bench.run, other.run):
+            await run.started()
+        bench.run.delta(TextDelta("a"))
+        other.run.delta(TextDelta("b"))
+        await settle()
+        assert [bench.run.length, other.run.length] == [2, 1]
+        await bench.clock.advance(2 * SHORTEST_WAIT)
+        assert other.run.length == 2
 
     async def test_passes_on_at_once_what_comes_after_a_silence(self) -> None:
         bench = Bench()
         await bench.run.started()
         for word in ("a", "b"):
-            await bench.clock.advance(SHORTEST_WAIT)
+            await bench.clock.advance(2 * SHORTEST_WAIT)
             bench.run.delta(TextDelta(word))
-            assert bench.clock.sleeping == 0
             await settle()
+            assert bench.clock.sleeping == 0
         assert [entry.text for entry in bench.log] == [None, "a", "b"]
 
     async def test_merges_what_comes_while_the_log_is_slow(self) -> None:
@@ -94,10 +109,13 @@ class TestRun:
             ToolCallDelta("2", "", "look"),
             TextDelta("c"),
         ]
+        bench.slowness = asyncio.Event()
+        bench.run.delta(TextDelta(""))
         for part in parts:
             bench.run.delta(part)
+        bench.slowness.set()
         await bench.run.flush()
-        told = [entry.text or entry.tool_call for entry in bench.log[1:]]
+        told = [entry.text or entry.tool_call for entry in bench.log[2:]]
         assert told == ["ab", ToolCallDelta("1", "{}", "look"), ToolCallDelta("2", "", "look"), "c"]
 
     async def test_shows_nothing_before_it_is_in_the_log(self) -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 from datetime import timedelta
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -13,10 +16,12 @@ from app.errors import FailureKind, ProviderError
 from app.llm.adapter import Adapter
 from app.llm.messages import (
     FinishReason,
+    TextDelta,
 )
 from app.settings import ProviderKindName, ProviderTimeouts
 from tests.app.llm.calls import (
     ANTHROPIC,
+    OPENAI,
     SHORT,
     adapter,
     call,
@@ -335,3 +340,55 @@ class TestManyAtOnce:
         assert [task.result().text for task in tasks[:3]] == [answer.text for answer in alone]
         assert len({task.result().provider_request_id for task in tasks}) == 60
         await provider.close()
+
+
+class TestABrokenConnection:
+    async def test_loses_nothing_of_what_came_before_it_broke(self, kind: ProviderKindName, model: str) -> None:
+        """What the system keeps while a stream is not read is still there after the provider has reset the connection."""
+        read, sent = asyncio.Event(), asyncio.Event()
+
+        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n")
+            writer.write(_chunk(*_BEGINS[kind], _DELTAS[kind] % b"one"))
+            await read.wait()
+            for word in (b" two", b" three"):
+                writer.write(_chunk(_DELTAS[kind] % word))
+            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            writer.transport.abort()
+            sent.set()
+
+        server = await asyncio.start_server(answer, "127.0.0.1", 0)
+        provider = adapter(kind, f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", timeouts=SHORT)
+        stream = provider.stream(call(model))
+        texts = [cast("TextDelta", await anext(stream)).text]
+        following = asyncio.ensure_future(anext(stream))
+        await asyncio.sleep(0)
+        read.set()
+        await sent.wait()
+        texts.append(cast("TextDelta", await following).text)
+        with pytest.raises(ProviderError) as caught:
+            await anext(stream)
+        assert "".join(texts) == "one two three"
+        assert caught.value.kind is FailureKind.TRUNCATED
+        await provider.close()
+        server.close()
+        await server.wait_closed()
+
+
+_BEGINS = {
+    ANTHROPIC: (
+        b'{"type":"message_start","message":{"model":"m","usage":{"input_tokens":3,"output_tokens":1}}}',
+        b'{"type":"content_block_start","index":0,"content_block":{"type":"text","text":""}}',
+    ),
+    OPENAI: (),
+}
+_DELTAS = {
+    ANTHROPIC: b'{"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"%s"}}',
+    OPENAI: b'{"choices":[{"index":0,"delta":{"content":"%s"}}]}',
+}
+
+
+def _chunk(*payloads: bytes) -> bytes:
+    body = b"".join(b"data: %s\n\n" % payload for payload in payloads)
+    return b"%x\r\n%s\r\n" % (len(body), body)

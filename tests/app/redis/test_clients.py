@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from datetime import timedelta
 
 import pytest
@@ -92,6 +93,14 @@ class TestAnOutage:
         await redis.close()
         silent.close()
         await silent.wait_closed()
+
+    async def test_a_delay_of_our_own_event_loop_is_none(self, valkey_url: str) -> None:
+        redis = connect_redis(valkey_url, SETTINGS, SystemClock())
+        await redis.run(ping)
+        for _ in range(5):
+            asyncio.get_running_loop().call_soon(time.sleep, 2 * SETTINGS.socket_timeout.total_seconds())
+            await redis.run(ping)
+        await redis.close()
 
     async def test_an_error_of_ours_is_no_outage(self, valkey_url: str) -> None:
         redis = connect_redis(valkey_url, SETTINGS, SystemClock())

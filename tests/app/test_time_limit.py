@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import time
 from contextlib import suppress
 
 import pytest
 
-from app.llm.time_limit import TimeLimit
+from app.time_limit import TimeLimit
 
 pytestmark = [
     pytest.mark.anyio,
@@ -97,3 +99,19 @@ class TestTimeLimit:
         with pytest.raises(KeyError), limit.of(LONG):
             raise KeyError
         limit.close()
+
+    async def test_does_not_blame_others_for_a_loop_that_was_held_up(self) -> None:
+        here, there = socket.socketpair()
+        reader, writer = await asyncio.open_connection(sock=here)
+        limit = TimeLimit()
+
+        def hold_up() -> None:
+            there.send(b"long there\n")
+            time.sleep(0.1)
+
+        asyncio.get_running_loop().call_soon(hold_up)
+        with limit.of(0.01):
+            assert await reader.readline() == b"long there\n"
+        limit.close()
+        writer.close()
+        there.close()
