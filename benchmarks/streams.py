@@ -40,8 +40,7 @@ PER_SOCKET = 50
 MODEL = "claude-haiku-5-5"
 TOKENS_PER_SECOND = 10
 RAMP_SECONDS = 2.0
-WARM_UPS = 2
-"""How many streams run at once, and so how much memory they need, differs a little from round to round."""
+WARM_UPS = 1
 CHARS_PER_TOKEN = 4
 """Of the simulator."""
 LONGEST_ROUND_SECONDS = 60.0
