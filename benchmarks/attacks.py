@@ -141,10 +141,10 @@ def allowed() -> list[Attack]:
     return [
         Attack("20 dear fields", query.encode(), allowed=True),
         Attack("introspection, as administrator", json.dumps({"query": get_introspection_query()}).encode(), allowed=True),
-        Attack("9,000 messages", many({"role": "USER", "text": "x"}, 9_000), allowed=True),
-        Attack("2,000 messages of 4 parts", many({"role": "USER", "parts": [{"text": "x"}] * 4}, 1_999), allowed=True),
+        Attack("7,900 messages", many({"role": "USER", "text": "x"}, 7_900), allowed=True),
+        Attack("1,999 messages of 3 parts", many({"role": "USER", "parts": [{"text": "x"}] * 3}, 1_999), allowed=True),
         Attack("30 MB text", many({"role": "USER", "text": "x" * 30_000_000}, 1), allowed=True),
-        Attack("30 MB of line ends", many({"role": "USER", "text": "\n" * 15_000_000}, 1), allowed=True),
+        Attack("30 MB with a million line ends", many({"role": "USER", "text": ("x" * 28 + "\n") * 1_000_000}, 1), allowed=True),
         Attack("20 MB with an emoji", many({"role": "USER", "text": "x" * 20_000_000 + "\U0001f600"}, 1), allowed=True),
     ]
 
@@ -182,6 +182,7 @@ def bodies() -> list[Attack]:
         Attack("7,000 floats of 4,000 digits", numbers(b"1." + b"7" * 4000, 7_000), by_size=True),
         Attack("7,000 integers of 4,000 digits", numbers(b"7" * 4000, 7_000), by_size=True),
         Attack("40 MB body", b'{"query": "{ __typename }", "variables": {"a": "' + b"x" * 40_000_000 + b'"}}', by_size=True),
+        Attack("30 MB of line ends", many({"role": "USER", "text": "\n" * 15_000_000}, 1), by_size=True),
         Attack("invalid UTF-8", b'{"query": "\xff\xfe"}'),
         Attack("NaN", b'{"query": "{ __typename }", "variables": {"a": NaN}}'),
     ]

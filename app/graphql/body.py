@@ -24,7 +24,8 @@ from app.graphql.errors import Code, Description, RequestFailed, failed_by, fail
 from app.web.load import Capacity
 
 MOST_JSON_VALUES = 100_000
-MOST_JSON_OBJECTS = 10_000
+MOST_JSON_OBJECTS = 8_000
+MOST_ESCAPES = 4_000_000
 MOST_DIGITS = 64
 _LONG_NUMBER = re.compile(rb"[0-9]{%d,}" % (MOST_DIGITS + 1))
 _MOST_BYTES_A_CHARACTER = 6
@@ -167,11 +168,14 @@ class JsonForm:
     def __init__(self) -> None:
         self.values = 0
         self.objects = 0
+        self._escapes = 0
         self._in_string = False
         self._escape = b""
 
     def add(self, piece: bytes) -> None:
         """Raises LimitExceeded. Of a number that is cut in two only the parts are seen."""
+        self._escapes += piece.count(b"\\")
+        _within("escapes in JSON", self._escapes, MOST_ESCAPES)
         text = (self._escape + piece).replace(b"\\\\", b"")
         self._escape = b"\\" if text.endswith(b"\\") else b""
         parts = text.removesuffix(b"\\").replace(b'\\"', b"").split(b'"')

@@ -7,7 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.graphql.body import MOST_DIGITS, MOST_JSON_OBJECTS, MOST_JSON_VALUES, JsonForm, parse_body, parse_query_string
+from app.graphql.body import (
+    MOST_DIGITS,
+    MOST_ESCAPES,
+    MOST_JSON_OBJECTS,
+    MOST_JSON_VALUES,
+    JsonForm,
+    parse_body,
+    parse_query_string,
+)
 from app.graphql.errors import RequestFailed
 
 pytestmark = pytest.mark.anyio
@@ -53,6 +61,7 @@ class TestWhatABodyUnfoldsTo:
             ([1] * (MOST_JSON_VALUES + 1), "JSON values", MOST_JSON_VALUES),
             ({str(number): 1 for number in range(MOST_JSON_VALUES + 1)}, "JSON values", MOST_JSON_VALUES),
             ([{"text": "x"}] * (MOST_JSON_OBJECTS + 1), "JSON objects", MOST_JSON_OBJECTS),
+            ("\n" * (MOST_ESCAPES + 1), "escapes in JSON", MOST_ESCAPES),
             ([1] * MOST_JSON_OBJECTS + [int("7" * (MOST_DIGITS + 1))], "digits of a number", MOST_DIGITS),
         ],
     )
@@ -71,7 +80,7 @@ class TestWhatABodyUnfoldsTo:
     async def test_may_be_a_conversation_of_2048_messages_with_parts_and_tools(self) -> None:
         """The largest that is allowed."""
         message = {"role": "USER", "parts": [{"text": "x"}, {"image": {"base64": {"data": "aGk=", "mediaType": "image/png"}}}]}
-        variables = {"v": {"messages": [message] * 1500 + [{"role": "USER", "text": "x"}] * 548}}
+        variables = {"v": {"messages": [message] * 1400 + [{"role": "USER", "text": "x"}] * 648}}
         request = await parse_body(json.dumps({"query": "{ a }", "variables": variables}).encode(), 1000)
         assert request.variables == variables
 
