@@ -16,7 +16,7 @@ from app.errors import StoreUnavailable
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-LARGEST = 500
+LARGEST = 1000
 
 
 class Batcher(Generic[Item, Result]):
