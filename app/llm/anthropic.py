@@ -57,19 +57,24 @@ class AnthropicProvider(Adapter):
         super().__init__(settings, Upstream(sdk, settings, build_keyring(settings, clock), clock), clock)
 
     def encode(self, call: ModelCall, notes: Notes, *, stream: bool) -> bytes:
-        wanted = call.response_format
-        native = _native_schema(wanted.schema) if isinstance(wanted, JsonSchemaFormat) else None
-        return encode_request(call, notes, native, stream=stream)
+        return encode_request(call, notes, _native_format(call), stream=stream)
 
     def read_answer(self, raw: bytes, call: ModelCall, notes: Notes) -> WholeAnswer:
         return read_answer(raw, call, notes)
 
     def reader(self, call: ModelCall, notes: Notes, provider_request_id: str | None) -> AnthropicStream:
-        return AnthropicStream(call, notes, provider_request_id)
+        by_tool = call.response_format is not None and _native_format(call) is None
+        return AnthropicStream(call, notes, provider_request_id, by_tool=by_tool)
 
     async def embed(self, call: EmbedCall) -> Embedded:  # noqa: ARG002  # the name is the interface's
         """There is no embeddings API: always MODEL_NOT_FOUND, and nothing is sent."""
         raise ProviderError(FailureKind.MODEL_NOT_FOUND)
+
+
+def _native_format(call: ModelCall) -> dict[str, Any] | None:
+    """None also where no schema is asked for."""
+    wanted = call.response_format
+    return _native_schema(wanted.schema) if isinstance(wanted, JsonSchemaFormat) else None
 
 
 def _native_schema(schema: Mapping[str, Any]) -> dict[str, Any] | None:

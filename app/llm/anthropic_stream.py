@@ -59,9 +59,10 @@ _EVENT = msgspec.json.Decoder(Event)
 
 class AnthropicStream:
     """Reads events one by one. `started` after the first piece of content, `complete` once the stop reason is known,
-    `stopped` after message_stop."""
+    `stopped` after message_stop. Where the answer is asked for `by_tool`, text may only lead up to it: it is held back until
+    the model has called the tool, or stopped without."""
 
-    def __init__(self, call: ModelCall, notes: Notes, request_id: str | None) -> None:
+    def __init__(self, call: ModelCall, notes: Notes, request_id: str | None, *, by_tool: bool = False) -> None:
         self._call = call
         self._notes = notes
         self._request_id = request_id
@@ -71,6 +72,7 @@ class AnthropicStream:
         self._model = call.model
         self._stop_reason: str | None = None
         self._output_bytes = 0
+        self._held: list[str] | None = [] if by_tool else None
         self.started = False
         self.complete = False
         self.stopped = False
@@ -87,13 +89,14 @@ class AnthropicStream:
         if kind == "content_block_stop":
             self._block_stop(event.index)
         elif kind == "message_delta":
-            self._message_delta(event)
+            return self._message_delta(event)
         elif kind == "message_start":
             if event.message is not None:
                 self._model = clean(event.message.model) or self._model
                 self._usage = read_usage(event.message.usage)
         elif kind == "message_stop":
             self.complete = self.stopped = True
+            return self._release()
         elif kind == "error":
             raise failures.stream_failure(event.error, self._request_id)
         return ()
@@ -113,7 +116,7 @@ class AnthropicStream:
         known = merge_anthropic(self._usage, AnthropicUsage(output_tokens=estimate.visible_output_tokens))
         return dataclasses.replace(billed(known, self._call, 0), confirmed=False)
 
-    def _message_delta(self, event: Event) -> None:
+    def _message_delta(self, event: Event) -> Sequence[ContentDelta]:
         later = read_usage(event.usage)
         if later is not None:
             self._usage = merge_anthropic(self._usage, later)
@@ -121,6 +124,12 @@ class AnthropicStream:
             self._stop_reason = event.delta.stop_reason
             self.complete = True
             self.stopped = later is not None
+            return self._release()
+        return ()
+
+    def _release(self) -> Sequence[ContentDelta]:
+        held, self._held = self._held, None
+        return (TextDelta("".join(held)),) if held else ()
 
     def _block_start(self, event: Event) -> Sequence[ContentDelta]:
         block = event.content_block
@@ -131,6 +140,7 @@ class AnthropicStream:
             self.started = True
             if not self._content.is_answer(str(block.get("name"))):
                 return (ToolCallDelta(clean(str(block.get("id"))), "", clean(str(block.get("name")))),)
+            self._held = None
         text = block.get("text")
         return self._text(self._blocks[event.index], text) if isinstance(text, str) and text else ()
 
@@ -153,6 +163,9 @@ class AnthropicStream:
         text = clean(text)
         self._output_bytes += len(text.encode())
         open_block.pieces.append(text)
+        if self._held is not None and text:
+            self._held.append(text)
+            return ()
         return (TextDelta(text),) if text else ()
 
     def _arguments(self, open_block: _OpenBlock, piece: str) -> Sequence[ContentDelta]:
