@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 
 from app.clock import Clock
 from app.errors import StoreUnavailable
@@ -12,7 +13,9 @@ from app.llm.limiter_shared import Peers, SharedBuckets
 from app.redis.clients import RedisClient
 
 EVERY_SECONDS = 0.2
+AFTER_A_SURPRISE_SECONDS = 5.0
 NAMESPACE = "greenlang"
+_log = logging.getLogger(__name__)
 
 
 class Coordination:
@@ -34,11 +37,16 @@ class Coordination:
     async def run(self) -> None:
         """Until cancelled."""
         while True:
-            await self.sync()
-            await self._clock.sleep(EVERY_SECONDS)
+            pause = EVERY_SECONDS
+            try:
+                await self.sync()
+            except Exception:  # noqa: BLE001 whatever it was, breakers and limits are not to stay apart for ever
+                _log.exception("limits and breakers are not shared")
+                pause = AFTER_A_SURPRISE_SECONDS
+            await self._clock.sleep(pause)
 
     async def sync(self) -> None:
-        """One round; raises nothing, because the guards go on without Redis."""
+        """One round; without Redis the guards go on alone."""
         try:
             await self.peers.beat()
         except StoreUnavailable:

@@ -217,6 +217,24 @@ class TestAFullRedis:
         assert one.state().shared
 
 
+class TestWhatNobodyForesaw:
+    async def test_does_not_end_what_processes_tell_each_other(self, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+        one = start(Rates(60, 6_000))
+        rounds: asyncio.Queue[int] = asyncio.Queue()
+
+        async def surprise() -> None:
+            rounds.put_nowait(1)
+            raise ValueError
+
+        monkeypatch.setattr(one.coordination, "sync", surprise)
+        monkeypatch.setattr("app.llm.coordination.AFTER_A_SURPRISE_SECONDS", 0.0)
+        running = asyncio.create_task(one.coordination.run())
+        async with asyncio.timeout(10):
+            assert [await rounds.get(), await rounds.get()] == [1, 1]
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
 class TestPeers:
     async def test_every_process_that_is_alive_counts(self, start: Start) -> None:
         processes = [start(Rates(None, 60)) for _ in range(3)]
