@@ -77,8 +77,11 @@ class CompletionStreams:
                 await self._time_to_start(patience_ends)
                 call = await self._planner.plan(request, principal, streamed=True)
                 admission = await self._gateway.admit(call)
-            if isinstance(admission, Joined):
-                return await self._known(admission.call, principal)
+            while isinstance(admission, Joined):
+                known = await self._gateway.completion(admission.call, principal)
+                if known is not None:
+                    return known
+                admission = await self._gateway.admit(call)  # it ended without having used anything, and so left no trace
             running = self._gateway.begin(replace(call, key=admission.call), admission)
             run = self._begin(running, stack.pop_all())
         await run.has_begun.wait()

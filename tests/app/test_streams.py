@@ -6,11 +6,11 @@ from contextlib import aclosing
 from dataclasses import replace
 from decimal import Decimal
 from typing import TypeVar
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 
-from app.access.principal import Scope
+from app.access.principal import Principal, Scope
 from app.attempts import AttemptOutcome
 from app.clock import SystemClock
 from app.completion_events import (
@@ -24,7 +24,8 @@ from app.completion_events import (
     CompletionStarted,
     ToolCallDelta,
 )
-from app.completions import CompletionStatus
+from app.completions import Completion, CompletionStatus
+from app.costs.holds import Admitted
 from app.errors import Refused
 from app.llm.messages import FinishReason, Json, JsonSchemaFormat, Tool
 from app.llm.routing import ProvidersFailed
@@ -390,6 +391,24 @@ class TestIdempotencyKey:
         )
         assert last(events, CompletionFinished).completion == answer
         assert len(await seen_by(simulator)) == 1
+
+    async def test_of_a_call_that_ends_at_that_moment_without_having_used_anything_starts_it(
+        self, services: Services, open_process: OpenProcess, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        other = await open_process()
+        gateway = services.streams._gateway
+        first = await gateway.admit(await services.planner.plan(asked(key="k"), ACME))
+        look = other.gateway.completion
+
+        async def look_too_late(key: UUID, principal: Principal) -> Completion | None:
+            await services.ledger.release(key)
+            return await look(key, principal)
+
+        monkeypatch.setattr(other.gateway, "completion", look_too_late)
+        started = await other.streams.start(asked(key="k"), ACME)
+        monkeypatch.setattr(other.gateway, "completion", look)
+        assert isinstance(first, Admitted)
+        last(await all_of(other.streams.events(started.key, None, ACME)), CompletionFinished)
 
     async def test_with_another_input_is_a_conflict(self, services: Services) -> None:
         await all_of(services.streams.stream(asked("one", key="k"), ACME))
