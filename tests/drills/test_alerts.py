@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import cast
 
@@ -90,25 +91,36 @@ async def raised(server: RunningServer, key: str) -> set[str]:
             after = page["pageInfo"]["endCursor"]
 
 
+@asynccontextmanager
+async def followed(server: RunningServer, key: str) -> AsyncIterator[list[Follower]]:
+    """From before the first alert on. When it is left all have seen each alert there is, once and in one order."""
+    assert await Agents(server, key).ask(1)
+    first = Follower(server, key)
+    await first.visit(events=1)
+    followers = [Follower(server, key, first.cursor) for _ in range(FOLLOWERS)]
+    following = [asyncio.create_task(follower.follow()) for follower in followers]
+    try:
+        yield followers
+        there = await raised(server, key)
+        await until_true(lambda: all(len(follower.seen) >= len(there) for follower in followers))
+    finally:
+        for task in following:
+            task.cancel()
+        await asyncio.gather(*following, return_exceptions=True)
+    assert len(there) == BUDGETS * len(THRESHOLDS)
+    for follower in followers:
+        assert set(follower.seen) == there
+        assert follower.seen == followers[0].seen
+        assert len(follower.seen) == len(there), "an alert was seen twice"
+
+
 class TestServerProcessesKilledWhileAlertsAreFollowed:
     async def test_every_follower_sees_each_alert_once_and_in_the_same_order(self, tmp_path: Path) -> None:
         with start_server(tmp_path / "data", "--workers", "2") as server:
             assert server.key is not None
-            assert await Agents(server, server.key).ask(1)
-            first = Follower(server, server.key)
-            await first.visit(events=1)
-            followers = [Follower(server, server.key, first.cursor) for _ in range(FOLLOWERS)]
-            following = [asyncio.create_task(follower.follow()) for follower in followers]
-            async with server_processes_killed(server, workers=2, every=1.5) as killed:
+            async with (
+                followed(server, server.key) as followers,
+                server_processes_killed(server, workers=2, every=1.5) as killed,
+            ):
                 await make_budgets(server, server.key)
                 await until_true(lambda: len(killed) >= KILLS and min(follower.visits for follower in followers) > 2)
-            there = await raised(server, server.key)
-            await until_true(lambda: all(len(follower.seen) >= len(there) for follower in followers))
-            for task in following:
-                task.cancel()
-            await asyncio.gather(*following, return_exceptions=True)
-        assert len(there) == BUDGETS * len(THRESHOLDS)
-        for follower in followers:
-            assert set(follower.seen) == there
-            assert follower.seen == followers[0].seen
-            assert len(follower.seen) == len(there), "an alert was seen twice"

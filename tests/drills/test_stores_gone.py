@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import cast
 
 import aiohttp
-import psutil
 import pytest
 
 from tests.integration.test_accounting import COMPLETE
-from tests.processes import family, named
+from tests.processes import family, frozen, named
 from tests.servers import RunningServer, start_server
 
 pytestmark = [pytest.mark.anyio, pytest.mark.drill, pytest.mark.timeout(180)]
@@ -31,20 +29,10 @@ NEW_BUDGET = """mutation {
 VARIABLES = {"input": {"messages": [{"role": "USER", "text": "Are you there?"}], "maxOutputTokens": 50}}
 
 
-@contextmanager
-def frozen_postgres(server: RunningServer) -> Iterator[None]:
-    """Every process of PostgreSQL is stopped, so that connections stay open and nothing answers."""
+def frozen_postgres(server: RunningServer) -> AbstractContextManager[None]:
     processes = named(family(server.process.pid), "postgres")
     assert processes
-    for process in processes:
-        with suppress(psutil.NoSuchProcess):
-            process.suspend()
-    try:
-        yield
-    finally:
-        for process in processes:
-            with suppress(psutil.NoSuchProcess):
-                process.resume()
+    return frozen(processes)
 
 
 async def complete(session: aiohttp.ClientSession, server: RunningServer, key: str) -> dict[str, object]:

@@ -2,11 +2,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import closing, contextmanager, suppress
+from collections.abc import AsyncIterator
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
 
-import psutil
 import pytest
 from sqlalchemy import text
 
@@ -16,6 +15,7 @@ from app.db.silence import SilenceWatch
 from app.embedded.stores import PrivateStores
 from app.errors import StoreUnavailable
 from app.settings import DatabaseSettings
+from tests.processes import family, frozen
 
 pytestmark = pytest.mark.anyio
 
@@ -30,18 +30,8 @@ async def engines(database_url: str) -> AsyncIterator[Engines]:
     await engines.close()
 
 
-@contextmanager
-def frozen(data_dir: Path) -> Iterator[None]:
-    postmaster = psutil.Process(int((data_dir / "postgres" / "postmaster.pid").read_text(encoding="utf-8").split()[0]))
-    processes = [postmaster, *postmaster.children(recursive=True)]
-    for process in processes:
-        process.suspend()
-    try:
-        yield
-    finally:
-        for process in processes:
-            with suppress(psutil.NoSuchProcess):
-                process.resume()
+def frozen_postgres(data_dir: Path) -> AbstractContextManager[None]:
+    return frozen(family(int((data_dir / "postgres" / "postmaster.pid").read_text(encoding="utf-8").split()[0])))
 
 
 class TestServerThatStandsStill:
@@ -54,7 +44,7 @@ class TestServerThatStandsStill:
             async with getattr(sessions, kind)() as session:
                 await session.execute(text("select 1"))
 
-        with frozen(private_stores.data_dir):
+        with frozen_postgres(private_stores.data_dir):
             asked = time.monotonic()
             answers = await asyncio.gather(*map(ask, ("read", "write", "statements")), return_exceptions=True)
             assert time.monotonic() - asked < DEADLINE_SECONDS
@@ -71,7 +61,7 @@ class TestServerThatStandsStill:
         async def write() -> None:
             async with sessions.write() as session:
                 await session.execute(text("insert into seen values (1)"))
-                with frozen(private_stores.data_dir):
+                with frozen_postgres(private_stores.data_dir):
                     await session.execute(text("insert into seen values (2)"))
 
         asked = time.monotonic()
