@@ -19,7 +19,7 @@ from app.tasks import Grace
 from app.web.protocols import HttpProtocol, WebSocketProtocol
 
 KEEP_ALIVE_SECONDS = 75
-GARBAGE_THRESHOLDS = (20_000, 10, 20)
+GARBAGE_THRESHOLDS = (10_000, 10, 20)
 """Thousands of streams are a million objects: at Python's own thresholds to look for garbage among them, of which there is hardly
 any, takes a fifth of the time and stops everything for half a second at a time."""
 

@@ -31,6 +31,7 @@ from app.llm.messages import (
     ToolResult,
     UnsupportedPolicy,
 )
+from app.llm.unsupported import Notes
 from app.problems import InvalidInput
 from app.settings import ProviderKindName
 from tests.app.llm.calls import (
@@ -186,6 +187,19 @@ class TestAStreamedAnswer:
         assert raised.value.usage is not None
         assert raised.value.usage.output_tokens == pytest.approx(len(streamed_text([first, *rest])) / 4, abs=1)
         assert len(streamed_text(rest)) > len(streamed_text([first]))
+
+    async def test_can_be_left_to_the_system_between_two_reads(self, provider: Adapter, model: str) -> None:
+        """Whatever the SDKs put around the connection, it is found."""
+        wanted = call(model)
+        body = provider.encode(wanted, Notes(wanted), stream=True)
+        upstream = provider._upstream
+        source = await upstream.open(provider.completions_path, body, model=model, deadline=wanted.deadline)
+
+        assert upstream.gather(source.response, wanted.deadline) > 0
+        while not source.ended:
+            await source.read()
+        assert upstream.gather(source.response, wanted.deadline) == 0
+        await source.close()
 
     async def test_frees_its_connection_when_the_reader_leaves(
         self, provider: Adapter, model: str, simulator: RunningSimulator

@@ -106,17 +106,19 @@ class TestAFailedTry:
 
         error = await failure(provider, model, streamed=True)
 
-        assert (error.kind, error.usage) == (FailureKind.TRUNCATED, None)
+        assert (error.kind, error.usage) == (FailureKind.CONNECTION, None)
 
+    @pytest.mark.parametrize(("fault", "told"), [("cut", FailureKind.TRUNCATED), ("stall", FailureKind.TOTAL_TIMEOUT)])
     async def test_in_the_midst_of_a_whole_answer_is_charged_as_the_longest_it_could_be(
-        self, provider: Adapter, model: str, simulator: RunningSimulator
+        self, provider: Adapter, model: str, simulator: RunningSimulator, fault: str, told: FailureKind
     ) -> None:
-        simulator.post("cut")
+        simulator.post(fault)
 
-        error = await failure(provider, model, streamed=False)
+        error = await failure(provider, model, streamed=False, seconds=0.5)
 
-        assert error.kind is FailureKind.TRUNCATED
-        [entry] = simulator.ended(1)
+        assert (error.kind, error.status_code) == (told, 200)
+        assert error.provider_request_id
+        [entry] = simulator.seen(1)
         assert entry.billed
         assert error.usage is not None
         assert not error.usage.confirmed
@@ -352,8 +354,7 @@ class TestABrokenConnection:
             writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n")
             writer.write(_chunk(*_BEGINS[kind], _DELTAS[kind] % b"one"))
             await read.wait()
-            for word in (b" two", b" three"):
-                writer.write(_chunk(_DELTAS[kind] % word))
+            writer.write(_chunk(*(_DELTAS[kind] % word for word in (b" two", b" three"))))
             writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             writer.transport.abort()
             sent.set()
