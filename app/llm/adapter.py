@@ -29,7 +29,7 @@ from app.llm.messages import (
 )
 from app.llm.schema_check import AnswerCheck, SchemaChecks
 from app.llm.unsupported import Notes
-from app.llm.upstream import EventStream, ParameterRefused, Phase, Upstream, patience
+from app.llm.upstream import EventStream, ParameterRefused, Phase, Upstream, answer_had_begun, patience
 from app.llm.usage_mapping import BYTES_PER_TOKEN, broken_answer_usage, estimated_usage
 from app.llm.wire_text import Malformed
 from app.settings import ProviderSettings
@@ -84,7 +84,7 @@ class Adapter(ABC):
         try:
             response, notes = await self._send(call, send, stream=False)
         except ProviderError as failure:
-            if failure.kind is FailureKind.TRUNCATED:
+            if answer_had_begun(failure):
                 failure.usage = estimated_usage(call, BYTES_PER_TOKEN * call.max_output_tokens)
             raise
         try:

@@ -102,8 +102,7 @@ def stream_failure(error: object, provider_request_id: str | None) -> ProviderEr
 
 
 def transport_failure(error: BaseException) -> FailureKind:
-    """The kind behind an exception without a response, found by type along its chain of causes; TRUNCATED where an answer had
-    begun.
+    """The kind behind an exception without a response, found by type along its chain of causes.
 
     The chain matters: one SDK's aiohttp backend reports a reset connection as a connect timeout.
     """
@@ -113,8 +112,6 @@ def transport_failure(error: BaseException) -> FailureKind:
             return FailureKind.CONNECT_TIMEOUT
         if isinstance(cause, aiohttp.SocketTimeoutError):
             return FailureKind.IDLE_TIMEOUT
-        if isinstance(cause, aiohttp.ClientPayloadError):
-            return FailureKind.TRUNCATED
         if isinstance(cause, (aiohttp.ClientResponseError, httpx2.DecodingError)):
             return FailureKind.MALFORMED
         cause = cause.__cause__ or cause.__context__

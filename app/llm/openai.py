@@ -14,7 +14,7 @@ from app.llm.openai_request import PARAMETERS, encode_embedding, encode_request
 from app.llm.openai_response import read_answer, read_embeddings
 from app.llm.openai_stream import OpenAIStream
 from app.llm.unsupported import Notes
-from app.llm.upstream import Sdk, Upstream, client_options, silence
+from app.llm.upstream import Sdk, Upstream, answer_had_begun, client_options, silence
 from app.llm.usage_mapping import broken_answer_usage, estimated_embedding_usage, openai_usage
 from app.llm.wire_text import Malformed, clean
 from app.settings import ProviderKindName, ProviderSettings
@@ -72,7 +72,7 @@ class OpenAIProvider(Adapter):
                 patience=self._settings.timeouts.first_token,
             )
         except ProviderError as error:
-            if error.kind is FailureKind.TRUNCATED:
+            if answer_had_begun(error):
                 error.usage = estimated_embedding_usage(call)
             raise
         request_id = self._upstream.request_id(response)

@@ -82,6 +82,11 @@ def client_options(settings: ProviderSettings) -> dict[str, Any]:
     }
 
 
+def answer_had_begun(failure: ProviderError) -> bool:
+    """So its provider bills it."""
+    return failure.status_code is not None and failure.status_code < 300
+
+
 def patience(timeouts: ProviderTimeouts, max_output_tokens: int) -> timedelta:
     """How long a whole answer may take. It shows no first token, so a long one gets the same time again for every 2,048
     tokens of its cap; a silent target is still left in bounded time."""
@@ -100,17 +105,36 @@ class Upstream:
         self._ticks = Ticks(clock)
 
     async def post(self, path: str, body: bytes, *, model: str, deadline: float, patience: timedelta) -> httpx2.Response:
-        """The whole answer, status below 300. Raises ProviderError."""
+        """The whole answer, status below 300. Raises ProviderError, with that status where an answer had begun."""
 
         async def send(key: ApiKey) -> httpx2.Response:
+            begun: list[httpx2.Response] = []
             await self._acquire(deadline)
             try:
-                request = self._sdk.client.post(path, cast_to=httpx2.Response, content=body, options=self._options_for(key))
-                return await self._within(request, deadline, patience)
+                return await self._within(self._whole(path, body, key, begun), deadline, patience)
+            except ProviderError as failure:
+                if not begun:
+                    raise
+                kind = FailureKind.TRUNCATED if failure.kind is FailureKind.CONNECTION else failure.kind
+                raise ProviderError(
+                    kind, status_code=begun[0].status_code, provider_request_id=self.request_id(begun[0])
+                ) from None
             finally:
                 self._pool.release()
 
         return await self._with_a_key(model, send)
+
+    async def _whole(self, path: str, body: bytes, key: ApiKey, begun: list[httpx2.Response]) -> httpx2.Response:
+        """`begun` gets the answer when its head has come."""
+        response: httpx2.Response = await self._sdk.client.post(
+            path, cast_to=httpx2.Response, content=body, options=self._options_for(key), stream=True, stream_cls=object
+        )
+        begun.append(response)
+        try:
+            await response.aread()
+        finally:
+            await response.aclose()
+        return response
 
     async def open(self, path: str, body: bytes, *, model: str, deadline: float) -> EventStream:
         """A stream whose headers have come; the caller closes it. Raises ProviderError."""

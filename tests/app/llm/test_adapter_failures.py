@@ -108,7 +108,7 @@ class TestAFailedTry:
 
         assert (error.kind, error.usage) == (FailureKind.CONNECTION, None)
 
-    @pytest.mark.parametrize(("fault", "told"), [("cut", FailureKind.TRUNCATED), ("stall", FailureKind.TOTAL_TIMEOUT)])
+    @pytest.mark.parametrize(("fault", "told"), [("cut", FailureKind.TRUNCATED), ("stall", FailureKind.FIRST_TOKEN_TIMEOUT)])
     async def test_in_the_midst_of_a_whole_answer_is_charged_as_the_longest_it_could_be(
         self, provider: Adapter, model: str, simulator: RunningSimulator, fault: str, told: FailureKind
     ) -> None:
