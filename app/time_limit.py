@@ -4,7 +4,7 @@
 many awaits: to set a limit is to write down when it passes, and the timer looks at that when it fires.
 
 Nor does it blame others for our own delay. Where the event loop is slow, what is waited for may have come long ago and only wait
-to be read, so the loop gets round some times more before the limit counts.
+to be read, so the loop gets round some times more before the limit counts; once, also where one await after another is past it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ class TimeLimit:
 
     def of(self, seconds: float) -> TimeLimit:
         self._ends = self._loop.time() + seconds
-        self._rounds = 0
+        if seconds > 0:
+            self._rounds = 0
         return self
 
     def __enter__(self) -> None:
