@@ -188,8 +188,11 @@ class TestAStreamedAnswer:
         assert raised.value.usage.output_tokens == pytest.approx(len(streamed_text([first, *rest])) / 4, abs=1)
         assert len(streamed_text(rest)) > len(streamed_text([first]))
 
-    async def test_can_be_left_to_the_system_between_two_reads(self, provider: Adapter, model: str) -> None:
+    async def test_can_be_left_to_the_system_between_two_reads(
+        self, provider: Adapter, model: str, simulator: RunningSimulator
+    ) -> None:
         """Whatever the SDKs put around the connection, it is found."""
+        simulator.post({"token_delay_ms": 3})
         wanted = call(model)
         body = provider.encode(wanted, Notes(wanted), stream=True)
         upstream = provider._upstream
