@@ -16,6 +16,7 @@ import msgspec
 from app.completions import Completion, CompletionStatus
 from app.costs.holds import StoredCall
 from app.llm.routing import ProvidersFailed, RateLimited
+from app.money import ZERO
 from app.problems import InvalidInput
 from app.secrets import Sealer
 
@@ -41,21 +42,28 @@ class CompletionDocuments:
     def read(self, stored: StoredCall) -> Completion:
         """As far as it has come. Raises UnsealError where the bytes are not this tenant's completion, or the key is another."""
         if stored.document is None:
-            status = CompletionStatus(stored.status)
-            return Completion(
-                stored.key,
-                status,
-                stored.tenant,
-                stored.created_at,
-                problem=ABANDONED if status is CompletionStatus.FAILED else None,
-                agent=stored.agent,
-                finished_at=stored.finished_at,
-            )
+            return _without_document(stored)
         document = self.sealer.unseal(stored.document, seal_context(stored.tenant, stored.key))
         raw = msgspec.json.decode(document, type=dict[str, typing.Any])
         problem = _problem(raw.pop("problem"))
         fields = {name: msgspec.convert(value, _FIELDS[name], strict=False) for name, value in raw.items()}
         return Completion(**fields, problem=problem)
+
+
+def _without_document(stored: StoredCall) -> Completion:
+    status, costs = CompletionStatus(stored.status), [attempt.cost_usd for attempt in stored.attempts]
+    known = [cost for cost in costs if cost is not None]
+    return Completion(
+        stored.key,
+        status,
+        stored.tenant,
+        stored.created_at,
+        problem=dataclasses.replace(ABANDONED, attempts=stored.attempts) if status is CompletionStatus.FAILED else None,
+        cost_usd=sum(known, ZERO) if known and len(known) == len(costs) else None,
+        attempts=stored.attempts,
+        agent=stored.agent,
+        finished_at=stored.finished_at,
+    )
 
 
 def _problem(raw: dict[str, typing.Any] | None) -> object:

@@ -179,7 +179,17 @@ class _Watch:
             return []
         if self.known.status is CompletionStatus.FINISHED:
             return [self._fail(CursorExpired("The last events were lost; `partial` is the whole completion."))]
+        if self.known.text is None:
+            self.known = replace(self.known, text=await self._shown())
         return [last_event(end, self.at.clock.now(), self.known)]
+
+    async def _shown(self) -> str | None:
+        """The text in the log; the ledger has none of a call whose owner died."""
+        texts, position = list[str](), 0
+        while (page := await self.at.read(self.key, position)) is not None and page.entries:
+            texts += [entry.text or "" for entry in self._entries(page)]
+            position = page.entries[-1][0]
+        return "".join(texts) or None
 
     def _without_log(self) -> list[CompletionEvent]:
         """Told from the result: to who asks from the start, and for a call that was never streamed."""

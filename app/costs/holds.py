@@ -99,7 +99,8 @@ class Settlement:
 
 @dataclass(frozen=True, slots=True)
 class StoredCall:
-    """A call as the ledger keeps it. `document` is None while it runs, where none was given, and after its owner died."""
+    """A call as the ledger keeps it. `document` is None while it runs, where none was given, and after its owner died; `attempts`
+    are then what it was charged for."""
 
     key: UUID
     tenant: str
@@ -109,6 +110,7 @@ class StoredCall:
     created_at: datetime
     finished_at: datetime | None
     agent: str | None = None
+    attempts: tuple[Attempt, ...] = ()
 
 
 class Ledger(Protocol):

@@ -14,13 +14,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import Self, TypeAlias
+from typing import Any, Self, TypeAlias
 from uuid import UUID, uuid4
 
 import asyncpg
 import msgspec
-from sqlalchemy import text
+from sqlalchemy import Row, text
 
+from app.attempts import Attempt, AttemptOutcome
 from app.clock import Clock
 from app.costs.batcher import Batcher
 from app.costs.budgets import Budget, BudgetExceeded, budget_from_row, exceeded
@@ -32,7 +33,7 @@ from app.db.sessions import Sessions
 from app.errors import Refused, StoreUnavailable
 from app.problems import Conflict, InvalidInput, ProblemCode
 from app.settings import BudgetDefault, Settings
-from app.usage import Operation
+from app.usage import Operation, TokenUsage
 
 ADMIT_PATIENCE = timedelta(seconds=5)
 SETTLE_PATIENCE = timedelta(seconds=30)
@@ -123,8 +124,12 @@ class PostgresLedger:
     async def stored(self, call: UUID) -> StoredCall | None:
         async with self._sessions.read(primary=True) as session:
             row = (await session.execute(_STORED, {"key": call})).one_or_none()
-        if row is None:
-            return None
+            if row is None:
+                return None
+            charged: Sequence[Row[Any]] = ()
+            if row.document is None and row.finished_at is not None:
+                values = {"tenant": row.tenant, "at": row.admitted_at, "call": call}
+                charged = (await session.execute(_CHARGED, values)).all()
         return StoredCall(
             call,
             row.tenant,
@@ -134,6 +139,7 @@ class PostgresLedger:
             row.admitted_at,
             row.finished_at,
             row.agent,
+            tuple(_attempt(one, row.admitted_at) for one in charged),
         )
 
     async def renew(self) -> int:
@@ -286,6 +292,11 @@ _STORED = text(
     "select tenant, agent, operation, status, document, admitted_at, finished_at from completions"
     " where key = :key and (expires_at > now() or status = 'RUNNING')"
 )
+_CHARGED = text(
+    "select key, provider, model, outcome, latency_ms, provider_request_id, uncached_input_tokens, cached_input_tokens,"
+    " cache_write_5m_tokens, cache_write_1h_tokens, visible_output_tokens, reasoning_tokens, confirmed, cost_usd"
+    " from usage_records where tenant = :tenant and at = :at and completion = :call order by key"
+)
 _ABANDON = text(
     "update completions set lease_until = now() - interval '1 second'"
     " where key = :call and owner <> :owner and status = 'RUNNING'"
@@ -295,6 +306,28 @@ _RENEW = text(
     " and owner = :owner and status = 'RUNNING' order by key for update skip locked) returning key"
 )
 """Locks in the order that everybody keeps. What somebody else has locked is renewed the next time."""
+
+
+def _attempt(row: Row[Any], admitted_at: datetime) -> Attempt:
+    return Attempt(
+        row.key,
+        row.provider,
+        row.model,
+        AttemptOutcome(row.outcome),
+        admitted_at,
+        row.latency_ms,
+        provider_request_id=row.provider_request_id,
+        usage=TokenUsage(
+            row.uncached_input_tokens,
+            row.cached_input_tokens,
+            row.cache_write_5m_tokens,
+            row.cache_write_1h_tokens,
+            row.visible_output_tokens,
+            row.reasoning_tokens,
+            row.confirmed,
+        ),
+        cost_usd=row.cost_usd,
+    )
 
 
 def _reason(

@@ -112,3 +112,16 @@ class TestCallsWithoutADocument:
         told = CompletionDocuments(Sealer(), keep_content=True).read(stored(FAILED, None))
         assert isinstance(told.problem, ProvidersFailed)
         assert told.problem.retryable
+
+    def test_cost_what_they_were_charged(self) -> None:
+        documents = CompletionDocuments(Sealer(), keep_content=True)
+        failed = replace(FAILED, attempts=(ATTEMPT, ATTEMPT))
+        told = documents.read(replace(stored(failed, None), attempts=failed.attempts))
+        assert told.cost_usd == 2 * (ATTEMPT.cost_usd or 0)
+        assert isinstance(told.problem, ProvidersFailed)
+        assert told.problem.attempts == told.attempts == failed.attempts
+
+    def test_cost_nobody_knows_what_where_a_price_is_unknown(self) -> None:
+        documents = CompletionDocuments(Sealer(), keep_content=True)
+        attempts = (ATTEMPT, replace(ATTEMPT, cost_usd=None))
+        assert documents.read(replace(stored(FAILED, None), attempts=attempts)).cost_usd is None

@@ -73,7 +73,7 @@ class Elsewhere:
     async def bury(self, _: UUID) -> None:
         if not self.owned and self.known is not None and self.known.status is CompletionStatus.RUNNING:
             self.buried += 1
-            self.ends(CompletionStatus.FAILED)
+            self.known = replace(self.known, status=CompletionStatus.FAILED, finished_at=self.clock.now())
 
     async def completion(self, _: UUID, asking: Principal) -> Completion | None:
         self.looked_up += 1
@@ -200,6 +200,15 @@ class TestOwnerThatDied:
         assert kinds(events) == [CompletionStarted, CompletionDelta, CompletionFailed]
         assert [event.number for event in events] == [1, 2, 3]
         assert there.buried == 1
+
+    async def test_leaves_the_text_that_was_shown(self) -> None:
+        there = Elsewhere(owned=False)
+        there.write("a", "b", "c")
+        for after in (0, 3):
+            failed = (await there.seen(there.watched(after), seconds=10))[-1]
+            assert isinstance(failed, CompletionFailed)
+            assert failed.partial is not None
+            assert failed.partial.text == "abc"
 
     async def test_after_it_had_settled_a_whole_answer_does_not_hide_what_is_missing(self) -> None:
         there = Elsewhere(owned=False)

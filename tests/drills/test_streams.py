@@ -8,6 +8,7 @@ import signal
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
@@ -30,7 +31,7 @@ subscription($id: ID!, $after: Cursor) {
     ... on StreamEvent { cursor }
     ... on CompletionDelta { text }
     ... on CompletionFinished { completion { text usage { confirmed } } }
-    ... on CompletionFailed { problem { ... on Problem { code } } partial { costUsd } }
+    ... on CompletionFailed { problem { ... on Problem { code } } partial { text costUsd attempts { model } } }
   }
 }"""
 RECORDS = """
@@ -136,6 +137,11 @@ class TestOwnerKilledWhileItsStreamsAreWatched:
             assert sum(event["__typename"] in ENDS for event in watcher.events) == 1
         assert all(watcher.ended_at - killed_at < 10 for watcher in failed)
         assert all(watcher.text == watcher.events[-1]["completion"]["text"] for watcher in finished)
+        for watcher in failed:
+            partial = watcher.events[-1]["partial"]
+            assert partial["text"] == watcher.text
+            assert Decimal(partial["costUsd"]) > 0
+            assert len(partial["attempts"]) == 1
         by_id = {key: [watcher for watcher in watchers if watcher.completion == key] for key in ids}
         assert all(other.events == first.events for first, *others in by_id.values() for other in others)
         assert Counter(record["completionId"] for record in records) == Counter(ids)

@@ -401,6 +401,7 @@ class TestDeadOwners:
         stored = await alive.stored(request.call)
         assert stored is not None
         assert (stored.status, stored.document) == ("FAILED", None)
+        assert [one.cost_usd for one in stored.attempts] == [Decimal(2)]
         async with sessions.read(primary=True) as session:
             assert (await session.execute(text("select confirmed, visible_output_tokens from usage_records"))).one() == (
                 False,
