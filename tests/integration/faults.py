@@ -1,7 +1,8 @@
 """The classic faults of a provider, each met through the real SDKs: streamed and not, with and without a fallback, at both
 providers. All cases run at once, each with models of its own, so that none trips another's breaker.
 
-Time is a quarter of what users have: backoffs of 0.25, 0.5, 1 and 2 s. The first token may take a second and a half, the next one half a second.
+Time is a quarter of what users have: backoffs of 0.25, 0.5, 1 and 2 s. The first token may take a second and a half, the next
+one half a second.
 """
 
 from __future__ import annotations
