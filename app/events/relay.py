@@ -106,6 +106,12 @@ class Relay:
         kept = tuple(row for row in rows[:PAGE] if row.position > edge.gone)
         return PlacedPage(kept, len(rows) > PAGE, edge.gone, edge.oldest_at or self._clock.now())
 
+    async def has(self, position: int) -> bool:
+        async with self._sessions.read(primary=True) as session:
+            head: int = (await session.execute(_HEAD)).one().head
+        self.wake()
+        return head >= position
+
     async def _work(self) -> None:
         while True:
             before, pause = self._position, POLL_SECONDS

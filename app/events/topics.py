@@ -65,6 +65,10 @@ class PlacedRows(Protocol):
         """In order, from behind `after` up to `upto`; raises StoreUnavailable."""
         ...
 
+    async def has(self, position: int) -> bool:
+        """Whether the log has come so far; if so the topics are told soon. Raises StoreUnavailable."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Arrived(Generic[Event]):
@@ -108,6 +112,8 @@ class Topic(Generic[Event]):
         self._position = 0
         self._opened = asyncio.Event()
         self._grown = asyncio.Event()
+        self._ahead = 0
+        """Followers who were told elsewhere what is still to be told here."""
         self._beats = 0
 
     async def load(self, rows: Sequence[Placed]) -> list[Told]:
@@ -131,7 +137,7 @@ class Topic(Generic[Event]):
             self._complete_after = self._positions[-LATEST - 1]
             del self._positions[:-LATEST], self._latest[:-LATEST]
         self._position = position
-        if own:
+        if own or self._ahead:
             self._wake()
 
     def open(self, position: int) -> None:
@@ -150,7 +156,7 @@ class Topic(Generic[Event]):
     async def follow(self, after: int | None, tenant: str | None) -> AsyncGenerator[Step[Event], None]:
         """What comes after the position `after`, or from now on: of one tenant, or of all for None. First what was missed, then a
         Beat, then everything as it comes, with a Beat in between now and then. Raises StoreUnavailable."""
-        joined = await self._join()
+        joined = await self._join(after or 0)
         position = joined if after is None else after
         if position > joined:
             position = joined
@@ -175,13 +181,24 @@ class Topic(Generic[Event]):
                 told = self._beats
                 yield Beat(position)
 
-    async def _join(self) -> int:
+    async def _join(self, after: int) -> int:
+        """Where the log stands, but not before `after`: where another process was quicker to tell, nothing of it is told again."""
         try:
             async with asyncio.timeout(OPENING_SECONDS):
                 await self._opened.wait()
+                if self._position < after and await self._rows.has(after):
+                    await self._until_told(after)
         except TimeoutError:
             raise StoreUnavailable("PostgreSQL") from None
         return self._position
+
+    async def _until_told(self, position: int) -> None:
+        self._ahead += 1
+        try:
+            while self._position < position:
+                await self._grown.wait()
+        finally:
+            self._ahead -= 1
 
     async def _from_table(
         self, after: int, upto: int, joined: int, tenant: str | None

@@ -209,6 +209,32 @@ class TestFollowers:
             before, _ = await until_beat(steps)
         assert [type(step) for step in before] == [Arrived]
 
+    async def test_who_come_from_a_process_that_was_quicker_see_nothing_again(self, sessions: Sessions, connect: Connect) -> None:
+        connection, quick, slow = await connect(), Process(sessions), Process(sessions)
+        await slow.relay.catch_up()
+        for _ in range(3):
+            await put(connection)
+        await quick.relay.catch_up()
+        async with aclosing(slow.topic.follow(2, None)) as steps:
+            waiting = asyncio.ensure_future(until_beat(steps))
+            await asyncio.wait([waiting], timeout=0.2)
+            assert not waiting.done()
+            await slow.relay.catch_up()
+            before, position = await waiting
+        assert [step.position for step in before] == [3]
+        assert position == 3
+
+    async def test_who_come_from_a_process_that_was_quicker_wake_their_own(self, sessions: Sessions, connect: Connect) -> None:
+        connection, quick, slow = await connect(), Process(sessions), Process(sessions)
+        running = asyncio.create_task(slow.relay.run())
+        async with aclosing(slow.topic.follow(None, None)) as steps:
+            await until_beat(steps)
+        await put(connection, topic="other")
+        await quick.relay.catch_up()
+        async with aclosing(slow.topic.follow(1, None)) as steps:
+            assert await until_beat(steps) == ([], 1)
+        running.cancel()
+
     async def test_of_a_position_that_was_never_given_are_told_so(self, process: Process) -> None:
         async with aclosing(process.topic.follow(99, None)) as steps:
             before, position = await until_beat(steps)
