@@ -182,7 +182,7 @@ class Topic(Generic[Event]):
                 yield Beat(position)
 
     async def _join(self, after: int) -> int:
-        """Where the log stands, but not before `after`: where another process was quicker to tell, nothing of it is told again."""
+        """Where the log stands, not before `after`: where another process was quicker to tell, nothing of it is told again."""
         try:
             async with asyncio.timeout(OPENING_SECONDS):
                 await self._opened.wait()
