@@ -1,8 +1,9 @@
-"""Running totals, computed once a scope however many follow it."""
+"""Running totals, computed once a scope however many follow it, and as often as the most eager of them asks."""
 
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import TypeAlias
 from app.clock import Clock
 from app.costs.queries import CostFilter, CostQuery
 from app.costs.reports import CostReport, CostReports, CostTotals
+from app.db.wakeups import Wakeup
 from app.errors import Refused
 from app.events.heartbeat import Heartbeat
 from app.paging import encode_cursor
@@ -38,7 +40,7 @@ class CostUpdates:
     def __init__(self, reports: CostReports, clock: Clock) -> None:
         self._reports = reports
         self._clock = clock
-        self._scopes: dict[tuple[CostFilter, timedelta], _Scope] = {}
+        self._scopes: dict[CostFilter, _Scope] = {}
 
     def __len__(self) -> int:
         return len(self._scopes)
@@ -65,32 +67,44 @@ class CostUpdates:
     @contextmanager
     def _joined(self, where: CostFilter, interval: timedelta) -> Iterator[_Scope]:
         """The last to leave ends the computing."""
-        place = where, interval
-        scope = self._scopes.get(place)
+        scope = self._scopes.get(where)
         if scope is None:
-            scope = self._scopes[place] = _Scope(self._reports, self._clock, where, interval)
-        scope.followers += 1
+            scope = self._scopes[where] = _Scope(self._reports, self._clock, where)
+        scope.join(interval)
         try:
             yield scope
         finally:
-            scope.followers -= 1
-            if not scope.followers:
+            if not scope.leave(interval):
                 scope.end()
-                if self._scopes.get(place) is scope:
-                    del self._scopes[place]
+                if self._scopes.get(where) is scope:
+                    del self._scopes[where]
 
 
 class _Scope:
-    def __init__(self, reports: CostReports, clock: Clock, where: CostFilter, interval: timedelta) -> None:
-        self.followers = 0
+    def __init__(self, reports: CostReports, clock: Clock, where: CostFilter) -> None:
         self._reports = reports
         self._clock = clock
         self._query = CostQuery(where)
-        self._seconds = interval.total_seconds()
+        self._intervals: Counter[timedelta] = Counter()
+        self._sooner = Wakeup(clock)
         self._latest: CostReport | None = None
         self._failure: Exception | None = None
         self._changed = asyncio.Event()
         self._task = asyncio.create_task(self._compute())
+
+    def join(self, interval: timedelta) -> None:
+        """A follower with a shorter interval than all others is told nothing that is older than it asks for."""
+        if self._intervals and interval < min(self._intervals):
+            self._latest = None
+            self._sooner.set()
+        self._intervals[interval] += 1
+
+    def leave(self, interval: timedelta) -> bool:
+        """True where somebody follows still."""
+        self._intervals[interval] -= 1
+        if not self._intervals[interval]:
+            del self._intervals[interval]
+        return bool(self._intervals)
 
     async def other_than(self, shown: CostTotals | None) -> CostReport | None:
         """The latest report once its totals are others; None after a while without one. Raises what kept it from being made."""
@@ -123,4 +137,4 @@ class _Scope:
                 self._latest = report
                 self._changed.set()
                 self._changed = asyncio.Event()
-            await self._clock.sleep(self._seconds)
+            await self._sooner.wait(min(self._intervals).total_seconds())

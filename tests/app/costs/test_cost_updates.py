@@ -76,6 +76,32 @@ class TestFollowers:
             await events.aclose()
         assert len(updates) == 0
 
+    async def test_of_one_scope_share_the_computing_whatever_their_intervals(
+        self, ledger: PostgresLedger, sessions: Sessions
+    ) -> None:
+        clock, reports = ManualClock(), Counting(sessions)
+        updates = CostUpdates(reports, clock)
+        async with (
+            aclosing(updates.follow(EVER, timedelta(hours=1))) as patient,
+            aclosing(updates.follow(EVER, timedelta(seconds=1))) as eager,
+            aclosing(updates.follow(EVER, timedelta(seconds=5))) as other,
+        ):
+            assert await next_total(patient) == 0
+            await spend(ledger, "1")
+            assert await next_total(eager) == Decimal(1)
+            assert await next_total(other) == Decimal(1)
+            assert (reports.asked, len(updates)) == (2, 1)
+            await spend(ledger, "1")
+            waiting = asyncio.ensure_future(next_total(eager))
+            later = asyncio.ensure_future(next_total(other))
+            await clock.advance(1.1)
+            assert await waiting == Decimal(2)
+            assert reports.asked == 3
+            assert not later.done()
+            await clock.advance(4)
+            assert await later == Decimal(2)
+        assert len(updates) == 0
+
     async def test_are_told_no_oftener_than_they_asked(self, ledger: PostgresLedger, sessions: Sessions) -> None:
         clock = ManualClock()
         updates = CostUpdates(CostReports(sessions), clock)
