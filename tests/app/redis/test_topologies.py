@@ -9,9 +9,11 @@ import subprocess
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
+from redis.asyncio import Redis
 
 from app.clock import SystemClock
 from app.embedded.binaries import find_valkey
@@ -72,18 +74,42 @@ class TestSentinel:
             stack.enter_context(server(tmp_path, replica, f"replicaof 127.0.0.1 {primary}"))
             for port in sentinels:
                 stack.enter_context(server(tmp_path, port, *watch))
-            await asyncio.sleep(0)
+            for port in sentinels:
+                await self.wait_for_acquaintance(port)
             yield f"redis+sentinel://{','.join(f'127.0.0.1:{port}' for port in sentinels)}/main/0", process
 
     async def test_the_new_primary_is_used_after_a_failover(self, servers: tuple[str, subprocess.Popen[bytes]]) -> None:
         url, primary = servers
-        client = connect_redis(url, RedisSettings(), SystemClock())
         script = Script("peers")
-        assert await until_it_works(client, script, "test:peers") == 1
-        await self.wait_for_replica(client)
-        primary.kill()
-        assert await until_it_works(client, script, "test:peers") == 2
-        await client.close()
+        client = connect_redis(url, RedisSettings(), SystemClock())
+        try:
+            assert await until_it_works(client, script, "test:peers") == 1
+            await self.wait_for_replica(client)
+            primary.kill()
+            assert await until_it_works(client, script, "test:peers") == 2
+        finally:
+            await client.close()
+
+    async def wait_for_acquaintance(self, port: int) -> None:
+        """A sentinel agrees on no new primary before it knows the replica and the other sentinels."""
+
+        async def knows_all(server: Server) -> bool:
+            assert isinstance(server, Redis)
+            found: Any = await server.sentinel_master("main")
+            return bool(found["num-slaves"] == 1 and found["num-other-sentinels"] == 2)
+
+        client = connect_redis(f"redis://127.0.0.1:{port}/0", RedisSettings(), SystemClock())
+        try:
+            async with asyncio.timeout(30):
+                while True:
+                    try:
+                        if await client.run(knows_all):
+                            return
+                    except StoreUnavailable:
+                        pass
+                    await asyncio.sleep(0.05)
+        finally:
+            await client.close()
 
     async def wait_for_replica(self, client: RedisClient) -> None:
         async def is_caught_up(server: Server) -> bool:
