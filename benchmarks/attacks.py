@@ -5,8 +5,7 @@
 A prober asks for a small file all the while: its slowest answer in a round shows how long the event loop stood still.
 What is told is the median over the rounds, since a busy machine adds pauses of its own. Exit status 1 when an attack is let
 through, takes 100 ms or more (unless refused by its size), stalls the loop for more than 50 ms or makes the server grow for good.
-What is allowed must only not stall anybody, and for 100 ms at most: one call of the decoder turns a body of the largest size into
-text, and nothing breaks that up.
+What is allowed must only not stall anybody.
 """
 
 from __future__ import annotations
@@ -28,7 +27,6 @@ from benchmarks.product import Product, running
 ROUNDS = 9
 SLOWEST_MS = 100.0
 LONGEST_STALL_MS = 50.0
-LONGEST_STALL_OF_ALLOWED_MS = 100.0
 MOST_GROWTH_MB = 30.0
 
 
@@ -247,8 +245,7 @@ def main() -> int:
         for attack in attacks:
             found = measure(product, attack)
             fast = found.median_ms < SLOWEST_MS or attack.by_size or attack.allowed
-            stall_ms = LONGEST_STALL_OF_ALLOWED_MS if attack.allowed else LONGEST_STALL_MS
-            good = (found.refused or attack.allowed) and fast and found.stall_ms <= stall_ms
+            good = (found.refused or attack.allowed) and fast and found.stall_ms <= LONGEST_STALL_MS
             failures += not good
             line = f"{attack.name:31} {len(attack.body):>10,} {found.median_ms:>8.1f} {found.stall_ms:>8.1f}"
             print(f"{line}  {'' if good else 'NOT GOOD '}{found.outcome}")
