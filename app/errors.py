@@ -130,7 +130,7 @@ class ProviderError(GreenLangError):
     """One failed try, mapped by type and status in the adapter. The message never holds the provider's raw text or a key.
 
     `usage` is what the provider billed although it failed; None where nothing was billed or known. `rate_limits` is what its
-    headers say is left.
+    headers say is left. `unanswered_seconds`: how long a request that may have arrived waited for an answer that never began.
     """
 
     def __init__(
@@ -142,6 +142,7 @@ class ProviderError(GreenLangError):
         provider_request_id: str | None = None,
         usage: TokenUsage | None = None,
         rate_limits: RateLimitReport | None = None,
+        unanswered_seconds: float | None = None,
     ) -> None:
         super().__init__(kind.value if status_code is None else f"{kind.value} ({status_code})")
         self.kind = kind
@@ -150,6 +151,7 @@ class ProviderError(GreenLangError):
         self.provider_request_id = provider_request_id
         self.usage = usage
         self.rate_limits = rate_limits
+        self.unanswered_seconds = unanswered_seconds
 
     @property
     def retryable(self) -> bool:

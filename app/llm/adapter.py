@@ -1,7 +1,7 @@
 """What both adapters do with a call, around what their wire protocols say: encode, send, read, check, and account.
 
-A failed try says what was billed: an answer that is not of the schema asked for, that cannot be read or that broke off, and a
-stream that broke off after its first token.
+A failed try says what was billed: an answer that is not of the schema asked for, that cannot be read or that broke off. Where
+the request may have arrived and no answer came, it may be billed too, and an estimate says so.
 """
 
 from __future__ import annotations
@@ -29,12 +29,19 @@ from app.llm.messages import (
 )
 from app.llm.schema_check import AnswerCheck, SchemaChecks
 from app.llm.unsupported import Notes
-from app.llm.upstream import EventStream, ParameterRefused, Phase, Upstream, answer_had_begun, patience
+from app.llm.upstream import EventStream, ParameterRefused, Phase, Upstream, answer_had_begun, patience, tokens_made_in
 from app.llm.usage_mapping import BYTES_PER_TOKEN, broken_answer_usage, estimated_usage
 from app.llm.wire_text import Malformed
 from app.settings import ProviderSettings
+from app.usage import TokenUsage
 
 _REMEMBERED_MODELS = 1000
+_UNANSWERED = {
+    FailureKind.CONNECTION,
+    FailureKind.FIRST_TOKEN_TIMEOUT,
+    FailureKind.TOTAL_TIMEOUT,
+    FailureKind.TRUNCATED,
+}
 _UNCHECKED = {FinishReason.TOOL_CALLS, FinishReason.CONTENT_FILTER}
 
 _T = TypeVar("_T")
@@ -84,8 +91,7 @@ class Adapter(ABC):
         try:
             response, notes = await self._send(call, send, stream=False)
         except ProviderError as failure:
-            if answer_had_begun(failure):
-                failure.usage = estimated_usage(call, BYTES_PER_TOKEN * call.max_output_tokens)
+            failure.usage = self._perhaps_billed(failure, call)
             raise
         try:
             whole = self.read_answer(response.content, call, notes)
@@ -101,7 +107,12 @@ class Adapter(ABC):
         async def send(body: bytes) -> EventStream:
             return await self._upstream.open(self.completions_path, body, model=call.model, deadline=call.deadline)
 
-        source, notes = await self._send(call, send, stream=True)
+        try:
+            source, notes = await self._send(call, send, stream=True)
+        except ProviderError as unopened:
+            if unopened.unanswered_seconds is not None:
+                unopened.usage = estimated_usage(call, 0)
+            raise
         try:
             reader = self.reader(call, notes, self._upstream.request_id(source.response))
             shown = False
@@ -168,9 +179,9 @@ class Adapter(ABC):
             elif reader.complete:
                 reader.stopped = True
             else:
-                raise self._cut(source, reader)
+                raise self._cut(source)
         except ProviderError as error:
-            if reader.started:
+            if reader.started or error.kind in _UNANSWERED:
                 error.usage = reader.usage()
             return parts, error
         return parts, None
@@ -183,7 +194,7 @@ class Adapter(ABC):
                 if reader.complete:
                     reader.stopped = True
                     break
-                raise self._cut(source, reader) if source.ended else self._malformed(source.response) from None
+                raise self._cut(source) if source.ended else self._malformed(source.response) from None
             if reader.stopped:
                 break
         if reader.complete:
@@ -191,13 +202,21 @@ class Adapter(ABC):
         elif reader.started:
             source.phase = Phase.IDLE
 
-    def _cut(self, source: EventStream, reader: AnswerReader) -> ProviderError:
+    def _cut(self, source: EventStream) -> ProviderError:
         return ProviderError(
             FailureKind.TRUNCATED,
             status_code=source.response.status_code,
             provider_request_id=self._upstream.request_id(source.response),
-            usage=reader.usage() if reader.started else None,
         )
+
+    def _perhaps_billed(self, failure: ProviderError, call: ModelCall) -> TokenUsage | None:
+        """Of an answer that had begun the whole was made; of one that had not, at most what can be made in that time."""
+        if answer_had_begun(failure):
+            return estimated_usage(call, BYTES_PER_TOKEN * call.max_output_tokens)
+        if failure.unanswered_seconds is None:
+            return failure.usage
+        made = tokens_made_in(failure.unanswered_seconds, self._settings.timeouts)
+        return estimated_usage(call, BYTES_PER_TOKEN * min(made, call.max_output_tokens))
 
     def _malformed(self, response: httpx2.Response) -> ProviderError:
         return ProviderError(

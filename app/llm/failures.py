@@ -7,7 +7,7 @@ input that is too long or was filtered has, at some providers, the status and ty
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
 from email.utils import parsedate_to_datetime
 
@@ -17,6 +17,7 @@ import httpx2
 from app.errors import FailureKind, ProviderError
 from app.usage import RateLimitReport
 
+_NO_CONNECTION = (aiohttp.ConnectionTimeoutError, httpx2.PoolTimeout)
 _LONGEST_RETRY_AFTER = 86_400.0
 _LARGEST_COUNT = 2**53
 
@@ -106,16 +107,26 @@ def transport_failure(error: BaseException) -> FailureKind:
 
     The chain matters: one SDK's aiohttp backend reports a reset connection as a connect timeout.
     """
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, (aiohttp.ConnectionTimeoutError, httpx2.PoolTimeout)):
+    for cause in _causes(error):
+        if isinstance(cause, _NO_CONNECTION):
             return FailureKind.CONNECT_TIMEOUT
         if isinstance(cause, aiohttp.SocketTimeoutError):
             return FailureKind.IDLE_TIMEOUT
         if isinstance(cause, (aiohttp.ClientResponseError, httpx2.DecodingError)):
             return FailureKind.MALFORMED
-        cause = cause.__cause__ or cause.__context__
     return FailureKind.CONNECTION
+
+
+def never_connected(error: BaseException) -> bool:
+    """So nothing was sent."""
+    return any(isinstance(cause, (aiohttp.ClientConnectorError, *_NO_CONNECTION)) for cause in _causes(error))
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__ or cause.__context__
 
 
 def retry_after(headers: Mapping[str, str], now: datetime) -> timedelta | None:

@@ -72,7 +72,7 @@ class OpenAIProvider(Adapter):
                 patience=self._settings.timeouts.first_token,
             )
         except ProviderError as error:
-            if answer_had_begun(error):
+            if answer_had_begun(error) or error.unanswered_seconds is not None:
                 error.usage = estimated_embedding_usage(call)
             raise
         request_id = self._upstream.request_id(response)

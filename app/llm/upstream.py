@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -91,6 +92,11 @@ def patience(timeouts: ProviderTimeouts, max_output_tokens: int) -> timedelta:
     """How long a whole answer may take. It shows no first token, so a long one gets the same time again for every 2,048
     tokens of its cap; a silent target is still left in bounded time."""
     return timeouts.first_token * (1 + max_output_tokens / TOKENS_PER_PATIENCE)
+
+
+def tokens_made_in(seconds: float, timeouts: ProviderTimeouts) -> int:
+    """Output tokens, at the pace at which patience ends."""
+    return math.ceil(seconds / timeouts.first_token.total_seconds() * TOKENS_PER_PATIENCE)
 
 
 class Upstream:
@@ -242,16 +248,17 @@ class Upstream:
 
     async def _within(self, request: Awaitable[httpx2.Response], deadline: float, allowed: timedelta) -> httpx2.Response:
         seconds, kind = self.remaining(deadline, allowed.total_seconds(), FailureKind.FIRST_TOKEN_TIMEOUT)
-        limit = TimeLimit()
+        limit, sent_at = TimeLimit(), self._clock.monotonic()
         try:
             with limit.of(seconds):
                 return await request
         except TimeoutError:
-            raise ProviderError(kind) from None
+            raise ProviderError(kind, unanswered_seconds=-self.until(sent_at)) from None
         except self._sdk.status_error as error:
             raise self._status_failure(error) from None
         except (self._sdk.connection_error, *_TRANSPORT_ERRORS) as error:
-            raise ProviderError(failures.transport_failure(error)) from None
+            waited = None if failures.never_connected(error) else -self.until(sent_at)
+            raise ProviderError(failures.transport_failure(error), unanswered_seconds=waited) from None
         finally:
             limit.close()
 

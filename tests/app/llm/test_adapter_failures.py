@@ -58,9 +58,13 @@ STATUSES = {
     "quota": FailureKind.KEY_REFUSED,
     "context-too-long": FailureKind.CONTEXT_TOO_LONG,
     "prompt-filter": FailureKind.CONTENT_FILTERED,
+}
+UNANSWERED = {
     "reset": FailureKind.CONNECTION,
     "disconnect": FailureKind.CONNECTION,
+    "disconnect-billed": FailureKind.CONNECTION,
     "silent": FailureKind.FIRST_TOKEN_TIMEOUT,
+    "slow-headers": FailureKind.FIRST_TOKEN_TIMEOUT,
     "slow-first-token": FailureKind.FIRST_TOKEN_TIMEOUT,
 }
 BROKEN_OFF = {
@@ -99,14 +103,47 @@ class TestAFailedTry:
         assert not error.usage.confirmed
         assert 0 < error.usage.output_tokens <= 16
 
-    async def test_before_the_first_token_of_a_stream_says_nothing_of_what_was_billed(
-        self, provider: Adapter, model: str, simulator: RunningSimulator
+    @pytest.mark.parametrize(("fault", "told"), [*UNANSWERED.items(), ("cut-first", FailureKind.CONNECTION)])
+    async def test_before_the_first_token_of_a_stream_is_charged_for_the_input_as_an_estimate(
+        self, provider: Adapter, model: str, simulator: RunningSimulator, fault: str, told: FailureKind
     ) -> None:
-        simulator.post("cut-first")
+        simulator.post(fault)
 
         error = await failure(provider, model, streamed=True)
 
-        assert (error.kind, error.usage) == (FailureKind.CONNECTION, None)
+        assert error.kind is told
+        assert error.usage is not None
+        assert (error.usage.confirmed, error.usage.output_tokens) == (False, 0)
+        assert error.usage.input_tokens > 0
+
+    @pytest.mark.parametrize("fault", UNANSWERED)
+    async def test_before_a_whole_answer_began_is_charged_for_what_can_be_made_in_that_time(
+        self, provider: Adapter, model: str, simulator: RunningSimulator, fault: str
+    ) -> None:
+        simulator.post(fault)
+
+        error = await failure(provider, model, streamed=False)
+
+        assert (error.kind, error.status_code) == (UNANSWERED[fault], None)
+        assert error.usage is not None
+        assert (error.usage.confirmed, error.usage.input_tokens > 0) == (False, True)
+        if UNANSWERED[fault] is FailureKind.FIRST_TOKEN_TIMEOUT:
+            assert error.usage.output_tokens == call(model).max_output_tokens
+        else:
+            assert 0 < error.usage.output_tokens <= call(model).max_output_tokens
+
+    async def test_for_want_of_time_is_charged_for_no_more_than_that_time_allows(
+        self, kind: ProviderKindName, model: str, base_url: str, simulator: RunningSimulator
+    ) -> None:
+        provider = adapter(kind, base_url, timeouts=ProviderTimeouts(first_token=timedelta(minutes=30)))
+        simulator.post("silent")
+
+        error = await failure(provider, model, streamed=False, seconds=0.2)
+
+        assert error.kind is FailureKind.TOTAL_TIMEOUT
+        assert error.usage is not None
+        assert 0 < error.usage.output_tokens < call(model).max_output_tokens
+        await provider.close()
 
     @pytest.mark.parametrize(("fault", "told"), [("cut", FailureKind.TRUNCATED), ("stall", FailureKind.FIRST_TOKEN_TIMEOUT)])
     async def test_in_the_midst_of_a_whole_answer_is_charged_as_the_longest_it_could_be(
@@ -179,7 +216,7 @@ class TestAFailedTry:
 
         error = await failure(provider, model, streamed=streamed)
 
-        assert (error.kind, error.counts_for_breaker) == (FailureKind.CONNECTION, True)
+        assert (error.kind, error.counts_for_breaker, error.usage) == (FailureKind.CONNECTION, True, None)
         await provider.close()
 
     async def test_never_shows_the_providers_words(self, provider: Adapter, model: str, simulator: RunningSimulator) -> None:
@@ -242,6 +279,7 @@ class TestThePool:
         waiting.cancel()
 
         assert (error.kind, error.counts_for_breaker, len(simulator.log())) == (FailureKind.POOL_EXHAUSTED, False, 1)
+        assert error.usage is None
         await asyncio.gather(waiting, return_exceptions=True)
         await provider.close()
 

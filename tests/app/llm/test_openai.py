@@ -108,14 +108,17 @@ class TestEmbeddings:
         assert embedded.provider_request_id
         await provider.close()
 
-    async def test_that_break_off_are_charged_at_an_estimate(self, simulator: RunningSimulator) -> None:
+    @pytest.mark.parametrize(("fault", "told"), [("cut", FailureKind.TRUNCATED), ("disconnect-billed", FailureKind.CONNECTION)])
+    async def test_that_break_off_are_charged_at_an_estimate(
+        self, simulator: RunningSimulator, fault: str, told: FailureKind
+    ) -> None:
         provider = adapter(OPENAI, simulator.openai_url)
-        simulator.post("cut")
+        simulator.post(fault)
 
         with pytest.raises(ProviderError) as caught:
             await provider.embed(embed("text-embedding-3-small", "one", "two"))
 
-        assert caught.value.kind is FailureKind.TRUNCATED
+        assert caught.value.kind is told
         assert caught.value.usage is not None
         assert (caught.value.usage.confirmed, caught.value.usage.input_tokens) == (False, 2)
         await provider.close()
