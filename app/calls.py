@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -40,6 +41,8 @@ IMAGE_TOKENS = 1600
 EXPECTED_OUTPUT_TOKENS = 500
 """For the order of targets by cost, where a call has no cap of its own."""
 
+
+LARGE_PROMPT_TOKENS = 20_000
 
 Template = TypeVar("Template", ModelCall, EmbedCall)
 
@@ -127,7 +130,10 @@ class CallPlanner:
         """Every target of the call's route with its place and the reason for it; nothing is held or sent. Raises as `plan`."""
         prompt = Prompt(self._caches, _payer(request, principal).tenant, request)
         counted = await self._estimator.count(prompt_texts(request))
-        needs = CallNeeds(input_tokens=counted + IMAGE_TOKENS * count_images(request))
+        images = count_images(request)
+        if _is_large(counted, images):
+            await asyncio.to_thread(prompt.read)
+        needs = CallNeeds(input_tokens=counted + IMAGE_TOKENS * images)
         estimate = self._expectation(request, prompt, counted, self._clock.now())
         return self._fleet.router.explain(request.model, request.routing, needs, estimate)
 
@@ -139,6 +145,8 @@ class CallPlanner:
         images = count_images(request)
         needs = CallNeeds(input_tokens=counted + IMAGE_TOKENS * images, streamed=streamed)
         prompt = Prompt(self._caches, payer.tenant, request)
+        if _is_large(counted, images):
+            await asyncio.to_thread(prompt.read)
         estimate = self._expectation(request, prompt, counted, started_at)
         plan = self._fleet.router.plan(request.model, request.routing, needs, estimate)
         cap = request.max_output_tokens or plan.default_max_output_tokens
@@ -154,7 +162,7 @@ class CallPlanner:
             prices=self._prices,
             estimator=self._estimator,
             counted_tokens=counted,
-            idempotency=_idempotency(request, payer),
+            idempotency=await _idempotency(request, payer, counted, images),
             prompt=prompt,
             images=images,
             max_output_tokens=cap,
@@ -185,7 +193,7 @@ class CallPlanner:
             prices=self._prices,
             estimator=self._estimator,
             counted_tokens=counted,
-            idempotency=_idempotency(request, payer),
+            idempotency=await _idempotency(request, payer, counted),
         )
 
     def _deadline(self, request: CallRequest, plan: Plan, started: float) -> float:
@@ -229,11 +237,21 @@ def _template(request: CompletionRequest, plan: Plan, cap: int, deadline: float)
     )
 
 
-def _idempotency(request: CallRequest, payer: Payer) -> IdempotencyKey | None:
+async def _idempotency(request: CallRequest, payer: Payer, tokens: int, images: int = 0) -> IdempotencyKey | None:
     """The hash holds the agent that pays: the key of another agent's call is not this one's to join."""
     if request.idempotency_key is None:
         return None
-    return IdempotencyKey(request.idempotency_key, hashlib.sha256(msgspec.json.encode((request, payer.agent))).digest())
+    digest = await asyncio.to_thread(_digest, request, payer) if _is_large(tokens, images) else _digest(request, payer)
+    return IdempotencyKey(request.idempotency_key, digest)
+
+
+def _digest(request: CallRequest, payer: Payer) -> bytes:
+    return hashlib.sha256(msgspec.json.encode((request, payer.agent))).digest()
+
+
+def _is_large(tokens: int, images: int) -> bool:
+    """So that it is hashed in a thread, and others have their turn meanwhile."""
+    return images > 0 or tokens > LARGE_PROMPT_TOKENS
 
 
 def prompt_texts(request: CompletionRequest) -> Iterator[str]:

@@ -36,12 +36,15 @@ class PromptCaches:
 
 
 class Prompt:
-    """One call's, which is only looked at where its caching matters."""
+    """One call's. Hashing a large one takes long: `read` does it beforehand, from any thread."""
 
     def __init__(self, caches: PromptCaches, tenant: str, request: CompletionRequest) -> None:
         self._caches = caches
         self._tenant = tenant
         self._request = request
+
+    def read(self) -> bytes:
+        return self._prefix
 
     def cached_at(self, target: Target) -> int:
         """Tokens that need not be read anew there."""

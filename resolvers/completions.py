@@ -28,12 +28,12 @@ _NOT_FOUND = NotFound("There is no such completion, or it is no longer kept.")
 
 @refusals(BudgetExceeded, RateLimited, ProvidersFailed, InvalidInput, Conflict)
 async def completion_create(info: Info, request: Request) -> Completion:
-    return await info.context.services.gateway.complete(request.to_domain(), info.context.principal)
+    return await info.context.services.gateway.complete(await request.read(), info.context.principal)
 
 
 @refusals(BudgetExceeded, RateLimited, InvalidInput, Conflict)
 async def completion_start(info: Info, request: Request) -> Completion:
-    return await info.context.services.streams.start(request.to_domain(), info.context.principal)
+    return await info.context.services.streams.start(await request.read(), info.context.principal)
 
 
 @refusals(NotFound)
@@ -69,7 +69,7 @@ async def completion_events(
 
 async def completion_stream(info: Info, request: Request) -> AsyncGenerator[CompletionEvent, None]:
     try:
-        asked = request.to_domain()
+        asked = await request.read()
     except Refused as refused:
         yield CompletionFailed(1, info.context.clock.now(), refused.reason, None)
         return

@@ -49,7 +49,7 @@ async def route_explain(
     info: Info,
     request: Annotated[CompletionInput, strawberry.argument(name="input", description="The call as it would be.")],
 ) -> list[RouteCandidate]:
-    return await info.context.services.planner.explain(request.to_domain(), info.context.principal)
+    return await info.context.services.planner.explain(await request.read(), info.context.principal)
 
 
 def provider_id(root: Parent[ProviderStatus]) -> ID:

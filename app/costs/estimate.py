@@ -19,6 +19,8 @@ CALL_OVERHEAD = 8
 TEXT_OVERHEAD = 4
 """Tokens that the providers put around a call and around each of its messages."""
 _SLICE = 16 * 1024
+_ROUND = 64
+"""Characters that are counted in the time in which a text of none is."""
 _CLAUDE_RATIO = 1.35
 _LEAST_RATIO, _MOST_RATIO = 0.25, 4.0
 _LEAST_COUNTED = 50
@@ -60,7 +62,7 @@ class Estimator:
             for start in range(0, len(text), _SLICE):
                 piece = text[start : start + _SLICE]
                 total += self._tokenizer.count(piece)
-                unbroken += len(piece)
+                unbroken += len(piece) + _ROUND
                 if unbroken >= _SLICE:
                     unbroken = 0
                     await asyncio.sleep(0)

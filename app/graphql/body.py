@@ -26,8 +26,13 @@ from app.web.load import Capacity
 MOST_JSON_VALUES = 100_000
 MOST_JSON_OBJECTS = 8_000
 MOST_ESCAPES = 4_000_000
+MOST_WIDE_BYTES = 12 * 1024 * 1024
+"""Of strings that are not all ASCII, which unfold to four times the space in one step; that of an image in base64 is."""
 MOST_DIGITS = 64
-_LONG_NUMBER = re.compile(rb"[0-9]{%d,}" % (MOST_DIGITS + 1))
+MOST_DIGITS_TOGETHER = 2_000_000
+_ALL_DIGITS_ALIKE = bytes.maketrans(b"123456789", b"000000000")
+_TOO_LONG = b"0" * (MOST_DIGITS + 1)
+_NUMBER = re.compile(rb"0+")
 _MOST_BYTES_A_CHARACTER = 6
 _PIECE = 64 * 1024
 
@@ -163,30 +168,70 @@ async def _json_parameter(fields: Mapping[str, str], name: str) -> dict[str, obj
 
 
 class JsonForm:
-    """Counts what a JSON text that is given piece by piece will unfold to. What stands within its strings does not count."""
+    """Counts what a JSON text that is given piece by piece will unfold to: values outside of its strings, and the strings that
+    are dear to unfold. Takes time in proportion to the text, whatever it is."""
 
     def __init__(self) -> None:
         self.values = 0
         self.objects = 0
+        self.wide_bytes = 0
+        self._digits = 0
         self._escapes = 0
         self._in_string = False
         self._escape = b""
+        self._string_bytes = 0
+        self._is_wide = False
 
     def add(self, piece: bytes) -> None:
         """Raises LimitExceeded. Of a number that is cut in two only the parts are seen."""
-        self._escapes += piece.count(b"\\")
-        _within("escapes in JSON", self._escapes, MOST_ESCAPES)
-        text = (self._escape + piece).replace(b"\\\\", b"")
-        self._escape = b"\\" if text.endswith(b"\\") else b""
-        parts = text.removesuffix(b"\\").replace(b'\\"', b"").split(b'"')
+        text, plain = self._without_escaped_quotes(piece)
+        parts = text.split(b'"')
         outside = b'"'.join(parts[self._in_string :: 2])
+        self._weigh(parts[not self._in_string :: 2], all_plain=plain)
         self._in_string ^= len(parts) % 2 == 0
         self.objects += outside.count(b"{")
         self.values += outside.count(b",") + outside.count(b"[") + outside.count(b"{")
         _within("JSON objects", self.objects, MOST_JSON_OBJECTS)
         _within("JSON values", self.values, MOST_JSON_VALUES)
-        if long := _LONG_NUMBER.search(outside):
-            raise LimitExceeded("digits of a number", len(long[0]), MOST_DIGITS)
+        self._count_digits(outside)
+
+    def _without_escaped_quotes(self, piece: bytes) -> tuple[bytes, bool]:
+        """As long as before; and whether all of it is plain."""
+        escapes = piece.count(b"\\")
+        if not escapes and not self._escape:
+            return piece, piece.isascii()
+        self._escapes += escapes
+        _within("escapes in JSON", self._escapes, MOST_ESCAPES)
+        text = (self._escape + piece).replace(b"\\\\", b"//")
+        self._escape = b"\\" if text.endswith(b"\\") else b""
+        text = text.removesuffix(b"\\").replace(b'\\"', b"//")
+        return text, _is_plain(text)
+
+    def _weigh(self, strings: list[bytes], *, all_plain: bool) -> None:
+        """`strings` are those of one piece; the first may be the rest of one that began before it."""
+        if all_plain and len(strings) > 1:
+            strings = [strings[0], strings[-1]]
+        for place, string in enumerate(strings):
+            if place or not self._in_string:
+                self._string_bytes, self._is_wide = 0, False
+            self._string_bytes += len(string)
+            if self._is_wide:
+                self.wide_bytes += len(string)
+            elif not (all_plain or _is_plain(string)):
+                self._is_wide = True
+                self.wide_bytes += self._string_bytes
+        _within("bytes of text beyond ASCII", self.wide_bytes, MOST_WIDE_BYTES)
+
+    def _count_digits(self, outside: bytes) -> None:
+        alike = outside.translate(_ALL_DIGITS_ALIKE)
+        self._digits += alike.count(b"0")
+        if _TOO_LONG in alike:
+            raise LimitExceeded("digits of a number", max(map(len, _NUMBER.findall(alike))), MOST_DIGITS)
+        _within("digits of all numbers", self._digits, MOST_DIGITS_TOGETHER)
+
+
+def _is_plain(text: bytes) -> bool:
+    return text.isascii() and b"\\u" not in text
 
 
 def _within(limit: str, had: int, allowed: int) -> None:

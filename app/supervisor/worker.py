@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import signal
 import socket
+import sys
 from collections.abc import Callable
 from multiprocessing.context import ForkProcess
 
@@ -22,6 +23,9 @@ KEEP_ALIVE_SECONDS = 75
 GARBAGE_THRESHOLDS = (10_000, 10, 20)
 """Thousands of streams are a million objects: at Python's own thresholds to look for garbage among them, of which there is hardly
 any, takes a fifth of the time and stops everything for half a second at a time."""
+
+SWITCH_SECONDS = 0.001
+"""After so long a thread that reads a large body leaves the interpreter to the event loop, which needs it often for each request."""
 
 
 class _Server(uvicorn.Server):
@@ -62,6 +66,7 @@ def _serve(
         signal.signal(sign, signal.SIG_DFL)
     follow()
     gc.set_threshold(*GARBAGE_THRESHOLDS)
+    sys.setswitchinterval(SWITCH_SECONDS)
     config = uvicorn.Config(
         app,
         loop="uvloop",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Mapping
 from datetime import timedelta
@@ -41,6 +42,7 @@ from resolvers.inputs.messages import MessageInput
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _ASKING = frozenset({Role.USER, Role.TOOL})
+_FEW_PIECES = 200
 _MOST_TOKENS = 10_000_000
 _MOST_MESSAGES = 2048
 _MOST_TOOLS = 128
@@ -178,6 +180,13 @@ class CompletionInput:
         description="Same key and input: the same completion, charged once. Same key, other input: Conflict. "
         "At most 255 characters."
     )
+
+    async def read(self) -> CompletionRequest:
+        """As `to_domain`. A large conversation is read in a thread, so that others have their turn meanwhile."""
+        pieces = sum(1 + len(message.parts or ()) for message in self.messages)
+        if pieces > _FEW_PIECES or any(part.image for message in self.messages for part in message.parts or ()):
+            return await asyncio.to_thread(self.to_domain)
+        return self.to_domain()
 
     def to_domain(self) -> CompletionRequest:
         """Raises Refused(InvalidInput) with the path of the first fault."""

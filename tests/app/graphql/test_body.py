@@ -9,9 +9,11 @@ from hypothesis import strategies as st
 
 from app.graphql.body import (
     MOST_DIGITS,
+    MOST_DIGITS_TOGETHER,
     MOST_ESCAPES,
     MOST_JSON_OBJECTS,
     MOST_JSON_VALUES,
+    MOST_WIDE_BYTES,
     JsonForm,
     parse_body,
     parse_query_string,
@@ -21,7 +23,7 @@ from app.graphql.errors import RequestFailed
 pytestmark = pytest.mark.anyio
 
 STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
-TEXTS = st.text(st.sampled_from('a\\",[{\n'), max_size=8)
+TEXTS = st.text(st.sampled_from('au\\",[{\n\u00e9'), max_size=8)
 TREES = st.recursive(TEXTS | st.integers(), lambda inside: st.lists(inside) | st.dictionaries(TEXTS, inside), max_leaves=8)
 
 
@@ -39,14 +41,18 @@ async def refused(raw: bytes) -> dict[str, object]:
 
 
 class TestJsonForm:
-    @given(TREES, st.integers(1, 6))
-    def test_what_stands_in_strings_does_not_count_however_the_text_is_cut(self, tree: object, size: int) -> None:
-        raw = json.dumps(tree).encode()
+    @given(tree=TREES, size=st.integers(1, 6), escaped=st.booleans())
+    def test_what_stands_in_strings_does_not_count_however_the_text_is_cut(
+        self, *, tree: object, size: int, escaped: bool
+    ) -> None:
+        raw = json.dumps(tree, ensure_ascii=escaped).encode()
         form = JsonForm()
         for start in range(0, len(raw), size):
             form.add(raw[start : start + size])
         outside = STRING.sub(b"", raw)
         assert (form.values, form.objects) == (len(re.findall(rb"[,{\[]", outside)), outside.count(b"{"))
+        wide = (string for string in STRING.findall(raw) if not string.isascii() or b"\\u" in string.replace(rb"\\", b""))
+        assert form.wide_bytes == sum(len(string) - 2 for string in wide)
 
 
 class TestWhatABodyUnfoldsTo:
@@ -63,6 +69,8 @@ class TestWhatABodyUnfoldsTo:
             ([{"text": "x"}] * (MOST_JSON_OBJECTS + 1), "JSON objects", MOST_JSON_OBJECTS),
             ("\n" * (MOST_ESCAPES + 1), "escapes in JSON", MOST_ESCAPES),
             ([1] * MOST_JSON_OBJECTS + [int("7" * (MOST_DIGITS + 1))], "digits of a number", MOST_DIGITS),
+            ([int("7" * 50)] * (MOST_DIGITS_TOGETHER // 50 + 1), "digits of all numbers", MOST_DIGITS_TOGETHER),
+            ("x" * MOST_WIDE_BYTES + "\u00e9", "bytes of text beyond ASCII", MOST_WIDE_BYTES),
         ],
     )
     async def test_is_bounded(self, value: object, limit: str, allowed: int) -> None:
@@ -71,6 +79,11 @@ class TestWhatABodyUnfoldsTo:
         had = extensions["had"]
         assert isinstance(had, int)
         assert had > allowed
+
+    async def test_may_be_an_image_of_20_mb_beside_words_of_any_script(self) -> None:
+        image = "QUJD" * 5_000_000
+        request = await parse_body(body([image, "\u63cf\u8ff0\u56fe\u7247"]), 1000)
+        assert request.variables == {"v": [image, "\u63cf\u8ff0\u56fe\u7247"]}
 
     async def test_is_bounded_in_a_query_string_too(self) -> None:
         with pytest.raises(RequestFailed) as caught:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import base64
 from datetime import timedelta
 
@@ -29,18 +30,27 @@ from schema.build import build_schema
 
 TYPE = build_schema()._schema.type_map["CompletionInput"]
 PNG = base64.b64encode(b"\x89PNG").decode()
+LARGE = "QUJD" * 600_000
 ASK = {"role": "USER", "text": "Hi"}
 
 
-def read(**given: object) -> CompletionRequest:
+def asked(**given: object) -> CompletionInput:
     """As a client's variables come in."""
     value = coerce_input_value({"messages": [ASK], **given}, TYPE)  # type: ignore[arg-type]  # it is an input type
-    asked: CompletionInput = TYPE.extensions["strawberry-definition"].from_input(CompletionInput, value, None)
-    return asked.to_domain()
+    found: CompletionInput = TYPE.extensions["strawberry-definition"].from_input(CompletionInput, value, None)
+    return found
+
+
+def read(**given: object) -> CompletionRequest:
+    return asked(**given).to_domain()
 
 
 def message(**given: object) -> Message:
     return read(messages=[given]).messages[0]
+
+
+def inline(data: str) -> dict[str, object]:
+    return {"image": {"base64": {"data": data, "mediaType": "image/png"}}}
 
 
 def refusal(**given: object) -> tuple[str, ...] | None:
@@ -92,6 +102,31 @@ class TestAGoodInput:
             (Text("What is it?"), ImageUrl("https://example.com/a.png"), InlineImage(PNG, "image/png")),
             cache_up_to=True,
         )
+
+    def test_a_large_image_comes_whole(self) -> None:
+        assert message(role="USER", parts=[inline(LARGE + "QQ==")]).parts == (InlineImage(LARGE + "QQ==", "image/png"),)
+
+    @pytest.mark.anyio
+    @pytest.mark.parametrize(
+        "messages", [[ASK] * 1000, [{"role": "USER", "parts": [{"image": {"url": "https://example.com/a.png"}}]}]]
+    )
+    async def test_a_large_conversation_is_read_beside_the_event_loop(self, messages: list[object]) -> None:
+        turns = 0
+
+        async def count_turns() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0)
+
+        counting = asyncio.create_task(count_turns())
+        await asyncio.sleep(0)
+        before = turns
+        request = await asked(messages=messages).read()
+        counting.cancel()
+
+        assert request == read(messages=messages)
+        assert turns > before
 
     def test_a_tool_loop_goes_round(self) -> None:
         call = {"id": "1", "name": "now", "arguments": ""}
@@ -161,6 +196,8 @@ class TestMessages:
             ({"base64": {"data": "no!", "mediaType": "image/png"}}, ("base64", "data")),
             ({"base64": {"data": "QQ", "mediaType": "image/png"}}, ("base64", "data")),
             ({"base64": {"data": "é", "mediaType": "image/png"}}, ("base64", "data")),
+            ({"base64": {"data": LARGE + "no!", "mediaType": "image/png"}}, ("base64", "data")),
+            ({"base64": {"data": LARGE[:-4] + "QQ==" + "QUJD", "mediaType": "image/png"}}, ("base64", "data")),
             ({"base64": {"data": "", "mediaType": "image/png"}}, ("base64", "data")),
             ({"base64": {"data": PNG, "mediaType": "image/svg+xml"}}, ("base64", "mediaType")),
             ({"url": "file:///etc/passwd"}, ("url",)),
