@@ -25,7 +25,7 @@ GARBAGE_THRESHOLDS = (10_000, 10, 20)
 any, takes a fifth of the time and stops everything for half a second at a time."""
 
 SWITCH_SECONDS = 0.001
-"""After so long a thread that reads a large body leaves the interpreter to the event loop, which needs it often for each request."""
+"""So soon a thread that reads a large body leaves the interpreter to the event loop, which needs it several times a request."""
 
 
 class _Server(uvicorn.Server):
