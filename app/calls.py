@@ -43,7 +43,7 @@ EXPECTED_OUTPUT_TOKENS = 500
 
 
 LARGE_PROMPT_TOKENS = 20_000
-
+"""From here on a prompt is hashed in a thread, so that others have their turn meanwhile."""
 Template = TypeVar("Template", ModelCall, EmbedCall)
 
 
@@ -156,7 +156,7 @@ class CallPlanner:
             requested_model=request.model,
             payer=payer,
             plan=plan,
-            template=_template(request, plan, cap, self._deadline(request, plan, started)),
+            template=_template(request, plan, cap, self._deadline(request, plan, started), needs.input_tokens),
             started=started,
             started_at=started_at,
             prices=self._prices,
@@ -219,7 +219,7 @@ def _payer(request: CallRequest, principal: Principal) -> Payer:
     return Payer(principal.tenant, principal.key_name, agent_for(principal, request.agent), request.labels)
 
 
-def _template(request: CompletionRequest, plan: Plan, cap: int, deadline: float) -> ModelCall:
+def _template(request: CompletionRequest, plan: Plan, cap: int, deadline: float, input_tokens: int) -> ModelCall:
     return ModelCall(
         model=plan.targets[0].model,
         messages=request.messages,
@@ -234,6 +234,7 @@ def _template(request: CompletionRequest, plan: Plan, cap: int, deadline: float)
         stop=request.stop,
         seed=request.seed,
         unsupported=plan.unsupported,
+        input_tokens=input_tokens,
     )
 
 
@@ -250,7 +251,6 @@ def _digest(request: CallRequest, payer: Payer) -> bytes:
 
 
 def _is_large(tokens: int, images: int) -> bool:
-    """So that it is hashed in a thread, and others have their turn meanwhile."""
     return images > 0 or tokens > LARGE_PROMPT_TOKENS
 
 

@@ -33,6 +33,10 @@ MOST_DIGITS_TOGETHER = 2_000_000
 _ALL_DIGITS_ALIKE = bytes.maketrans(b"123456789", b"000000000")
 _TOO_LONG = b"0" * (MOST_DIGITS + 1)
 _NUMBER = re.compile(rb"0+")
+_WIDE_ESCAPE = re.compile(rb"\\u(?!00[0-7])")
+_MOST_QUOTES_A_VALUE = 4
+_CUT_ESCAPE = re.compile(rb"\\(?:u[0-9a-fA-F]{0,3})?\Z")
+_LONGEST_CUT_ESCAPE = 5
 _MOST_BYTES_A_CHARACTER = 6
 _PIECE = 64 * 1024
 
@@ -125,7 +129,10 @@ class BodyReader:
 async def parse_body(body: bytes, document_bytes: int) -> GraphQLRequest:
     """Raises RequestFailed: 413 for what unfolds to too much; 400 for anything that is not one JSON object with fields of the
     right kinds, and for a document so long that it need not be unescaped to see that it passes the limit of `document_bytes`."""
-    await _check_form(body)
+    try:
+        await _check_form(body)
+    except ValueError as error:
+        raise _malformed(body, error) from None
     if len(body) <= _PIECE:
         return _parse(body, document_bytes)
     return await asyncio.to_thread(_parse, body, document_bytes)
@@ -175,6 +182,7 @@ class JsonForm:
         self.values = 0
         self.objects = 0
         self.wide_bytes = 0
+        self._quotes = 0
         self._digits = 0
         self._escapes = 0
         self._in_string = False
@@ -183,17 +191,20 @@ class JsonForm:
         self._is_wide = False
 
     def add(self, piece: bytes) -> None:
-        """Raises LimitExceeded. Of a number that is cut in two only the parts are seen."""
+        """Raises LimitExceeded, and ValueError where it is no JSON. Of a number that is cut in two only the parts are seen."""
         text, plain = self._without_escaped_quotes(piece)
         parts = text.split(b'"')
         outside = b'"'.join(parts[self._in_string :: 2])
-        self._weigh(parts[not self._in_string :: 2], all_plain=plain)
-        self._in_string ^= len(parts) % 2 == 0
         self.objects += outside.count(b"{")
         self.values += outside.count(b",") + outside.count(b"[") + outside.count(b"{")
         _within("JSON objects", self.objects, MOST_JSON_OBJECTS)
         _within("JSON values", self.values, MOST_JSON_VALUES)
         self._count_digits(outside)
+        self._quotes += len(parts) - 1
+        if self._quotes > _MOST_QUOTES_A_VALUE * (self.values + 1):
+            raise ValueError("texts follow each other with nothing between")
+        self._weigh(parts[not self._in_string :: 2], all_plain=plain)
+        self._in_string ^= len(parts) % 2 == 0
 
     def _without_escaped_quotes(self, piece: bytes) -> tuple[bytes, bool]:
         """As long as before; and whether all of it is plain."""
@@ -202,9 +213,10 @@ class JsonForm:
             return piece, piece.isascii()
         self._escapes += escapes
         _within("escapes in JSON", self._escapes, MOST_ESCAPES)
-        text = (self._escape + piece).replace(b"\\\\", b"//")
-        self._escape = b"\\" if text.endswith(b"\\") else b""
-        text = text.removesuffix(b"\\").replace(b'\\"', b"//")
+        text = (self._escape + piece).replace(b"\\\\", b"//").replace(b'\\"', b"//")
+        cut = _CUT_ESCAPE.search(text, max(0, len(text) - _LONGEST_CUT_ESCAPE))
+        self._escape = b"" if cut is None else cut[0]
+        text = text if cut is None else text[: cut.start()]
         return text, _is_plain(text)
 
     def _weigh(self, strings: list[bytes], *, all_plain: bool) -> None:
@@ -231,7 +243,8 @@ class JsonForm:
 
 
 def _is_plain(text: bytes) -> bool:
-    return text.isascii() and b"\\u" not in text
+    """ASCII, however it is escaped."""
+    return text.isascii() and not (b"\\u" in text and _WIDE_ESCAPE.search(text))
 
 
 def _within(limit: str, had: int, allowed: int) -> None:
@@ -240,7 +253,7 @@ def _within(limit: str, had: int, allowed: int) -> None:
 
 
 async def _check_form(raw: bytes) -> None:
-    """Others have their turn after each piece. Raises RequestFailed."""
+    """Others have their turn after each piece. Raises RequestFailed, and ValueError where it is no JSON."""
     if len(raw) <= MOST_JSON_OBJECTS:
         return
     form = JsonForm()

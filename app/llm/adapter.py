@@ -29,19 +29,21 @@ from app.llm.messages import (
 )
 from app.llm.schema_check import AnswerCheck, SchemaChecks
 from app.llm.unsupported import Notes
-from app.llm.upstream import EventStream, ParameterRefused, Phase, Upstream, answer_had_begun, patience, tokens_made_in
-from app.llm.usage_mapping import BYTES_PER_TOKEN, broken_answer_usage, estimated_usage
+from app.llm.upstream import EventStream, ParameterRefused, Phase, Upstream, answer_had_begun, patience
+from app.llm.usage_mapping import BYTES_PER_TOKEN, broken_answer_usage, estimated_usage, unanswered_usage
 from app.llm.wire_text import Malformed
 from app.settings import ProviderSettings
 from app.usage import TokenUsage
 
 _REMEMBERED_MODELS = 1000
-_UNANSWERED = {
+_UNTOLD = {
     FailureKind.CONNECTION,
     FailureKind.FIRST_TOKEN_TIMEOUT,
     FailureKind.TOTAL_TIMEOUT,
     FailureKind.TRUNCATED,
+    FailureKind.MALFORMED,
 }
+"""Ends of a stream of which its provider has told nothing, so that it may have billed the input."""
 _UNCHECKED = {FinishReason.TOOL_CALLS, FinishReason.CONTENT_FILTER}
 
 _T = TypeVar("_T")
@@ -181,7 +183,7 @@ class Adapter(ABC):
             else:
                 raise self._cut(source)
         except ProviderError as error:
-            if reader.started or error.kind in _UNANSWERED:
+            if reader.started or (source.sends_events and error.kind in _UNTOLD):
                 error.usage = reader.usage()
             return parts, error
         return parts, None
@@ -210,13 +212,12 @@ class Adapter(ABC):
         )
 
     def _perhaps_billed(self, failure: ProviderError, call: ModelCall) -> TokenUsage | None:
-        """Of an answer that had begun the whole was made; of one that had not, at most what can be made in that time."""
+        """Of an answer that had begun the whole was made; of one that had not, what can be made in that time."""
         if answer_had_begun(failure):
             return estimated_usage(call, BYTES_PER_TOKEN * call.max_output_tokens)
         if failure.unanswered_seconds is None:
             return failure.usage
-        made = tokens_made_in(failure.unanswered_seconds, self._settings.timeouts)
-        return estimated_usage(call, BYTES_PER_TOKEN * min(made, call.max_output_tokens))
+        return unanswered_usage(call, failure.unanswered_seconds)
 
     def _malformed(self, response: httpx2.Response) -> ProviderError:
         return ProviderError(

@@ -18,6 +18,15 @@ from app.errors import FailureKind, ProviderError
 from app.usage import RateLimitReport
 
 _NO_CONNECTION = (aiohttp.ConnectionTimeoutError, httpx2.PoolTimeout)
+_UNSENT = (aiohttp.ClientConnectorError, *_NO_CONNECTION)
+_BROKEN = (
+    aiohttp.ServerDisconnectedError,
+    aiohttp.ClientConnectionResetError,
+    aiohttp.ClientOSError,
+    aiohttp.ClientPayloadError,
+    aiohttp.SocketTimeoutError,
+    ConnectionError,
+)
 _LONGEST_RETRY_AFTER = 86_400.0
 _LARGEST_COUNT = 2**53
 
@@ -117,9 +126,10 @@ def transport_failure(error: BaseException) -> FailureKind:
     return FailureKind.CONNECTION
 
 
-def never_connected(error: BaseException) -> bool:
-    """So nothing was sent."""
-    return any(isinstance(cause, (aiohttp.ClientConnectorError, *_NO_CONNECTION)) for cause in _causes(error))
+def may_have_arrived(error: BaseException) -> bool:
+    """Whether a request that was never answered may have reached the provider: a connection had come about, and broke."""
+    causes = list(_causes(error))
+    return not any(isinstance(cause, _UNSENT) for cause in causes) and any(isinstance(cause, _BROKEN) for cause in causes)
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

@@ -219,7 +219,7 @@ class _Try:
             self._guarded.limiter.correct(report)
 
     def _settle_failure(self, error: ProviderError) -> None:
-        if error.usage is not None:
+        if error.usage is not None and error.unanswered_seconds is None:
             self._hold.settle(error.usage)
         elif error.kind in _NEVER_SENT:
             self._hold.release()

@@ -140,7 +140,8 @@ class Timeouts:
 
 @dataclass(frozen=True, slots=True)
 class ModelCall:
-    """One call as it is to be sent to one model. `deadline` is in the Clock's monotonic seconds."""
+    """One call as it is to be sent to one model. `deadline` is in the Clock's monotonic seconds; `input_tokens` is what was
+    counted before, 0 where nobody has."""
 
     model: str
     messages: tuple[Message, ...]
@@ -155,6 +156,7 @@ class ModelCall:
     stop: tuple[str, ...] = ()
     seed: int | None = None
     unsupported: UnsupportedPolicy = UnsupportedPolicy.DROP
+    input_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import Enum
 from functools import partial
-from typing import Any, TypeVar, cast
+from typing import Any, TypeAlias, TypeVar, cast
 
 import aiohttp
 import httpx2
@@ -32,6 +31,8 @@ from app.usage import RateLimitReport
 
 POOL_WAIT_SECONDS = 1.0
 TOKENS_PER_PATIENCE = 2048
+_CONNECTING_SHARE = 0.95
+"""Of a time limit that is shorter than connecting may take: what is connected by then has time to be sent."""
 _GRACE_SECONDS = 1.0
 _DRAIN_SECONDS = 0.1
 _KEEP_ALIVE_SECONDS = 4.0
@@ -39,6 +40,8 @@ _LONGEST_ID = 200
 _LARGE_CHUNK = 16 * 1024
 """As much as the transport gives at a time: more is waiting then."""
 _TRANSPORT_ERRORS = (httpx2.HTTPError, httpx2.StreamError, aiohttp.ClientError, OSError)
+
+Options: TypeAlias = dict[str, Any]
 
 _T = TypeVar("_T")
 
@@ -94,11 +97,6 @@ def patience(timeouts: ProviderTimeouts, max_output_tokens: int) -> timedelta:
     return timeouts.first_token * (1 + max_output_tokens / TOKENS_PER_PATIENCE)
 
 
-def tokens_made_in(seconds: float, timeouts: ProviderTimeouts) -> int:
-    """Output tokens, at the pace at which patience ends."""
-    return math.ceil(seconds / timeouts.first_token.total_seconds() * TOKENS_PER_PATIENCE)
-
-
 class Upstream:
     def __init__(self, sdk: Sdk, settings: ProviderSettings, keys: Keyring, clock: Clock) -> None:
         self._sdk = sdk
@@ -117,7 +115,7 @@ class Upstream:
             begun: list[httpx2.Response] = []
             await self._acquire(deadline)
             try:
-                return await self._within(self._whole(path, body, key, begun), deadline, patience)
+                return await self._within(partial(self._whole, path, body, begun), key, deadline, patience)
             except ProviderError as failure:
                 if not begun:
                     raise
@@ -130,11 +128,15 @@ class Upstream:
 
         return await self._with_a_key(model, send)
 
-    async def _whole(self, path: str, body: bytes, key: ApiKey, begun: list[httpx2.Response]) -> httpx2.Response:
-        """`begun` gets the answer when its head has come."""
+    async def _head(self, path: str, body: bytes, options: Options) -> httpx2.Response:
         response: httpx2.Response = await self._sdk.client.post(
-            path, cast_to=httpx2.Response, content=body, options=self._options_for(key), stream=True, stream_cls=object
+            path, cast_to=httpx2.Response, content=body, options=options, stream=True, stream_cls=object
         )
+        return response
+
+    async def _whole(self, path: str, body: bytes, begun: list[httpx2.Response], options: Options) -> httpx2.Response:
+        """`begun` gets the answer when its head has come."""
+        response = await self._head(path, body, options)
         begun.append(response)
         try:
             await response.aread()
@@ -149,10 +151,7 @@ class Upstream:
             await self._acquire(deadline)
             first_by = self._clock.monotonic() + self._timeouts.first_token.total_seconds()
             try:
-                request = self._sdk.client.post(
-                    path, cast_to=httpx2.Response, content=body, options=self._options_for(key), stream=True, stream_cls=object
-                )
-                response = await self._within(request, deadline, self._timeouts.first_token)
+                response = await self._within(partial(self._head, path, body), key, deadline, self._timeouts.first_token)
             except BaseException:
                 self._pool.release()
                 raise
@@ -166,11 +165,15 @@ class Upstream:
         deadline = self._clock.monotonic() + self._timeouts.first_token.total_seconds()
 
         async def send(key: ApiKey) -> httpx2.Response:
+            async def ask(options: Options) -> httpx2.Response:
+                response: httpx2.Response = await self._sdk.client.get(
+                    path, cast_to=httpx2.Response, options={**options, "params": params}
+                )
+                return response
+
             await self._acquire(deadline)
             try:
-                options = {**self._options_for(key), "params": params}
-                request = self._sdk.client.get(path, cast_to=httpx2.Response, options=options)
-                return await self._within(request, deadline, self._timeouts.first_token)
+                return await self._within(ask, key, deadline, self._timeouts.first_token)
             finally:
                 self._pool.release()
 
@@ -246,19 +249,30 @@ class Upstream:
         except TimeoutError:
             raise ProviderError(kind) from None
 
-    async def _within(self, request: Awaitable[httpx2.Response], deadline: float, allowed: timedelta) -> httpx2.Response:
+    async def _within(
+        self, ask: Callable[[Options], Awaitable[httpx2.Response]], key: ApiKey, deadline: float, allowed: timedelta
+    ) -> httpx2.Response:
+        """A limit that ends before a connection has come about is told apart: nothing was sent then, and nothing is billed."""
         seconds, kind = self.remaining(deadline, allowed.total_seconds(), FailureKind.FIRST_TOKEN_TIMEOUT)
-        limit, sent_at = TimeLimit(), self._clock.monotonic()
+        limit, began_at = TimeLimit(), self._clock.monotonic()
+        options, connect_seconds = self._options_for(key), seconds * _CONNECTING_SHARE
+        is_short = connect_seconds < self._timeouts.connect.total_seconds()
+        if is_short:
+            timeout = httpx2.Timeout(connect=connect_seconds, read=None, write=None, pool=connect_seconds)
+            options = {**options, "timeout": timeout}
         try:
             with limit.of(seconds):
-                return await request
+                return await ask(options)
         except TimeoutError:
-            raise ProviderError(kind, unanswered_seconds=-self.until(sent_at)) from None
+            raise ProviderError(kind, unanswered_seconds=-self.until(began_at)) from None
         except self._sdk.status_error as error:
             raise self._status_failure(error) from None
         except (self._sdk.connection_error, *_TRANSPORT_ERRORS) as error:
-            waited = None if failures.never_connected(error) else -self.until(sent_at)
-            raise ProviderError(failures.transport_failure(error), unanswered_seconds=waited) from None
+            failed_by = failures.transport_failure(error)
+            if is_short and failed_by is FailureKind.CONNECT_TIMEOUT:
+                raise ProviderError(kind) from None
+            waited = -self.until(began_at) if failures.may_have_arrived(error) else None
+            raise ProviderError(failed_by, unanswered_seconds=waited) from None
         finally:
             limit.close()
 
@@ -277,7 +291,7 @@ class Upstream:
             rate_limits=self.rate_limits(response),
         )
 
-    def _options_for(self, key: ApiKey) -> dict[str, Any]:
+    def _options_for(self, key: ApiKey) -> Options:
         options = self._options.get(key)
         if options is None:
             bearer = self._sdk.no_key if key.secret is None else f"Bearer {key.secret}"
@@ -312,6 +326,7 @@ class EventStream:
         self._reader = SseReader()
         self._chunks = _chunks(response)
         self._gathers = False
+        self.sends_events = response.headers.get("content-type", "").startswith("text/event-stream")
         self.ended = False
         self._closed = False
 

@@ -8,6 +8,7 @@ cut to it, and where a total disagrees with its parts the total is right, becaus
 from __future__ import annotations
 
 from collections.abc import Iterable
+from math import ceil
 from typing import Any
 
 import msgspec
@@ -19,6 +20,8 @@ _LARGEST = 2**31 - 1
 BYTES_PER_TOKEN = 4
 _MESSAGE_OVERHEAD = 4
 _IMAGE_TOKENS = 1000
+MOST_TOKENS_A_SECOND = 1000
+"""Few models are faster."""
 
 _TIERS = {tier.value: tier for tier in ServiceTier}
 
@@ -142,8 +145,16 @@ def _anthropic_tier(block: AnthropicUsage) -> ServiceTier:
 
 
 def estimated_usage(call: ModelCall, output_bytes: int) -> TokenUsage:
-    """Where the provider's figures never came: four bytes of UTF-8 a token, and `confirmed` is False."""
-    return TokenUsage(uncached_input_tokens=_estimated_input(call), visible_output_tokens=_ceil(output_bytes), confirmed=False)
+    """Where the provider's figures never came: the input as it was counted, else four bytes of UTF-8 a token, as for the output;
+    `confirmed` is False."""
+    counted = call.input_tokens or _estimated_input(call)
+    return TokenUsage(uncached_input_tokens=counted, visible_output_tokens=_ceil(output_bytes), confirmed=False)
+
+
+def unanswered_usage(call: ModelCall, waited_seconds: float) -> TokenUsage:
+    """What to assume of a whole answer that never began: as much as can be made in that time."""
+    made = min(call.max_output_tokens, ceil(waited_seconds * MOST_TOKENS_A_SECOND))
+    return estimated_usage(call, BYTES_PER_TOKEN * made)
 
 
 def broken_answer_usage(raw: bytes, estimated: TokenUsage) -> TokenUsage | None:

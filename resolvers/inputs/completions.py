@@ -183,10 +183,8 @@ class CompletionInput:
 
     async def read(self) -> CompletionRequest:
         """As `to_domain`. A large conversation is read in a thread, so that others have their turn meanwhile."""
-        pieces = sum(1 + len(message.parts or ()) for message in self.messages)
-        if pieces > _FEW_PIECES or any(part.image for message in self.messages for part in message.parts or ()):
-            return await asyncio.to_thread(self.to_domain)
-        return self.to_domain()
+        pieces = sum(message.pieces for message in self.messages)
+        return await asyncio.to_thread(self.to_domain) if pieces > _FEW_PIECES else self.to_domain()
 
     def to_domain(self) -> CompletionRequest:
         """Raises Refused(InvalidInput) with the path of the first fault."""

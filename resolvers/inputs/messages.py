@@ -16,6 +16,9 @@ from resolvers.inputs.checks import Path, check_length, invalid
 
 _MEDIA_TYPES = ("image/gif", "image/jpeg", "image/png", "image/webp")
 _PIECE = 1024 * 1024
+_MANY = 1000
+_SHORT = 256
+_LONGEST_ARGUMENTS = 2 * 1024 * 1024
 _LONGEST_URL = 8192
 _LONGEST_ID = 256
 _LONGEST_NAME = 128
@@ -91,14 +94,17 @@ class PartInput:
 class ToolCallInput:
     id: ID = field(description="As the model gave it, such as `toolu_01A`.")
     name: str = field(description="Name of the tool.")
-    arguments: str = field(description='JSON text, as the model wrote it, such as `{"city": "Oslo"}`.')
+    arguments: str = field(
+        description='JSON text, as the model wrote it, such as `{"city": "Oslo"}`; at most 2,097,152 characters.'
+    )
 
     def to_domain(self, path: Path) -> ToolCall:
         check_length(self.id, _LONGEST_ID, (*path, "id"))
         check_length(self.name, _LONGEST_NAME, (*path, "name"))
         arguments = self.arguments or "{}"
+        check_length(arguments, _LONGEST_ARGUMENTS, (*path, "arguments"))
         try:
-            msgspec.json.decode(arguments, type=dict[str, object])
+            msgspec.json.decode(arguments, type=dict[str, msgspec.Raw])
         except (msgspec.DecodeError, RecursionError):
             raise invalid("The arguments are not the JSON text of an object.", (*path, "arguments")) from None
         return ToolCall(self.id, self.name, arguments)
@@ -127,6 +133,13 @@ class MessageInput:
     tool_result: ToolResultInput | None = field(description="What the tool of a TOOL message answered.")
     reasoning: JSON | None = field(description="The `reasoning` of the completion that made this ASSISTANT message.")
     cache_up_to: bool = field(description="Marks the end of a prefix that the provider should cache.", default=False)
+
+    @property
+    def pieces(self) -> int:
+        """How much there is to read; an image or a long text that is JSON counts as many."""
+        parts, calls = self.parts or (), self.tool_calls or ()
+        images = sum(part.image is not None for part in parts)
+        return 1 + len(parts) + len(calls) + _MANY * images + sum(len(call.arguments) for call in calls) // _SHORT
 
     def to_domain(self, path: Path) -> Message:
         self._check_shape(path)

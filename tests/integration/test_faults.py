@@ -146,6 +146,7 @@ def test_is_charged_for_what_was_billed_by_whom(outcome: Outcome) -> None:
         elif entry.billed or entry.fault in PERHAPS_BILLED:
             assert not record.usage.confirmed
             assert record.usage.input_tokens > 0
+            assert (entry.output_tokens > 0) <= (record.usage.output_tokens > 0)
             assert record.usage.output_tokens <= CAP
         else:
             assert (record.cost_usd, record.usage.total_tokens) == (None, 0)

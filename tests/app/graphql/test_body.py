@@ -23,7 +23,7 @@ from app.graphql.errors import RequestFailed
 pytestmark = pytest.mark.anyio
 
 STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
-TEXTS = st.text(st.sampled_from('au\\",[{\n\u00e9'), max_size=8)
+TEXTS = st.text(st.sampled_from('au\\",[{\n\x01\u00e9'), max_size=8)
 TREES = st.recursive(TEXTS | st.integers(), lambda inside: st.lists(inside) | st.dictionaries(TEXTS, inside), max_leaves=8)
 
 
@@ -51,7 +51,7 @@ class TestJsonForm:
             form.add(raw[start : start + size])
         outside = STRING.sub(b"", raw)
         assert (form.values, form.objects) == (len(re.findall(rb"[,{\[]", outside)), outside.count(b"{"))
-        wide = (string for string in STRING.findall(raw) if not string.isascii() or b"\\u" in string.replace(rb"\\", b""))
+        wide = (string for string in STRING.findall(raw) if not json.loads(string).isascii())
         assert form.wide_bytes == sum(len(string) - 2 for string in wide)
 
 
@@ -84,6 +84,16 @@ class TestWhatABodyUnfoldsTo:
         image = "QUJD" * 5_000_000
         request = await parse_body(body([image, "\u63cf\u8ff0\u56fe\u7247"]), 1000)
         assert request.variables == {"v": [image, "\u63cf\u8ff0\u56fe\u7247"]}
+
+    async def test_is_bounded_also_where_it_is_no_json(self) -> None:
+        with pytest.raises(RequestFailed) as caught:
+            await parse_body((b'"' * 65_534 + "\u00e9".encode()) * 10, 1000)
+        assert caught.value.status == 400
+
+    async def test_may_be_ascii_that_is_escaped(self) -> None:
+        image = "QUJD+" * (MOST_WIDE_BYTES // 4)
+        raw = body(image).replace(b"+", rb"\u002B")
+        assert (await parse_body(raw, 1000)).variables == {"v": image}
 
     async def test_is_bounded_in_a_query_string_too(self) -> None:
         with pytest.raises(RequestFailed) as caught:

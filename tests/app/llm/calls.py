@@ -6,7 +6,10 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from app.clock import Clock, SystemClock
+from app.errors import ProviderError
 from app.llm.adapter import Adapter
 from app.llm.anthropic import AnthropicProvider
 from app.llm.messages import AnswerEnd, Message, ModelCall, Role, StreamPart, Text, TextDelta, Tool, ToolCallDelta
@@ -72,3 +75,9 @@ def end_of(parts: list[StreamPart]) -> AnswerEnd:
     ends = [part for part in parts if isinstance(part, AnswerEnd)]
     assert ends == parts[-1:]
     return ends[0]
+
+
+async def failure(provider: Adapter, model: str, *, streamed: bool, seconds: float = 10.0) -> ProviderError:
+    with pytest.raises(ProviderError) as caught:
+        await (parts_of(provider, call(model, seconds=seconds)) if streamed else provider.complete(call(model, seconds=seconds)))
+    return caught.value

@@ -6,7 +6,7 @@ import asyncio
 import shutil
 import socket
 import subprocess
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -60,6 +60,18 @@ async def until_it_works(client: RedisClient, script: Script, key: str) -> objec
                 await asyncio.sleep(0.05)
 
 
+async def until_true(client: RedisClient, condition: Callable[[Server], Awaitable[bool]]) -> None:
+    """A server that is slow to answer is asked again."""
+    async with asyncio.timeout(30):
+        while True:
+            try:
+                if await client.run(condition):
+                    return
+            except StoreUnavailable:
+                pass
+            await asyncio.sleep(0.05)
+
+
 class TestSentinel:
     @pytest.fixture
     async def servers(self, tmp_path: Path) -> AsyncIterator[tuple[str, subprocess.Popen[bytes]]]:
@@ -100,14 +112,7 @@ class TestSentinel:
 
         client = connect_redis(f"redis://127.0.0.1:{port}/0", RedisSettings(), SystemClock())
         try:
-            async with asyncio.timeout(30):
-                while True:
-                    try:
-                        if await client.run(knows_all):
-                            return
-                    except StoreUnavailable:
-                        pass
-                    await asyncio.sleep(0.05)
+            await until_true(client, knows_all)
         finally:
             await client.close()
 
@@ -117,9 +122,7 @@ class TestSentinel:
             replica = found.get("slave0", {})
             return bool(replica.get("state") == "online" and replica.get("offset") == found["master_repl_offset"])
 
-        async with asyncio.timeout(20):
-            while not await client.run(is_caught_up):
-                pass
+        await until_true(client, is_caught_up)
 
 
 class TestCluster:

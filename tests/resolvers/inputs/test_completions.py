@@ -184,7 +184,7 @@ class TestMessages:
     def test_each_says_one_thing_in_one_way(self, given: dict[str, object], path: tuple[str, ...]) -> None:
         assert refusal(messages=[ASK, given]) == ("messages", "1", *path)
 
-    @pytest.mark.parametrize("arguments", ["{", "[]", "1", "{} {}", "[" * 100_000])
+    @pytest.mark.parametrize("arguments", ["{", "[]", "1", "{} {}", "[" * 100_000, '{"a": [1,,2]}', f'{{"a": "{LARGE}"}}'])
     def test_the_arguments_of_a_tool_call_are_json(self, arguments: str) -> None:
         call = {"id": "1", "name": "n", "arguments": arguments}
         path = ("messages", "0", "toolCalls", "0", "arguments")
