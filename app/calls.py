@@ -40,10 +40,9 @@ IMAGE_TOKENS = 1600
 """What the providers charge at most for one image at their usual size."""
 EXPECTED_OUTPUT_TOKENS = 500
 """For the order of targets by cost, where a call has no cap of its own."""
-
-
 LARGE_PROMPT_TOKENS = 20_000
 """From here on a prompt is hashed in a thread, so that others have their turn meanwhile."""
+
 Template = TypeVar("Template", ModelCall, EmbedCall)
 
 

@@ -256,9 +256,10 @@ class Upstream:
         seconds, kind = self.remaining(deadline, allowed.total_seconds(), FailureKind.FIRST_TOKEN_TIMEOUT)
         limit, began_at = TimeLimit(), self._clock.monotonic()
         options, connect_seconds = self._options_for(key), seconds * _CONNECTING_SHARE
-        is_short = connect_seconds < self._timeouts.connect.total_seconds()
-        if is_short:
-            timeout = httpx2.Timeout(connect=connect_seconds, read=None, write=None, pool=connect_seconds)
+        usual_seconds = self._timeouts.connect.total_seconds()
+        if connect_seconds < usual_seconds + POOL_WAIT_SECONDS:
+            connect = min(connect_seconds, usual_seconds)
+            timeout = httpx2.Timeout(connect=connect, read=None, write=None, pool=connect_seconds)
             options = {**options, "timeout": timeout}
         try:
             with limit.of(seconds):
@@ -269,7 +270,7 @@ class Upstream:
             raise self._status_failure(error) from None
         except (self._sdk.connection_error, *_TRANSPORT_ERRORS) as error:
             failed_by = failures.transport_failure(error)
-            if is_short and failed_by is FailureKind.CONNECT_TIMEOUT:
+            if failed_by is FailureKind.CONNECT_TIMEOUT and connect_seconds < usual_seconds:
                 raise ProviderError(kind) from None
             waited = -self.until(began_at) if failures.may_have_arrived(error) else None
             raise ProviderError(failed_by, unanswered_seconds=waited) from None
