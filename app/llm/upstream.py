@@ -254,6 +254,8 @@ class Upstream:
     ) -> httpx2.Response:
         """A limit that ends before a connection has come about is told apart: nothing was sent then, and nothing is billed."""
         seconds, kind = self.remaining(deadline, allowed.total_seconds(), FailureKind.FIRST_TOKEN_TIMEOUT)
+        if not seconds:
+            raise ProviderError(kind)
         limit, began_at = TimeLimit(), self._clock.monotonic()
         options, connect_seconds = self._options_for(key), seconds * _CONNECTING_SHARE
         usual_seconds = self._timeouts.connect.total_seconds()
