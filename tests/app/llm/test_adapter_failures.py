@@ -11,10 +11,7 @@ import pytest
 from app.clock import SystemClock
 from app.errors import FailureKind, ProviderError
 from app.llm.adapter import Adapter
-from app.llm.messages import (
-    FinishReason,
-)
-from app.llm.usage_mapping import MOST_TOKENS_A_SECOND
+from app.llm.messages import FinishReason
 from app.settings import ProviderKindName, ProviderTimeouts
 from tests.app.llm.calls import (
     ANTHROPIC,
@@ -133,7 +130,7 @@ class TestAFailedTry:
 
         assert caught.value.kind is FailureKind.TOTAL_TIMEOUT
         assert caught.value.usage is not None
-        assert 0.2 * MOST_TOKENS_A_SECOND <= caught.value.usage.output_tokens < 60_000
+        assert 0 < caught.value.usage.output_tokens < 60_000
 
     @pytest.mark.parametrize(("fault", "told"), [("cut", FailureKind.TRUNCATED), ("stall", FailureKind.FIRST_TOKEN_TIMEOUT)])
     async def test_in_the_midst_of_a_whole_answer_is_charged_as_the_longest_it_could_be(
