@@ -219,7 +219,9 @@ class _Try:
             self._guarded.limiter.correct(report)
 
     def _settle_failure(self, error: ProviderError) -> None:
-        if error.usage is not None and error.unanswered_seconds is None:
+        if error.unanswered_seconds is not None:
+            self._hold.keep()
+        elif error.usage is not None:
             self._hold.settle(error.usage)
         elif error.kind in _NEVER_SENT:
             self._hold.release()

@@ -31,8 +31,9 @@ from app.usage import RateLimitReport
 
 POOL_WAIT_SECONDS = 1.0
 TOKENS_PER_PATIENCE = 2048
-_CONNECTING_SHARE = 0.95
-"""Of a time limit that is shorter than connecting may take: what is connected by then has time to be sent."""
+_CONNECTING_SHARE = 0.9
+"""Of a time limit that is shorter than connecting may take. The rest is for what the SDK does before it connects."""
+_EXACT_SECONDS = 5.0
 _GRACE_SECONDS = 1.0
 _DRAIN_SECONDS = 0.1
 _KEEP_ALIVE_SECONDS = 4.0
@@ -84,6 +85,17 @@ def client_options(settings: ProviderSettings) -> dict[str, Any]:
         "follow_redirects": False,
         "trust_env": not settings.simulated,
     }
+
+
+def connecting_timeout(usual_seconds: float, seconds: float) -> httpx2.Timeout:
+    """Ends within `seconds`, whatever is waited for until a connection has come about."""
+    connect = _before_rounding(min(usual_seconds, seconds))
+    return httpx2.Timeout(connect=connect, read=None, write=None, pool=_before_rounding(seconds))
+
+
+def _before_rounding(seconds: float) -> float:
+    """aiohttp ends what is longer than five seconds at the next whole second of its clock."""
+    return seconds if seconds <= _EXACT_SECONDS else max(_EXACT_SECONDS, seconds - 1)
 
 
 def answer_had_begun(failure: ProviderError) -> bool:
@@ -259,10 +271,8 @@ class Upstream:
         limit, began_at = TimeLimit(), self._clock.monotonic()
         options, connect_seconds = self._options_for(key), seconds * _CONNECTING_SHARE
         usual_seconds = self._timeouts.connect.total_seconds()
-        if connect_seconds < usual_seconds + POOL_WAIT_SECONDS:
-            connect = min(connect_seconds, usual_seconds)
-            timeout = httpx2.Timeout(connect=connect, read=None, write=None, pool=connect_seconds)
-            options = {**options, "timeout": timeout}
+        if connect_seconds < usual_seconds + POOL_WAIT_SECONDS + 1:
+            options = {**options, "timeout": connecting_timeout(usual_seconds, connect_seconds)}
         try:
             with limit.of(seconds):
                 return await ask(options)
@@ -329,7 +339,7 @@ class EventStream:
         self._reader = SseReader()
         self._chunks = _chunks(response)
         self._gathers = False
-        self.sends_events = response.headers.get("content-type", "").startswith("text/event-stream")
+        self.sends_events = response.headers.get("content-type", "").lower().startswith("text/event-stream")
         self.ended = False
         self._closed = False
 

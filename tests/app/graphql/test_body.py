@@ -89,6 +89,7 @@ class TestWhatABodyUnfoldsTo:
         with pytest.raises(RequestFailed) as caught:
             await parse_body((b'"' * 65_534 + "\u00e9".encode()) * 10, 1000)
         assert caught.value.status == 400
+        assert "nothing between" in str(caught.value.errors[0]["message"])
 
     async def test_may_be_ascii_that_is_escaped(self) -> None:
         image = "QUJD+" * (MOST_WIDE_BYTES // 4)

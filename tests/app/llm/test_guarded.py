@@ -109,6 +109,13 @@ class TestSettling:
         assert one.available(LimiterKind.REQUESTS) == 100 - requests
         assert one.available(LimiterKind.TOKENS) == 10_000 - tokens
 
+    async def test_a_try_that_was_never_answered_may_have_used_all(self) -> None:
+        guess = TokenUsage(uncached_input_tokens=10, confirmed=False)
+        one = One(Fail(ProviderError(FailureKind.TOTAL_TIMEOUT, usage=guess, unanswered_seconds=1.0)))
+        with pytest.raises(ProviderError):
+            await one.guarded.complete(one.bench.call(), one.journey)
+        assert one.available(LimiterKind.TOKENS) == 10_000 - 110
+
     @pytest.mark.parametrize("streamed", [False, True])
     async def test_what_the_adapter_refuses_was_never_sent(self, *, streamed: bool) -> None:
         one = One(Fail(Refused(InvalidInput("m does not take seed.", ("seed",)))))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import socket
 import struct
 from collections.abc import AsyncIterator, Iterator
@@ -11,9 +12,12 @@ from datetime import timedelta
 from typing import cast
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from app.errors import FailureKind, ProviderError
 from app.llm.messages import TextDelta
+from app.llm.upstream import connecting_timeout
 from app.settings import ProviderKindName, ProviderTimeouts
 from tests.app.llm.calls import ANTHROPIC, OPENAI, SHORT, adapter, call, failure
 
@@ -48,13 +52,26 @@ async def answering(raw: bytes) -> AsyncIterator[str]:
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
 
 
+class TestConnecting:
+    @given(usual=st.floats(0.1, 60), seconds=st.floats(0.01, 60), now=st.floats(0, 1e6))
+    def test_ends_within_the_time_it_is_given(self, usual: float, seconds: float, now: float) -> None:
+        """As aiohttp reckons: what is longer than five seconds ends at a whole one."""
+        timeout = connecting_timeout(usual, seconds)
+        for part in (timeout.connect, timeout.pool):
+            assert part is not None
+            assert 0 < part <= seconds
+            assert (math.ceil(now + part) if part > 5 else now + part) <= now + seconds + 1e-6
+        assert timeout.pool is not None
+        assert timeout.pool >= min(seconds, 5.0)
+
+
 class TestAnAttempt:
     @pytest.mark.parametrize("streamed", [True, False])
     @pytest.mark.parametrize(
         ("seconds", "timeouts", "told"),
         [
-            (0.3, ProviderTimeouts(), FailureKind.TOTAL_TIMEOUT),
-            (10, SHORT, FailureKind.FIRST_TOKEN_TIMEOUT),
+            (2, ProviderTimeouts(), FailureKind.TOTAL_TIMEOUT),
+            (10, ProviderTimeouts(first_token=timedelta(seconds=2)), FailureKind.FIRST_TOKEN_TIMEOUT),
             (10, ProviderTimeouts(connect=timedelta(seconds=0.2)), FailureKind.CONNECT_TIMEOUT),
         ],
     )
