@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -23,6 +22,7 @@ from app.completions import Completion, CompletionRequest, CompletionStatus
 from app.costs.estimate import Estimator
 from app.costs.holds import Admitted, Estimate, IdempotencyKey, Ledger, Payer
 from app.costs.prices import PriceBook
+from app.digests import digest
 from app.embeddings import Embeddings, EmbeddingsOutcome, EmbeddingsRequest
 from app.ids import new_uuid
 from app.llm.fleet import Fleet
@@ -241,12 +241,9 @@ async def _idempotency(request: CallRequest, payer: Payer, tokens: int, images: 
     """The hash holds the agent that pays: the key of another agent's call is not this one's to join."""
     if request.idempotency_key is None:
         return None
-    digest = await asyncio.to_thread(_digest, request, payer) if _is_large(tokens, images) else _digest(request, payer)
-    return IdempotencyKey(request.idempotency_key, digest)
-
-
-def _digest(request: CallRequest, payer: Payer) -> bytes:
-    return hashlib.sha256(msgspec.json.encode((request, payer.agent))).digest()
+    asked = request, payer.agent
+    hashed = await asyncio.to_thread(digest, asked) if _is_large(tokens, images) else digest(asked)
+    return IdempotencyKey(request.idempotency_key, hashed)
 
 
 def _is_large(tokens: int, images: int) -> bool:

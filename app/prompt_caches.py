@@ -5,13 +5,11 @@ Calls that begin alike, with the same tools and first message, are cheap where t
 
 from __future__ import annotations
 
-import hashlib
 from functools import cached_property
-
-import msgspec
 
 from app.clock import Clock
 from app.completions import CompletionRequest
+from app.digests import digest
 from app.llm.routing import Target
 from app.usage import TokenUsage
 
@@ -58,5 +56,4 @@ class Prompt:
 
     @cached_property
     def _prefix(self) -> bytes:
-        begins = self._tenant, self._request.tools, self._request.messages[:1]
-        return hashlib.sha256(msgspec.json.encode(begins)).digest()
+        return digest((self._tenant, self._request.tools, self._request.messages[:1]))

@@ -30,7 +30,8 @@ SLOWEST_MS = 100.0
 LONGEST_STALL_MS = 50.0
 MOST_GROWTH_MB = 30.0
 IMAGE = {"base64": {"data": "QUJD" * 5_000_000, "mediaType": "image/png"}}
-EVERY_KIND = ("\u4e2d" * 2_000_000, "\n" * 1_990_000, "x" * 13_000_000)
+ESCAPED = ("\u4e2d" * 1_040_000, "\n" * 450_000, "x" * 23_000_000)
+UNESCAPED = ("\u4e2d" * 2_080_000, "\n" * 1_490_000, "x" * 23_000_000)
 ARGUMENTS = {"id": "1", "name": "n", "arguments": "{}"}
 LARGE_ARGUMENTS = {**ARGUMENTS, "arguments": '{"a": [' + "[]," * 10_000_000 + "0]}"}
 
@@ -150,19 +151,25 @@ def allowed() -> list[Attack]:
         Attack("1,999 messages of 3 parts", many({"role": "USER", "parts": [{"text": "x"}] * 3}, 1_999), allowed=True),
         Attack("30 MB text", many({"role": "USER", "text": "x" * 30_000_000}, 1), allowed=True),
         Attack("30 MB with a million line ends", many({"role": "USER", "text": ("x" * 28 + "\n") * 1_000_000}, 1), allowed=True),
-        Attack("12 MB with an emoji", many({"role": "USER", "text": "x" * 12_000_000 + "\U0001f600"}, 1), allowed=True),
-        Attack("8 MB of line ends", many({"role": "USER", "text": "\n" * 3_900_000}, 1), allowed=True),
+        Attack("6 MB with an emoji", many({"role": "USER", "text": "x" * 6_000_000 + "\U0001f600"}, 1), allowed=True),
+        Attack("3 MB of line ends", many({"role": "USER", "text": "\n" * 1_490_000}, 1), allowed=True),
         Attack("90,000 floats", numbers(b"0.12345678901234567", 90_000), allowed=True),
-        Attack("every limit at once", many({"role": "USER", "parts": [{"text": text} for text in EVERY_KIND]}, 1), allowed=True),
+        Attack("every limit at once", texts(ESCAPED, escaped=True), allowed=True),
+        Attack("the same, in UTF-8", texts(UNESCAPED, escaped=False), allowed=True),
         Attack("30 MB of arguments", many({"role": "ASSISTANT", "toolCalls": [LARGE_ARGUMENTS]}, 1), allowed=True),
         Attack("7,900 tool calls", many({"role": "ASSISTANT", "toolCalls": [ARGUMENTS] * 7_900}, 1), allowed=True),
         Attack("20 MB image", many({"role": "USER", "parts": [{"image": IMAGE}]}, 1), allowed=True),
     ]
 
 
-def many(message: object, count: int) -> bytes:
+def many(message: object, count: int, *, escaped: bool = True) -> bytes:
     query = "query($i: CompletionInput!) { routeExplain(input: $i) { target } }"
-    return json.dumps({"query": query, "variables": {"i": {"messages": [message] * count}}}).encode()
+    body = {"query": query, "variables": {"i": {"messages": [message] * count}}}
+    return json.dumps(body, ensure_ascii=escaped).encode()
+
+
+def texts(parts: tuple[str, ...], *, escaped: bool) -> bytes:
+    return many({"role": "USER", "parts": [{"text": text} for text in parts]}, 1, escaped=escaped)
 
 
 def with_variables(variables: object) -> bytes:

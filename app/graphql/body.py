@@ -25,8 +25,8 @@ from app.web.load import Capacity
 
 MOST_JSON_VALUES = 100_000
 MOST_JSON_OBJECTS = 8_000
-MOST_ESCAPES = 4_000_000
-MOST_WIDE_BYTES = 12 * 1024 * 1024
+MOST_ESCAPES = 1_500_000
+MOST_WIDE_BYTES = 6 * 1024 * 1024
 """Of strings that are not all ASCII, which unfold to four times the space in one step; that of an image in base64 is."""
 MOST_DIGITS = 64
 MOST_DIGITS_TOGETHER = 2_000_000
