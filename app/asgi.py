@@ -13,6 +13,8 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
+from starlette.types import Receive, Send
+from starlette.types import Scope as ConnectionScope
 
 from app.access.allowance import Allowance
 from app.access.principal import Principal, Scope
@@ -34,6 +36,8 @@ from app.web.security import SecurityHeaders
 from schema.build import build_schema
 
 _METHOD_NOT_ALLOWED = 405
+_NOT_FOUND = 404
+_NOTHING_HERE = "there is nothing at this path: the API is at /graphql"
 
 Authenticate = Callable[[Mapping[str, str]], Awaitable[Principal]]
 
@@ -76,6 +80,7 @@ def create_app(settings: Settings) -> Starlette:
         lifespan=lifespan, middleware=_middleware(settings.server), exception_handlers={HTTPException: _no_such_route}
     )
     app.router.redirect_slashes = False
+    app.router.default = _nothing_here
     return app
 
 
@@ -132,11 +137,18 @@ def _metrics_route(metrics: CollectorRegistry, authenticate: Authenticate) -> Ro
     return Route("/metrics", expose)
 
 
+async def _nothing_here(scope: ConnectionScope, receive: Receive, send: Send) -> None:
+    if scope["type"] == "http":
+        raise HTTPException(_NOT_FOUND)
+    await receive()
+    await _refusal(_NOT_FOUND, "BAD_USER_INPUT", message=_NOTHING_HERE)(scope, receive, send)
+
+
 def _no_such_route(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if error.status_code == _METHOD_NOT_ALLOWED:
         return _refusal(error.status_code, "METHOD_NOT_ALLOWED", error.headers, f"{request.method} is not allowed here")
-    return _refusal(error.status_code, "BAD_USER_INPUT", error.headers, "there is nothing at this path: the API is at /graphql")
+    return _refusal(error.status_code, "BAD_USER_INPUT", error.headers, _NOTHING_HERE)
 
 
 def _refusal(status: int, code: str, headers: Mapping[str, str] | None = None, message: str | None = None) -> JSONResponse:

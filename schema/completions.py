@@ -222,4 +222,5 @@ class CompletionSubscriptions:
         is_subscription=True,
         graphql_type=CompletionEvent,
         description="Start and watch in one operation; a repeat with the same idempotency key joins the running stream.",
+        metadata={"spends": True},
     )

@@ -31,6 +31,11 @@ def negotiate(accept: str | None, *, html: bool = False) -> MediaType | None:
     return best
 
 
+def is_named(media: MediaType, accept: str | None) -> bool:
+    """Whether a caller takes it, and says so by its name."""
+    return any(name == media and quality > 0 for name, quality in _ranges(accept or ""))
+
+
 def _ranges(accept: str) -> list[tuple[str, float]]:
     found = []
     for part in accept.split(",")[:_MOST_RANGES]:

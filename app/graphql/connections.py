@@ -83,15 +83,20 @@ class Connections:
                 del self._counts[key]
 
     async def _sweep_while_open(self) -> None:
+        checking: asyncio.Task[None] | None = None
         try:
             while self._open:
                 await self._clock.sleep(SWEEP_SECONDS)
-                await self.sweep()
+                self.look_over()
+                if checking is None or checking.done():
+                    checking = asyncio.create_task(self.check_keys())
         finally:
             self._sweeper = None
+            if checking is not None:
+                checking.cancel()
 
-    async def sweep(self) -> None:
-        await self._check_keys()
+    def look_over(self) -> None:
+        """What is seen without asking anybody: this waits for no store."""
         now = self._clock.monotonic()
         wall = self._clock.now()
         for connection, ping_at in list(self._open.items()):
@@ -105,23 +110,27 @@ class Connections:
                 self._open[connection] = now + PING_SECONDS
                 connection.ping()
 
-    async def _check_keys(self) -> None:
+    async def check_keys(self) -> None:
+        """Ends the streams whose key is gone; where its store does not answer they go on."""
         by_key: dict[str, list[Connection]] = {}
         for connection in self._open:
             by_key.setdefault(connection.credentials.get("authorization", ""), []).append(connection)
-        for connections in by_key.values():
-            try:
-                found = await self._authenticate(connections[0].credentials)
-            except Unauthenticated:
-                found = None
-            except GreenLangError as error:
-                logger.warning("keys of open streams could not be checked: %s", error)
-                continue
-            for connection in connections:
-                if found is None or _rights(found) != _rights(connection.principal):
-                    connection.end(Ending.KEY_GONE)
-                else:
-                    connection.principal = found
+        await asyncio.gather(*map(self._check_key, by_key.values()))
+
+    async def _check_key(self, connections: list[Connection]) -> None:
+        """All of one key."""
+        try:
+            found = await self._authenticate(connections[0].credentials)
+        except Unauthenticated:
+            found = None
+        except GreenLangError as error:
+            logger.warning("keys of open streams could not be checked: %s", error)
+            return
+        for connection in connections:
+            if found is None or _rights(found) != _rights(connection.principal):
+                connection.end(Ending.KEY_GONE)
+            else:
+                connection.principal = found
 
 
 def _rights(principal: Principal) -> tuple[object, ...]:

@@ -70,7 +70,7 @@ class Operation:
 
     @property
     def may_be_read_by_get(self) -> bool:
-        return self.kind is OperationType.QUERY and not self.spends
+        return self.kind is not OperationType.MUTATION and not self.spends
 
 
 @dataclass(frozen=True, slots=True)

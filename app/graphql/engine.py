@@ -97,7 +97,10 @@ class Engine:
 
     async def execute(self, prepared: Prepared, caller: Caller) -> Payload:
         """The result of a query or mutation, ready to encode. Raises RequestFailed."""
-        run = await self.admit(prepared, caller)
+        return await self.carry_out(await self.admit(prepared, caller), prepared, caller)
+
+    async def carry_out(self, run: Run, prepared: Prepared, caller: Caller) -> Payload:
+        """The result of what was admitted. Raises RequestFailed."""
         run.executor.context_value = self._context(run, caller)
         try:
             async with asyncio.timeout(self._limits.execution_timeout.total_seconds()):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import msgspec
@@ -16,7 +17,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from app.errors import DeadlineExceeded, LimitExceeded
-from app.graphql.accept import MediaType, negotiate
+from app.graphql.accept import MediaType, is_named, negotiate
 from app.graphql.body import BodyReader, GraphQLRequest, parse_body, parse_query_string
 from app.graphql.console import ConsolePage
 from app.graphql.engine import Caller, Payload, Prepared
@@ -31,23 +32,31 @@ STREAM_HINT = "subscriptions are streams: use a WebSocket with graphql-transport
 
 
 class HeaderView(Mapping[str, str]):
-    """The request's headers by lower-case name, read in place; of a repeated one the first counts."""
+    """The request's headers by lower-case name, read in place; the values of a repeated one are joined, as a list's are."""
 
     def __init__(self, raw: list[Header]) -> None:
         self._raw = raw
 
     def __getitem__(self, name: str) -> str:
         wanted = name.encode("latin-1")
-        for key, value in self._raw:
-            if key == wanted:
-                return value.decode("latin-1")
-        raise KeyError(name)
+        values = [value for key, value in self._raw if key == wanted]
+        if not values:
+            raise KeyError(name)
+        return b", ".join(values).decode("latin-1")
 
     def __iter__(self) -> Iterator[str]:
         return (key.decode("latin-1") for key, _ in self._raw)
 
     def __len__(self) -> int:
         return len(self._raw)
+
+
+@dataclass(frozen=True, slots=True)
+class _Streamed:
+    """A subscription of a caller who takes events too, though not before all else."""
+
+    prepared: Prepared
+    caller: Caller
 
 
 class GraphQLEndpoint:
@@ -77,9 +86,12 @@ class GraphQLEndpoint:
                 names = f"{MediaType.RESPONSE_JSON}, {MediaType.JSON} or, for streams, {MediaType.EVENT_STREAM}"
                 raise failure(Code.NOT_ACCEPTABLE, f"answers come as {names}", 406)
             if media is MediaType.EVENT_STREAM:
-                await self._stream(scope, headers, receive, send)
+                await self._stream(scope, headers, receive, send, None)
                 return
             payload = await self._answer(scope, headers, receive)
+            if isinstance(payload, _Streamed):
+                await self._stream(scope, headers, receive, send, payload)
+                return
         except ClientDisconnect:
             return
         except RequestFailed as failed:
@@ -89,26 +101,28 @@ class GraphQLEndpoint:
         else:
             await send_json(send, 200, payload, media)
 
-    async def _answer(self, scope: Scope, headers: HeaderView, receive: Receive) -> Payload:
+    async def _answer(self, scope: Scope, headers: HeaderView, receive: Receive) -> Payload | _Streamed:
         with self._calls.one():
             caller = Caller(await self._authenticate(headers), request_id_of(scope))
             async with self._request(scope, headers, receive) as request:
                 prepared = await self._engine.prepare(request, caller)
-                if prepared.operation.kind is OperationType.SUBSCRIPTION:
+                streamed = prepared.operation.kind is OperationType.SUBSCRIPTION
+                if streamed and not is_named(MediaType.EVENT_STREAM, headers.get("accept")):
                     raise failure(Code.NOT_ACCEPTABLE, STREAM_HINT, 406)
                 check_method_of(prepared, scope["method"])
+                if streamed:
+                    return _Streamed(prepared, caller)
                 try:
                     return await self._engine.execute(prepared, caller)
                 except asyncio.CancelledError:  # a server that is told to stop does so once its grace is over
                     raise failed_by(DeadlineExceeded("the server stopped before the operation ended"), "") from None
 
-    async def _stream(self, scope: Scope, headers: HeaderView, receive: Receive, send: Send) -> None:
-        caller = Caller(await self._authenticate(headers), request_id_of(scope))
+    async def _stream(self, scope: Scope, headers: HeaderView, receive: Receive, send: Send, streamed: _Streamed | None) -> None:
+        """`streamed` is what the request was found to ask for, where it has been read."""
+        caller = streamed.caller if streamed else Caller(await self._authenticate(headers), request_id_of(scope))
         stream = EventStream(scope, receive, send, caller, headers=headers, clock=self._clock)
         try:
-            async with self._request(scope, headers, receive) as request:
-                prepared = await self._engine.prepare(request, caller)
-                check_method_of(prepared, scope["method"])
+            prepared = streamed.prepared if streamed else await self._prepared(scope, headers, receive, caller)
             await stream.run(prepared, self._streamer, self._connections)
         except LimitExceeded as error:
             text, had, allowed = str(error), error.had, error.allowed
@@ -117,6 +131,12 @@ class GraphQLEndpoint:
             if not failed.in_document:
                 raise
             await stream.refuse(failed)
+
+    async def _prepared(self, scope: Scope, headers: HeaderView, receive: Receive, caller: Caller) -> Prepared:
+        async with self._request(scope, headers, receive) as request:
+            prepared = await self._engine.prepare(request, caller)
+            check_method_of(prepared, scope["method"])
+            return prepared
 
     @asynccontextmanager
     async def _request(self, scope: Scope, headers: HeaderView, receive: Receive) -> AsyncIterator[GraphQLRequest]:
@@ -137,9 +157,8 @@ class GraphQLEndpoint:
 
 def check_method_of(prepared: Prepared, method: str) -> None:
     """GET may be repeated and prefetched by anybody on the way, so it never changes or spends anything."""
-    operation = prepared.operation
-    if method == "GET" and operation.kind is not OperationType.SUBSCRIPTION and not operation.may_be_read_by_get:
-        failed = failure(Code.METHOD_NOT_ALLOWED, "GET is for queries that spend nothing: use POST", 405)
+    if method == "GET" and not prepared.operation.may_be_read_by_get:
+        failed = failure(Code.METHOD_NOT_ALLOWED, "GET is for what spends and changes nothing: use POST", 405)
         failed.headers = ((b"allow", b"POST"),)
         raise failed
 

@@ -7,8 +7,9 @@ from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 from strawberry import Schema
 
+from app.access.principal import Scope as AccessScope
 from app.clock import Clock
-from app.errors import GreenLangError
+from app.errors import Forbidden, GreenLangError
 from app.graphql.accept import MediaType
 from app.graphql.body import BodyReader
 from app.graphql.broadcast import Broadcasts
@@ -27,7 +28,7 @@ PATH = "/graphql"
 
 
 class SchemaDocument:
-    """The SDL: for everybody, in production for any valid key."""
+    """The SDL: for everybody, in production for keys that may introspect."""
 
     def __init__(self, sdl: str, authenticate: Authenticate, *, production: bool) -> None:
         self._sdl = sdl
@@ -37,7 +38,9 @@ class SchemaDocument:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._production:
             try:
-                await self._authenticate(HeaderView(scope["headers"]))
+                principal = await self._authenticate(HeaderView(scope["headers"]))
+                if AccessScope.ADMIN not in principal.scopes:
+                    raise Forbidden("the schema needs the scope ADMIN here")
             except GreenLangError as error:
                 failed = failed_by(error, request_id_of(scope))
                 await send_json(send, failed.status, failed.payload, MediaType.JSON, failed.headers)

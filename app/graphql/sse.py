@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import aclosing, asynccontextmanager
+from contextlib import ExitStack, aclosing, asynccontextmanager
 
 import msgspec
 from graphql import OperationType
@@ -18,10 +18,10 @@ from app.access.principal import Principal
 from app.clock import Clock
 from app.errors import Overloaded
 from app.graphql.connections import Connections, Ending
-from app.graphql.engine import Caller, Prepared
+from app.graphql.engine import Caller, Prepared, Run
 from app.graphql.errors import Code, RequestFailed, failed_by, failure
 from app.graphql.operations import Operations
-from app.web.protocols import ABORT, extension
+from app.web.protocols import ABORT, ALONE, extension
 
 _MOST_WAITING = 256
 _COMPLETE = b"event: complete\ndata:\n\n"
@@ -73,10 +73,12 @@ class EventStream:
         self._receive = receive
         self._send_message = send
         self._abort = extension(scope, ABORT)
+        self._be_alone = extension(scope, ALONE)
         self._clock = clock
         self._sending_since: float | None = None
         self._pumping: asyncio.Task[None] | None = None
         self._ending: Ending | None = None
+        self._completed = False
         self._pings: set[asyncio.Task[None]] = set()
 
     def end(self, ending: Ending) -> None:
@@ -97,6 +99,7 @@ class EventStream:
         """Sends every result as an event until the source or the client ends it. Raises RequestFailed, LimitExceeded and
         Overloaded, before anything is sent."""
         with connections.joined(self):
+            self._be_alone()
             async with streamer.open(prepared, self._caller) as texts:
                 await self._start()
                 await self._until_one_ends(asyncio.create_task(self._pump(texts)), asyncio.create_task(self._watch()))
@@ -110,6 +113,8 @@ class EventStream:
 
     async def _until_one_ends(self, pump: asyncio.Task[None], watcher: asyncio.Task[None]) -> None:
         self._pumping = pump
+        if self._ending is not None:
+            pump.cancel()
         try:
             await asyncio.wait((pump, watcher), return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -122,7 +127,7 @@ class EventStream:
         if self._ending is Ending.NOT_READING:
             self._abort()
             return
-        if self._ending is Ending.KEY_GONE:
+        if self._ending is Ending.KEY_GONE and not self._completed:
             failed = failure(Code.UNAUTHENTICATED, Ending.KEY_GONE.value, 401)
             await self._send(_event(encode(failed.payload)) + _COMPLETE)
         await self._send_message({"type": "http.response.body", "body": b""})
@@ -145,6 +150,7 @@ class EventStream:
         except RequestFailed as failed:
             await self._send(_event(encode(failed.payload)))
         await self._send(_COMPLETE)
+        self._completed = True
 
     async def _watch(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
@@ -172,9 +178,10 @@ class Streamer:
     async def open(self, prepared: Prepared, caller: Caller) -> AsyncIterator[AsyncIterator[str]]:
         """The source is open inside the block and closed after it. Raises RequestFailed, Overloaded."""
         if prepared.operation.kind is not OperationType.SUBSCRIPTION:
-            with self._calls.one():
-                payload = await self._engine.execute(prepared, caller)
-            yield _one(encode(payload))
+            with ExitStack() as slot:
+                slot.enter_context(self._calls.one())
+                run = await self._engine.admit(prepared, caller)
+                yield self._result(run, prepared, caller, slot)
             return
         run = await self._engine.admit(prepared, caller)
         if prepared.audience is None:
@@ -188,6 +195,13 @@ class Streamer:
         finally:
             self._broadcasts.leave(queue, subject)
 
-
-async def _one(text: str) -> AsyncGenerator[str, None]:
-    yield text
+    async def _result(self, run: Run, prepared: Prepared, caller: Caller, slot: ExitStack) -> AsyncGenerator[str, None]:
+        """The one result; the call's `slot` is free before it is sent."""
+        try:
+            payload = await self._engine.carry_out(run, prepared, caller)
+        except RequestFailed:
+            raise
+        except Exception as error:  # noqa: BLE001 (every surprise becomes one masked sentence and a log entry)
+            raise failed_by(error, caller.request_id) from None
+        slot.close()
+        yield encode(payload)

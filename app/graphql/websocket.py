@@ -10,14 +10,14 @@ import asyncio
 from collections import deque
 from collections.abc import Mapping
 from contextlib import aclosing
-from urllib.parse import urlsplit
 
 import msgspec
 from graphql import OperationType
+from starlette.responses import JSONResponse
 from starlette.types import Message, Receive, Scope, Send
 
 from app.access.principal import Principal
-from app.errors import GreenLangError, LimitExceeded, Overloaded, StoreUnavailable, Unauthenticated
+from app.errors import Forbidden, GreenLangError, LimitExceeded, Overloaded, StoreUnavailable, Unauthenticated
 from app.graphql.body import GraphQLRequest, Malformed, parse_body
 from app.graphql.broadcast import Subject
 from app.graphql.connections import Ending
@@ -47,6 +47,7 @@ class _Frame(msgspec.Struct):
 
 
 _decoder = msgspec.json.Decoder(_Frame)
+_fields_decoder: msgspec.json.Decoder[dict[str, object] | None] = msgspec.json.Decoder(dict[str, object] | None)
 
 
 class ProtocolBroken(Exception):
@@ -153,15 +154,12 @@ class _Session:
     async def _take(self, frame: _Frame) -> None:
         match frame.type:
             case "subscribe":
+                await self._until_room(_MOST_WAITING)
                 await self.subscribe(frame)
             case "complete":
-                self._forget(frame.id or "")
+                self._forget(_id_of(frame))
             case "ping":
-                given = bytes(frame.payload).decode()
-                if len(given) > _LONGEST_PING:
-                    raise ProtocolBroken(4400, "the payload of a ping is too long")
-                pong = f'{{"type":"pong","payload":{given}}}' if given else '{"type":"pong"}'
-                if not self.post(pong, ""):
+                if not self.post(pong_to(frame), ""):
                     raise ProtocolBroken(4429, "too many pings")
             case "pong":
                 pass
@@ -201,9 +199,14 @@ class _Session:
             await self.send_now(head, payload)
             return
         self._put(head, payload)
-        while len(self._outbox) > _WAIT_ABOVE:
-            self._room.clear()
-            await self._room.wait()
+        await self._until_room(_WAIT_ABOVE)
+
+    async def _until_room(self, above: int) -> None:
+        """Where more than so many frames wait for the reader, waits itself until it has caught up."""
+        if len(self._outbox) > above:
+            while len(self._outbox) > _WAIT_ABOVE:
+                self._room.clear()
+                await self._room.wait()
 
     async def _flush(self) -> None:
         now = self._operations.clock.monotonic
@@ -233,9 +236,7 @@ class _Session:
 
     # ------------------------------------------------------------------ operations
     async def subscribe(self, frame: _Frame) -> None:
-        id_ = frame.id
-        if not id_ or len(id_) > _LONGEST_ID:
-            raise ProtocolBroken(4400, "subscribe needs an id of 1 to 256 characters")
+        id_ = _id_of(frame)
         if id_ in self._running:
             raise ProtocolBroken(4409, "Subscriber for this id already exists")
         limits = self._operations.limits
@@ -323,7 +324,8 @@ class WebSocketEndpoint:
         await receive()
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         if not self._origin_allowed(headers):
-            await send({"type": "websocket.close", "code": 4403})
+            failed = failed_by(Forbidden("pages of this Origin may not connect: see server.allowed_origins"), "")
+            await _refusal(failed)(scope, receive, send)
             return
         if SUBPROTOCOL not in scope["subprotocols"]:
             await send({"type": "websocket.accept"})
@@ -331,20 +333,25 @@ class WebSocketEndpoint:
             return
         try:
             with self._handshakes.one():
-                await send({"type": "websocket.accept", "subprotocol": SUBPROTOCOL})
-                session = await self._initialised(scope, headers, receive, send)
-        except Overloaded:
-            await send({"type": "websocket.close", "code": 1013})
+                session = await self._accept(scope, headers, receive, send)
+        except Overloaded as error:
+            await _refusal(failed_by(error, ""))(scope, receive, send)
+            return
+        if session is not None:
+            await self._serve(session, scope, receive, send)
+
+    async def _accept(self, scope: Scope, headers: Mapping[str, str], receive: Receive, send: Send) -> _Session | None:
+        await send({"type": "websocket.accept", "subprotocol": SUBPROTOCOL})
+        try:
+            return await self._initialised(scope, headers, receive, send)
         except ProtocolBroken as broken:
             await _close(send, broken.code, broken.reason)
-        else:
-            if session is not None:
-                await self._serve(session, scope, receive, send)
+            return None
 
     def _origin_allowed(self, headers: Mapping[str, str]) -> bool:
         """A program sends no Origin; a browser's must be ours or listed."""
         origin = headers.get("origin")
-        return origin is None or origin in self._allowed_origins or urlsplit(origin).netloc == headers.get("host")
+        return origin is None or origin in self._allowed_origins or origin.partition("://")[2] == headers.get("host")
 
     async def _initialised(self, scope: Scope, headers: Mapping[str, str], receive: Receive, send: Send) -> _Session | None:
         """The session once the key has been checked; None where the client has gone. Raises ProtocolBroken."""
@@ -357,15 +364,17 @@ class WebSocketEndpoint:
                     frame = read_frame(message)
                     if frame.type == "connection_init":
                         break
-                    if frame.type not in {"ping", "pong"}:
+                    if frame.type == "ping":
+                        await send({"type": "websocket.send", "text": pong_to(frame)})
+                    elif frame.type != "pong":
                         raise ProtocolBroken(4401, "Unauthorized")
-                credentials = _credentials(headers, bytes(frame.payload))
+                credentials = _credentials(headers, _fields_of(frame))
                 principal = await self._operations.authenticate(credentials)
         except TimeoutError:
             raise ProtocolBroken(4408, "Connection initialisation timeout") from None
         except Unauthenticated:
             raise ProtocolBroken(4403, "Forbidden: the key is missing, wrong, expired or revoked") from None
-        except StoreUnavailable as error:
+        except (Overloaded, StoreUnavailable) as error:
             raise ProtocolBroken(1013, str(error)) from None
         extension(scope, TRUST)(self._operations.body_bytes, self._operations.limits.send_timeout)
         return _Session(self._operations, scope, send, principal, credentials)
@@ -399,14 +408,43 @@ def read_frame(message: Message) -> _Frame:
         raise ProtocolBroken(4400, "Invalid message received") from None
 
 
-def _credentials(headers: Mapping[str, str], raw: bytes) -> Mapping[str, str]:
+def pong_to(ping: _Frame) -> str:
+    """Gives back what came with it. Raises ProtocolBroken."""
+    given = bytes(ping.payload).decode()
+    if len(given) > _LONGEST_PING:
+        raise ProtocolBroken(4400, "the payload of a ping is too long")
+    _fields_of(ping)
+    return f'{{"type":"pong","payload":{given}}}' if given else '{"type":"pong"}'
+
+
+def _id_of(frame: _Frame) -> str:
+    """Raises ProtocolBroken."""
+    if not frame.id or len(frame.id) > _LONGEST_ID:
+        raise ProtocolBroken(4400, f"{frame.type} needs an id of 1 to {_LONGEST_ID} characters")
+    return frame.id
+
+
+def _fields_of(frame: _Frame) -> dict[str, object]:
+    """Of its payload, which may be missing. Raises ProtocolBroken."""
+    try:
+        return _fields_decoder.decode(frame.payload) or {} if frame.payload else {}
+    except (msgspec.MsgspecError, RecursionError, ValueError):
+        raise ProtocolBroken(4400, "the payload is no object") from None
+
+
+def _credentials(headers: Mapping[str, str], fields: Mapping[str, object]) -> Mapping[str, str]:
     """The key of connection_init, in a field `authorization` of any case; else that of the handshake."""
-    given = dict(headers)
-    payload = msgspec.json.decode(raw) if raw else None
-    for name, value in payload.items() if isinstance(payload, dict) else ():
-        if isinstance(name, str) and name.lower() == "authorization" and isinstance(value, str):
-            given["authorization"] = value
-    return {"authorization": given.get("authorization", "")}
+    given = headers.get("authorization", "")
+    for name, value in fields.items():
+        if name.lower() == "authorization" and isinstance(value, str):
+            given = value
+    return {"authorization": given}
+
+
+def _refusal(failed: RequestFailed) -> JSONResponse:
+    """Of a handshake, before there is a WebSocket."""
+    headers = {name.decode("ascii"): value.decode("ascii") for name, value in failed.headers}
+    return JSONResponse(failed.payload, failed.status, headers)
 
 
 async def _close(send: Send, code: int, reason: str) -> None:

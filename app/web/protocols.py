@@ -1,12 +1,14 @@
-"""uvicorn's own protocols with three things ASGI has no words for, given to the application as functions in scope["extensions"].
+"""uvicorn's own protocols with four things ASGI has no words for, given to the application as functions in scope["extensions"].
 
 `greenlang.abort` drops the connection at once: a plain close waits for a reader that may never read again.
 `greenlang.trust` lets a WebSocket send messages of the full size; until then they are bounded as for a stranger. It takes a
 Capacity of the process, against which a message counts until it is whole, and the time it has for that.
 `greenlang.has_room` says whether a WebSocket takes a frame at once, without waiting for its reader.
+`greenlang.alone` drops the connection where another request comes behind this one: uvicorn would read no further, and so never
+see that the client has gone.
 
-And with what uvicorn leaves open: a request's line and headers have a size and a time within which they come, and a connection
-whose reader takes nothing for long is dropped, also while it is being closed.
+And with what uvicorn leaves open: a request's line and headers have a size and a time within which they come, so has what is left
+of a body after the answer, and a connection whose reader takes nothing for long is dropped, also while it is being closed.
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ from app.web.load import Capacity
 ABORT = "greenlang.abort"
 TRUST = "greenlang.trust"
 HAS_ROOM = "greenlang.has_room"
+ALONE = "greenlang.alone"
 STRANGERS_FRAME_BYTES = 16 * 1024
 HEAD_BYTES = 64 * 1024
 HEAD_SECONDS = 20.0
@@ -114,6 +117,8 @@ class HttpProtocol(HttpToolsProtocol):
     _head_bytes: int | None = None
     _head_timer: asyncio.TimerHandle | None = None
     _head_fits = True
+    _rest_timer: asyncio.TimerHandle | None = None
+    _alone = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         super().connection_made(transport)
@@ -122,6 +127,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._head_ends()
+        self._rest_ends()
         self._stall.end()
         super().connection_lost(exc)
 
@@ -134,9 +140,23 @@ class HttpProtocol(HttpToolsProtocol):
         self._stall.resumed()
 
     def on_response_complete(self) -> None:
+        self._alone = False
         super().on_response_complete()
         if self.transport.is_closing():
             self._stall.last_was_written()
+        elif self.cycle.response_complete and self.cycle.more_body:
+            self._rest_timer = self.loop.call_later(self.head_seconds, self.transport.abort)
+
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        if self._rest_timer is not None:
+            self._rest_ends()
+            self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+
+    def _rest_ends(self) -> None:
+        if self._rest_timer is not None:
+            self._rest_timer.cancel()
+            self._rest_timer = None
 
     def timeout_keep_alive_handler(self) -> None:
         super().timeout_keep_alive_handler()
@@ -152,8 +172,9 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        self._unset_keepalive_if_required()
         scope = cast("dict[str, Any]", self.scope)
-        scope["extensions"] = {**scope.get("extensions", {}), ABORT: self.transport.abort}
+        scope["extensions"] = {**scope.get("extensions", {}), ABORT: self.transport.abort, ALONE: self._be_alone}
         if self._head_bytes is None:
             self._head_begins()
 
@@ -163,6 +184,13 @@ class HttpProtocol(HttpToolsProtocol):
         if not self._head_fits:
             raise ValueError  # makes the parser stop and call what follows
         super().on_headers_complete()
+        if self._alone and self.pipeline:
+            self.transport.abort()
+
+    def _be_alone(self) -> None:
+        self._alone = True
+        if self.pipeline:
+            self.transport.abort()
 
     def send_400_response(self, msg: str) -> None:
         if self._head_fits:
@@ -215,6 +243,9 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         super().data_received(data)
         if self.transport.is_closing():
             return
+        if not self.handshake_initiated and self.conn.handshake_exc is not None:
+            self._refuse_handshake()
+            return
         try:
             self._hold(self._capacity, self._fragments + len(self.conn.reader.buffer))
         except Overloaded:
@@ -256,6 +287,12 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         if self._message_timer is not None:
             self._message_timer.cancel()
             self._message_timer = None
+
+    def _refuse_handshake(self) -> None:
+        """Of what the parser did not take for one, such as one with a body; nobody else answers it."""
+        self.transport.write(_refusal("400 Bad Request", "BAD_USER_INPUT", "this is no handshake of a WebSocket"))
+        self.transport.close()
+        self._stall.last_was_written()
 
     def _break(self, code: int, reason: str) -> None:
         self.conn.fail(code, reason)

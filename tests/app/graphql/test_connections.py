@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import timedelta
 from uuid import UUID
 
@@ -43,10 +45,13 @@ class Watched:
         self.known: dict[str, Principal] = {"one": ONE, "two": TWO}
         self.asked = 0
         self.away = False
+        self.hangs: asyncio.Event | None = None
         self.connections = Connections(self.authenticate, self.clock, per_key=per_key, send_timeout=timedelta(seconds=30))
 
     async def authenticate(self, headers: Mapping[str, str]) -> Principal:
         self.asked += 1
+        if self.hangs is not None:
+            await self.hangs.wait()
         if self.away:
             raise StoreUnavailable("PostgreSQL")
         found = self.known.get(headers["authorization"])
@@ -59,7 +64,7 @@ class TestSweep:
     async def test_each_key_is_looked_up_once_however_many_streams_it_has(self) -> None:
         watched, streams = Watched(), [Stream() for _ in range(5)]
         with watched.connections.joined(streams[0]), watched.connections.joined(streams[1]):
-            await watched.connections.sweep()
+            await watched.connections.check_keys()
         assert watched.asked == 1
 
     async def test_quiet_streams_are_pinged_every_twelve_seconds(self) -> None:
@@ -67,7 +72,7 @@ class TestSweep:
         with watched.connections.joined(stream):
             for _ in range(3):
                 await watched.clock.advance(12.5)
-                await watched.connections.sweep()
+                watched.connections.look_over()
         assert stream.pings == 3
 
     async def test_a_send_that_takes_too_long_ends_the_stream(self) -> None:
@@ -75,25 +80,40 @@ class TestSweep:
         with watched.connections.joined(stream):
             stream.since = watched.clock.monotonic()
             await watched.clock.advance(29)
-            await watched.connections.sweep()
+            watched.connections.look_over()
             assert stream.ended == []
             await watched.clock.advance(2)
-            await watched.connections.sweep()
+            watched.connections.look_over()
         assert Ending.NOT_READING in stream.ended
 
     async def test_a_key_that_cannot_be_checked_keeps_its_streams(self) -> None:
         watched, stream = Watched(), Stream()
         watched.away = True
         with watched.connections.joined(stream):
-            await watched.connections.sweep()
+            await watched.connections.check_keys()
         assert stream.ended == []
 
     async def test_a_revoked_key_ends_its_own_streams_alone(self) -> None:
         watched, stream, other = Watched(), Stream(), Stream(TWO)
         with watched.connections.joined(stream), watched.connections.joined(other):
             del watched.known["one"]
-            await watched.connections.sweep()
+            await watched.connections.check_keys()
         assert (stream.ended, other.ended) == ([Ending.KEY_GONE], [])
+
+    async def test_a_store_that_hangs_keeps_nothing_else_waiting(self) -> None:
+        watched = Watched()
+        watched.known["two"] = replace(TWO, expires_at=watched.clock.now() + timedelta(seconds=5))
+        watched.hangs = asyncio.Event()
+        quiet, expiring, stuck = Stream(), Stream(watched.known["two"]), Stream()
+        with watched.connections.joined(quiet), watched.connections.joined(expiring), watched.connections.joined(stuck):
+            stuck.since = watched.clock.monotonic()
+            await watched.clock.advance(0)
+            for _ in range(35):
+                await watched.clock.advance(1)
+        assert quiet.pings == 2
+        assert expiring.ended[0] is Ending.KEY_GONE
+        assert stuck.ended[0] is Ending.NOT_READING
+        assert watched.asked == 2
 
     async def test_it_runs_by_itself_while_a_stream_is_open(self) -> None:
         watched, stream = Watched(), Stream()
