@@ -99,7 +99,8 @@ class EventStream:
         """Sends every result as an event until the source or the client ends it. Raises RequestFailed, LimitExceeded and
         Overloaded, before anything is sent."""
         with connections.joined(self):
-            self._be_alone()
+            if not self._be_alone():
+                raise failure(Code.BAD_USER_INPUT, "a request that is answered by a stream is the last of its connection", 400)
             async with streamer.open(prepared, self._caller) as texts:
                 await self._start()
                 await self._until_one_ends(asyncio.create_task(self._pump(texts)), asyncio.create_task(self._watch()))

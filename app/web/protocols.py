@@ -4,8 +4,8 @@
 `greenlang.trust` lets a WebSocket send messages of the full size; until then they are bounded as for a stranger. It takes a
 Capacity of the process, against which a message counts until it is whole, and the time it has for that.
 `greenlang.has_room` says whether a WebSocket takes a frame at once, without waiting for its reader.
-`greenlang.alone` drops the connection where another request comes behind this one: uvicorn would read no further, and so never
-see that the client has gone.
+`greenlang.alone` says whether no other request waits behind this one, and drops the connection where one comes: uvicorn would
+tell only the last that the client has gone.
 
 And with what uvicorn leaves open: a request's line and headers have a size and a time within which they come, so has what is left
 of a body after the answer, and a connection whose reader takes nothing for long is dropped, also while it is being closed.
@@ -183,14 +183,14 @@ class HttpProtocol(HttpToolsProtocol):
         self._head_fits = len(self.url) + sum(len(name) + len(value) for name, value in self.headers) <= HEAD_BYTES
         if not self._head_fits:
             raise ValueError  # makes the parser stop and call what follows
-        super().on_headers_complete()
-        if self._alone and self.pipeline:
+        if self._alone:
             self.transport.abort()
+        else:
+            super().on_headers_complete()
 
-    def _be_alone(self) -> None:
-        self._alone = True
-        if self.pipeline:
-            self.transport.abort()
+    def _be_alone(self) -> bool:
+        self._alone = not self.pipeline
+        return self._alone
 
     def send_400_response(self, msg: str) -> None:
         if self._head_fits:

@@ -88,7 +88,7 @@ class Client:
             "raw_path": path.encode(),
             "root_path": "",
             "query_string": query_string.encode(),
-            "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
+            "headers": [(name.lower().encode(), value.encode()) for name, value in headers.items()],
             "client": ("127.0.0.1", 1),
             "server": ("127.0.0.1", 2),
             "scheme": "http",

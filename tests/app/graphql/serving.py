@@ -121,13 +121,16 @@ class StreamClient:
         self.status = 0
         self.headers = b""
 
-    async def start(self, query: str, key: str = KEY, variables: object = None) -> None:
+    async def start(
+        self, query: str, key: str = KEY, variables: object = None, *, accept: str = "text/event-stream", behind: bytes = b""
+    ) -> None:
+        """`behind` is sent together with it."""
         body = json.dumps({"query": query, "variables": variables}).encode()
         head = (
-            "POST /graphql HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\naccept: text/event-stream\r\n"
+            f"POST /graphql HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\naccept: {accept}\r\n"
             f"authorization: Bearer {key}\r\ncontent-length: {len(body)}\r\n\r\n"
         )
-        self.writer.write(head.encode() + body)
+        self.writer.write(head.encode() + body + behind)
         async with asyncio.timeout(5):
             self.headers = await self.reader.readuntil(b"\r\n\r\n")
         self.status = int(self.headers.split(b" ")[1])

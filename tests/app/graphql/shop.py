@@ -220,6 +220,7 @@ class Subscription:
             raise Forbidden("needs the scope PROVIDERS")
         yield 0
 
+    buy: AsyncGenerator[Event, None] = strawberry.subscription(resolver=_topic, metadata={"spends": True})
     news: AsyncGenerator[Event, None] = strawberry.subscription(
         resolver=_topic, metadata={"broadcast": Audience.EVERYONE, "joined": _greet}
     )

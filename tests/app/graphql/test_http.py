@@ -92,12 +92,26 @@ class TestMethodsAndMediaTypes:
         assert (answer.status, answer.headers["allow"]) == (405, "POST")
         assert shop.board.contexts == []
 
+    @pytest.mark.parametrize("query", ["subscription { buy { number } }", 'mutation { rename(name: "b") }', "{ search }"])
+    @pytest.mark.parametrize("accept", ["text/event-stream", f"{JSON}, text/event-stream;q=0.5"])
+    async def test_nor_does_it_as_a_stream(self, query: str, accept: str) -> None:
+        shop = Shop()
+        answer = await Client(shop.app(), accept=accept).send(method="GET", query_string=f"query={quote(query)}")
+        assert (answer.status, answer.headers["allow"]) == (405, "POST")
+        assert (shop.board.contexts, shop.board.opened) == ([], 0)
+
     async def test_a_subscription_gets_a_hint_where_to_go(self) -> None:
         shop = Shop()
         answer = await Client(shop.app()).post("subscription { count { number } }")
         assert (answer.status, answer.code) == (406, "NOT_ACCEPTABLE")
         assert "graphql-transport-ws" in str(answer.errors[0]["message"])
         assert shop.board.opened == 0
+
+    async def test_of_several_lines_of_a_header_all_count(self) -> None:
+        one = Client(Shop().app(), accept="text/plain", headers={"Accept": JSON})
+        assert (await one.post("{ hello }")).status == 200
+        two = Client(Shop().app(), headers={"Content-Type": "text/plain"})
+        assert (await two.post("{ hello }")).code == "UNSUPPORTED_MEDIA_TYPE"
 
     @pytest.mark.parametrize(
         ("accept", "served"),
@@ -361,11 +375,13 @@ class TestProduction:
         assert (await Client(app).post("{ __typename }")).status == 200
         assert (await Client(app, key=ADMIN_KEY).post("{ __schema { queryType { name } } }")).status == 200
 
-    async def test_the_sdl_needs_a_key(self) -> None:
+    async def test_so_is_the_sdl(self) -> None:
         app = Shop(with_server(production=True)).app()
         refused = await Client(app, key=None).send(method="GET", path="/graphql/schema.graphql")
         assert (refused.status, refused.code) == (401, "UNAUTHENTICATED")
-        served = await Client(app).send(method="GET", path="/graphql/schema.graphql")
+        forbidden = await Client(app).send(method="GET", path="/graphql/schema.graphql")
+        assert (forbidden.status, forbidden.code) == (403, "FORBIDDEN")
+        served = await Client(app, key=ADMIN_KEY).send(method="GET", path="/graphql/schema.graphql")
         assert b"type Query" in served.body
         open_one = await Client(Shop().app(), key=None).send(method="GET", path="/graphql/schema.graphql")
         assert open_one.status == 200

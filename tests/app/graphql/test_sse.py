@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import logging
 from datetime import UTC, datetime, timedelta
 
@@ -7,7 +8,7 @@ import pytest
 
 from tests.app.graphql.asgi import Client
 from tests.app.graphql.serving import eventually, serving, settled, stream_client
-from tests.app.graphql.shop import KEY, OTHER_KEY, Shop, changed, numbers, with_limits
+from tests.app.graphql.shop import KEY, OTHER_KEY, Shop, changed, numbers, with_limits, with_server
 
 pytestmark = pytest.mark.anyio
 
@@ -27,6 +28,17 @@ class TestStreams:
             name, payload = await client.event()
             assert (name, payload["data"]) == ("next", {"tenant": "acme"})  # type: ignore[index]  # JSON
             assert await client.event() == ("complete", None)
+
+    @pytest.mark.parametrize("accept", ["application/json, text/event-stream", "text/event-stream;q=0.1, application/json"])
+    async def test_who_takes_json_before_events_has_a_subscription_as_events(self, port: int, accept: str) -> None:
+        async with stream_client(port) as client:
+            await client.start(numbers(1), accept=accept)
+            assert b"text/event-stream" in client.headers
+            assert await client.event() == ("next", {"data": {"count": {"number": 0}}})
+            assert await client.event() == ("complete", None)
+        async with stream_client(port) as client:
+            await client.start("{ tenant }", accept=accept)
+            assert b"application/json" in client.headers
 
     async def test_every_event_has_a_fresh_context(self, shop: Shop, port: int) -> None:
         async with stream_client(port) as client:
@@ -53,6 +65,20 @@ class TestStreams:
             assert shop.board.executed == 1
             shop.board.publish(None)
             assert await one.event() == ("complete", None)
+
+
+async def answered(port: int, seconds: float) -> None:
+    """Returns once a query beside it is answered."""
+    async with asyncio.timeout(seconds):
+        while await other_call(port) != 200:  # noqa: ASYNC110 (the condition is another party's state)
+            await asyncio.sleep(0.01)
+
+
+async def other_call(port: int) -> int:
+    """The status of a query beside it."""
+    async with stream_client(port) as other:
+        await other.start("{ hello }")
+        return other.status
 
 
 class TestRefusals:
@@ -89,8 +115,39 @@ class TestKeys:
             assert await client.event() == ("complete", None)
         await eventually(lambda: shop.board.open_sources == 0, 1)
 
+    async def test_of_a_query_too_and_nothing_follows(self, shop: Shop, port: int) -> None:
+        async with stream_client(port) as client:
+            await client.start("{ held }")
+            await eventually(lambda: shop.board.contexts)
+            del shop.keys.known[KEY]
+            _, payload = await client.event()
+            assert payload["errors"][0]["extensions"]["code"] == "UNAUTHENTICATED"  # type: ignore[index]  # JSON
+            assert await client.event() == ("complete", None)
+            shop.board.gate.set()
+            assert b"event" not in await client.reader.readuntil(b"0\r\n\r\n")
+
 
 class TestClientsThatLeave:
+    async def test_a_query_or_mutation_ends_too(self) -> None:
+        shop = Shop(with_server(max_in_flight=1))
+        async with serving(shop.app()) as port, stream_client(port) as client:
+            await client.start("{ held }")
+            await eventually(lambda: shop.board.contexts)
+            assert await other_call(port) == 503
+            client.vanish()
+            await answered(port, 1)
+
+    async def test_what_was_sent_behind_the_request_hides_nothing(self, shop: Shop, port: int, endless: str) -> None:
+        async with stream_client(port) as client:
+            await client.start(endless)
+            await eventually(lambda: shop.board.open_sources == 1)
+            client.writer.write(b"GET /graphql HTTP/1.1\r\nhost: x\r\n\r\n")
+            await eventually(lambda: shop.board.open_sources == 0, 1)
+        async with stream_client(port) as client:
+            await client.start(endless, behind=b"GET /graphql HTTP/1.1\r\nhost: x\r\n\r\n")
+            assert client.status == 400
+        assert shop.board.opened <= 1
+
     async def test_everything_is_freed_within_a_second(
         self, shop: Shop, port: int, endless: str, caplog: pytest.LogCaptureFixture
     ) -> None:

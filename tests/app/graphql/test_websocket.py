@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import asyncio
+import json
 import logging
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from websockets.exceptions import InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from app.graphql.body import MOST_JSON_OBJECTS
 from tests.app.graphql.serving import SocketClient, eventually, serving, settled, socket_client
@@ -134,6 +137,10 @@ class TestBrokenProtocol:
             '{"id": "a", "type": "subscribe", "payload": null}',
             '{"id": "a", "type": "subscribe", "payload": {"query": 7}}',
             '{"id": "a", "type": "subscribe", "payload": {"query": "{ hello }", "variables": []}}',
+            '{"type": "complete"}',
+            '{"id": "", "type": "complete"}',
+            '{"type": "ping", "payload": 5}',
+            '{"type": "ping", "payload": {"a": 1e999}}',
             '{"type": "ping", "payload": NaN}',
             '{"type": "ping", "payload": "' + "x" * 2000 + '"}',
             '{"type": "ping", "payload": ' + "[" * 100_000 + "}",
@@ -142,6 +149,15 @@ class TestBrokenProtocol:
     async def test_closes_with_4400(self, client: SocketClient, caplog: pytest.LogCaptureFixture, frame: str) -> None:
         await client.send(frame)
         assert (await client.closed())[0] == 4400
+        assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
+
+    @pytest.mark.parametrize("payload", ["5", "[]", '"x"', '{"a": 1e999}', '{"a": ' + "1" * 5000 + "}", '{"a": NaN}'])
+    async def test_so_does_an_odd_payload_of_the_first_frame(
+        self, port: int, caplog: pytest.LogCaptureFixture, payload: str
+    ) -> None:
+        async with socket_client(port, additional_headers={"Authorization": f"Bearer {KEY}"}) as client:
+            await client.send(f'{{"type": "connection_init", "payload": {payload}}}')
+            assert (await client.closed())[0] == 4400
         assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
 
     async def test_binary_frames_too(self, client: SocketClient) -> None:
@@ -168,12 +184,18 @@ class TestKeys:
             await client.subscribe("a", "{ hello }")
             assert (await client.closed())[0] == 4401
 
-    @pytest.mark.parametrize("payload", [None, {}, {"authorization": "Bearer sk-wrong"}, {"authorization": 7}, []])
+    @pytest.mark.parametrize("payload", [None, {}, {"authorization": "Bearer sk-wrong"}, {"authorization": 7}])
     async def test_without_a_good_key_the_socket_closes(self, shop: Shop, port: int, payload: object) -> None:
         async with socket_client(port) as client:
             await client.send({"type": "connection_init", "payload": payload})
             assert (await client.closed())[0] == 4403
         assert shop.board.contexts == []
+
+    async def test_pings_are_answered_before_it_has_come(self, port: int) -> None:
+        async with socket_client(port) as client:
+            await client.send({"type": "ping", "payload": {"a": 1}})
+            assert await client.receive() == {"type": "pong", "payload": {"a": 1}}
+            await client.init()
 
     async def test_a_program_may_send_the_key_with_the_handshake(self, port: int) -> None:
         async with socket_client(port, additional_headers={"Authorization": f"Bearer {KEY}"}) as client:
@@ -235,12 +257,25 @@ class TestKeys:
                 await admin.init(ADMIN_KEY)
 
 
-class TestOrigins:
-    async def test_a_foreign_page_is_refused(self, port: int) -> None:
-        with pytest.raises(InvalidStatus) as refused:
-            async with socket_client(port, origin="https://evil.example"):
-                pass
-        assert refused.value.response.status_code == 403
+async def handshake_refusal(port: int, **options: object) -> tuple[int, object, str | None]:
+    """Status, code and when to come back."""
+    with pytest.raises(InvalidStatus) as refused:
+        async with socket_client(port, **options):
+            pass
+    response = refused.value.response
+    code = json.loads(response.body)["errors"][0]["extensions"]["code"]
+    return response.status_code, code, response.headers.get("retry-after")
+
+
+class TestHandshakes:
+    @pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://[::1", "http://127.0.0.1"])
+    async def test_a_foreign_page_is_refused(self, port: int, origin: str) -> None:
+        assert await handshake_refusal(port, origin=origin) == (403, "FORBIDDEN", None)
+
+    async def test_past_the_handshakes_at_once_one_is_told_to_come_back(self) -> None:
+        shop = Shop(with_server(max_in_flight=1))
+        async with serving(shop.app()) as port, socket_client(port):
+            assert await handshake_refusal(port) == (503, "OVERLOADED", "1")
 
     async def test_our_own_and_listed_ones_are_let_in(self) -> None:
         shop = Shop(with_server(allowed_origins=("https://dashboard.example",)))
@@ -273,6 +308,25 @@ class TestClientsThatLeave:
             assert 0 < shop.board.produced < 200
             await eventually(lambda: shop.board.open_sources == 0, 4)
             client.connection.transport.abort()
+
+    async def test_one_that_only_sends_is_read_no_further_than_it_reads(self) -> None:
+        shop = Shop(with_limits(send_timeout=timedelta(seconds=2)))
+        async with serving(shop.app()) as port, socket_client(port, max_queue=1) as client:
+            await client.init()
+            await client.subscribe("a", "subscription { large }")
+            await settled(lambda: shop.board.produced)
+            assert await sent_before_the_end(client) < 40_000, "more than the system's own buffers hold"
+            client.connection.transport.abort()
+
+
+async def sent_before_the_end(client: SocketClient) -> int:
+    sent = 0
+    with suppress(ConnectionClosed):
+        async with asyncio.timeout(10):
+            while True:
+                await client.subscribe(f"{sent:0250}", "{")
+                sent += 1
+    return sent
 
 
 class TestStrangersFrames:

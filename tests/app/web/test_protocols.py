@@ -8,6 +8,7 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from websockets.exceptions import ConnectionClosed
@@ -95,6 +96,58 @@ class TestTheHeadOfARequest:
     @pytest.mark.parametrize("start", [b"NONSENSE\r\n\r\n", b"FOO / HTTP/1.1\r\nhost: x\r\n\r\n", b"\x16\x03\x01 TLS"])
     async def test_what_is_no_http_is_refused_in_json(self, port: int, start: bytes) -> None:
         status, body = await answer(port, start)
+        assert (status, code_of(body)) == (400, "BAD_USER_INPUT")
+
+
+class TestWhatIsLeftOfABody:
+    START = KEYED.replace(b"GET", b"PUT") + b"content-length: 5\r\n\r\n"
+
+    async def test_comes_in_time_after_the_answer(self) -> None:
+        async with serving(Shop().app(), Hasty) as port:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(self.START + b"1")
+            async with asyncio.timeout(5):
+                assert b" 405 " in await reader.readuntil(b"}]}")
+                writer.write(b"2")
+                with suppress(ConnectionResetError):
+                    assert await reader.read() == b""
+            writer.close()
+
+    async def test_lets_the_next_request_come_once_it_is_whole(self) -> None:
+        async with serving(Shop().app(), Hasty) as port:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(self.START)
+            async with asyncio.timeout(5):
+                await reader.readuntil(b"}]}")
+                writer.write(b"12345")
+                await asyncio.sleep(2 * Hasty.head_seconds)
+                writer.write(KEYED + b"connection: close\r\n\r\n")
+                assert b" 200 " in await reader.read()
+            writer.close()
+
+    async def test_once_whole_the_connection_may_be_idle_for_so_long(self) -> None:
+        class Impatient(HttpProtocol):
+            def __init__(self, *given: Any, **options: Any) -> None:
+                super().__init__(*given, **options)
+                self.timeout_keep_alive = 1
+
+        async with serving(Shop().app(), Impatient) as port:
+            assert (await answer(port, self.START, b"12345"))[0] == 405
+
+
+class TestHandshakesOfAWebSocket:
+    HEAD = KEYED + b"connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\n"
+    KEY = b"sec-websocket-key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
+
+    @pytest.mark.parametrize(
+        "rest",
+        [
+            pytest.param(b"content-length: 2\r\n\r\n{}", id="a body"),
+            pytest.param(b"transfer-encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n", id="a body in chunks"),
+        ],
+    )
+    async def test_have_no_body(self, port: int, rest: bytes) -> None:
+        status, body = await answer(port, self.HEAD + self.KEY + rest)
         assert (status, code_of(body)) == (400, "BAD_USER_INPUT")
 
 
