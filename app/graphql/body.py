@@ -130,9 +130,14 @@ async def parse_body(body: bytes, document_bytes: int) -> GraphQLRequest:
     """Raises RequestFailed: 413 for what unfolds to too much; 400 for anything that is not one JSON object with fields of the
     right kinds, and for a document so long that it need not be unescaped to see that it passes the limit of `document_bytes`."""
     try:
-        await _check_form(body)
+        await check_form(body)
     except ValueError as error:
         raise _malformed(body, error) from None
+    return await parse_checked(body, document_bytes)
+
+
+async def parse_checked(body: bytes, document_bytes: int) -> GraphQLRequest:
+    """The same for what is known to unfold to little."""
     if len(body) <= _PIECE:
         return _parse(body, document_bytes)
     return await asyncio.to_thread(_parse, body, document_bytes)
@@ -170,7 +175,7 @@ async def _json_parameter(fields: Mapping[str, str], name: str) -> dict[str, obj
     if not text:
         return None
     raw = text.encode()
-    await _check_form(raw)
+    await check_form(raw)
     return _object_decoder.decode(raw)
 
 
@@ -252,7 +257,7 @@ def _within(limit: str, had: int, allowed: int) -> None:
         raise LimitExceeded(limit, had, allowed)
 
 
-async def _check_form(raw: bytes) -> None:
+async def check_form(raw: bytes) -> None:
     """Others have their turn after each piece. Raises RequestFailed, and ValueError where it is no JSON."""
     if len(raw) <= MOST_JSON_OBJECTS:
         return

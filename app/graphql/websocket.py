@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing
+from typing import TypeAlias
 
 import msgspec
 from graphql import OperationType
@@ -18,15 +19,17 @@ from starlette.types import Message, Receive, Scope, Send
 
 from app.access.principal import Principal
 from app.errors import Forbidden, GreenLangError, LimitExceeded, Overloaded, StoreUnavailable, Unauthenticated
-from app.graphql.body import GraphQLRequest, Malformed, parse_body
+from app.graphql.body import GraphQLRequest, Malformed, check_form, parse_body, parse_checked
 from app.graphql.broadcast import Subject
 from app.graphql.connections import Ending
 from app.graphql.engine import Caller, Prepared, Run
 from app.graphql.errors import RequestFailed, failed_by
 from app.graphql.operations import Operations
 from app.web.load import Capacity
-from app.web.protocols import ABORT, HAS_ROOM, TRUST, extension
+from app.web.protocols import ABORT, HAS_ROOM, TRUST, UTF8, extension
 from app.web.request_ids import request_id_of
+
+Parse: TypeAlias = Callable[[bytes, int], Awaitable[GraphQLRequest]]
 
 SUBPROTOCOL = "graphql-transport-ws"
 _MOST_WAITING = 256
@@ -36,6 +39,7 @@ _WITHOUT_PAUSE = 16
 _SILENT_PINGS = 3
 _LONGEST_ID = 256
 _LONGEST_PING = 1024
+_LONGEST_HEAD = 4096
 _ACK = '{"type":"connection_ack"}'
 _PING = '{"type":"ping"}'
 
@@ -137,9 +141,11 @@ class _Session:
         self._reader = asyncio.current_task()
         try:
             while (message := await receive())["type"] != "websocket.disconnect":
-                frame = read_frame(message)
                 self._unanswered_pings = 0
-                await self._take(frame)
+                if UTF8 in message:
+                    await self._take_large(message[UTF8])
+                else:
+                    await self._take(read_frame(message))
         except ProtocolBroken as broken:
             return broken
         except asyncio.CancelledError:
@@ -151,11 +157,24 @@ class _Session:
             self._reader = None
         return None
 
-    async def _take(self, frame: _Frame) -> None:
+    async def _take_large(self, raw: bytes) -> None:
+        """What it unfolds to is looked at before it is read, and even that takes long."""
+        try:
+            await check_form(raw)
+            await self._take(await asyncio.to_thread(decode_frame, raw), parse_checked)
+        except RequestFailed as failed:
+            head = read_head(raw)
+            await self._until_room(_MOST_WAITING)
+            self._begin(_id_of(head))
+            self.fail(_id_of(head), failed)
+        except ValueError:
+            raise ProtocolBroken(4400, "Invalid message received") from None
+
+    async def _take(self, frame: _Frame, parse: Parse = parse_body) -> None:
         match frame.type:
             case "subscribe":
                 await self._until_room(_MOST_WAITING)
-                await self.subscribe(frame)
+                await self.subscribe(frame, parse)
             case "complete":
                 self._forget(_id_of(frame))
             case "ping":
@@ -235,14 +254,12 @@ class _Session:
             self._put(f'{{"id":{_text(id_)},"type":"error","payload":{_text(failed.errors)}}}', "")
 
     # ------------------------------------------------------------------ operations
-    async def subscribe(self, frame: _Frame) -> None:
+    async def subscribe(self, frame: _Frame, parse: Parse) -> None:
         id_ = _id_of(frame)
-        if id_ in self._running:
-            raise ProtocolBroken(4409, "Subscriber for this id already exists")
+        operation = self._begin(id_)
         limits = self._operations.limits
-        operation = self._running[id_] = _Operation()
         try:
-            request = await parse_body(bytes(frame.payload), limits.document_bytes)
+            request = await parse(bytes(frame.payload), limits.document_bytes)
         except Malformed:
             raise ProtocolBroken(4400, "the payload is not a GraphQL request") from None
         except RequestFailed as failed:
@@ -253,6 +270,13 @@ class _Session:
             self.fail(id_, failed_by(LimitExceeded("operations of one socket", len(self._running), allowed), ""))
             return
         operation.task = asyncio.create_task(self._run(id_, operation, request))
+
+    def _begin(self, id_: str) -> _Operation:
+        """Raises ProtocolBroken where there is one of that id."""
+        if id_ in self._running:
+            raise ProtocolBroken(4409, "Subscriber for this id already exists")
+        operation = self._running[id_] = _Operation()
+        return operation
 
     def _forget(self, id_: str) -> bool:
         operation = self._running.pop(id_, None)
@@ -402,6 +426,17 @@ def read_frame(message: Message) -> _Frame:
     text: str | None = message.get("text")
     if text is None:
         raise ProtocolBroken(4400, "frames are text")
+    return decode_frame(text)
+
+
+def read_head(raw: bytes) -> _Frame:
+    """A frame without its payload, which must come last, as it does from all clients known. Raises ProtocolBroken."""
+    head, _, _ = raw[:_LONGEST_HEAD].partition(b'"payload"')
+    return decode_frame(head + b'"payload":null}')
+
+
+def decode_frame(text: str | bytes) -> _Frame:
+    """Raises ProtocolBroken."""
     try:
         return _decoder.decode(text)
     except (msgspec.MsgspecError, RecursionError, ValueError):

@@ -4,6 +4,7 @@
 `greenlang.trust` lets a WebSocket send messages of the full size; until then they are bounded as for a stranger. It takes a
 Capacity of the process, against which a message counts until it is whole, and the time it has for that.
 `greenlang.has_room` says whether a WebSocket takes a frame at once, without waiting for its reader.
+A large text frame comes as the bytes it is, in a message's `greenlang.utf8`: to decode it takes long.
 `greenlang.alone` says whether no other request waits behind this one, and drops the connection where one comes: uvicorn would
 tell only the last that the client has gone.
 
@@ -36,7 +37,9 @@ ABORT = "greenlang.abort"
 TRUST = "greenlang.trust"
 HAS_ROOM = "greenlang.has_room"
 ALONE = "greenlang.alone"
+UTF8 = "greenlang.utf8"
 STRANGERS_FRAME_BYTES = 16 * 1024
+LARGE_TEXT_BYTES = 64 * 1024
 HEAD_BYTES = 64 * 1024
 HEAD_SECONDS = 20.0
 STALL_SECONDS = 30.0
@@ -100,6 +103,14 @@ class WriteDeadline:
         with suppress(AttributeError, OSError, ValueError):  # where there is no socket, or no longer, or it does not say
             size += _SIZE.unpack(ioctl(given.fileno(), TIOCOUTQ, bytes(_SIZE.size)))[0]
         return size
+
+
+def _is_utf8(text: bytes) -> bool:
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _refusal(status: str, code: str, message: str) -> bytes:
@@ -266,9 +277,23 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         super().handle_cont(event)
 
     def send_receive_event_to_app(self) -> None:
-        super().send_receive_event_to_app()
         self._fragments = 0
         self._end_timer()
+        if self.curr_msg_data_type != "text" or self.close_sent:
+            super().send_receive_event_to_app()
+        elif sum(map(len, self.frames)) > LARGE_TEXT_BYTES:
+            self._hand_over(b"".join(self.frames))
+        elif _is_utf8(b"".join(self.frames)):
+            super().send_receive_event_to_app()
+        else:
+            self._break(1007, "a text that is not UTF-8")
+
+    def _hand_over(self, text: bytes) -> None:
+        self.frames = []
+        self.queue.put_nowait(cast("Any", {"type": "websocket.receive", UTF8: text}))
+        if not self.read_paused:
+            self.read_paused = True
+            self.transport.pause_reading()
 
     def _hold(self, capacity: Capacity | None, count: int) -> None:
         """Raises Overloaded."""

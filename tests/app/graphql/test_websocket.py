@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from app.graphql.body import MOST_JSON_OBJECTS
+from app.graphql.body import MOST_JSON_OBJECTS, MOST_JSON_VALUES
 from tests.app.graphql.serving import SocketClient, eventually, serving, settled, socket_client
 from tests.app.graphql.shop import ADMIN_KEY, KEY, OTHER_KEY, Shop, changed, numbers, with_limits, with_server
 
@@ -94,6 +94,15 @@ class TestOneBadOperation:
         shop.board.publish(1)
         assert (await client.receive())["payload"] == {"data": {"news": {"number": 1}}}
 
+    async def test_so_does_a_large_one(self, shop: Shop, client: SocketClient) -> None:
+        await client.subscribe("good", "subscription { news { number } }")
+        await client.subscribe("bad", "{ hello }", {"a": [[]] * (MOST_JSON_VALUES + 1)})
+        error = await client.receive()
+        assert (error["id"], error["type"]) == ("bad", "error")
+        assert error["payload"][0]["extensions"]["limit"] == "JSON values"  # type: ignore[index]  # JSON
+        await client.subscribe("good", "{ hello }", {"a": [[]] * (MOST_JSON_VALUES + 1)})
+        assert (await client.closed())[0] == 4409
+
     async def test_a_source_that_breaks_is_masked(self, client: SocketClient, caplog: pytest.LogCaptureFixture) -> None:
         await client.subscribe("a", "subscription { fails }")
         await client.receive()
@@ -158,6 +167,24 @@ class TestBrokenProtocol:
         async with socket_client(port, additional_headers={"Authorization": f"Bearer {KEY}"}) as client:
             await client.send(f'{{"type": "connection_init", "payload": {payload}}}')
             assert (await client.closed())[0] == 4400
+        assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
+
+    @pytest.mark.parametrize(
+        ("frame", "code"),
+        [
+            (b'{"type": "\xff"}', 1007),
+            (b'{"id": "a", "type": "subscribe", "payload": {"query": "' + b"x" * 100_000 + b'\xff"}}', 4400),
+            (b'{"payload": {"query": "{ hello }", "variables": {"a": [' + b"[]," * 200_000 + b'0]}}, "id": "a"}', 4400),
+            (b'{"type": "ping", "payload": {"a": "' + b"x" * 100_000 + b'"}}', 4400),
+            (b"[" * 100_000, 4400),
+            (b'"' * 100_000, 4400),
+        ],
+    )
+    async def test_closes_also_where_it_is_large_or_no_text(
+        self, client: SocketClient, caplog: pytest.LogCaptureFixture, frame: bytes, code: int
+    ) -> None:
+        await client.connection.send(frame, text=True)
+        assert (await client.closed())[0] == code
         assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
 
     async def test_binary_frames_too(self, client: SocketClient) -> None:
