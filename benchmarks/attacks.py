@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 from graphql import get_introspection_query
@@ -237,10 +237,12 @@ def send_as_frame(product: Product, attack: Attack) -> tuple[int, bytes, float]:
         key = {"authorization": f"Bearer {product.key}"}
         socket.send(json.dumps({"type": "connection_init", "payload": key}))
         socket.recv()
-        frame = b'{"id":"a","type":"subscribe","payload":' + attack.body + b"}"
+        message = b'{"id":"a","type":"subscribe","payload":' + attack.body + b"}"
+        frame = b"\x81\xff" + len(message).to_bytes(8) + bytes(4) + message  # masked with zeros: masking would stall the prober
         started = time.perf_counter()
         try:
-            socket.send(frame, text=True)
+            with suppress(OSError):  # refused before it was all sent
+                socket.socket.sendall(frame)
             answer = {"type": "ping"}
             while answer["type"] == "ping":
                 answer = json.loads(socket.recv())

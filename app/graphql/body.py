@@ -136,21 +136,21 @@ async def parse_body(body: bytes, document_bytes: int) -> GraphQLRequest:
     return await parse_checked(body, document_bytes)
 
 
-async def parse_checked(body: bytes, document_bytes: int) -> GraphQLRequest:
+async def parse_checked(body: bytes | msgspec.Raw, document_bytes: int) -> GraphQLRequest:
     """The same for what is known to unfold to little."""
     if len(body) <= _PIECE:
         return _parse(body, document_bytes)
     return await asyncio.to_thread(_parse, body, document_bytes)
 
 
-def _parse(body: bytes, document_bytes: int) -> GraphQLRequest:
+def _parse(body: bytes | msgspec.Raw, document_bytes: int) -> GraphQLRequest:
     try:
         found = _body_decoder.decode(body)
         if len(found.query) > _MOST_BYTES_A_CHARACTER * document_bytes + 2:
             raise failed_by(LimitExceeded("document bytes", len(found.query) - 2, document_bytes), "")
         query = _text_decoder.decode(found.query)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError) as error:
-        raise _malformed(body, error) from None
+        raise _malformed(bytes(body), error) from None
     return GraphQLRequest(query, found.operation_name, found.variables, found.extensions, found.document_id, len(body))
 
 

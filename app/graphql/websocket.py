@@ -29,7 +29,7 @@ from app.web.load import Capacity
 from app.web.protocols import ABORT, HAS_ROOM, TRUST, UTF8, extension
 from app.web.request_ids import request_id_of
 
-Parse: TypeAlias = Callable[[bytes, int], Awaitable[GraphQLRequest]]
+Parse: TypeAlias = Callable[[msgspec.Raw, int], Awaitable[GraphQLRequest]]
 
 SUBPROTOCOL = "graphql-transport-ws"
 _MOST_WAITING = 256
@@ -145,7 +145,7 @@ class _Session:
                 if UTF8 in message:
                     await self._take_large(message[UTF8])
                 else:
-                    await self._take(read_frame(message))
+                    await self._take(read_frame(message), parse_payload)
         except ProtocolBroken as broken:
             return broken
         except asyncio.CancelledError:
@@ -170,7 +170,7 @@ class _Session:
         except ValueError:
             raise ProtocolBroken(4400, "Invalid message received") from None
 
-    async def _take(self, frame: _Frame, parse: Parse = parse_body) -> None:
+    async def _take(self, frame: _Frame, parse: Parse) -> None:
         match frame.type:
             case "subscribe":
                 await self._until_room(_MOST_WAITING)
@@ -259,7 +259,7 @@ class _Session:
         operation = self._begin(id_)
         limits = self._operations.limits
         try:
-            request = await parse(bytes(frame.payload), limits.document_bytes)
+            request = await parse(frame.payload, limits.document_bytes)
         except Malformed:
             raise ProtocolBroken(4400, "the payload is not a GraphQL request") from None
         except RequestFailed as failed:
@@ -427,6 +427,10 @@ def read_frame(message: Message) -> _Frame:
     if text is None:
         raise ProtocolBroken(4400, "frames are text")
     return decode_frame(text)
+
+
+async def parse_payload(payload: msgspec.Raw, document_bytes: int) -> GraphQLRequest:
+    return await parse_body(bytes(payload), document_bytes)
 
 
 def read_head(raw: bytes) -> _Frame:
