@@ -7,6 +7,7 @@ import binascii
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Generic, TypeVar
 
 from app.errors import Refused
@@ -32,10 +33,25 @@ def decode_cursor(kind: str, cursor: str, parts: int) -> tuple[str, ...]:
         not isinstance(found, list)
         or len(found) != parts + 1
         or found[0] != kind
-        or not all(isinstance(part, str) for part in found)
+        or not all(isinstance(part, str) and _is_storable(part) for part in found)
     ):
         raise Refused(InvalidInput("not a cursor of this list", ("after",)))
     return tuple(found[1:])
+
+
+def decode_instant(text: str) -> datetime:
+    """A time that stands in a cursor; raises ValueError for any other text."""
+    try:
+        at = datetime.fromisoformat(text)
+        if at.tzinfo is None:
+            raise ValueError("a time without its offset")
+        return at.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("a time before the first year or after the last") from None
+
+
+def _is_storable(text: str) -> bool:
+    return "\0" not in text and not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,7 @@ LARGE_FRAME = 500_000
 IMAGE = {"base64": {"data": "QUJD" * 5_000_000, "mediaType": "image/png"}}
 ESCAPED = ("\u4e2d" * 1_040_000, "\n" * 450_000, "x" * 23_000_000)
 UNESCAPED = ("\u4e2d" * 2_080_000, "\n" * 1_490_000, "x" * 23_000_000)
+TWO_USES = "query($i: CompletionInput!) { " + " ".join(f"a{n}: routeExplain(input: $i) {{ target }}" for n in range(2)) + " }"
 ARGUMENTS = {"id": "1", "name": "n", "arguments": "{}"}
 LARGE_ARGUMENTS = {**ARGUMENTS, "arguments": '{"a": [' + "[]," * 10_000_000 + "0]}"}
 
@@ -87,6 +88,10 @@ def probing(product: Product) -> Iterator[Prober]:
 
 def document(name: str, query: str, variables: object = None) -> Attack:
     return Attack(name, json.dumps({"query": query, "variables": variables}).encode())
+
+
+def document_allowed(name: str, query: str, variables: object) -> Attack:
+    return Attack(name, document(name, query, variables).body, allowed=True)
 
 
 def fragment_bomb(levels: int) -> str:
@@ -148,7 +153,11 @@ def allowed() -> list[Attack]:
     fields = " ".join(f"p{n}: {wide}" for n in range(20))
     period = {"f": {"period": {"from": "2026-01-01T00:00:00Z", "to": "2026-02-01T00:00:00Z"}}}
     query = json.dumps({"query": f"query($f: CostFilter!) {{ {fields} }}", "variables": period})
+    report = "costs(filter: $f, groupBy: [HOUR, MODEL, AGENT]) { totals { costUsd } }"
+    reports = " ".join(f"r{n}: {report}" for n in range(20))
     return [
+        document_allowed("20 cost reports", f"query($f: CostFilter!) {{ {reports} }}", period),
+        document_allowed("1,900 messages used twice", TWO_USES, {"i": {"messages": [{"role": "USER", "text": "a"}] * 1_900}}),
         Attack("20 dear fields", query.encode(), allowed=True),
         Attack("introspection, as administrator", json.dumps({"query": get_introspection_query()}).encode(), allowed=True),
         Attack("7,900 messages", many({"role": "USER", "text": "x"}, 7_900), allowed=True),
@@ -182,6 +191,27 @@ def with_variables(variables: object) -> bytes:
 
 def numbers(text: bytes, count: int) -> bytes:
     return b'{"query": "query($i: JSON) { __typename }", "variables": {"i": [' + b",".join([text] * count) + b"]}}"
+
+
+def uses() -> list[Attack]:
+    """A variable costs a body's bytes once, and its place in the document as often as it stands there."""
+    zeros = ", ".join(f"a{n}: $x" for n in range(100))
+    tools = f'[{{name: "a", parameters: {{{zeros}}}}}]'
+    asked = f'query($x: [Int]!) {{ routeExplain(input: {{messages: [{{role: USER, text: "a"}}], tools: {tools}}}) {{ target }} }}'
+    aliases = " ".join(f"a{n}: routeExplain(input: $i) {{ target }}" for n in range(20))
+    calls = {"role": "ASSISTANT", "toolCalls": [ARGUMENTS] * 7_900}
+    messages = ", ".join(["$m"] * 100)
+    many_calls = f"query($m: MessageInput!) {{ routeExplain(input: {{messages: [{messages}]}}) {{ target }} }}"
+    return [
+        document("90,000 zeros used 100 times", asked, {"x": [0] * 90_000}),
+        document("900 zeros used 100 times", asked, {"x": [0] * 900}),
+        document(
+            "2,000 messages used 20 times",
+            f"query($i: CompletionInput!) {{ {aliases} }}",
+            {"i": {"messages": [{"role": "USER", "text": "a"}] * 2_000}},
+        ),
+        document("7,900 tool calls used 100 times", many_calls, {"m": calls}),
+    ]
 
 
 def bodies() -> list[Attack]:
@@ -296,7 +326,7 @@ def main() -> int:
             time.sleep(1)
         print(f"at rest the prober's slowest answer is {prober.slowest_ms:.1f} ms\n")
         print(f"{'attack':31} {'bytes':>10} {'p50 ms':>8} {'stall ms':>8}  outcome")
-        attacks = [*documents(), *bodies(), *allowed()]
+        attacks = [*documents(), *uses(), *bodies(), *allowed()]
         for attack in attacks:
             send(product, attack)
         before = product.resident_bytes()

@@ -83,7 +83,9 @@ class CostForecast:
     low_usd: Decimal = field(description="One period in ten is to end below it; never below what was spent already.")
     high_usd: Decimal = field(description="One period in ten is to end above it.")
     method: str = field(description="How it was made and from how many days: with a trend and weekday pattern or without.")
-    days: list[ForecastDay] = field(description="Today and the days to come; none where the period is over.")
+    days: list[ForecastDay] = field(
+        description="Today and the days to come; none where the period is over.", metadata={"list_size": forecast.LONGEST_DAYS}
+    )
 
 
 @describes(prices.PriceUsed, description="Rates in US dollars per million tokens, as they were used.")

@@ -22,7 +22,7 @@ class Embeddings:
     provider: str = field(description="The provider that answered.")
     model: str = field(description="The model that answered; vectors of different models cannot be compared.")
     dimensions: int = field(description="Length of each vector, such as 1536.")
-    vectors: list[list[float]] = field(description="In the order of the texts.", metadata={"cost": 1})
+    vectors: list[list[float]] = field(description="In the order of the texts.", metadata={"cost": 0})
     usage: TokenUsage = field(description="All attempts together.")
     cost_usd: Decimal | None = field(description="All attempts together; null where a price is unknown.")
     cached_count: int = field(description="How many of the vectors came from the cache, and so cost nothing.")

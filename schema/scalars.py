@@ -15,7 +15,7 @@ from typing import NewType
 
 import msgspec
 import strawberry
-from graphql import ConstValueNode, GraphQLScalarType, value_from_ast_untyped
+from graphql import GraphQLScalarType, ListValueNode, ObjectValueNode, ValueNode, VariableNode, value_from_ast_untyped
 from strawberry.types.scalar import ScalarDefinition
 
 from app.money import PLACES, format_decimal
@@ -27,6 +27,7 @@ JSON = strawberry.scalars.JSON
 
 JSON_LEVELS = 16
 JSON_BYTES = 64 * 1024
+_TOO_LARGE = f"a JSON value has at most {JSON_BYTES // 1024} KiB"
 
 _DATE_TIME = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?([Zz]|[+-][0-9]{2}:[0-9]{2})",
@@ -88,10 +89,24 @@ def check_cursor(value: object) -> str:
     return value
 
 
-def _check_tree(value: object, levels: int) -> None:
+class _Room:
+    """What a JSON value may still take: every value in it takes a byte at least."""
+
+    def __init__(self) -> None:
+        self._values = JSON_BYTES
+
+    def take(self, values: int) -> None:
+        self._values -= values
+        if self._values < 0:
+            raise ValueError(_TOO_LARGE)
+
+
+def _check_tree(value: object, levels: int, room: _Room) -> None:
+    room.take(1)
     if value is None or isinstance(value, bool):
         return
     if isinstance(value, str):
+        room.take(len(value))
         if problem := unfit_text(value):
             raise ValueError(f"a text of the JSON value {problem}")
     elif isinstance(value, float):
@@ -101,33 +116,49 @@ def _check_tree(value: object, levels: int) -> None:
         if value not in _INT64:
             raise ValueError("a whole number of the JSON value is over 64 bits")
     elif isinstance(value, (list, tuple, Mapping)):
-        _check_branches(value, levels)
+        room.take(len(value))
+        _check_branches(value, levels, room)
     else:
         raise TypeError("not a JSON value")
 
 
-def _check_branches(value: list[object] | tuple[object, ...] | Mapping[object, object], levels: int) -> None:
+def _check_branches(value: list[object] | tuple[object, ...] | Mapping[object, object], levels: int, room: _Room) -> None:
     if levels == 0:
         raise ValueError(f"a JSON value has at most {JSON_LEVELS} levels")
     if isinstance(value, Mapping):
         for key in value:
             if not isinstance(key, str):
                 raise TypeError("a key of the JSON value is not text")
-            _check_tree(key, 0)
+            _check_tree(key, 0, room)
         value = tuple(value.values())
     for branch in value:
-        _check_tree(branch, levels - 1)
+        _check_tree(branch, levels - 1, room)
 
 
 def check_json(value: object) -> object:
-    _check_tree(value, JSON_LEVELS)
+    _check_tree(value, JSON_LEVELS, _Room())
     if len(msgspec.json.encode(value)) > JSON_BYTES:
-        raise ValueError(f"a JSON value has at most {JSON_BYTES // 1024} KiB")
+        raise ValueError(_TOO_LARGE)
     return value
 
 
-def check_json_literal(node: ConstValueNode) -> object:
-    return check_json(value_from_ast_untyped(node))
+def check_json_literal(node: ValueNode, variables: Mapping[str, object] | None = None) -> object:
+    """Variables inside a literal are put in as they are: nothing is made of them for each of their uses."""
+    return check_json(_read_literal(node, variables or {}))
+
+
+def _read_literal(node: ValueNode, variables: Mapping[str, object]) -> object:
+    if isinstance(node, VariableNode):
+        return variables.get(node.name.value)
+    if isinstance(node, ListValueNode):
+        return [_read_literal(item, variables) for item in node.values]
+    if isinstance(node, ObjectValueNode):
+        return {
+            field.name.value: _read_literal(field.value, variables)
+            for field in node.fields
+            if not isinstance(field.value, VariableNode) or field.value.name.value in variables
+        }
+    return value_from_ast_untyped(node)
 
 
 _JSON = strawberry.scalar(
@@ -140,8 +171,8 @@ _JSON.implementation = GraphQLScalarType(
     name=_JSON.name,
     description=_JSON.description,
     coerce_output_value=check_json,
-    coerce_input_value=check_json,
-    coerce_input_literal=check_json_literal,  # so that variables inside a literal are put in before it is checked
+    parse_value=check_json,
+    parse_literal=check_json_literal,
     extensions={"strawberry-definition": _JSON},
 )
 

@@ -32,7 +32,9 @@ describe_enum(
 
 @strawberry.interface(description="Something with an id of its own, found again by `node`.")
 class Node:
-    id: ID = field(description="Opaque and never used again, such as `cmp_0199f2c1a4b87c3d9e1f5a6b7c8d9e0f`.")
+    id: ID = field(
+        description="Opaque and never used again; its letters tell the type, as in `cmp_0199f2c1a4b87c3d9e1f5a6b7c8d9e0f`."
+    )
 
 
 @describes(ids.Deleted, description="What is gone.")

@@ -13,7 +13,7 @@ from sqlalchemy import RowMapping, text
 from app.db.sessions import Sessions
 from app.errors import Refused
 from app.ids import format_id
-from app.paging import Page, PageRequest, build_page, decode_cursor, encode_cursor
+from app.paging import Page, PageRequest, build_page, decode_cursor, decode_instant, encode_cursor
 from app.problems import InvalidInput
 
 _CURSOR = "alerts"
@@ -102,7 +102,7 @@ def _parameters(where: BudgetAlertFilter) -> dict[str, object]:
 def _position(cursor: str) -> tuple[datetime, UUID]:
     at, key = decode_cursor(_CURSOR, cursor, 2)
     try:
-        return datetime.fromisoformat(at), UUID(hex=key)
+        return decode_instant(at), UUID(hex=key)
     except ValueError as error:
         raise Refused(InvalidInput("not a cursor of this list", ("after",))) from error
 

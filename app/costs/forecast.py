@@ -96,8 +96,7 @@ class Forecasts:
         if where.end <= now:
             return CostForecast(now, spent, spent, spent, _SPENT_ALREADY)
         (history,) = await self._histories([where], now)
-        course = _course(history, where.start, where.end, where.zone, now)
-        return None if course is None else await asyncio.to_thread(_forecast, course, spent, now)
+        return await asyncio.to_thread(_forecast, history, where, spent, now)
 
     async def budgets(self, budgets: Sequence[Budget]) -> dict[UUID, Decimal]:
         """Expected spending by the end of each running period, where anything can be said; with one statement."""
@@ -191,8 +190,11 @@ def _left_of_today(history: _History, past: Sequence[date], left: float) -> floa
     return float(later / usd)
 
 
-def _forecast(course: _Course, spent: Decimal, now: datetime) -> CostForecast:
+def _forecast(history: _History, where: CostFilter, spent: Decimal, now: datetime) -> CostForecast | None:
     """Nothing is spent less than it already was."""
+    course = _course(history, where.start, where.end, where.zone, now)
+    if course is None:
+        return None
     days, rest, room = list[ForecastDay](), ZERO, 0.0
     for number, (midnight, expected) in enumerate(zip(course.midnights, course.model.days(course.parts), strict=True)):
         already = course.today if number == 0 else ZERO

@@ -5,6 +5,7 @@ Every read says which tenants it is for; None means all of them and is for admin
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal, InvalidOperation
@@ -29,11 +30,14 @@ from app.db.sessions import Sessions
 from app.db.tables.usage import usage_records
 from app.errors import Refused
 from app.ids import format_id
-from app.paging import Edge, Page, PageInfo, PageRequest, build_page, decode_cursor, encode_cursor
+from app.paging import Edge, Page, PageInfo, PageRequest, build_page, decode_cursor, decode_instant, encode_cursor
 from app.problems import InvalidInput
 from app.usage import CacheTier, Label, Operation, TokenUsage
 
 _ROWS, _RECORDS = "costs", "usage"
+_MOST_PLACES = 64
+_AT_ONCE = 4
+"""To build a statement takes milliseconds: so many are built before others have their turn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,11 +123,12 @@ class UsageRecord:
 class CostReports:
     def __init__(self, sessions: Sessions) -> None:
         self._sessions = sessions
+        self._at_once = asyncio.Semaphore(_AT_ONCE)
 
     async def costs(self, query: CostQuery) -> CostReport:
         """Raises Refused(InvalidInput) for a cursor of another list."""
-        statement = costs_statement(query, segments_of(query), _after(query.page))
-        async with self._sessions.read() as session:
+        async with self._at_once, self._sessions.read() as session:
+            statement = costs_statement(query, segments_of(query), _after(query.page))
             rows = (await session.execute(statement)).mappings().all()
         names = dimension_names(query)
         found = [(_row(row, names), _place(row)) for row in rows if row[PLACE] is not None]
@@ -157,15 +162,18 @@ def _after(request: PageRequest) -> tuple[Decimal, str] | None:
         return None
     rank, place = decode_cursor(_ROWS, request.after, 2)
     try:
-        return Decimal(rank), place
-    except InvalidOperation as error:
-        raise Refused(InvalidInput("not a cursor of this list", ("after",))) from error
+        found = Decimal(rank)
+    except InvalidOperation:
+        found = Decimal("NaN")
+    if not found.is_finite() or abs(found.adjusted()) > _MOST_PLACES:
+        raise Refused(InvalidInput("not a cursor of this list", ("after",)))
+    return found, place
 
 
 def _record_position(cursor: str) -> tuple[datetime, UUID]:
     at, key = decode_cursor(_RECORDS, cursor, 2)
     try:
-        return datetime.fromisoformat(at), UUID(hex=key)
+        return decode_instant(at), UUID(hex=key)
     except ValueError as error:
         raise Refused(InvalidInput("not a cursor of this list", ("after",))) from error
 

@@ -37,6 +37,7 @@ from app.graphql.errors import Code, RequestFailed, failed_by, failure, format_d
 from app.graphql.fields import Joined, audience_of, joined_of, spends
 from app.graphql.guard import Guard
 from app.graphql.plans import Plans
+from app.graphql.variable_uses import VariableUses
 from app.settings import LimitSettings
 
 Result = TypeVar("Result")
@@ -58,7 +59,8 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """`introspection_only`: it asks about the schema and nothing else, so it can run on any thread."""
+    """`introspection_only`: it asks about the schema and nothing else, so it can run on any thread. `uses`: how often each
+    variable is written out."""
 
     node: OperationDefinitionNode
     kind: OperationType
@@ -67,6 +69,7 @@ class Operation:
     audience: Audience | None
     joined: Joined | None
     introspection_only: bool
+    uses: Mapping[str, int]
 
     @property
     def may_be_read_by_get(self) -> bool:
@@ -233,13 +236,14 @@ class Documents:
 
     def _operations(self, node: DocumentNode) -> dict[str | None, Operation]:
         costs = CostBuilder(self._schema, node)
+        uses = VariableUses(node)
         return {
-            definition.name.value if definition.name else None: self._operation(definition, costs)
+            definition.name.value if definition.name else None: self._operation(definition, costs, uses)
             for definition in node.definitions
             if isinstance(definition, OperationDefinitionNode)
         }
 
-    def _operation(self, node: OperationDefinitionNode, costs: CostBuilder) -> Operation:
+    def _operation(self, node: OperationDefinitionNode, costs: CostBuilder, uses: VariableUses) -> Operation:
         root = self._schema.get_root_type(node.operation)
         if root is None:
             error = GraphQLError(f"The schema has no {node.operation.value}.", node)
@@ -251,7 +255,7 @@ class Documents:
         spending = any(spends(found) for found in fields)
         asked = set(names) - {"__typename"}
         introspection_only = bool(asked) and asked <= _ABOUT_THE_SCHEMA
-        return Operation(node, node.operation, costs.build(node), spending, audience, joined, introspection_only)
+        return Operation(node, node.operation, costs.build(node), spending, audience, joined, introspection_only, uses.of(node))
 
     def _keep(self, document: Document) -> None:
         if document.text in self._kept:

@@ -24,12 +24,13 @@ from app.graphql.body import GraphQLRequest
 from app.graphql.documents import Document, Documents, Operation
 from app.graphql.errors import Code, RequestFailed, failed_by, failure, format_document_error, format_field_error
 from app.graphql.plans import PlannedExecutor
+from app.graphql.variable_uses import check_uses
 from app.settings import Settings
 
 MakeContext: TypeAlias = Callable[[Principal, str, Allowance], object]
 Payload: TypeAlias = dict[str, object]
 
-_LARGE_VARIABLES = 64 * 1024
+_LARGE_VARIABLES = 16 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,11 +132,11 @@ class Engine:
 
     async def admit(self, prepared: Prepared, caller: Caller) -> Run:
         """The operation with its variables read and its points taken; nothing runs yet. Raises RequestFailed."""
-        if prepared.request.size > _LARGE_VARIABLES:
-            executor = await asyncio.to_thread(self._executor, prepared, caller)
-        else:
-            executor = self._executor(prepared, caller)
         try:
+            if prepared.request.size > _LARGE_VARIABLES:
+                executor = await asyncio.to_thread(self._executor, prepared, caller)
+            else:
+                executor = self._executor(prepared, caller)
             cost = prepared.operation.cost.requested(executor.variable_values.coerced)
             if cost > self._limits.cost:
                 raise LimitExceeded("cost", cost, self._limits.cost)
@@ -183,8 +184,9 @@ class Engine:
             raise failed_by(error, caller.request_id) from None
 
     def _executor(self, prepared: Prepared, caller: Caller) -> PlannedExecutor:
-        """With the variables coerced and no context yet."""
+        """With the variables coerced and no context yet. Raises LimitExceeded."""
         variables = prepared.request.variables
+        check_uses(prepared.operation.uses, variables)
         built = PlannedExecutor.build(
             self._schema,
             prepared.document.node,

@@ -168,7 +168,5 @@ def _drop_tracebacks(error: BaseException | None) -> None:
 
 def _is_argument_error(error: GraphQLError) -> bool:
     """graphql-core names the node only where an argument could not be read; a result that does not fit has none."""
-    cause: BaseException | None = error
-    while isinstance(cause, GraphQLError) and cause.original_error is not None:
-        cause = cause.original_error
+    cause = error.original_error
     return isinstance(cause, GraphQLError) and bool(cause.nodes)

@@ -66,6 +66,7 @@ class GraphQLEndpoint:
         self._engine = operations.engine
         self._authenticate = operations.authenticate
         self._calls = operations.calls
+        self._body_bytes = operations.body_bytes
         self._connections = operations.connections
         self._streamer = Streamer(operations)
         self._clock = operations.clock
@@ -123,7 +124,8 @@ class GraphQLEndpoint:
         stream = EventStream(scope, receive, send, caller, headers=headers, clock=self._clock)
         try:
             prepared = streamed.prepared if streamed else await self._prepared(scope, headers, receive, caller)
-            await stream.run(prepared, self._streamer, self._connections)
+            with self._body_bytes.held(prepared.request.size):
+                await stream.run(prepared, self._streamer, self._connections)
         except LimitExceeded as error:
             text, had, allowed = str(error), error.had, error.allowed
             raise failure(Code.LIMIT_EXCEEDED, text, 429, limit=error.limit, had=had, allowed=allowed) from None

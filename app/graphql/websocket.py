@@ -300,11 +300,11 @@ class _Session:
                     self.complete(id_)
                     return
                 run = await self._engine.admit(prepared, caller)
-            if prepared.audience is None:
-                await self._stream(id_, run, caller)
-                self.complete(id_)
-            else:
-                await self._join(id_, operation, prepared, run, caller)
+                if prepared.audience is None:
+                    await self._stream(id_, run, caller)
+                    self.complete(id_)
+                else:
+                    await self._join(id_, operation, prepared, run, caller)
         except RequestFailed as failed:
             self.fail(id_, failed)
         except Exception as error:  # noqa: BLE001 (every surprise becomes one masked sentence and a log entry)

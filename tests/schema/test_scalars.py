@@ -224,6 +224,16 @@ class TestInDocuments:
     def test_a_result_that_is_not_exact_is_an_error(self, name: str) -> None:
         assert len(errors(f"{{ {name} }}")) == 1
 
+    @pytest.mark.parametrize("value", ["a\0", nested(JSON_LEVELS), ["x" * 1000] * 70, [0] * 40_000])
+    def test_so_is_a_variable_within_a_literal(self, value: object) -> None:
+        found = errors("query($v: JSON) { echo(value: {a: [1, $v]}) }", v=value)
+        assert len(found) == 1
+        assert "JSON" in found[0]
+
+    def test_a_variable_within_a_literal_that_is_left_out_is_null_in_a_list_and_no_field_of_an_object(self) -> None:
+        result = asyncio.run(ECHO.execute("query($v: JSON) { echo(value: {a: [$v], b: $v, c: ONE}) }"))
+        assert result.data == {"echo": "[{'a': [None], 'c': 'ONE'}]"}
+
     def test_good_literals_and_variables_arrive_as_domain_values(self) -> None:
         result = asyncio.run(
             ECHO.execute('query($v: JSON) { echo(amount: "1.50", count: "7", value: {a: [1, $v]}) }', {"v": "x"})

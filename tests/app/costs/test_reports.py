@@ -16,7 +16,7 @@ from app.costs.reports import CostReports, CostRow
 from app.db.sessions import Sessions
 from app.db.tables.usage import usage_records
 from app.errors import Refused
-from app.paging import PageRequest
+from app.paging import PageRequest, encode_cursor
 from app.problems import InvalidInput
 from app.usage import Label, Operation
 
@@ -236,6 +236,22 @@ class TestWrongQuestions:
             await reports.costs(CostQuery(span(), (D.MODEL,), page=PageRequest(1, cursor)))
         with pytest.raises(Refused):
             await reports.records(span(), PageRequest(1, cursor))
+
+    @pytest.mark.parametrize(
+        "position",
+        [
+            ("1E+999999999", "x"), ("1E-999999999", "x"), ("NaN", "x"), ("sNaN", "x"), ("-Infinity", "x"), ("1", "\0"),
+            ("1", "\ud800"),
+        ],
+    )  # fmt: skip
+    async def test_a_forged_cursor_of_rows(self, reports: CostReports, position: tuple[str, str]) -> None:
+        with pytest.raises(Refused):
+            await reports.costs(CostQuery(span(), (D.MODEL,), page=PageRequest(1, encode_cursor("costs", *position))))
+
+    @pytest.mark.parametrize("at", ["0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59", "2026-03-01T00:00:00", "x"])
+    async def test_a_forged_cursor_of_records(self, reports: CostReports, at: str) -> None:
+        with pytest.raises(Refused):
+            await reports.records(span(), PageRequest(1, encode_cursor("usage", at, "0" * 32)))
 
 
 class TestRecords:

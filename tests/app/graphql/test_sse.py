@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from datetime import UTC, datetime, timedelta
+from typing import ClassVar
 
 import pytest
 
@@ -99,6 +100,23 @@ class TestRefusals:
         assert (answer.status, answer.headers["content-type"]) == (429, "application/json; charset=utf-8")
         assert answer.extensions["limit"] == "streams of one key"
         assert shop.board.opened == 0
+
+
+class TestBytesInFlight:
+    BODY: ClassVar[dict[str, str]] = {"pad": "x" * 60_000}
+
+    @pytest.mark.parametrize("query", ["{ held }", "subscription { news { number } }"])
+    async def test_count_until_the_stream_has_ended(self, query: str) -> None:
+        shop = Shop(with_limits(bytes_in_flight=100_000))
+        async with serving(shop.app()) as port, stream_client(port) as first, stream_client(port) as second:
+            await first.start(query, variables=self.BODY)
+            await second.start(query, variables=self.BODY)
+            assert (first.status, second.status) == (200, 503)
+            first.vanish()
+            await answered(port, 1)
+            async with stream_client(port) as third:
+                await third.start(query, variables=self.BODY)
+                assert third.status == 200
 
 
 class TestKeys:

@@ -1,0 +1,123 @@
+"""How often an operation writes out each of its variables. A body's limits count a variable once; what is made of it is made at
+every use, so what passes them with all uses counted is refused before it is made.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from graphql import (
+    DirectiveNode,
+    DocumentNode,
+    FieldNode,
+    FragmentDefinitionNode,
+    FragmentSpreadNode,
+    InlineFragmentNode,
+    ListValueNode,
+    ObjectValueNode,
+    OperationDefinitionNode,
+    SelectionSetNode,
+    ValueNode,
+    VariableNode,
+)
+
+from app.errors import LimitExceeded
+from app.graphql.body import MOST_JSON_OBJECTS, MOST_JSON_VALUES
+
+MOST_VALUES = MOST_JSON_VALUES // 2
+MOST_OBJECTS = MOST_JSON_OBJECTS // 2
+MOST_CHARACTERS = 32 * 1024 * 1024
+
+
+class VariableUses:
+    """Of one document that is known to be valid: no fragment spreads itself."""
+
+    def __init__(self, document: DocumentNode) -> None:
+        self._fragments = {node.name.value: node for node in document.definitions if isinstance(node, FragmentDefinitionNode)}
+        self._counted: dict[str, Counter[str]] = {}
+
+    def of(self, operation: OperationDefinitionNode) -> Mapping[str, int]:
+        found = self._selections(operation.selection_set)
+        _add_directives(operation.directives, found)
+        return found
+
+    def _selections(self, selections: SelectionSetNode | None) -> Counter[str]:
+        found: Counter[str] = Counter()
+        for node in selections.selections if selections is not None else ():
+            _add_directives(node.directives, found)
+            if isinstance(node, FragmentSpreadNode):
+                found.update(self._fragment(node.name.value))
+            elif isinstance(node, FieldNode):
+                for argument in node.arguments or ():
+                    _add_value(argument.value, found)
+                found.update(self._selections(node.selection_set))
+            elif isinstance(node, InlineFragmentNode):
+                found.update(self._selections(node.selection_set))
+        return found
+
+    def _fragment(self, name: str) -> Counter[str]:
+        if name not in self._counted:
+            self._counted[name] = self._selections(self._fragments[name].selection_set)
+        return self._counted[name]
+
+
+def _add_directives(directives: Iterable[DirectiveNode] | None, found: Counter[str]) -> None:
+    for directive in directives or ():
+        for argument in directive.arguments or ():
+            _add_value(argument.value, found)
+
+
+def _add_value(value: ValueNode, found: Counter[str]) -> None:
+    if isinstance(value, VariableNode):
+        found[value.name.value] += 1
+    elif isinstance(value, ListValueNode):
+        for item in value.values:
+            _add_value(item, found)
+    elif isinstance(value, ObjectValueNode):
+        for field in value.fields:
+            _add_value(field.value, found)
+
+
+@dataclass(slots=True)
+class _Weight:
+    values: int = 0
+    objects: int = 0
+    characters: int = 0
+
+
+def check_uses(uses: Mapping[str, int], variables: Mapping[str, object] | None) -> None:
+    """Where one is used more than once. Raises LimitExceeded."""
+    if not variables or max(uses.values(), default=0) <= 1:
+        return
+    total = _Weight()
+    for name, count in uses.items():
+        weight = _weigh(variables.get(name))
+        total.values += count * weight.values
+        total.objects += count * weight.objects
+        total.characters += count * weight.characters
+    _within("JSON values, at each use of a variable", total.values, MOST_VALUES)
+    _within("JSON objects, at each use of a variable", total.objects, MOST_OBJECTS)
+    _within("characters of text, at each use of a variable", total.characters, MOST_CHARACTERS)
+
+
+def _weigh(value: object) -> _Weight:
+    weight = _Weight()
+    left = [value]
+    while left:
+        found = left.pop()
+        weight.values += 1
+        if isinstance(found, str):
+            weight.characters += len(found)
+        elif isinstance(found, list):
+            left += found
+        elif isinstance(found, dict):
+            weight.objects += 1
+            left += found.values()
+    return weight
+
+
+def _within(limit: str, had: int, allowed: int) -> None:
+    if had > allowed:
+        raise LimitExceeded(limit, had, allowed)

@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+from typing import cast
+
+import pytest
+from graphql import OperationDefinitionNode, parse
+
+from app.errors import LimitExceeded
+from app.graphql.variable_uses import MOST_CHARACTERS, MOST_OBJECTS, MOST_VALUES, VariableUses, check_uses
+
+
+def uses_in(text: str) -> dict[str, int]:
+    document = parse(text)
+    return dict(VariableUses(document).of(cast("OperationDefinitionNode", document.definitions[0])))
+
+
+class TestUses:
+    @pytest.mark.parametrize(
+        ("text", "uses"),
+        [
+            ("query($a: Int) { f(a: $a) g(a: $a) { h(b: $a) } }", {"a": 3}),
+            ("query($a: Int, $b: Int) { f(x: {y: [$a, $a, {z: $b}]}) }", {"a": 2, "b": 1}),
+            ("query($a: Boolean!) @x(y: $a) { f @skip(if: $a) ... @include(if: $a) { g } }", {"a": 3}),
+            ("query { f(x: {y: [1]}) }", {}),
+        ],
+    )
+    def test_are_counted_wherever_they_stand(self, text: str, uses: dict[str, int]) -> None:
+        assert uses_in(text) == uses
+
+    def test_in_fragments_count_as_often_as_these_are_spread(self) -> None:
+        levels = 20
+        fragments = " ".join(f"fragment F{level} on Q {{ ...F{level + 1} ...F{level + 1} }}" for level in range(levels))
+        text = f"query($a: Int) {{ ...F0 }} {fragments} fragment F{levels} on Q {{ f(a: $a) }}"
+        assert uses_in(text) == {"a": 2**levels}
+
+
+class TestLimits:
+    @pytest.mark.parametrize(
+        ("value", "limit"),
+        [
+            ([0] * (MOST_VALUES // 2), "JSON values, at each use of a variable"),
+            ([{}] * (MOST_OBJECTS // 2 + 1), "JSON objects, at each use of a variable"),
+            ({"a": ["x" * (MOST_CHARACTERS // 2 + 1)]}, "characters of text, at each use of a variable"),
+        ],
+    )
+    def test_hold_for_all_uses_together(self, value: object, limit: str) -> None:
+        check_uses({"v": 1}, {"v": value})
+        with pytest.raises(LimitExceeded) as caught:
+            check_uses({"v": 2}, {"v": value})
+        assert caught.value.limit == limit
+        assert caught.value.had > caught.value.allowed
+
+    def test_let_a_variable_be_left_out_or_small(self) -> None:
+        check_uses({"v": 400, "w": 400}, {"v": "x", "other": [0] * MOST_VALUES})
+        check_uses({"v": 400}, None)
