@@ -93,5 +93,5 @@ async def test_a_flapping_primary_is_left_and_used_again(
     assert down
     assert all(answer.model != model for answer in down)
     first_back = next(at for at, answer in answers if at > 0.5 and answer.model == model)
-    assert DOWN_SECONDS <= first_back <= DOWN_SECONDS + BACK_SECONDS
+    assert DOWN_SECONDS - 0.1 <= first_back <= DOWN_SECONDS + BACK_SECONDS, "asked just before the end, it is tried after it"
     assert all(answer.model == model for at, answer in answers if at > first_back + 0.5)
