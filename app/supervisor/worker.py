@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import multiprocessing
 import os
@@ -10,7 +9,6 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
-from contextlib import suppress
 from multiprocessing.context import ForkProcess
 
 import uvicorn
@@ -25,9 +23,6 @@ KEEP_ALIVE_SECONDS = 75
 GARBAGE_THRESHOLDS = (10_000, 10, 20)
 """Thousands of streams are a million objects: at Python's own thresholds to look for garbage among them, of which there is hardly
 any, takes a fifth of the time and stops everything for half a second at a time."""
-
-LARGE_BLOCK_BYTES = 1024 * 1024
-_M_MMAP_THRESHOLD = -3
 
 SWITCH_SECONDS = 0.001
 """So soon a thread that reads a large body leaves the interpreter to the event loop, which needs it several times a request."""
@@ -59,12 +54,6 @@ def fork_worker(app: ASGIApp, settings: Settings, listening: socket.socket, read
     return process
 
 
-def _give_large_blocks_back() -> None:
-    """glibc learns from large blocks that it frees to keep them: up to 64 MB an arena, after one large body."""
-    with suppress(AttributeError):  # another C library
-        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, LARGE_BLOCK_BYTES)
-
-
 def _serve(
     app: ASGIApp,
     settings: Settings,
@@ -78,7 +67,6 @@ def _serve(
     follow()
     gc.set_threshold(*GARBAGE_THRESHOLDS)
     sys.setswitchinterval(SWITCH_SECONDS)
-    _give_large_blocks_back()
     config = uvicorn.Config(
         app,
         loop="uvloop",
