@@ -22,6 +22,7 @@ from app.graphql.operations import Operations
 from app.graphql.websocket import WebSocketEndpoint
 from app.settings import Settings
 from app.web.load import Capacity
+from app.web.memory import BodyCapacity
 from app.web.request_ids import request_id_of
 
 PATH = "/graphql"
@@ -69,7 +70,7 @@ def build_graphql_routes(
         Connections(authenticate, clock, per_key=limits.sockets_per_key, send_timeout=limits.send_timeout),
         Broadcasts(engine),
         Capacity(settings.server.max_in_flight, retry_after),
-        Capacity(limits.bytes_in_flight, retry_after),
+        BodyCapacity(limits.bytes_in_flight, retry_after, clock),
         limits,
         clock,
     )
