@@ -349,10 +349,8 @@ def main() -> int:
         just_after = (product.resident_bytes() - before) / 1e6
         grown = (resident_at_rest(product) - before) / 1e6
         failures += grown > MOST_GROWTH_MB
-        print(
-            f"\n{(len(attacks) + len(frames)) * ROUNDS} attacks: the server holds {just_after:.1f} MB more right after the last of them,"
-        )
-        print(f"and {grown:.1f} MB more {AT_REST_SECONDS:.0f} s later, of {before / 1e6:.0f} MB; {failures} failures")
+        print(f"\n{(len(attacks) + len(frames)) * ROUNDS} attacks, {failures} failures; the server holds {just_after:.1f} MB")
+        print(f"more right after the last of them, {grown:.1f} MB more {AT_REST_SECONDS:.0f} s later, of {before / 1e6:.0f} MB")
     return 1 if failures else 0
 
 
