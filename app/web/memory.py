@@ -47,6 +47,7 @@ class BodyCapacity(Capacity):
             while self._large:
                 self._large = self.in_flight >= LARGE_BYTES
                 await self._clock.sleep(REST_SECONDS)
-            await asyncio.to_thread(self._trim)
+                if not self._large:
+                    await asyncio.to_thread(self._trim)
         finally:
             self._resting = None

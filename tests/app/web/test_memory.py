@@ -15,6 +15,7 @@ import pytest
 
 from app.errors import Overloaded
 from app.web.memory import LARGE_BYTES, REST_SECONDS, BodyCapacity, trim_heap
+from tests.app.graphql.serving import eventually
 from tests.clocks import ManualClock
 
 pytestmark = pytest.mark.anyio
@@ -62,6 +63,26 @@ class TestBodyCapacity:
         with capacity.held(LARGE_BYTES):
             await clock.advance(10 * REST_SECONDS)
             assert trims.count == 0
+        await clock.advance(2 * REST_SECONDS)
+        await trims.one_more()
+
+    async def test_one_that_comes_meanwhile_has_a_trim_of_its_own(self) -> None:
+        clock, trims, begun, go = ManualClock(), Trims(), Event(), Event()
+
+        def slow_trim() -> None:
+            begun.set()
+            go.wait(DEADLINE_SECONDS)
+            trims()
+
+        capacity = BodyCapacity(4 * LARGE_BYTES, timedelta(seconds=1), clock, slow_trim)
+        with capacity.held(LARGE_BYTES):
+            pass
+        await clock.advance(2 * REST_SECONDS)
+        assert await asyncio.to_thread(begun.wait, DEADLINE_SECONDS)
+        with capacity.held(LARGE_BYTES):
+            go.set()
+        await trims.one_more()
+        await eventually(lambda: clock.sleeping)
         await clock.advance(2 * REST_SECONDS)
         await trims.one_more()
 
