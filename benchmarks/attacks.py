@@ -205,6 +205,11 @@ def uses() -> list[Attack]:
     calls = {"role": "ASSISTANT", "toolCalls": [ARGUMENTS] * 7_900}
     messages = ", ".join(["$m"] * 100)
     many_calls = f"query($m: MessageInput!) {{ routeExplain(input: {{messages: [{messages}]}}) {{ target }} }}"
+    few_calls = " ".join(['{id: "1", name: "n", arguments: "{}"}'] * 60)
+    by_default = (
+        f"query($m: MessageInput! = {{role: ASSISTANT, toolCalls: [{few_calls}]}})"
+        f" {{ routeExplain(input: {{messages: [{'$m ' * 600}]}}) {{ target }} }}"
+    )
     return [
         document("90,000 zeros used 100 times", asked, {"x": [0] * 90_000}),
         document("900 zeros used 100 times", asked, {"x": [0] * 900}),
@@ -214,6 +219,7 @@ def uses() -> list[Attack]:
             {"i": {"messages": [{"role": "USER", "text": "a"}] * 2_000}},
         ),
         document("7,900 tool calls used 100 times", many_calls, {"m": calls}),
+        document("60 tool calls by default, 600 times", by_default),
     ]
 
 

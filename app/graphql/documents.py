@@ -37,7 +37,7 @@ from app.graphql.errors import Code, RequestFailed, failed_by, failure, format_d
 from app.graphql.fields import Joined, audience_of, joined_of, spends
 from app.graphql.guard import Guard
 from app.graphql.plans import Plans
-from app.graphql.variable_uses import VariableUses
+from app.graphql.variable_uses import Uses, VariableUses
 from app.settings import LimitSettings
 
 Result = TypeVar("Result")
@@ -59,8 +59,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """`introspection_only`: it asks about the schema and nothing else, so it can run on any thread. `uses`: how often each
-    variable is written out."""
+    """`introspection_only`: it asks about the schema and nothing else, so it can run on any thread."""
 
     node: OperationDefinitionNode
     kind: OperationType
@@ -69,7 +68,7 @@ class Operation:
     audience: Audience | None
     joined: Joined | None
     introspection_only: bool
-    uses: Mapping[str, int]
+    uses: Uses
 
     @property
     def may_be_read_by_get(self) -> bool:

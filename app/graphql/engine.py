@@ -24,7 +24,6 @@ from app.graphql.body import GraphQLRequest
 from app.graphql.documents import Document, Documents, Operation
 from app.graphql.errors import Code, RequestFailed, failed_by, failure, format_document_error, format_field_error
 from app.graphql.plans import PlannedExecutor
-from app.graphql.variable_uses import check_uses
 from app.settings import Settings
 
 MakeContext: TypeAlias = Callable[[Principal, str, Allowance], object]
@@ -186,7 +185,7 @@ class Engine:
     def _executor(self, prepared: Prepared, caller: Caller) -> PlannedExecutor:
         """With the variables coerced and no context yet. Raises LimitExceeded."""
         variables = prepared.request.variables
-        check_uses(prepared.operation.uses, variables)
+        prepared.operation.uses.check(variables)
         built = PlannedExecutor.build(
             self._schema,
             prepared.document.node,

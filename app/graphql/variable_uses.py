@@ -19,6 +19,7 @@ from graphql import (
     ObjectValueNode,
     OperationDefinitionNode,
     SelectionSetNode,
+    StringValueNode,
     ValueNode,
     VariableNode,
 )
@@ -31,6 +32,38 @@ MOST_OBJECTS = MOST_JSON_OBJECTS // 2
 MOST_CHARACTERS = 32 * 1024 * 1024
 
 
+@dataclass(slots=True)
+class Weight:
+    values: int = 0
+    objects: int = 0
+    characters: int = 0
+
+    def add(self, other: Weight, times: int) -> None:
+        self.values += times * other.values
+        self.objects += times * other.objects
+        self.characters += times * other.characters
+
+
+@dataclass(frozen=True, slots=True)
+class Uses:
+    """How often each variable of an operation is written out, and what those with a default bring where they are left out."""
+
+    counts: Mapping[str, int]
+    defaults: Mapping[str, Weight]
+
+    def check(self, variables: Mapping[str, object] | None) -> None:
+        """Where one is used more than once. Raises LimitExceeded."""
+        if not (variables or self.defaults) or max(self.counts.values(), default=0) <= 1:
+            return
+        given = variables or {}
+        total = Weight()
+        for name, count in self.counts.items():
+            total.add(_weigh(given[name]) if name in given else self.defaults.get(name, Weight()), count)
+        _within("JSON values, at each use of a variable", total.values, MOST_VALUES)
+        _within("JSON objects, at each use of a variable", total.objects, MOST_OBJECTS)
+        _within("characters of text, at each use of a variable", total.characters, MOST_CHARACTERS)
+
+
 class VariableUses:
     """Of one document that is known to be valid: no fragment spreads itself."""
 
@@ -38,10 +71,11 @@ class VariableUses:
         self._fragments = {node.name.value: node for node in document.definitions if isinstance(node, FragmentDefinitionNode)}
         self._counted: dict[str, Counter[str]] = {}
 
-    def of(self, operation: OperationDefinitionNode) -> Mapping[str, int]:
+    def of(self, operation: OperationDefinitionNode) -> Uses:
         found = self._selections(operation.selection_set)
         _add_directives(operation.directives, found)
-        return found
+        given = {node.variable.name.value: node.default_value for node in operation.variable_definitions or ()}
+        return Uses(found, {name: _weigh_literal(value) for name, value in given.items() if value is not None})
 
     def _selections(self, selections: SelectionSetNode | None) -> Counter[str]:
         found: Counter[str] = Counter()
@@ -80,30 +114,8 @@ def _add_value(value: ValueNode, found: Counter[str]) -> None:
             _add_value(field.value, found)
 
 
-@dataclass(slots=True)
-class _Weight:
-    values: int = 0
-    objects: int = 0
-    characters: int = 0
-
-
-def check_uses(uses: Mapping[str, int], variables: Mapping[str, object] | None) -> None:
-    """Where one is used more than once. Raises LimitExceeded."""
-    if not variables or max(uses.values(), default=0) <= 1:
-        return
-    total = _Weight()
-    for name, count in uses.items():
-        weight = _weigh(variables.get(name))
-        total.values += count * weight.values
-        total.objects += count * weight.objects
-        total.characters += count * weight.characters
-    _within("JSON values, at each use of a variable", total.values, MOST_VALUES)
-    _within("JSON objects, at each use of a variable", total.objects, MOST_OBJECTS)
-    _within("characters of text, at each use of a variable", total.characters, MOST_CHARACTERS)
-
-
-def _weigh(value: object) -> _Weight:
-    weight = _Weight()
+def _weigh(value: object) -> Weight:
+    weight = Weight()
     left = [value]
     while left:
         found = left.pop()
@@ -115,6 +127,23 @@ def _weigh(value: object) -> _Weight:
         elif isinstance(found, dict):
             weight.objects += 1
             left += found.values()
+    return weight
+
+
+def _weigh_literal(value: ValueNode) -> Weight:
+    """A default holds no variables."""
+    weight = Weight()
+    left = [value]
+    while left:
+        found = left.pop()
+        weight.values += 1
+        if isinstance(found, StringValueNode):
+            weight.characters += len(found.value)
+        elif isinstance(found, ListValueNode):
+            left += found.values
+        elif isinstance(found, ObjectValueNode):
+            weight.objects += 1
+            left += (field.value for field in found.fields)
     return weight
 
 

@@ -6,12 +6,12 @@ import pytest
 from graphql import OperationDefinitionNode, parse
 
 from app.errors import LimitExceeded
-from app.graphql.variable_uses import MOST_CHARACTERS, MOST_OBJECTS, MOST_VALUES, VariableUses, check_uses
+from app.graphql.variable_uses import MOST_CHARACTERS, MOST_OBJECTS, MOST_VALUES, Uses, VariableUses
 
 
-def uses_in(text: str) -> dict[str, int]:
+def uses_in(text: str) -> Uses:
     document = parse(text)
-    return dict(VariableUses(document).of(cast("OperationDefinitionNode", document.definitions[0])))
+    return VariableUses(document).of(cast("OperationDefinitionNode", document.definitions[0]))
 
 
 class TestUses:
@@ -25,13 +25,13 @@ class TestUses:
         ],
     )
     def test_are_counted_wherever_they_stand(self, text: str, uses: dict[str, int]) -> None:
-        assert uses_in(text) == uses
+        assert uses_in(text).counts == uses
 
     def test_in_fragments_count_as_often_as_these_are_spread(self) -> None:
         levels = 20
         fragments = " ".join(f"fragment F{level} on Q {{ ...F{level + 1} ...F{level + 1} }}" for level in range(levels))
         text = f"query($a: Int) {{ ...F0 }} {fragments} fragment F{levels} on Q {{ f(a: $a) }}"
-        assert uses_in(text) == {"a": 2**levels}
+        assert uses_in(text).counts == {"a": 2**levels}
 
 
 class TestLimits:
@@ -44,12 +44,28 @@ class TestLimits:
         ],
     )
     def test_hold_for_all_uses_together(self, value: object, limit: str) -> None:
-        check_uses({"v": 1}, {"v": value})
+        Uses({"v": 1}, {}).check({"v": value})
         with pytest.raises(LimitExceeded) as caught:
-            check_uses({"v": 2}, {"v": value})
+            Uses({"v": 2}, {}).check({"v": value})
         assert caught.value.limit == limit
         assert caught.value.had > caught.value.allowed
 
     def test_let_a_variable_be_left_out_or_small(self) -> None:
-        check_uses({"v": 400, "w": 400}, {"v": "x", "other": [0] * MOST_VALUES})
-        check_uses({"v": 400}, None)
+        Uses({"v": 400, "w": 400}, {}).check({"v": "x", "other": [0] * MOST_VALUES})
+        Uses({"v": 400}, {}).check(None)
+
+    @pytest.mark.parametrize(
+        ("default", "uses", "limit", "had"),
+        [
+            ("[" + "0 " * 499 + "]", 101, "JSON values, at each use of a variable", 50_500),
+            ("[" + "{a: 1} " * 50 + "]", 81, "JSON objects, at each use of a variable", 4_050),
+            ('{a: "' + "x" * 40_000 + '"}', 839, "characters of text, at each use of a variable", 33_560_000),
+        ],
+    )
+    def test_count_defaults_that_stand_in_the_document(self, default: str, uses: int, limit: str, had: int) -> None:
+        text = f"query($v: JSON = {default}) {{ f(x: [{'$v ' * uses}]) }}"
+        with pytest.raises(LimitExceeded) as caught:
+            uses_in(text).check(None)
+        assert (caught.value.limit, caught.value.had) == (limit, had)
+        uses_in(text).check({"v": None})
+        uses_in(text.replace("$v ", "", 20)).check({})
