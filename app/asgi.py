@@ -72,6 +72,7 @@ def create_app(settings: Settings) -> Starlette:
                 authenticate=authenticate,
                 make_context=make_context,
                 clock=services.clock,
+                aside=services.aside,
                 simulated=any(provider.simulated for provider in settings.providers),
             ),
         ]

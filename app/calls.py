@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
-from functools import reduce
+from functools import partial, reduce
 from operator import add
 from typing import Generic, Protocol, TypeAlias, TypeVar
 from uuid import UUID
@@ -16,6 +15,7 @@ import msgspec
 
 from app.access.principal import Principal
 from app.access.tenancy import agent_for
+from app.aside import LARGE_BYTES, Aside
 from app.attempts import Attempt, AttemptOutcome
 from app.clock import Clock
 from app.completions import Completion, CompletionRequest, CompletionStatus
@@ -42,6 +42,7 @@ EXPECTED_OUTPUT_TOKENS = 500
 """For the order of targets by cost, where a call has no cap of its own."""
 LARGE_PROMPT_TOKENS = 20_000
 """From here on a prompt is hashed in a thread, so that others have their turn meanwhile."""
+_BYTES_A_TOKEN = 4
 
 Template = TypeVar("Template", ModelCall, EmbedCall)
 
@@ -115,7 +116,14 @@ class PlannedCall(Generic[Template]):
 
 class CallPlanner:
     def __init__(
-        self, clock: Clock, fleet: Fleet, prices: PriceBook, estimator: Estimator, timeouts: Mapping[str, timedelta]
+        self,
+        clock: Clock,
+        fleet: Fleet,
+        prices: PriceBook,
+        estimator: Estimator,
+        timeouts: Mapping[str, timedelta],
+        *,
+        aside: Aside,
     ) -> None:
         """`timeouts` are the providers' totals by name: the first target's holds for a call that brings none."""
         self._clock = clock
@@ -123,6 +131,7 @@ class CallPlanner:
         self._prices = prices
         self._estimator = estimator
         self._timeouts = timeouts
+        self._aside = aside
         self._caches = PromptCaches(clock)
 
     async def explain(self, request: CompletionRequest, principal: Principal) -> list[RouteCandidate]:
@@ -131,7 +140,7 @@ class CallPlanner:
         counted = await self._estimator.count(prompt_texts(request))
         images = count_images(request)
         if _is_large(counted, images):
-            await asyncio.to_thread(prompt.read)
+            await self._aside.run(_size(counted, images), prompt.read)
         needs = CallNeeds(input_tokens=counted + IMAGE_TOKENS * images)
         estimate = self._expectation(request, prompt, counted, self._clock.now())
         return self._fleet.router.explain(request.model, request.routing, needs, estimate)
@@ -145,7 +154,7 @@ class CallPlanner:
         needs = CallNeeds(input_tokens=counted + IMAGE_TOKENS * images, streamed=streamed)
         prompt = Prompt(self._caches, payer.tenant, request)
         if _is_large(counted, images):
-            await asyncio.to_thread(prompt.read)
+            await self._aside.run(_size(counted, images), prompt.read)
         estimate = self._expectation(request, prompt, counted, started_at)
         plan = self._fleet.router.plan(request.model, request.routing, needs, estimate)
         cap = request.max_output_tokens or plan.default_max_output_tokens
@@ -161,7 +170,7 @@ class CallPlanner:
             prices=self._prices,
             estimator=self._estimator,
             counted_tokens=counted,
-            idempotency=await _idempotency(request, payer, counted, images),
+            idempotency=await self._idempotency(request, payer, counted, images),
             prompt=prompt,
             images=images,
             max_output_tokens=cap,
@@ -192,8 +201,16 @@ class CallPlanner:
             prices=self._prices,
             estimator=self._estimator,
             counted_tokens=counted,
-            idempotency=await _idempotency(request, payer, counted),
+            idempotency=await self._idempotency(request, payer, counted),
         )
+
+    async def _idempotency(self, request: CallRequest, payer: Payer, tokens: int, images: int = 0) -> IdempotencyKey | None:
+        """The hash holds the agent that pays: the key of another agent's call is not this one's to join."""
+        if request.idempotency_key is None:
+            return None
+        work = partial(digest, (request, payer.agent))
+        hashed = await self._aside.run(_size(tokens, images), work) if _is_large(tokens, images) else work()
+        return IdempotencyKey(request.idempotency_key, hashed)
 
     def _deadline(self, request: CallRequest, plan: Plan, started: float) -> float:
         timeout = request.timeout or self._timeouts[plan.targets[0].provider]
@@ -237,17 +254,13 @@ def _template(request: CompletionRequest, plan: Plan, cap: int, deadline: float,
     )
 
 
-async def _idempotency(request: CallRequest, payer: Payer, tokens: int, images: int = 0) -> IdempotencyKey | None:
-    """The hash holds the agent that pays: the key of another agent's call is not this one's to join."""
-    if request.idempotency_key is None:
-        return None
-    asked = request, payer.agent
-    hashed = await asyncio.to_thread(digest, asked) if _is_large(tokens, images) else digest(asked)
-    return IdempotencyKey(request.idempotency_key, hashed)
-
-
 def _is_large(tokens: int, images: int) -> bool:
     return images > 0 or tokens > LARGE_PROMPT_TOKENS
+
+
+def _size(tokens: int, images: int) -> int:
+    """In bytes, about: an image counts as large."""
+    return _BYTES_A_TOKEN * tokens + LARGE_BYTES * images
 
 
 def prompt_texts(request: CompletionRequest) -> Iterator[str]:

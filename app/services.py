@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry
 from app.access.keys import KeyStore
 from app.access.limits import KeyLimits
 from app.access.limits_shared import SharedKeyLimits
+from app.aside import Aside
 from app.calls import CallPlanner
 from app.clock import Clock
 from app.completion_documents import CompletionDocuments
@@ -53,6 +54,7 @@ from app.traces import open_traces
 class Services:
     settings: Settings
     clock: Clock
+    aside: Aside
     metrics: CollectorRegistry
     sessions: Sessions
     keys: KeyStore
@@ -91,7 +93,8 @@ async def build_services(settings: Settings, clock: Clock, estimator: Estimator,
         stack.push_async_callback(
             end_tasks, [asyncio.create_task(ledger.keep()), asyncio.create_task(Upkeep(sessions, clock).keep())]
         )
-        planner = CallPlanner(clock, fleet, prices, estimator, {each.name: each.timeouts.total for each in settings.providers})
+        aside, timeouts = Aside(), {each.name: each.timeouts.total for each in settings.providers}
+        planner = CallPlanner(clock, fleet, prices, estimator, timeouts, aside=aside)
         documents = CompletionDocuments(build_sealer(settings.content.encryption_keys), settings.content.store)
         log = StreamLog(redis, min(LIFETIME, settings.content.ttl) if settings.content.store else FORGOTTEN_AFTER)
         leases = Leases(clock, log, ledger)
@@ -116,6 +119,7 @@ async def build_services(settings: Settings, clock: Clock, estimator: Estimator,
         yield Services(
             settings=settings,
             clock=clock,
+            aside=aside,
             metrics=metrics,
             sessions=sessions,
             keys=keys,

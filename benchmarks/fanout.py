@@ -35,6 +35,7 @@ from starlette.types import Receive, Scope, Send
 from app.access.allowance import Allowance
 from app.access.audience import Audience
 from app.access.principal import Principal
+from app.aside import Aside
 from app.clock import SystemClock
 from app.graphql.routes import build_graphql_routes
 from app.settings import Settings
@@ -109,6 +110,7 @@ def our_app() -> Starlette:
         authenticate=authenticate,
         make_context=make_context,
         clock=SystemClock(),
+        aside=Aside(),
     )
 
     async def publish(_request: Request) -> PlainTextResponse:

@@ -34,6 +34,7 @@ from strawberry.extensions import ParserCache, ValidationCache
 from app.access.allowance import Allowance
 from app.access.principal import Principal
 from app.access.principal import Scope as Right
+from app.aside import Aside
 from app.attempts import AttemptOutcome
 from app.clock import SystemClock
 from app.context import OperationContext
@@ -103,7 +104,12 @@ def ours() -> ASGIApp:
     settings = Settings()
     unlimited = settings.model_copy(update={"limits": settings.limits.model_copy(update={"allowance_capacity": 10**9})})
     routes = build_graphql_routes(
-        build_schema(), settings=unlimited, authenticate=authenticate, make_context=make_context, clock=SystemClock()
+        build_schema(),
+        settings=unlimited,
+        authenticate=authenticate,
+        make_context=make_context,
+        clock=SystemClock(),
+        aside=Aside(),
     )
     return Starlette(routes=routes, middleware=[Middleware(RequestIds), Middleware(SecurityHeaders)])
 

@@ -13,12 +13,14 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from urllib.parse import parse_qs
 
 import msgspec
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive
 
+from app.aside import Aside
 from app.errors import LimitExceeded
 from app.graphql.errors import Code, Description, RequestFailed, failed_by, failure
 from app.web.load import Capacity
@@ -126,21 +128,27 @@ class BodyReader:
                 return b"".join(chunks)
 
 
-async def parse_body(body: bytes, document_bytes: int) -> GraphQLRequest:
-    """Raises RequestFailed: 413 for what unfolds to too much; 400 for anything that is not one JSON object with fields of the
-    right kinds, and for a document so long that it need not be unescaped to see that it passes the limit of `document_bytes`."""
-    try:
-        await check_form(body)
-    except ValueError as error:
-        raise _malformed(body, error) from None
-    return await parse_checked(body, document_bytes)
+@dataclass(frozen=True, slots=True)
+class BodyParser:
+    """Takes documents of `document_bytes` at most; large bodies are read `aside`."""
 
+    document_bytes: int
+    aside: Aside
 
-async def parse_checked(body: bytes | msgspec.Raw, document_bytes: int) -> GraphQLRequest:
-    """The same for what is known to unfold to little."""
-    if len(body) <= _PIECE:
-        return _parse(body, document_bytes)
-    return await asyncio.to_thread(_parse, body, document_bytes)
+    async def parse(self, body: bytes) -> GraphQLRequest:
+        """Raises RequestFailed: 413 for what unfolds to too much; 400 for anything that is not one JSON object with fields of
+        the right kinds, and for a document so long that it need not be unescaped to see that it is too long."""
+        try:
+            await check_form(body)
+        except ValueError as error:
+            raise _malformed(body, error) from None
+        return await self.parse_checked(body)
+
+    async def parse_checked(self, body: bytes | msgspec.Raw) -> GraphQLRequest:
+        """The same for what is known to unfold to little."""
+        if len(body) <= _PIECE:
+            return _parse(body, self.document_bytes)
+        return await self.aside.run(len(body), partial(_parse, body, self.document_bytes))
 
 
 def _parse(body: bytes | msgspec.Raw, document_bytes: int) -> GraphQLRequest:

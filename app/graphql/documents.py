@@ -1,17 +1,15 @@
 """A document is read, guarded and validated once, then kept by its text; only good ones are kept, within a bound of tokens.
 
 Cheap checks come first: bytes, tokens, the guard's pass, and only then validation, whose cost the others bound. Long documents
-are read by one thread aside, so that they never hold up the event loop.
+are read aside, so that they never hold up the event loop.
 """
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -30,6 +28,7 @@ from graphql import (
 )
 
 from app.access.audience import Audience
+from app.aside import Aside
 from app.errors import LimitExceeded, SettingsError
 from app.graphql.body import GraphQLRequest
 from app.graphql.cost import CostBuilder, OperationCost
@@ -154,12 +153,12 @@ class PersistedQueries:
 
 
 class Documents:
-    def __init__(self, schema: GraphQLSchema, limits: LimitSettings) -> None:
+    def __init__(self, schema: GraphQLSchema, limits: LimitSettings, aside: Aside) -> None:
         self._schema = schema
         self._limits = limits
         self._kept: OrderedDict[str, Document] = OrderedDict()
         self._tokens = 0
-        self._aside = ThreadPoolExecutor(max_workers=1, thread_name_prefix="documents")
+        self._aside = aside
         self._trusted = TrustedDocuments(limits.trusted_documents)
         self._persisted = PersistedQueries()
 
@@ -175,17 +174,13 @@ class Documents:
                 document = self._examine(text, hide_suggestions=hide_suggestions)
             else:
                 examine = partial(self._examine, text, hide_suggestions=hide_suggestions)
-                document = await self.aside(examine)
+                document = await self._aside.run(len(text), examine)
             self._keep(document)
         else:
             self._kept.move_to_end(text)
         if extension is not None:
             self._persisted.keep(text)
         return document
-
-    async def aside(self, work: Callable[[], Result]) -> Result:
-        """Does what takes long without holding up the event loop: one at a time, so that it never takes more than its share."""
-        return await asyncio.get_running_loop().run_in_executor(self._aside, work)
 
     def _text(self, request: GraphQLRequest, extension: object) -> str:
         if request.document_id is not None:

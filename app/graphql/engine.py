@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeAlias, cast
 
 from graphql import ExecutionResult, FieldNode, NullValueNode, ValueNode, VariableNode
@@ -18,6 +19,7 @@ from strawberry import Schema
 from app.access.allowance import Allowance, AllowanceExceeded, Allowances
 from app.access.audience import Audience
 from app.access.principal import Principal, Scope
+from app.aside import Aside
 from app.clock import Clock
 from app.errors import DeadlineExceeded, GreenLangError, LimitExceeded
 from app.graphql.body import GraphQLRequest
@@ -77,13 +79,14 @@ class Run:
 
 
 class Engine:
-    def __init__(self, schema: Schema, settings: Settings, make_context: MakeContext, clock: Clock) -> None:
+    def __init__(self, schema: Schema, settings: Settings, make_context: MakeContext, clock: Clock, aside: Aside) -> None:
         self._schema = schema._schema
         self._limits = settings.limits
         self._production = settings.server.production
         self._make_context = make_context
         self._allowances = Allowances(settings.limits.allowance_capacity, settings.limits.allowance_per_second, clock)
-        self._documents = Documents(self._schema, settings.limits)
+        self._documents = Documents(self._schema, settings.limits, aside)
+        self._aside = aside
 
     async def prepare(self, request: GraphQLRequest, caller: Caller) -> Prepared:
         """Raises RequestFailed; nothing was executed then."""
@@ -105,7 +108,7 @@ class Engine:
         try:
             async with asyncio.timeout(self._limits.execution_timeout.total_seconds()):
                 if prepared.operation.introspection_only:
-                    outcome = await self._documents.aside(run.executor.execute_operation)
+                    outcome = await self._aside.run(len(prepared.document.text), run.executor.execute_operation)
                 else:
                     outcome = run.executor.execute_operation()
                 result = cast("ExecutionResult", await outcome if run.executor.is_awaitable(outcome) else outcome)
@@ -133,7 +136,7 @@ class Engine:
         """The operation with its variables read and its points taken; nothing runs yet. Raises RequestFailed."""
         try:
             if prepared.request.size > _LARGE_VARIABLES:
-                executor = await asyncio.to_thread(self._executor, prepared, caller)
+                executor = await self._aside.run(prepared.request.size, partial(self._executor, prepared, caller))
             else:
                 executor = self._executor(prepared, caller)
             cost = prepared.operation.cost.requested(executor.variable_values.coerced)

@@ -18,7 +18,7 @@ from starlette.types import Receive, Scope, Send
 
 from app.errors import DeadlineExceeded, LimitExceeded
 from app.graphql.accept import MediaType, is_named, negotiate
-from app.graphql.body import BodyReader, GraphQLRequest, parse_body, parse_query_string
+from app.graphql.body import BodyReader, GraphQLRequest, parse_query_string
 from app.graphql.console import ConsolePage
 from app.graphql.engine import Caller, Payload, Prepared
 from app.graphql.errors import Code, RequestFailed, failed_by, failure
@@ -70,7 +70,7 @@ class GraphQLEndpoint:
         self._connections = operations.connections
         self._streamer = Streamer(operations)
         self._clock = operations.clock
-        self._document_bytes = operations.limits.document_bytes
+        self._parser = operations.parser
         self._bodies = bodies
         self._console = console
 
@@ -148,7 +148,7 @@ class GraphQLEndpoint:
             return
         check_content_type(headers.get("content-type"))
         async with self._bodies.read(receive, announced_length(headers)) as body:
-            yield await parse_body(body, self._document_bytes)
+            yield await self._parser.parse(body)
 
     def _check_method(self, method: str) -> None:
         if method not in {"GET", "POST"}:

@@ -8,10 +8,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from strawberry import Schema
 
 from app.access.principal import Scope as AccessScope
+from app.aside import Aside
 from app.clock import Clock
 from app.errors import Forbidden, GreenLangError
 from app.graphql.accept import MediaType
-from app.graphql.body import BodyReader
+from app.graphql.body import BodyParser, BodyReader
 from app.graphql.broadcast import Broadcasts
 from app.graphql.connections import Authenticate, Connections
 from app.graphql.console import ConsoleFile, ConsolePage
@@ -57,13 +58,14 @@ def build_graphql_routes(
     authenticate: Authenticate,
     make_context: MakeContext,
     clock: Clock,
+    aside: Aside,
     simulated: bool = False,
 ) -> list[BaseRoute]:
     """`authenticate` takes the request's headers by lower-case name and raises Unauthenticated or StoreUnavailable;
     `make_context` is called once an operation and once an event, and must not block."""
     limits = settings.limits
     retry_after = settings.server.retry_after
-    engine = Engine(schema, settings, make_context, clock)
+    engine = Engine(schema, settings, make_context, clock, aside)
     operations = Operations(
         engine,
         authenticate,
@@ -71,6 +73,8 @@ def build_graphql_routes(
         Broadcasts(engine),
         Capacity(settings.server.max_in_flight, retry_after),
         BodyCapacity(limits.bytes_in_flight, retry_after, clock),
+        BodyParser(limits.document_bytes, aside),
+        aside,
         limits,
         clock,
     )

@@ -10,6 +10,7 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing
+from functools import partial
 from typing import TypeAlias
 
 import msgspec
@@ -19,7 +20,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from app.access.principal import Principal
 from app.errors import Forbidden, GreenLangError, LimitExceeded, Overloaded, StoreUnavailable, Unauthenticated
-from app.graphql.body import GraphQLRequest, Malformed, check_form, parse_body, parse_checked
+from app.graphql.body import GraphQLRequest, Malformed, check_form
 from app.graphql.broadcast import Subject
 from app.graphql.connections import Ending
 from app.graphql.engine import Caller, Prepared, Run
@@ -29,7 +30,7 @@ from app.web.load import Capacity
 from app.web.protocols import ABORT, HAS_ROOM, TRUST, UTF8, extension
 from app.web.request_ids import request_id_of
 
-Parse: TypeAlias = Callable[[msgspec.Raw, int], Awaitable[GraphQLRequest]]
+Parse: TypeAlias = Callable[[msgspec.Raw], Awaitable[GraphQLRequest]]
 
 SUBPROTOCOL = "graphql-transport-ws"
 _MOST_WAITING = 256
@@ -145,7 +146,7 @@ class _Session:
                 if UTF8 in message:
                     await self._take_large(message[UTF8])
                 else:
-                    await self._take(read_frame(message), parse_payload)
+                    await self._take(read_frame(message), self._parse)
         except ProtocolBroken as broken:
             return broken
         except asyncio.CancelledError:
@@ -161,7 +162,8 @@ class _Session:
         """What it unfolds to is looked at before it is read, and even that takes long."""
         try:
             await check_form(raw)
-            await self._take(await asyncio.to_thread(decode_frame, raw), parse_checked)
+            frame = await self._operations.aside.run(len(raw), partial(decode_frame, raw))
+            await self._take(frame, self._operations.parser.parse_checked)
         except RequestFailed as failed:
             head = read_head(raw)
             await self._until_room(_MOST_WAITING)
@@ -259,7 +261,7 @@ class _Session:
         operation = self._begin(id_)
         limits = self._operations.limits
         try:
-            request = await parse(frame.payload, limits.document_bytes)
+            request = await parse(frame.payload)
         except Malformed:
             raise ProtocolBroken(4400, "the payload is not a GraphQL request") from None
         except RequestFailed as failed:
@@ -270,6 +272,9 @@ class _Session:
             self.fail(id_, failed_by(LimitExceeded("operations of one socket", len(self._running), allowed), ""))
             return
         operation.task = asyncio.create_task(self._run(id_, operation, request))
+
+    async def _parse(self, payload: msgspec.Raw) -> GraphQLRequest:
+        return await self._operations.parser.parse(bytes(payload))
 
     def _begin(self, id_: str) -> _Operation:
         """Raises ProtocolBroken where there is one of that id."""
@@ -427,10 +432,6 @@ def read_frame(message: Message) -> _Frame:
     if text is None:
         raise ProtocolBroken(4400, "frames are text")
     return decode_frame(text)
-
-
-async def parse_payload(payload: msgspec.Raw, document_bytes: int) -> GraphQLRequest:
-    return await parse_body(bytes(payload), document_bytes)
 
 
 def read_head(raw: bytes) -> _Frame:

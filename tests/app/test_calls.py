@@ -9,6 +9,7 @@ from decimal import Decimal
 import pytest
 
 from app.access.principal import Scope
+from app.aside import Aside
 from app.attempts import Attempt, AttemptOutcome
 from app.calls import IMAGE_TOKENS, CallPlanner, PlannedCall, RunningCompletion, prompt_texts
 from app.clock import SystemClock
@@ -54,7 +55,7 @@ class Calls:
         self.bench = Bench({"a": [HELLO], "b": [HELLO], **scripts}, models=models)
         prices = PriceBook(self.bench.settings)
         totals = {"a": timedelta(seconds=30), "b": timedelta(seconds=60)}
-        self.planner = CallPlanner(self.bench.clock, self.bench.fleet, prices, estimator, totals)
+        self.planner = CallPlanner(self.bench.clock, self.bench.fleet, prices, estimator, totals, aside=Aside())
         self.budgets = BudgetStore(sessions)
         self.ledger = PostgresLedger(sessions, SystemClock(), self.bench.settings, prices)
 

@@ -84,6 +84,7 @@ def served(schema: strawberry.Schema, api: Api) -> Starlette:
             authenticate=authenticate,
             make_context=make_context,
             clock=SystemClock(),
+            aside=services.aside,
         )
     )
 

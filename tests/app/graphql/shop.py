@@ -16,6 +16,7 @@ from strawberry.types import Info
 from app.access.allowance import Allowance
 from app.access.audience import Audience
 from app.access.principal import Principal, Scope
+from app.aside import Aside
 from app.clock import Clock, SystemClock
 from app.errors import DeadlineExceeded, Forbidden, GreenLangError, Refused, StoreUnavailable, Unauthenticated
 from app.graphql.routes import build_graphql_routes
@@ -293,6 +294,7 @@ class Shop:
             authenticate=self.keys.authenticate,
             make_context=self.make_context,
             clock=self.clock,
+            aside=Aside(),
             simulated=self.simulated,
         )
         return Starlette(routes=routes, middleware=[Middleware(RequestIds), Middleware(SecurityHeaders)])

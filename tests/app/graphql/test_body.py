@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.aside import Aside
 from app.graphql.body import (
     MOST_DIGITS,
     MOST_DIGITS_TOGETHER,
@@ -14,14 +15,15 @@ from app.graphql.body import (
     MOST_JSON_OBJECTS,
     MOST_JSON_VALUES,
     MOST_WIDE_BYTES,
+    BodyParser,
     JsonForm,
-    parse_body,
     parse_query_string,
 )
 from app.graphql.errors import RequestFailed
 
 pytestmark = pytest.mark.anyio
 
+PARSER = BodyParser(1000, Aside())
 STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 TEXTS = st.text(st.sampled_from('au\\",[{\n\x01\u00e9'), max_size=8)
 TREES = st.recursive(TEXTS | st.integers(), lambda inside: st.lists(inside) | st.dictionaries(TEXTS, inside), max_leaves=8)
@@ -33,7 +35,7 @@ def body(value: object) -> bytes:
 
 async def refused(raw: bytes) -> dict[str, object]:
     with pytest.raises(RequestFailed) as caught:
-        await parse_body(raw, 1000)
+        await PARSER.parse(raw)
     assert caught.value.status == 413
     extensions = caught.value.errors[0]["extensions"]
     assert isinstance(extensions, dict)
@@ -58,7 +60,7 @@ class TestJsonForm:
 class TestWhatABodyUnfoldsTo:
     async def test_is_little_for_a_table_in_a_prompt(self) -> None:
         table = "1,2,[3],{4}\n" * MOST_JSON_VALUES + "7" * 10_000
-        request = await parse_body(body(table), 1000)
+        request = await PARSER.parse(body(table))
         assert request.variables == {"v": table}
 
     @pytest.mark.parametrize(
@@ -82,19 +84,19 @@ class TestWhatABodyUnfoldsTo:
 
     async def test_may_be_an_image_of_20_mb_beside_words_of_any_script(self) -> None:
         image = "QUJD" * 5_000_000
-        request = await parse_body(body([image, "\u63cf\u8ff0\u56fe\u7247"]), 1000)
+        request = await PARSER.parse(body([image, "\u63cf\u8ff0\u56fe\u7247"]))
         assert request.variables == {"v": [image, "\u63cf\u8ff0\u56fe\u7247"]}
 
     async def test_is_bounded_also_where_it_is_no_json(self) -> None:
         with pytest.raises(RequestFailed) as caught:
-            await parse_body((b'"' * 65_534 + "\u00e9".encode()) * 10, 1000)
+            await PARSER.parse((b'"' * 65_534 + "\u00e9".encode()) * 10)
         assert caught.value.status == 400
         assert "nothing between" in str(caught.value.errors[0]["message"])
 
     async def test_may_be_ascii_that_is_escaped(self) -> None:
         image = "QUJDQUJD+" * (MOST_WIDE_BYTES // 8)
         raw = body(image).replace(b"+", rb"\u002B")
-        assert (await parse_body(raw, 1000)).variables == {"v": image}
+        assert (await PARSER.parse(raw)).variables == {"v": image}
 
     async def test_is_bounded_in_a_query_string_too(self) -> None:
         with pytest.raises(RequestFailed) as caught:
@@ -105,18 +107,18 @@ class TestWhatABodyUnfoldsTo:
         """The largest that is allowed."""
         message = {"role": "USER", "parts": [{"text": "x"}, {"image": {"base64": {"data": "aGk=", "mediaType": "image/png"}}}]}
         variables = {"v": {"messages": [message] * 1400 + [{"role": "USER", "text": "x"}] * 648}}
-        request = await parse_body(json.dumps({"query": "{ a }", "variables": variables}).encode(), 1000)
+        request = await PARSER.parse(json.dumps({"query": "{ a }", "variables": variables}).encode())
         assert request.variables == variables
 
 
 class TestNumbers:
     @pytest.mark.parametrize("number", ["1.5", "-0.25e-3", "3.141592653589793", "1.23456789012345678901234567890e-300", "5e-324"])
     async def test_are_read_exactly(self, number: str) -> None:
-        request = await parse_body(f'{{"variables": {{"v": {number}}}}}'.encode(), 1000)
+        request = await PARSER.parse(f'{{"variables": {{"v": {number}}}}}'.encode())
         assert request.variables == {"v": float(number)}
 
     @pytest.mark.parametrize("number", ["1e999", "-1e999", "NaN", "Infinity"])
     async def test_that_are_not_finite_are_refused(self, number: str) -> None:
         with pytest.raises(RequestFailed) as caught:
-            await parse_body(f'{{"variables": {{"v": {number}}}}}'.encode(), 1000)
+            await PARSER.parse(f'{{"variables": {{"v": {number}}}}}'.encode())
         assert caught.value.status == 400
