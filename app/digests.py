@@ -31,7 +31,7 @@ def _spell(value: object, words: list[str]) -> None:
         words.append(value)
     elif isinstance(value, dict):
         words.append(f"{{{len(value)}:")
-        for name, branch in value.items():
+        for name, branch in sorted(value.items()):
             _spell(name, words)
             _spell(branch, words)
     elif isinstance(value, (list, tuple)):

@@ -10,16 +10,20 @@ from __future__ import annotations
 import asyncio
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import msgspec
 
 from app.access.audience import Audience
 from app.access.principal import Scope
+from app.aside import Aside
+from app.digests import digest
 from app.graphql.engine import Caller, Engine, Prepared, Run
 from app.graphql.errors import RequestFailed, failed_by
 
 _AT_ONCE = 200
+_SMALL = 16 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +56,9 @@ class _Share:
 
 
 class Broadcasts:
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, aside: Aside) -> None:
         self._engine = engine
+        self._aside = aside
         self._shares: dict[Subject, _Share] = {}
 
     def __len__(self) -> int:
@@ -61,7 +66,7 @@ class Broadcasts:
 
     async def join(self, member: Member, prepared: Prepared, run: Run, caller: Caller) -> Subject:
         """From now on `member` gets every event; the source is open when this returns. Raises RequestFailed."""
-        subject = _subject(prepared, caller)
+        subject = await self._subject(prepared, caller)
         share = self._shares.get(subject)
         if share is None:
             share = self._shares[subject] = _Share()
@@ -75,6 +80,24 @@ class Broadcasts:
             self.leave(member, subject)
             raise
         return subject
+
+    async def _subject(self, prepared: Prepared, caller: Caller) -> Subject:
+        """Of the variables only those that the operation declares, as a hash: nothing large is kept."""
+        node, principal = prepared.operation.node, caller.principal
+        given = prepared.request.variables or {}
+        declared = {each.variable.name.value for each in node.variable_definitions or ()}
+        everyone = prepared.operation.audience is Audience.EVERYONE
+        return Subject(
+            prepared.document.text,
+            node.name.value if node.name else None,
+            await self._digest({name: given[name] for name in declared & given.keys()}, prepared.request.size),
+            None if everyone else principal.tenant,
+            None if everyone else principal.agent,
+            principal.scopes,
+        )
+
+    async def _digest(self, variables: dict[str, object], size: int) -> bytes:
+        return digest(variables) if size <= _SMALL else await self._aside.run(size, partial(digest, variables))
 
     def leave(self, member: Member, subject: Subject) -> None:
         """The last to leave closes the source."""
@@ -106,6 +129,7 @@ class Broadcasts:
                 share.opened.cancel()
             for member in tuple(share.members):
                 member.finish(failed)
+            share.task = failed = None  # else they would keep themselves, by their tracebacks, and all they were asked with
 
 
 async def _deliver(text: str, members: set[Member]) -> None:
@@ -115,17 +139,3 @@ async def _deliver(text: str, members: set[Member]) -> None:
             await asyncio.sleep(0)
         if member in members:
             await member.deliver(text)
-
-
-def _subject(prepared: Prepared, caller: Caller) -> Subject:
-    name = prepared.operation.node.name
-    principal = caller.principal
-    everyone = prepared.operation.audience is Audience.EVERYONE
-    return Subject(
-        prepared.document.text,
-        name.value if name else None,
-        msgspec.json.encode(prepared.request.variables or {}, order="sorted"),
-        None if everyone else principal.tenant,
-        None if everyone else principal.agent,
-        principal.scopes,
-    )

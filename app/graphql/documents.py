@@ -6,14 +6,15 @@ are read aside, so that they never hold up the event loop.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import re
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from uuid import UUID
 
 import msgspec
 from graphql import (
@@ -29,7 +30,7 @@ from graphql import (
 
 from app.access.audience import Audience
 from app.aside import Aside
-from app.errors import LimitExceeded, SettingsError
+from app.errors import LimitExceeded, Overloaded, SettingsError
 from app.graphql.body import GraphQLRequest
 from app.graphql.cost import CostBuilder, OperationCost
 from app.graphql.errors import Code, RequestFailed, failed_by, failure, format_document_error
@@ -38,8 +39,6 @@ from app.graphql.guard import Guard
 from app.graphql.plans import Plans
 from app.graphql.variable_uses import Uses, VariableUses
 from app.settings import LimitSettings
-
-Result = TypeVar("Result")
 
 # Comments count: reading one costs as much as a token. An unterminated string is one token to its end, so that the count is
 # linear in any text.
@@ -52,6 +51,8 @@ _TOKENS_KEPT = 200_000
 _PERSISTED_BYTES_KEPT = 8 * 1024 * 1024
 _ABOUT_THE_SCHEMA = frozenset({"__schema", "__type"})
 _MOST_ERRORS = 20
+_TRY_AGAIN_MS = 1000
+MOST_IN_LINE = 8
 _SHORT_TEXT = 200
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -159,10 +160,12 @@ class Documents:
         self._kept: OrderedDict[str, Document] = OrderedDict()
         self._tokens = 0
         self._aside = aside
+        self._examining: dict[tuple[str, bool], asyncio.Task[Document]] = {}
+        self._in_line: Counter[UUID] = Counter()
         self._trusted = TrustedDocuments(limits.trusted_documents)
         self._persisted = PersistedQueries()
 
-    async def read(self, request: GraphQLRequest, *, privileged: bool, hide_suggestions: bool) -> Document:
+    async def read(self, request: GraphQLRequest, key: UUID, *, privileged: bool, hide_suggestions: bool) -> Document:
         """The document a request means, ready to run; `privileged` may send what is on no list. Raises RequestFailed."""
         extension = None if request.extensions is None else request.extensions.get("persistedQuery")
         text = self._text(request, extension)
@@ -173,14 +176,34 @@ class Documents:
             if len(text) <= _SHORT_TEXT:
                 document = self._examine(text, hide_suggestions=hide_suggestions)
             else:
-                examine = partial(self._examine, text, hide_suggestions=hide_suggestions)
-                document = await self._aside.run(len(text), examine)
+                document = await self._examined(text, key, hide_suggestions=hide_suggestions)
             self._keep(document)
         else:
             self._kept.move_to_end(text)
         if extension is not None:
             self._persisted.keep(text)
         return document
+
+    async def _examined(self, text: str, key: UUID, *, hide_suggestions: bool) -> Document:
+        """Who asks for the same meanwhile waits for the same; a key with too many in line is refused, and the others go on."""
+        wanted = text, hide_suggestions
+        task = self._examining.get(wanted)
+        if task is None:
+            if self._in_line[key] >= MOST_IN_LINE:
+                raise failed_by(Overloaded(_TRY_AGAIN_MS), "")
+            self._in_line[key] += 1
+            examine = partial(self._examine, text, hide_suggestions=hide_suggestions)
+            task = self._examining[wanted] = asyncio.create_task(self._aside.run(len(text), examine))
+            task.add_done_callback(lambda done: self._examination_ends(done, wanted, key))
+        return await asyncio.shield(task)
+
+    def _examination_ends(self, task: asyncio.Task[Document], wanted: tuple[str, bool], key: UUID) -> None:
+        del self._examining[wanted]
+        self._in_line[key] -= 1
+        if not self._in_line[key]:
+            del self._in_line[key]
+        if not task.cancelled():
+            task.exception()  # told to whoever still waits
 
     def _text(self, request: GraphQLRequest, extension: object) -> str:
         if request.document_id is not None:

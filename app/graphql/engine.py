@@ -92,7 +92,7 @@ class Engine:
         """Raises RequestFailed; nothing was executed then."""
         privileged = Scope.ADMIN in caller.principal.scopes
         document = await self._documents.read(
-            request, privileged=privileged, hide_suggestions=self._production and not privileged
+            request, caller.principal.key_id, privileged=privileged, hide_suggestions=self._production and not privileged
         )
         if document.introspects and self._production and not privileged:
             raise failure(Code.FORBIDDEN, "introspection needs the scope ADMIN here", 403)

@@ -70,7 +70,7 @@ def build_graphql_routes(
         engine,
         authenticate,
         Connections(authenticate, clock, per_key=limits.sockets_per_key, send_timeout=limits.send_timeout),
-        Broadcasts(engine),
+        Broadcasts(engine, aside),
         Capacity(settings.server.max_in_flight, retry_after),
         BodyCapacity(limits.bytes_in_flight, retry_after, clock),
         BodyParser(limits.document_bytes, aside),

@@ -9,14 +9,14 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import aclosing
+from contextlib import ExitStack, aclosing
 from functools import partial
 from typing import TypeAlias
 
 import msgspec
 from graphql import OperationType
 from starlette.responses import JSONResponse
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from app.access.principal import Principal
 from app.errors import Forbidden, GreenLangError, LimitExceeded, Overloaded, StoreUnavailable, Unauthenticated
@@ -25,9 +25,10 @@ from app.graphql.broadcast import Subject
 from app.graphql.connections import Ending
 from app.graphql.engine import Caller, Prepared, Run
 from app.graphql.errors import RequestFailed, failed_by
+from app.graphql.frames import Frame, ProtocolBroken, decode_frame, fields_of, id_of, pong_to, read_frame, read_head
 from app.graphql.operations import Operations
 from app.web.load import Capacity
-from app.web.protocols import ABORT, HAS_ROOM, TRUST, UTF8, extension
+from app.web.protocols import ABORT, HAS_ROOM, RELEASE, TRUST, UTF8, extension
 from app.web.request_ids import request_id_of
 
 Parse: TypeAlias = Callable[[msgspec.Raw], Awaitable[GraphQLRequest]]
@@ -38,30 +39,8 @@ _WAIT_ABOVE = 8
 _WITHOUT_PAUSE = 16
 """Events that one stream may send in a row where it never waits; then others have their turn."""
 _SILENT_PINGS = 3
-_LONGEST_ID = 256
-_LONGEST_PING = 1024
-_LONGEST_HEAD = 4096
 _ACK = '{"type":"connection_ack"}'
 _PING = '{"type":"ping"}'
-
-
-class _Frame(msgspec.Struct):
-    type: str
-    id: str | None = None
-    payload: msgspec.Raw = msgspec.Raw()
-
-
-_decoder = msgspec.json.Decoder(_Frame)
-_fields_decoder: msgspec.json.Decoder[dict[str, object] | None] = msgspec.json.Decoder(dict[str, object] | None)
-
-
-class ProtocolBroken(Exception):
-    """The client broke the protocol: the socket is closed with `code`."""
-
-    def __init__(self, code: int, reason: str) -> None:
-        super().__init__(reason)
-        self.code = code
-        self.reason = reason
 
 
 class _Member:
@@ -92,11 +71,12 @@ def _text(value: object) -> str:
 
 
 class _Operation:
-    """A running operation: its task, and the broadcast it is a member of."""
+    """A running operation: its task, or the broadcast it is a member of, with the bytes it came in."""
 
     def __init__(self) -> None:
         self.task: asyncio.Task[None] | None = None
         self.membership: tuple[_Member, Subject] | None = None
+        self.kept = ExitStack()
 
 
 class _Session:
@@ -144,9 +124,13 @@ class _Session:
             while (message := await receive())["type"] != "websocket.disconnect":
                 self._unanswered_pings = 0
                 if UTF8 in message:
-                    await self._take_large(message[UTF8])
+                    try:
+                        await self._take_large(message[UTF8])
+                    finally:
+                        message[RELEASE]()
                 else:
                     await self._take(read_frame(message), self._parse)
+                del message  # or the last frame would stay as long as the socket is quiet
         except ProtocolBroken as broken:
             return broken
         except asyncio.CancelledError:
@@ -167,18 +151,18 @@ class _Session:
         except RequestFailed as failed:
             head = read_head(raw)
             await self._until_room(_MOST_WAITING)
-            self._begin(_id_of(head))
-            self.fail(_id_of(head), failed)
+            self._begin(id_of(head))
+            self.fail(id_of(head), failed)
         except ValueError:
             raise ProtocolBroken(4400, "Invalid message received") from None
 
-    async def _take(self, frame: _Frame, parse: Parse) -> None:
+    async def _take(self, frame: Frame, parse: Parse) -> None:
         match frame.type:
             case "subscribe":
                 await self._until_room(_MOST_WAITING)
                 await self.subscribe(frame, parse)
             case "complete":
-                self._forget(_id_of(frame))
+                self._forget(id_of(frame))
             case "ping":
                 if not self.post(pong_to(frame), ""):
                     raise ProtocolBroken(4429, "too many pings")
@@ -256,8 +240,8 @@ class _Session:
             self._put(f'{{"id":{_text(id_)},"type":"error","payload":{_text(failed.errors)}}}', "")
 
     # ------------------------------------------------------------------ operations
-    async def subscribe(self, frame: _Frame, parse: Parse) -> None:
-        id_ = _id_of(frame)
+    async def subscribe(self, frame: Frame, parse: Parse) -> None:
+        id_ = id_of(frame)
         operation = self._begin(id_)
         limits = self._operations.limits
         try:
@@ -289,14 +273,17 @@ class _Session:
             return False
         if operation.membership is not None:
             self._operations.broadcasts.leave(*operation.membership)
-        if operation.task is not None and operation.task is not asyncio.current_task():
-            operation.task.cancel()
+        operation.kept.close()
+        task, operation.task = operation.task, None  # else it would keep itself, by its traceback, and all it was asked with
+        if task is not None and task is not asyncio.current_task():
+            task.cancel()
         return True
 
     async def _run(self, id_: str, operation: _Operation, request: GraphQLRequest) -> None:
         caller = Caller(self.principal, self._request_id)
         try:
-            with self._operations.body_bytes.held(request.size):
+            with ExitStack() as kept:
+                kept.enter_context(self._operations.body_bytes.held(request.size))
                 prepared = await self._engine.prepare(request, caller)
                 if prepared.operation.kind is not OperationType.SUBSCRIPTION:
                     with self._operations.calls.one():
@@ -310,6 +297,7 @@ class _Session:
                     self.complete(id_)
                 else:
                     await self._join(id_, operation, prepared, run, caller)
+                    operation.kept = kept.pop_all()
         except RequestFailed as failed:
             self.fail(id_, failed)
         except Exception as error:  # noqa: BLE001 (every surprise becomes one masked sentence and a log entry)
@@ -397,7 +385,7 @@ class WebSocketEndpoint:
                         await send({"type": "websocket.send", "text": pong_to(frame)})
                     elif frame.type != "pong":
                         raise ProtocolBroken(4401, "Unauthorized")
-                credentials = _credentials(headers, _fields_of(frame))
+                credentials = _credentials(headers, fields_of(frame))
                 principal = await self._operations.authenticate(credentials)
         except TimeoutError:
             raise ProtocolBroken(4408, "Connection initialisation timeout") from None
@@ -424,52 +412,6 @@ class WebSocketEndpoint:
             extension(scope, ABORT)()
         elif closing is not None:
             await _close(send, closing.code, closing.reason)
-
-
-def read_frame(message: Message) -> _Frame:
-    """Raises ProtocolBroken for anything that is no message of the protocol."""
-    text: str | None = message.get("text")
-    if text is None:
-        raise ProtocolBroken(4400, "frames are text")
-    return decode_frame(text)
-
-
-def read_head(raw: bytes) -> _Frame:
-    """A frame without its payload, which must come last, as it does from all clients known. Raises ProtocolBroken."""
-    head, _, _ = raw[:_LONGEST_HEAD].partition(b'"payload"')
-    return decode_frame(head + b'"payload":null}')
-
-
-def decode_frame(text: str | bytes) -> _Frame:
-    """Raises ProtocolBroken."""
-    try:
-        return _decoder.decode(text)
-    except (msgspec.MsgspecError, RecursionError, ValueError):
-        raise ProtocolBroken(4400, "Invalid message received") from None
-
-
-def pong_to(ping: _Frame) -> str:
-    """Gives back what came with it. Raises ProtocolBroken."""
-    given = bytes(ping.payload).decode()
-    if len(given) > _LONGEST_PING:
-        raise ProtocolBroken(4400, "the payload of a ping is too long")
-    _fields_of(ping)
-    return f'{{"type":"pong","payload":{given}}}' if given else '{"type":"pong"}'
-
-
-def _id_of(frame: _Frame) -> str:
-    """Raises ProtocolBroken."""
-    if not frame.id or len(frame.id) > _LONGEST_ID:
-        raise ProtocolBroken(4400, f"{frame.type} needs an id of 1 to {_LONGEST_ID} characters")
-    return frame.id
-
-
-def _fields_of(frame: _Frame) -> dict[str, object]:
-    """Of its payload, which may be missing. Raises ProtocolBroken."""
-    try:
-        return _fields_decoder.decode(frame.payload) or {} if frame.payload else {}
-    except (msgspec.MsgspecError, RecursionError, ValueError):
-        raise ProtocolBroken(4400, "the payload is no object") from None
 
 
 def _credentials(headers: Mapping[str, str], fields: Mapping[str, object]) -> Mapping[str, str]:

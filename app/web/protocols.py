@@ -4,7 +4,8 @@
 `greenlang.trust` lets a WebSocket send messages of the full size; until then they are bounded as for a stranger. It takes a
 Capacity of the process, against which a message counts until it is whole, and the time it has for that.
 `greenlang.has_room` says whether a WebSocket takes a frame at once, without waiting for its reader.
-A large text frame comes as the bytes it is, in a message's `greenlang.utf8`: to decode it takes long.
+A large text frame comes as the bytes it is, in a message's `greenlang.utf8`: to decode it takes long. It counts against that
+Capacity until the application calls the message's `greenlang.release`.
 `greenlang.alone` says whether no other request waits behind this one, and drops the connection where one comes: uvicorn would
 tell only the last that the client has gone.
 
@@ -15,9 +16,10 @@ of a body after the answer, and a connection whose reader takes nothing for long
 from __future__ import annotations
 
 import asyncio
+import re
 from asyncio import BaseTransport
 from collections.abc import Callable, MutableMapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from datetime import timedelta
 from fcntl import ioctl
 from functools import partial
@@ -25,7 +27,8 @@ from struct import Struct
 from termios import TIOCOUTQ
 from typing import Any, cast
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn._types import ASGI3Application
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import Frame
 from websockets.http11 import Request
@@ -38,13 +41,18 @@ TRUST = "greenlang.trust"
 HAS_ROOM = "greenlang.has_room"
 ALONE = "greenlang.alone"
 UTF8 = "greenlang.utf8"
+RELEASE = "greenlang.release"
 STRANGERS_FRAME_BYTES = 16 * 1024
 LARGE_TEXT_BYTES = 64 * 1024
 HEAD_BYTES = 64 * 1024
 HEAD_SECONDS = 20.0
 STALL_SECONDS = 30.0
 _MOST_FRAGMENTS = 10_000
+_PIECE = 16 * 1024
+MOST_FRAMES_AT_ONCE = 1_000
+MOST_PIPELINED = 16
 _SIZE = Struct("@i")
+_OFFER_OF_HTTP2 = re.compile(rb"\r\nupgrade(:[ \t]*h2c[ \t]*)(?=\r\n|\Z)", re.IGNORECASE)
 
 
 def extension(scope: MutableMapping[str, Any], name: str) -> Callable[..., object]:
@@ -113,6 +121,12 @@ def _is_utf8(text: bytes) -> bool:
     return True
 
 
+def _without_upgrade(data: bytes) -> bytes:
+    """HTTP/2 is offered by some clients and taken up by none who is not asked; the parser would drop the request's body."""
+    head, end, rest = data.partition(b"\r\n\r\n")
+    return _OFFER_OF_HTTP2.sub(rb"\r\nnot-now\1", head) + end + rest
+
+
 def _refusal(status: str, code: str, message: str) -> bytes:
     body = f'{{"errors":[{{"message":"{message}","extensions":{{"code":"{code}"}}}}]}}'
     head = f"HTTP/1.1 {status}\r\ncontent-type: application/json; charset=utf-8\r\ncontent-length: {len(body)}"
@@ -129,6 +143,7 @@ class HttpProtocol(HttpToolsProtocol):
     _head_timer: asyncio.TimerHandle | None = None
     _head_fits = True
     _rest_timer: asyncio.TimerHandle | None = None
+    _answering: RequestResponseCycle | None = None
     _alone = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
@@ -140,7 +155,11 @@ class HttpProtocol(HttpToolsProtocol):
         self._head_ends()
         self._rest_ends()
         self._stall.end()
+        self.pipeline.clear()
         super().connection_lost(exc)
+        if self._answering is not None:
+            self._answering.disconnected = True
+            self._answering.message_event.set()
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -175,7 +194,9 @@ class HttpProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         within = self._head_bytes is not None
-        super().data_received(data)
+        cycle: RequestResponseCycle | None = self.cycle
+        in_body = not within and cycle is not None and cycle.more_body
+        super().data_received(data if in_body else _without_upgrade(data))
         if within and self._head_bytes is not None and not self.transport.is_closing():
             self._head_bytes += len(data)
             if self._head_bytes > HEAD_BYTES:
@@ -196,14 +217,23 @@ class HttpProtocol(HttpToolsProtocol):
             raise ValueError  # makes the parser stop and call what follows
         if self._alone:
             self.transport.abort()
-        else:
-            super().on_headers_complete()
+            return
+        super().on_headers_complete()
+        if len(self.pipeline) > MOST_PIPELINED:
+            self.transport.abort()
+            raise ValueError
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._answering = cycle
+        super()._start_asgi_task(cycle, app)
 
     def _be_alone(self) -> bool:
         self._alone = not self.pipeline
         return self._alone
 
     def send_400_response(self, msg: str) -> None:
+        if self.transport.is_closing():
+            return
         if self._head_fits:
             self._refuse("400 Bad Request", "BAD_USER_INPUT", msg)
         else:
@@ -238,10 +268,13 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
     _held = 0
     _fragments = 0
     _message_timer: asyncio.TimerHandle | None = None
+    _frames_at_once = 0
+    _pong = b""
 
     def connection_made(self, transport: BaseTransport) -> None:
         super().connection_made(transport)
         self._stall = WriteDeadline(self.transport, self.stall_seconds)
+        self._handed_over: set[ExitStack] = set()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stall.end()
@@ -251,6 +284,14 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
 
     # ------------------------------------------------------------------ a message that is not whole yet
     def data_received(self, data: bytes) -> None:
+        """In pieces: what is read at once may hold tens of thousands of frames, and the parser takes all that it is given."""
+        self._frames_at_once = 0
+        for start in range(0, len(data), _PIECE):
+            self._take(data[start : start + _PIECE])
+            if self.transport.is_closing():
+                return
+
+    def _take(self, data: bytes) -> None:
         super().data_received(data)
         if self.transport.is_closing():
             return
@@ -264,17 +305,35 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         if len(self.frames) > _MOST_FRAGMENTS:
             self._break(1009, "too many fragments")
 
+    def handle_events(self) -> None:
+        self._frames_at_once += len(self.conn.events)
+        if self._frames_at_once > MOST_FRAMES_AT_ONCE:
+            self._break(1008, "too many frames at once")
+        else:
+            super().handle_events()
+
+    def handle_ping(self) -> None:
+        """A reader that takes nothing has the latest of its pings answered, once it does."""
+        pongs = self.conn.data_to_send()
+        if self.writable.is_set():
+            self.transport.write(b"".join(pongs))
+        elif pongs:
+            self._pong = pongs[-1]
+
     def handle_text(self, event: Frame) -> None:
         self._fragments = len(event.data)
         super().handle_text(event)
+        event.data = b""  # the parser keeps the frame until the next
 
     def handle_bytes(self, event: Frame) -> None:
         self._fragments = len(event.data)
         super().handle_bytes(event)
+        event.data = b""
 
     def handle_cont(self, event: Frame) -> None:
         self._fragments += len(event.data)
         super().handle_cont(event)
+        event.data = b""
 
     def send_receive_event_to_app(self) -> None:
         self._fragments = 0
@@ -290,10 +349,23 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
 
     def _hand_over(self, text: bytes) -> None:
         self.frames = []
-        self.queue.put_nowait(cast("Any", {"type": "websocket.receive", UTF8: text}))
+        self._hold(self._capacity, 0)
+        held = ExitStack()
+        if self._capacity is not None:
+            try:
+                held.enter_context(self._capacity.held(len(text)))
+            except Overloaded:
+                self._break(1013, "too much is being sent at once; try again later")
+                return
+        self._handed_over.add(held)
+        self.queue.put_nowait(cast("Any", {"type": "websocket.receive", UTF8: text, RELEASE: partial(self._release, held)}))
         if not self.read_paused:
             self.read_paused = True
             self.transport.pause_reading()
+
+    def _release(self, held: ExitStack) -> None:
+        self._handed_over.discard(held)
+        held.close()
 
     def _hold(self, capacity: Capacity | None, count: int) -> None:
         """Raises Overloaded."""
@@ -330,9 +402,16 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
     def resume_writing(self) -> None:
         super().resume_writing()
         self._stall.resumed()
+        if self._pong:
+            self.transport.write(self._pong)
+            self._pong = b""
 
     async def run_asgi(self) -> None:
-        await super().run_asgi()
+        try:
+            await super().run_asgi()
+        finally:
+            for held in tuple(self._handed_over):
+                self._release(held)
         if not self.disconnected:
             self._stall.last_was_written()
 

@@ -36,3 +36,7 @@ class TestADigest:
         text = "\u4e2d\U0001f600x" * 100_000
         assert digest(request(Text(text + "a"))) == digest(request(Text(text + "a")))
         assert digest(request(Text(text + "a"))) != digest(request(Text(text + "b")))
+
+
+def test_the_order_of_an_objects_names_says_nothing() -> None:
+    assert digest({"a": 1, "b": {"c": 2, "d": 3}}) == digest({"b": {"d": 3, "c": 2}, "a": 1})

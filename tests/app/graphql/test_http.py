@@ -11,10 +11,11 @@ from urllib.parse import quote
 import pytest
 
 from app.errors import Overloaded
+from app.graphql.documents import MOST_IN_LINE
 from app.graphql.plans import PlannedExecutor
 from tests.app.graphql.asgi import Client
 from tests.app.graphql.serving import eventually
-from tests.app.graphql.shop import ADMIN_KEY, Shop, with_limits, with_server
+from tests.app.graphql.shop import ADMIN_KEY, OTHER_KEY, Shop, with_limits, with_server
 
 pytestmark = pytest.mark.anyio
 
@@ -286,6 +287,22 @@ class TestLoad:
         shop = Shop(with_limits(execution_timeout=timedelta(milliseconds=50)))
         answer = await Client(shop.app()).post("{ wait(seconds: 10) }")
         assert (answer.status, answer.code) == (504, "TIMEOUT")
+
+
+class TestNewDocuments:
+    async def test_of_one_key_wait_in_a_short_line(self) -> None:
+        app = Shop().app()
+        asked = [f"{{ hello }} # {'x' * 200}{number}" for number in range(MOST_IN_LINE + 3)]
+        answers = await asyncio.gather(*(Client(app).post(text) for text in asked), Client(app, OTHER_KEY).post(asked[-1] + "y"))
+        assert [answer.status for answer in answers] == [200] * MOST_IN_LINE + [503] * 3 + [200]
+        assert answers[MOST_IN_LINE].code == "OVERLOADED"
+        assert (await Client(app).post(asked[-1])).status == 200
+
+    @pytest.mark.parametrize(("text", "status"), [("{ hello } #" + "x" * 200, 200), ("{ nope } #" + "x" * 200, 400)])
+    async def test_that_are_the_same_are_one(self, text: str, status: int) -> None:
+        app = Shop().app()
+        answers = await asyncio.gather(*(Client(app).post(text) for _ in range(5 * MOST_IN_LINE)))
+        assert {answer.status for answer in answers} == {status}
 
 
 class TestFaultsOfTheDocument:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
 from collections.abc import AsyncIterator
@@ -11,6 +12,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from app.graphql.body import MOST_JSON_OBJECTS, MOST_JSON_VALUES
+from app.graphql.engine import Run
 from tests.app.graphql.serving import SocketClient, eventually, serving, settled, socket_client
 from tests.app.graphql.shop import ADMIN_KEY, KEY, OTHER_KEY, Shop, changed, numbers, with_limits, with_server
 
@@ -436,3 +438,51 @@ class TestBroadcast:
             while last.get("type") != "error":
                 last = await slow.receive()
             assert last["payload"][0]["extensions"]["code"] == "OVERLOADED"  # type: ignore[index]  # JSON
+
+
+class TestWhatIsKept:
+    @pytest.mark.parametrize("query", ["subscription { news { number } }", numbers(1000, 0.01), "{ hello }"])
+    async def test_nothing_once_an_operation_or_its_socket_has_ended(self, port: int, query: str) -> None:
+        gc.collect()
+        gc.disable()
+        try:
+            async with socket_client(port) as client:
+                await client.init()
+                for id_ in ("a", "b"):
+                    await client.subscribe(id_, query, {"pad": "x"})
+                await asyncio.sleep(0.05)
+                await client.send({"id": "a", "type": "complete"})
+            await eventually(lambda: not [found for found in gc.get_objects() if isinstance(found, Run)])
+        finally:
+            gc.enable()
+
+    async def test_a_member_of_a_broadcast_counts_with_the_bytes_it_came_in(self) -> None:
+        shop = Shop(with_limits(bytes_in_flight=200_000))
+        pad = {"pad": "x" * 150_000}
+        async with serving(shop.app()) as port, socket_client(port) as first, socket_client(port) as second:
+            await first.init()
+            await first.subscribe("a", "subscription { news { number } }", pad)
+            await eventually(lambda: shop.board.topic)
+            await second.init()
+            await second.subscribe("b", "{ hello }", pad)
+            assert (await second.closed())[0] == 1013
+            await first.send({"id": "a", "type": "complete"})
+            await eventually(lambda: not shop.board.open_sources)
+            await first.subscribe("b", "{ hello }", pad)
+            while (frame := await first.receive())["type"] != "complete":
+                assert frame["type"] == "next"
+
+    async def test_broadcasts_are_told_apart_by_what_they_declare(self, shop: Shop, client: SocketClient) -> None:
+        shared = "subscription($a: Boolean!) { news { number @include(if: $a) id: number } }"
+        await client.subscribe("a", shared, {"a": True, "pad": 1})
+        await client.subscribe("b", shared, {"pad": 2, "a": True})
+        await client.subscribe("c", shared, {"a": False})
+        await eventually(lambda: len(shop.board.topic) == 2)
+        await client.taken()
+        shop.board.publish(1)
+        found = [await client.receive() for _ in range(3)]
+        assert {frame["id"]: frame["payload"]["data"]["news"] for frame in found} == {  # type: ignore[index]  # JSON
+            "a": {"number": 1, "id": 1},
+            "b": {"number": 1, "id": 1},
+            "c": {"id": 1},
+        }

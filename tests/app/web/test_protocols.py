@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from websockets.exceptions import ConnectionClosed
+from websockets.http11 import Request
 
 from app.web.protocols import HEAD_BYTES, HttpProtocol, WebSocketProtocol
 from tests.app.graphql.serving import serving, settled, socket_client, stream_client
@@ -190,8 +191,85 @@ class TestMessagesThatAreNotWhole:
     async def test_have_no_end_of_empty_fragments(self, port: int) -> None:
         async with socket_client(port) as client:
             await client.init()
-            client.connection.transport.write(b"\x01\x80\0\0\0\0" + b"\x00\x80\0\0\0\0" * 10_001)
+            client.connection.transport.write(b"\x01\x80\0\0\0\0")
+            with suppress(ConnectionClosed):
+                for _ in range(21):
+                    client.connection.transport.write(b"\x00\x80\0\0\0\0" * 500)
+                    await (await client.connection.ping())
             assert (await client.closed())[0] == 1009
+
+    async def test_whole_ones_count_until_they_are_read_and_no_longer(self) -> None:
+        async with serving(Shop(with_limits(bytes_in_flight=200_000)).app()) as port, socket_client(port) as client:
+            await client.init()
+            for pad in ("x" * 150_000, "x" * 150_000, "\n" * 70_000, "x" * 150_000):
+                await client.subscribe("a", "{ hello }", {"pad": pad})
+                assert (await client.receive())["type"] == "next"
+                assert (await client.receive())["type"] == "complete"
+            await client.subscribe("b", "{ hello }", {"pad": "x" * 200_001})
+            assert (await client.closed())[0] == 1013
+
+
+class TestFloods:
+    @pytest.mark.parametrize("frame", [b"\x89\x80\0\0\0\0", b"\x8a\x80\0\0\0\0", b"\x81\x8f\0\0\0\0" + b'{"type":"pong"}'])
+    async def test_of_small_frames_end_the_socket(self, port: int, frame: bytes) -> None:
+        async with socket_client(port) as client:
+            await client.init()
+            client.connection.transport.write(frame * 40_000)
+            assert (await client.closed())[0] == 1008
+
+    async def test_of_pings_fill_no_memory_where_nobody_reads_the_pongs(self) -> None:
+        protocols: list[WebSocketProtocol] = []
+
+        class Protocol(WebSocketProtocol):
+            def handle_connect(self, event: Request) -> None:
+                super().handle_connect(event)
+                protocols.append(self)
+
+        async with serving(Shop().app(), ws=Protocol) as port, socket_client(port) as client:
+            await client.init()
+            client.connection.transport.pause_reading()
+            ping = b"\x89\xfd\0\0\0\0" + b"x" * 125
+            async with asyncio.timeout(30):
+                while protocols[0].writable.is_set():
+                    client.connection.transport.write(ping * 500)
+                    await asyncio.sleep(0.002)
+            before = protocols[0].transport.get_write_buffer_size()
+            for _ in range(20):
+                client.connection.transport.write(ping * 500)
+                await asyncio.sleep(0.002)
+            assert protocols[0].transport.get_write_buffer_size() <= before
+            client.connection.transport.resume_reading()
+            await client.send({"type": "ping"})
+            assert await client.receive() == {"type": "pong"}
+
+    async def test_of_requests_that_wait_for_no_answer(self, port: int, caplog: pytest.LogCaptureFixture) -> None:
+        assert await answer(port, (START + b"\r\n") * 2_000) == (0, {})
+        async with asyncio.timeout(10):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write((KEYED + b"accept: application/json\r\n\r\n") * 16)
+            for _ in range(16):
+                head = await reader.readuntil(b"\r\n\r\n")
+                assert head.startswith(b"HTTP/1.1 200")
+                await reader.readexactly(int(head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0]))
+            writer.transport.abort()
+        assert "Traceback" not in caplog.text
+
+
+async def test_an_offer_of_http_2_is_ignored(port: int) -> None:
+    body = b'{"query": "{ hello }"}'
+    offer = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n"
+    head = KEYED.replace(b"GET", b"POST") + offer + b"content-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(body)
+    async with asyncio.timeout(10):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        for chunks in ((head + body,), (head, body)):
+            for chunk in chunks:
+                writer.write(chunk)
+                await asyncio.sleep(0)
+            found = await reader.readuntil(b"\r\n\r\n")
+            assert found.startswith(b"HTTP/1.1 200")
+            size = int(found.lower().partition(b"content-length: ")[2].split(b"\r\n")[0])
+            assert json.loads(await reader.readexactly(size))["data"]
+        writer.transport.abort()
 
 
 async def subscription_in_parts(size: int, more: asyncio.Event) -> AsyncIterator[str]:

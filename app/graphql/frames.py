@@ -1,0 +1,75 @@
+"""The frames that a client of graphql-transport-ws sends, read strictly."""
+
+from __future__ import annotations
+
+import msgspec
+from starlette.types import Message
+
+_LONGEST_ID = 256
+_LONGEST_PING = 1024
+_LONGEST_HEAD = 4096
+
+
+class ProtocolBroken(Exception):
+    """The client broke the protocol: the socket is closed with `code`."""
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(reason)
+        self.code = code
+        self.reason = reason
+
+
+class Frame(msgspec.Struct):
+    type: str
+    id: str | None = None
+    payload: msgspec.Raw = msgspec.Raw()
+
+
+_decoder = msgspec.json.Decoder(Frame)
+_fields_decoder: msgspec.json.Decoder[dict[str, object] | None] = msgspec.json.Decoder(dict[str, object] | None)
+
+
+def read_frame(message: Message) -> Frame:
+    """Raises ProtocolBroken for anything that is no message of the protocol."""
+    text: str | None = message.get("text")
+    if text is None:
+        raise ProtocolBroken(4400, "frames are text")
+    return decode_frame(text)
+
+
+def read_head(raw: bytes) -> Frame:
+    """A frame without its payload, which must come last, as it does from all clients known. Raises ProtocolBroken."""
+    head, _, _ = raw[:_LONGEST_HEAD].partition(b'"payload"')
+    return decode_frame(head + b'"payload":null}')
+
+
+def decode_frame(text: str | bytes) -> Frame:
+    """Raises ProtocolBroken."""
+    try:
+        return _decoder.decode(text)
+    except (msgspec.MsgspecError, RecursionError, ValueError):
+        raise ProtocolBroken(4400, "Invalid message received") from None
+
+
+def pong_to(ping: Frame) -> str:
+    """Gives back what came with it. Raises ProtocolBroken."""
+    given = bytes(ping.payload).decode()
+    if len(given) > _LONGEST_PING:
+        raise ProtocolBroken(4400, "the payload of a ping is too long")
+    fields_of(ping)
+    return f'{{"type":"pong","payload":{given}}}' if given else '{"type":"pong"}'
+
+
+def id_of(frame: Frame) -> str:
+    """Raises ProtocolBroken."""
+    if not frame.id or len(frame.id) > _LONGEST_ID:
+        raise ProtocolBroken(4400, f"{frame.type} needs an id of 1 to {_LONGEST_ID} characters")
+    return frame.id
+
+
+def fields_of(frame: Frame) -> dict[str, object]:
+    """Of its payload, which may be missing. Raises ProtocolBroken."""
+    try:
+        return _fields_decoder.decode(frame.payload) or {} if frame.payload else {}
+    except (msgspec.MsgspecError, RecursionError, ValueError):
+        raise ProtocolBroken(4400, "the payload is no object") from None
