@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import socket
 import statistics
 import sys
 import threading
@@ -20,6 +21,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from functools import partial
 
 from graphql import get_introspection_query
 from websockets.exceptions import ConnectionClosed
@@ -31,6 +34,12 @@ from benchmarks.product import Product, running
 
 ROUNDS = 9
 ROUNDS_BEFORE = 3
+RECORDS = 200
+OK = 200
+HANDSHAKE = (
+    b"GET /graphql HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: graphql-transport-ws\r\n\r\n"
+)
 SLOWEST_MS = 100.0
 LONGEST_STALL_MS = 50.0
 MOST_GROWTH_MB = 30.0
@@ -154,14 +163,17 @@ def allowed() -> list[Attack]:
     """As dear as a good document can be, never seen before: it runs, and must not hold up the others."""
     wide = "usageRecords(filter: $f, first: 20) { nodes { id at provider model tenant agent costUsd labels { key value } } }"
     fields = " ".join(f"p{n}: {wide}" for n in range(20))
-    period = {"f": {"period": {"from": "2026-01-01T00:00:00Z", "to": "2026-02-01T00:00:00Z"}}}
+    now = datetime.now(UTC)
+    period = {"f": {"period": {"from": (now - timedelta(days=1)).isoformat(), "to": (now + timedelta(days=1)).isoformat()}}}
     query = json.dumps({"query": f"query($f: CostFilter!) {{ {fields} }}", "variables": period})
+    conditional = " ".join(f"c{n}: {wide}".replace("first: 20)", "first: 100) @include(if: true)") for n in range(3))
     report = "costs(filter: $f, groupBy: [HOUR, MODEL, AGENT]) { totals { costUsd } }"
     reports = " ".join(f"r{n}: {report}" for n in range(20))
     return [
         document_allowed("20 cost reports", f"query($f: CostFilter!) {{ {reports} }}", period),
         document_allowed("1,900 messages used twice", TWO_USES, {"i": {"messages": [{"role": "USER", "text": "a"}] * 1_900}}),
         Attack("20 dear fields", query.encode(), allowed=True),
+        document_allowed("300 rows, with a directive", f"query($f: CostFilter!) {{ {conditional} }}", period),
         Attack("introspection, as administrator", json.dumps({"query": get_introspection_query()}).encode(), allowed=True),
         Attack("7,900 messages", many({"role": "USER", "text": "x"}, 7_900), allowed=True),
         Attack("1,999 messages of 3 parts", many({"role": "USER", "parts": [{"text": "x"}] * 3}, 1_999), allowed=True),
@@ -272,25 +284,56 @@ def send_as_frame(product: Product, attack: Attack) -> tuple[int, bytes, float]:
     """The same in an operation of a WebSocket of its own; the status is that of the close, where there is one."""
     url = f"ws://{product.host}:{product.port}/graphql"
     protocols = [Subprotocol("graphql-transport-ws")]
-    with connect(url, subprotocols=protocols, compression=None, max_size=None) as socket:
+    with connect(url, subprotocols=protocols, compression=None, max_size=None) as client:
         key = {"authorization": f"Bearer {product.key}"}
-        socket.send(json.dumps({"type": "connection_init", "payload": key}))
-        socket.recv()
+        client.send(json.dumps({"type": "connection_init", "payload": key}))
+        client.recv()
         message = b'{"id":"a","type":"subscribe","payload":' + attack.body + b"}"
         frame = b"\x81\xff" + len(message).to_bytes(8) + bytes(4) + message  # masked with zeros: masking would stall the prober
         started = time.perf_counter()
         try:
             with suppress(OSError):  # refused before it was all sent
-                socket.socket.sendall(frame)
+                client.socket.sendall(frame)
             answer = {"type": "ping"}
             while answer["type"] == "ping":
-                answer = json.loads(socket.recv())
+                answer = json.loads(client.recv())
         except ConnectionClosed as closed:
             found: object = {"errors": [{"extensions": {"code": closed.rcvd.reason if closed.rcvd else "closed"}}]}
             status = closed.rcvd.code if closed.rcvd else 1006
         else:
             found, status = {"errors": answer["payload"]} if answer["type"] == "error" else answer["payload"], 0
         return status, json.dumps(found).encode(), (time.perf_counter() - started) * 1000
+
+
+def socket_floods() -> list[Attack]:
+    """Of a stranger, who needs no key to send them."""
+    return [
+        Attack("40,000 pings", b"\x89\x80\0\0\0\0" * 40_000),
+        Attack("40,000 pongs", b"\x8a\x80\0\0\0\0" * 40_000),
+        Attack("40,000 empty fragments", b"\x01\x80\0\0\0\0" + b"\x00\x80\0\0\0\0" * 40_000),
+    ]
+
+
+def request_floods() -> list[Attack]:
+    return [Attack("13,000 requests at once", b"GET / HTTP/1.1\r\n\r\n" * 13_000)]
+
+
+def send_raw(product: Product, attack: Attack, head: bytes = b"") -> tuple[int, bytes, float]:
+    """Refused where the server ends the connection."""
+    with socket.create_connection((product.host, product.port), timeout=10) as connection:
+        if head:
+            connection.sendall(head)
+            connection.recv(4096)
+        started = time.perf_counter()
+        try:
+            connection.sendall(attack.body)
+            while connection.recv(65_536):
+                pass
+        except TimeoutError:
+            return 0, b"{}", (time.perf_counter() - started) * 1000
+        except OSError:
+            pass
+        return 0, b'{"errors": [{"extensions": {"code": "connection ended"}}]}', (time.perf_counter() - started) * 1000
 
 
 def outcome_of(status: int, body: bytes) -> tuple[str, bool]:
@@ -303,6 +346,16 @@ def outcome_of(status: int, body: bytes) -> tuple[str, bool]:
     if "limit" in extensions:
         text += f" ({extensions['limit']} {extensions['had']} > {extensions['allowed']})"
     return text, True
+
+
+def spend(product: Product) -> None:
+    """So that there are rows to show."""
+    message = 'completionCreate(input: {messages: [{role: USER, text: "a"}], agent: "a"}) { __typename }'
+    fields = " ".join(f"c{n}: {message}" for n in range(10))
+    for _ in range(RECORDS // 10):
+        status, body, _ = send(product, document("spend", f"mutation {{ {fields} }}"))
+        if status != OK or body.count(b'"Completion"') != 10:
+            raise SystemExit(f"no completion: {status} {body!r}")
 
 
 def resident_at_rest(product: Product) -> int:
@@ -341,6 +394,7 @@ def main() -> int:
             time.sleep(1)
         print(f"at rest the prober's slowest answer is {prober.slowest_ms:.1f} ms\n")
         print(f"{'attack':31} {'bytes':>10} {'p50 ms':>8} {'stall ms':>8}  outcome")
+        spend(product)
         attacks = [*documents(), *uses(), *bodies(), *allowed()]
         frames = [attack for attack in attacks if len(attack.body) > LARGE_FRAME]
         for _ in range(ROUNDS_BEFORE):
@@ -354,11 +408,17 @@ def main() -> int:
         print("\nthe large ones as frames of a WebSocket")
         for attack in frames:
             failures += not show(attack, measure(product, attack, send_as_frame))
+        print("\nfloods of a stranger")
+        floods = [*((attack, partial(send_raw, head=HANDSHAKE)) for attack in socket_floods())]
+        floods += [(attack, partial(send_raw)) for attack in request_floods()]
+        for attack, flood in floods:
+            failures += not show(attack, measure(product, attack, flood))
         just_after = (product.resident_bytes() - before) / 1e6
         grown = (resident_at_rest(product) - before) / 1e6
         failures += grown > MOST_GROWTH_MB
-        print(f"\n{(len(attacks) + len(frames)) * ROUNDS} attacks, {failures} failures; the server holds {just_after:.1f} MB")
-        print(f"more right after the last of them, {grown:.1f} MB more {AT_REST_SECONDS:.0f} s later, of {before / 1e6:.0f} MB")
+        sent = (len(attacks) + len(frames) + len(floods)) * ROUNDS
+        print(f"\n{sent} attacks, {failures} failures; the server holds {just_after:.1f} MB more right after the last of them,")
+        print(f"{grown:.1f} MB more {AT_REST_SECONDS:.0f} s later, of {before / 1e6:.0f} MB")
     return 1 if failures else 0
 
 
