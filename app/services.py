@@ -90,9 +90,8 @@ async def build_services(settings: Settings, clock: Clock, estimator: Estimator,
         keys = await stack.enter_async_context(KeyStore(sessions, clock, await stack.enter_async_context(limits)))
         ledger = PostgresLedger(sessions, clock, settings, prices)
         stack.push_async_callback(ledger.close)
-        stack.push_async_callback(
-            end_tasks, [asyncio.create_task(ledger.keep()), asyncio.create_task(Upkeep(sessions, clock).keep())]
-        )
+        kept = (ledger, Upkeep(sessions, clock))
+        stack.push_async_callback(end_tasks, [asyncio.create_task(each.keep()) for each in kept])
         aside, timeouts = Aside(), {each.name: each.timeouts.total for each in settings.providers}
         planner = CallPlanner(clock, fleet, prices, estimator, timeouts, aside=aside)
         documents = CompletionDocuments(build_sealer(settings.content.encryption_keys), settings.content.store)
@@ -113,8 +112,7 @@ async def build_services(settings: Settings, clock: Clock, estimator: Estimator,
         alert_events = BudgetAlertEvents(alerts, relay, clock)
         webhooks = Webhooks(settings.webhooks, ALERTS, alert_events.payloads, sessions=sessions, relay=relay, clock=clock)
         provider_events = ProviderEvents(fleet, sessions, relay, clock)
-        events = [asyncio.create_task(each.run()) for each in (relay, webhooks, provider_events)]
-        stack.push_async_callback(end_tasks, events)
+        stack.push_async_callback(end_tasks, [asyncio.create_task(each.run()) for each in (relay, webhooks, provider_events)])
         fleet.start()
         yield Services(
             settings=settings,
