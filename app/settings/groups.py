@@ -18,6 +18,7 @@ from app.settings.values import (
     Flag,
     ModelName,
     Name,
+    Network,
     Percent,
     Port,
     Rate,
@@ -51,6 +52,7 @@ class ServerSettings(Group):
     production: Flag = False
     allowed_origins: tuple[str, ...] = ()
     public_url: Url | None = None
+    trusted_proxies: Annotated[tuple[Network, ...], BeforeValidator(listed)] = ()
     metrics_port: Port | None = None
     shutdown_grace: Delay = timedelta(seconds=20)
     log_level: Literal["debug", "info", "warning", "error"] = "info"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from datetime import timedelta
 from decimal import Decimal
+from ipaddress import ip_network
 from typing import Annotated, TypeAlias
 from urllib.parse import urlsplit
 
@@ -52,6 +53,16 @@ def _webhook_url(text: str) -> str:
     return text
 
 
+def _network(text: str) -> str:
+    try:
+        return str(ip_network(text))
+    except ValueError:
+        right = (
+            'it should be an address or a network, as "192.0.2.1", "10.0.0.0/8" or "2001:db8::/32", with no bits after its prefix'
+        )
+        raise ValueError(right) from None
+
+
 def _time_zone(text: str) -> str:
     try:
         time_zone(text)
@@ -92,5 +103,6 @@ Usd: TypeAlias = Annotated[Decimal, BeforeValidator(_number), Field(ge=0, allow_
 Name: TypeAlias = Annotated[str, AfterValidator(_name)]
 ModelName: TypeAlias = Annotated[str, AfterValidator(_model_name)]
 Url: TypeAlias = Annotated[str, AfterValidator(_url)]
+Network: TypeAlias = Annotated[str, AfterValidator(_network)]
 TimeZone: TypeAlias = Annotated[str, AfterValidator(_time_zone)]
 WebhookUrl: TypeAlias = Annotated[str, AfterValidator(_webhook_url)]

@@ -65,6 +65,11 @@ class TestValues:
         assert priced.price is not None
         assert (priced.price.input_usd, priced.price.output_usd) == (Decimal("0.1"), Decimal("0.4"))
 
+    def test_one_or_a_list_of_networks(self, file: Path) -> None:
+        assert load(file, '[server]\ntrusted_proxies = "10.0.0.1"\n').server.trusted_proxies == ("10.0.0.1/32",)
+        several = load_settings(file, {"GREENLANG_SERVER__TRUSTED_PROXIES": "10.0.0.0/8, ::1"}).server.trusted_proxies
+        assert several == ("10.0.0.0/8", "::1/128")
+
     def test_lengths_of_time(self, file: Path) -> None:
         settings = load(file, '[redis]\nsocket_timeout = "250ms"\n[content]\nttl = 60\n')
         assert (settings.redis.socket_timeout, settings.content.ttl) == (timedelta(milliseconds=250), timedelta(minutes=1))
@@ -86,6 +91,8 @@ class TestFaults:
             ("[server]\nworkers = 0", "server.workers", "greater than 0"),
             ("[server]\nproduction = 'yes'", "server.production", "boolean"),
             ("[server]\nlog_level = 'loud'", "server.log_level", "'debug', 'info', 'warning' or 'error'"),
+            ("[server]\ntrusted_proxies = ['10.0.0.0/8', 'proxy']", "server.trusted_proxies[1]", '"10.0.0.0/8"'),
+            ("[server]\ntrusted_proxies = ['10.0.0.1/8']", "server.trusted_proxies[0]", "no bits after its prefix"),
             ("server = 5", "server", "a table with the keys host, port"),
             ("providers = 5", "providers", "a list"),
             ("[database]\nconnect_timeout = 0", "database.connect_timeout", "longer than nothing"),
