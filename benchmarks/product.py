@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 
 _STARTED = re.compile(r"serves on http://([\d.]+):(\d+)")
-_KEY = re.compile(r"key\s+(sk-\S+)")
+_KEY_FILE = re.compile(r"key\s+is in (.+)\n +administrator")
 _START_SECONDS = 60
 _ROOT = Path(__file__).parent.parent
 
@@ -59,8 +59,8 @@ def _await_start(log: Path, process: subprocess.Popen[bytes]) -> Product:
     deadline = time.monotonic() + _START_SECONDS
     while time.monotonic() < deadline and process.poll() is None:
         text = log.read_text()
-        started, key = _STARTED.search(text), _KEY.search(text)
+        started, key = _STARTED.search(text), _KEY_FILE.search(text)
         if started is not None and key is not None:
-            return Product(started[1], int(started[2]), key[1], psutil.Process(process.pid))
+            return Product(started[1], int(started[2]), Path(key[1]).read_text().strip(), psutil.Process(process.pid))
         time.sleep(0.05)
     raise SystemExit(f"the server did not start:\n{log.read_text()}")

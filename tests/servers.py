@@ -22,12 +22,12 @@ from tests.processes import command, wait_gone
 ROOT = Path(__file__).parents[1]
 _STOP_SECONDS = 40.0
 _ADDRESS = re.compile(r"GreenLang serves on (\S+)")
-_KEY = re.compile(r"(sk-\S+)")
+_KEY_FILE = re.compile(r"  key         is in (.+)\n +administrator")
 
 
 @dataclass(frozen=True, slots=True)
 class RunningServer:
-    """`key` is the administrator's; None where this start printed none."""
+    """`key` is the administrator's; None if this start made none."""
 
     address: str
     key: str | None
@@ -72,9 +72,11 @@ def start_server(data_dir: Path, *arguments: str, environ: Mapping[str, str] | N
     )
     try:
         printed = _announcement(process)
-        address, key = _ADDRESS.search(printed), _KEY.search(printed)
+        address, key = _ADDRESS.search(printed), _KEY_FILE.search(printed)
         assert address is not None, f"it did not serve: {printed}"
-        server = RunningServer(address[1], key[1] if key else None, data_dir, process, printed, time.monotonic() - begun)
+        server = RunningServer(
+            address[1], Path(key[1]).read_text().strip() if key else None, data_dir, process, printed, time.monotonic() - begun
+        )
         yield server
     finally:
         if process.poll() is None:

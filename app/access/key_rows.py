@@ -60,6 +60,8 @@ class NewKey:
                 )
         if not self.scopes:
             raise Refused(InvalidInput("a key needs at least one scope", ("scopes",)))
+        if self.agent is not None and Scope.ADMIN in self.scopes:
+            raise Refused(InvalidInput("a key that is bound to an agent cannot have ADMIN", ("scopes",)))
         if self.expires_at is not None and self.expires_at.tzinfo is None:
             raise Refused(InvalidInput("a time needs its offset from UTC", ("expiresAt",)))
         for field, limit in (("requestsPerMinute", self.requests_per_minute), ("maxConcurrent", self.max_concurrent)):

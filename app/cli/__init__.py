@@ -12,7 +12,6 @@ import argparse
 import gc
 import sys
 from collections.abc import Sequence
-from datetime import datetime
 from importlib import import_module
 from pathlib import Path
 
@@ -77,9 +76,18 @@ def _add_keys_parsers(keys: argparse._SubParsersAction[argparse.ArgumentParser],
     command = keys.add_parser("create", parents=[anywhere], help="make a key; its secret is printed once")
     command.add_argument("name")
     command.add_argument("--tenant", help="default: default")
-    command.add_argument("--scope", action="append", type=_scope, help=f"ADMIN (default), {', '.join(_scopes())}; repeatable")
+    command.add_argument(
+        "--scope",
+        action="append",
+        type=_scope,
+        help=f"required, repeatable: {', '.join(_scopes())}; or ADMIN, for every tenant and without --tenant and --agent",
+    )
     command.add_argument("--agent", help="the one agent that the key may name")
-    command.add_argument("--expires", type=_moment, metavar="TIME", help="as 2027-01-31T00:00:00+00:00")
+    command.add_argument(
+        "--expires",
+        metavar="TIME",
+        help="a time such as 2027-01-31T00:00:00+00:00, a length of time such as 90d, or never; default: 365d",
+    )
     command.add_argument("--requests-per-minute", type=int, metavar="N")
     command.add_argument("--max-concurrent", type=int, metavar="N")
     command.set_defaults(command="keys", action="create")
@@ -103,10 +111,3 @@ def _scope(text: str) -> Scope:
         return Scope(text.upper())
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text} is no scope; there are ADMIN, {', '.join(_scopes())}") from None
-
-
-def _moment(text: str) -> datetime:
-    try:
-        return datetime.fromisoformat(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text} is no time; write it as 2027-01-31T00:00:00+00:00") from None

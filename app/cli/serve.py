@@ -10,6 +10,7 @@ from pathlib import Path
 from app.cli.configuration import settings_of
 from app.clock import Clock
 from app.embedded.tether import follow_parent
+from app.supervisor.first_key import FILE_NAME, write_first_key
 from app.supervisor.serve import Started, serve
 from app.telemetry import configure_logging
 
@@ -33,14 +34,21 @@ def announce(started: Started) -> None:
         found += f"              no real model is asked and nothing is spent. It logs to {started.data_dir / 'simulator.jsonl'}"
     else:
         found = ", ".join(f"{each.name} ({each.kind.value})" for each in providers if each.enabled)
-    if started.first_key is None:
-        greenlang = Path(sys.executable).with_name("greenlang")
-        key = f"was shown at the first start; for another: {greenlang} keys create NAME --data-dir '{started.data_dir}'"
-    else:
-        key = f"{started.first_key}\n              administrator of tenant default; it is shown this once"
     print(f"GreenLang serves on {started.address}")
     if not started.settings.server.production:
         print(f"  console     {started.address}/graphql")
-    print(f"  key         {key}")
+    print(f"  key         {_key(started)}")
     print(f"  providers   {found}")
     print(f"  data        {started.data_dir}", flush=True)
+
+
+def _key(started: Started) -> str:
+    """The first key itself is for a terminal only: other output may be kept as a log."""
+    greenlang, kept = Path(sys.executable).with_name("greenlang"), started.data_dir / FILE_NAME
+    if started.first_key is None:
+        shown = f"is in {kept}" if kept.exists() else "was shown at the first start"
+        return f"{shown}; for another: {greenlang} keys create NAME --scope SCOPE --data-dir '{started.data_dir}'"
+    if sys.stdout.isatty():
+        return f"{started.first_key}\n              administrator of tenant default; it is shown this once"
+    path = write_first_key(started.data_dir, started.first_key)
+    return f"is in {path}\n              administrator of tenant default; only the file's owner can read it"

@@ -348,6 +348,7 @@ class TestCreation:
             ({"tenant": "\0"}, "tenant"),
             ({"agent": ""}, "agent"),
             ({"scopes": frozenset()}, "scopes"),
+            ({"scopes": frozenset({Scope.ADMIN, Scope.COSTS}), "agent": "scout"}, "scopes"),
             ({"expires_at": datetime(2030, 1, 1)}, "expiresAt"),  # noqa: DTZ001 - the naive time is the point
             ({"requests_per_minute": 0}, "requestsPerMinute"),
             ({"max_concurrent": -1}, "maxConcurrent"),

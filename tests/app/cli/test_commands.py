@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -91,7 +92,7 @@ class TestKeys:
         assert re.fullmatch(r"sk-\S+\n", made.stdout)
         assert made.stdout.strip() not in made.stderr
 
-        again = run("keys", "create", "alice", "--tenant", "acme", "--data-dir", data_dir)
+        again = run("keys", "create", "alice", "--tenant", "acme", "--scope", "COSTS", "--data-dir", data_dir)
         assert (again.returncode, "has a key alice" in again.stderr, again.stdout) == (1, True, "")
 
         listed = run("keys", "list", "--data-dir", data_dir).stdout
@@ -105,18 +106,53 @@ class TestKeys:
     @pytest.mark.parametrize(
         ("words", "said"),
         [
+            pytest.param((), "say what the key may do: --scope with one of COMPLETIONS,", id="no scope"),
+            pytest.param(("--tenant", "acme"), "say what the key may do", id="no scope, of a tenant"),
             pytest.param(("--scope", "EVERYTHING"), "EVERYTHING is no scope", id="unknown scope"),
-            pytest.param(("--expires", "tomorrow"), "tomorrow is no time", id="no time"),
-            pytest.param(("--expires", "2020-01-01T00:00:00+00:00"), "expired already", id="a time that has passed"),
-            pytest.param(("--expires", "2099-01-01T00:00:00"), "offset from UTC", id="no offset"),
-            pytest.param(("--max-concurrent", "-1"), "from 1 on", id="negative limit"),
+            pytest.param(("--scope", "ADMIN", "--tenant", "acme"), "ADMIN reaches every tenant", id="ADMIN of a tenant"),
+            pytest.param(
+                ("--scope", "COSTS", "--scope", "admin", "--tenant", "default"), "ADMIN reaches", id="ADMIN among others"
+            ),
+            pytest.param(("--scope", "ADMIN", "--agent", "scout"), "bound to an agent cannot have ADMIN", id="ADMIN of an agent"),
+            pytest.param(("--scope", "COSTS", "--expires", "tomorrow"), "tomorrow is no time", id="no time"),
+            pytest.param(("--scope", "COSTS", "--expires", "2027"), "2027 is no time", id="a number without a unit"),
+            pytest.param(("--scope", "COSTS", "--expires", "0d"), "expired already", id="no time at all"),
+            pytest.param(("--scope", "COSTS", "--expires", "9999-12-31T23:00:00-14:00"), "is no time", id="after all time"),
+            pytest.param(
+                ("--scope", "COSTS", "--expires", "2020-01-01T00:00:00+00:00"), "expired already", id="a time that passed"
+            ),
+            pytest.param(("--scope", "COSTS", "--expires", "2099-01-01T00:00:00"), "offset from UTC", id="no offset"),
+            pytest.param(("--scope", "COSTS", "--max-concurrent", "-1"), "from 1 on", id="negative limit"),
         ],
     )
-    def test_what_no_key_can_be_is_refused(self, data_dir: Path, words: tuple[str, ...], said: str) -> None:
+    def test_what_no_key_can_be_is_refused_before_anything_is_started(
+        self, data_dir: Path, words: tuple[str, ...], said: str
+    ) -> None:
         done = run("keys", "create", "bad", *words, "--data-dir", data_dir)
         assert done.returncode in {1, 2}
         assert said in done.stderr
         assert done.stdout == ""
+        assert not data_dir.exists()
+
+    def test_a_key_ends_after_a_year_unless_another_time_is_named(self, data_dir: Path) -> None:
+        now = datetime.now(UTC)
+        ends: dict[str, str] = {}
+        said: dict[str, bool] = {}
+        for name, words in {"usual": (), "short": ("--expires", "90d"), "endless": ("--expires", "never")}.items():
+            made = run("keys", "create", name, "--scope", "COSTS", *words, "--data-dir", data_dir)
+            said[name] = "expires in 365 days" in made.stderr
+        for line in run("keys", "list", "--data-dir", data_dir).stdout.splitlines():
+            facts = dict(fact.split("=", 1) for fact in line.split("  ")[1:])
+            ends[facts["name"]] = facts["expires"]
+        assert said == {"usual": True, "short": False, "endless": False}
+        assert ends.pop("endless") == "never"
+        days = {name: (datetime.fromisoformat(end) - now).total_seconds() / 86_400 for name, end in ends.items()}
+        assert days == {"usual": pytest.approx(365, abs=0.01), "short": pytest.approx(90, abs=0.01)}
+
+    def test_an_administrator_is_made_by_name_alone(self, data_dir: Path) -> None:
+        made = run("keys", "create", "root", "--scope", "ADMIN", "--data-dir", data_dir)
+        assert (made.returncode, made.stdout[:3]) == (0, "sk-")
+        assert "tenant=default  scopes=ADMIN" in made.stderr
 
 
 @pytest.mark.drill
