@@ -6,9 +6,11 @@ from typing import Annotated
 import strawberry
 from strawberry import ID, UNSET, Parent
 
+from app.access.principal import Scope
 from app.costs.prices import PriceUsed
 from app.errors import Refused
 from app.llm.fleet import ModelInfo, ProviderStatus
+from app.llm.metrics import ProviderMetrics
 from app.llm.routing import Route, RouteCandidate
 from app.problems import NotFound
 from resolvers.info import Info
@@ -50,6 +52,11 @@ async def route_explain(
     request: Annotated[CompletionInput, strawberry.argument(name="input", description="The call as it would be.")],
 ) -> list[RouteCandidate]:
     return await info.context.services.planner.explain(await request.read(), info.context.principal)
+
+
+def cost_usd(root: Parent[ProviderMetrics], info: Info) -> Decimal | None:
+    """It is the money of all tenants."""
+    return root.cost_usd if info.context.principal.may(Scope.ADMIN) else None
 
 
 def provider_id(root: Parent[ProviderStatus]) -> ID:

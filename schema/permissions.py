@@ -39,7 +39,7 @@ PERMISSIONS: Mapping[tuple[str, str], Permission] = {
     ("Query", "routeExplain"): Scope.COMPLETIONS,
     ("Query", "usageRecords"): Scope.COSTS,
     ("Query", "viewer"): Rule.ANY_KEY,
-    ("Mutation", "breakerReset"): Scope.PROVIDERS,
+    ("Mutation", "breakerReset"): Scope.ADMIN,
     ("Mutation", "budgetCreate"): Scope.BUDGETS,
     ("Mutation", "budgetDelete"): Scope.BUDGETS,
     ("Mutation", "budgetUpdate"): Scope.BUDGETS,
@@ -98,7 +98,7 @@ PERMISSIONS: Mapping[tuple[str, str], Permission] = {
     ("PriceUsed", EVERY_FIELD): Rule.WITH_PARENT,
     ("Provider", EVERY_FIELD): Rule.WITH_PARENT,
     ("ProviderChanged", EVERY_FIELD): Rule.WITH_PARENT,
-    ("ProviderMetrics", EVERY_FIELD): Rule.WITH_PARENT,
+    ("ProviderMetrics", EVERY_FIELD): Rule.WITH_PARENT,  # its resolver hides the money of all tenants
     ("ProvidersFailed", EVERY_FIELD): Rule.WITH_PARENT,
     ("RateLimited", EVERY_FIELD): Rule.WITH_PARENT,
     ("Route", EVERY_FIELD): Rule.WITH_PARENT,

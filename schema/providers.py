@@ -102,7 +102,10 @@ class ProviderMetrics:
     first_token_p50_ms: float | None = field(
         description="Half of the streams began within this time; null where there were none."
     )
-    cost_usd: Decimal | None = field(description="What the attempts cost; null where no price is known.")
+    cost_usd: Decimal | None = strawberry.field(
+        resolver=resolve.cost_usd,
+        description="What the attempts of all tenants cost. Null without the scope ADMIN, or if no price is known.",
+    )
 
 
 @describes(fleet.ModelInfo, description="A model that can be called.")
@@ -196,5 +199,5 @@ class ProviderMutations:
     breaker_reset = strawberry.field(
         resolver=resolve.breaker_reset,
         graphql_type=BreakerResetResult | None,
-        description="Let calls through again at once, to one model or to all of a provider's.",
+        description="Let calls through again at once, to one model or to all of a provider's. Needs the scope ADMIN.",
     )

@@ -9,7 +9,7 @@ from genai_prices import calc_price, extract_usage
 
 from app.access.principal import Principal
 from app.errors import Forbidden
-from tests.schema.api import ACME, BOUND, GLOBEX, Api, Data
+from tests.schema.api import ACME, ADMIN, BOUND, GLOBEX, Api, Data
 from tests.schema.requests import EVER, ask, make_budget, spend
 from tests.simulators import RunningSimulator
 
@@ -94,7 +94,7 @@ class TestVectors:
 
     async def test_show_in_the_metrics_of_their_provider(self, api: Api) -> None:
         spent = [Decimal((await embed(api))["costUsd"]), Decimal((await ask(api, model="openai/gpt-6-sol"))["costUsd"])]
-        found = await api.data("{ providers { name metrics { requests costUsd } } }")
+        found = await api.data("{ providers { name metrics { requests costUsd } } }", ADMIN)
         metrics = {each["name"]: each["metrics"] for each in found["providers"]}
         assert Decimal(metrics["openai"]["costUsd"]) == sum(spent)
         assert metrics["anthropic"]["costUsd"] is None

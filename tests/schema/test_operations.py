@@ -250,9 +250,9 @@ class TestProviders:
     async def test_a_breaker_is_reset_by_name(self, api: Api) -> None:
         reset = """mutation Reset($provider: String!, $model: String) { breakerReset(provider: $provider, model: $model) {
             __typename ... on Provider { name } ... on Problem { code } } }"""
-        done = await api.data(reset, provider="openai", model="gpt-6-sol")
+        done = await api.data(reset, ADMIN, provider="openai", model="gpt-6-sol")
         assert done["breakerReset"] == {"__typename": "Provider", "name": "openai"}
-        missed = await api.data(reset, provider="openai", model="nothing")
+        missed = await api.data(reset, ADMIN, provider="openai", model="nothing")
         assert missed["breakerReset"] == {"__typename": "NotFound", "code": "NOT_FOUND"}
 
 

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
+from contextlib import aclosing
+from datetime import UTC, datetime
+from decimal import Decimal
 
 import pytest
-from graphql import GraphQLSchema
+from graphql import (
+    GraphQLInterfaceType,
+    GraphQLNamedType,
+    GraphQLObjectType,
+    GraphQLSchema,
+    GraphQLUnionType,
+    get_named_type,
+)
 
 from app.access.principal import Principal, Scope
 from app.errors import Forbidden
+from app.llm.probes import HealthChanged, HealthStatus
 from schema.build import build_schema
 from schema.permissions import PERMISSIONS
 from tests.schema.api import ACME, ADMIN, BOUND, GLOBEX, POWERLESS, Api, Data
@@ -74,6 +86,66 @@ class TestScopes:
     async def test_a_node_asks_for_the_scope_of_its_kind(self, kind: str) -> None:
         api = Api.without_services(build_schema())
         assert isinstance(await api.raised(f'{{ node(id: "{kind}_x") {{ id }} }}', POWERLESS), Forbidden)
+
+
+class TestMoneyOfAllTenants:
+    def test_is_in_one_field_that_providers_alone_opens(self) -> None:
+        """Any other amount below a root field that PROVIDERS opens is a price from the configuration."""
+        schema = build_schema()._schema
+        opened: set[str] = set()
+        for type_name, field in (key for key, rule in PERMISSIONS.items() if rule is Scope.PROVIDERS):
+            root = schema.get_type(type_name)
+            assert isinstance(root, GraphQLObjectType)
+            opened |= amounts_below(schema, get_named_type(root.fields[field].type), set())
+        assert {name for name in opened if not name.endswith("PriceUsd")} == {"ProviderMetrics.costUsd"}
+
+    @pytest.mark.parametrize("document", ["{ providers %s }", '{ node(id: "prv_openai") { ... on Provider %s } }'])
+    async def test_is_shown_to_an_administrator_alone(self, api: Api, document: str) -> None:
+        for caller in (ACME, GLOBEX):
+            await ask(api, caller, model="openai/gpt-6-sol")
+        fields = "{ name metrics { requests costUsd latencyP50Ms } breakers { model } limiters { kind } health }"
+
+        async def openai(caller: Principal) -> Data:
+            (found,) = (await api.data(document.replace("%s", fields), caller)).values()
+            return found if isinstance(found, dict) else next(each for each in found if each["name"] == "openai")
+
+        shown = await openai(ADMIN)
+        assert Decimal(shown["metrics"]["costUsd"]) > 0
+        for caller in (ACME, GLOBEX, BOUND):
+            shown["metrics"]["costUsd"] = None
+            assert await openai(caller) == shown
+
+    async def test_does_not_come_with_the_events_of_providers(self, api: Api) -> None:
+        await ask(api, model="openai/gpt-6-sol")
+        watch = """subscription { providerEvents { ... on ProviderChanged { provider { metrics { costUsd } } }
+            ... on Heartbeat { at } } }"""
+        seen: list[Data] = []
+        for caller in (ACME, ADMIN):
+            async with asyncio.timeout(10), aclosing(api.events(watch, caller)) as events:
+                await anext(events)
+                api.services.fleet.publish(HealthChanged("openai", HealthStatus.DOWN, datetime.now(UTC)))
+                while "provider" not in (event := (await anext(events))["providerEvents"]):
+                    pass
+                api.services.fleet.publish(HealthChanged("openai", HealthStatus.UP, datetime.now(UTC)))
+                seen.append(event["provider"]["metrics"])
+        assert seen[0] == {"costUsd": None}
+        assert Decimal(seen[1]["costUsd"]) > 0
+
+
+def amounts_below(schema: GraphQLSchema, found: GraphQLNamedType, seen: set[str]) -> set[str]:
+    """Every field of a Decimal that can be selected below the type."""
+    if found.name in seen:
+        return set()
+    seen.add(found.name)
+    if isinstance(found, GraphQLUnionType | GraphQLInterfaceType):
+        return set[str]().union(*(amounts_below(schema, each, seen) for each in schema.get_possible_types(found)))
+    if not isinstance(found, GraphQLObjectType):
+        return set()
+    amounts = set[str]()
+    for name, field in found.fields.items():
+        below = get_named_type(field.type)
+        amounts |= {f"{found.name}.{name}"} if below.name == "Decimal" else amounts_below(schema, below, seen)
+    return amounts
 
 
 class TestForeignIds:
