@@ -72,7 +72,11 @@ class Refused(GreenLangError):
 
 
 class FailureKind(Enum):
-    """How one try at a provider failed. What follows from each is decided once, in ProviderError."""
+    """How one try at a provider failed. What follows from each is decided once, in ProviderError.
+
+    NOT_IMPLEMENTED: the server has no such operation. UNSUPPORTED: this target alone does not take something that the call has,
+    such as images. UNKNOWN_REFUSAL: a 4xx without a known reason. UNFORESEEN: the adapter raised what it never should.
+    """
 
     CONNECTION = "connection"
     CONNECT_TIMEOUT = "connect_timeout"
@@ -87,6 +91,10 @@ class FailureKind(Enum):
     TRUNCATED = "truncated"
     KEY_REFUSED = "key_refused"
     MODEL_NOT_FOUND = "model_not_found"
+    NOT_IMPLEMENTED = "not_implemented"
+    UNSUPPORTED = "unsupported"
+    UNKNOWN_REFUSAL = "unknown_refusal"
+    UNFORESEEN = "unforeseen"
     BAD_REQUEST = "bad_request"
     CONTEXT_TOO_LONG = "context_too_long"
     CONTENT_FILTERED = "content_filtered"
@@ -112,6 +120,7 @@ _FINAL = frozenset(
         FailureKind.CANCELLED,
     }
 )
+_OTHER_KEY = frozenset({FailureKind.KEY_REFUSED, FailureKind.RATE_LIMITED, FailureKind.MODEL_NOT_FOUND})
 _BREAKER = frozenset(
     {
         FailureKind.CONNECTION,
@@ -155,8 +164,13 @@ class ProviderError(GreenLangError):
 
     @property
     def retryable(self) -> bool:
-        """The same target may be asked again."""
-        return self.kind in _RETRYABLE
+        """The same target may be asked again. An answer that was billed and cannot be read is not bought a second time."""
+        return self.kind in _RETRYABLE and not (self.kind is FailureKind.MALFORMED and self.usage is not None)
+
+    @property
+    def concerns_key(self) -> bool:
+        """Another key of the same provider may do better."""
+        return self.kind in _OTHER_KEY
 
     @property
     def final(self) -> bool:

@@ -44,6 +44,14 @@ _UNTOLD = {
     FailureKind.MALFORMED,
 }
 """Ends of a stream of which its provider has told nothing, so that it may have billed the input."""
+_STILL_UP = {
+    FailureKind.MODEL_NOT_FOUND,
+    FailureKind.BAD_REQUEST,
+    FailureKind.RATE_LIMITED,
+    FailureKind.NOT_IMPLEMENTED,
+    FailureKind.UNSUPPORTED,
+    FailureKind.UNKNOWN_REFUSAL,
+}
 _UNCHECKED = {FinishReason.TOOL_CALLS, FinishReason.CONTENT_FILTER}
 
 _T = TypeVar("_T")
@@ -140,7 +148,7 @@ class Adapter(ABC):
         try:
             await self._upstream.get(self.models_path, {"limit": 1})
         except ProviderError as error:
-            if error.kind not in {FailureKind.MODEL_NOT_FOUND, FailureKind.BAD_REQUEST, FailureKind.RATE_LIMITED}:
+            if error.kind not in _STILL_UP:
                 raise
 
     async def close(self) -> None:

@@ -1,7 +1,8 @@
 """The targets of one call while it tries them, and what is said when none of them answered.
 
 A target without room at its limiter is passed over while another has some, and waited for when none has. A failure that no other
-target can mend ends the call; a context that is too long may go on to a larger window.
+target can mend ends the call. A context that is too long goes on to every target whose window is not known to be as small. A
+refusal without a known reason is tried at one other target.
 """
 
 from __future__ import annotations
@@ -17,7 +18,26 @@ from app.llm.routing import ProvidersFailed, RateLimited, Target
 from app.problems import ProblemCode
 
 _SKIPPED = frozenset({AttemptOutcome.SKIPPED_OPEN_CIRCUIT, AttemptOutcome.SKIPPED_LIMIT, AttemptOutcome.SKIPPED_BUDGET})
-_NOT_WORTH_REPEATING = frozenset({FailureKind.KEY_REFUSED, FailureKind.MODEL_NOT_FOUND, FailureKind.CONTEXT_TOO_LONG})
+_NOT_WORTH_REPEATING = frozenset(
+    {
+        FailureKind.KEY_REFUSED,
+        FailureKind.MODEL_NOT_FOUND,
+        FailureKind.CONTEXT_TOO_LONG,
+        FailureKind.NOT_IMPLEMENTED,
+        FailureKind.UNSUPPORTED,
+        FailureKind.UNKNOWN_REFUSAL,
+    }
+)
+
+
+def moves_on(kind: FailureKind) -> str:
+    """Whether another target is tried after such a failure, in words for the documentation."""
+    if ProviderError(kind).final:
+        return "no"
+    return {
+        FailureKind.CONTEXT_TOO_LONG: "unless its window is known to be as small",
+        FailureKind.UNKNOWN_REFUSAL: "one",
+    }.get(kind, "yes")
 
 
 class Failover:
@@ -41,6 +61,7 @@ class Failover:
         self._final: ProviderError | None = None
         self._refused: RateLimited | None = None
         self._retryable = False
+        self._unknown_refusals = 0
 
     def next(self) -> Guarded | None:
         """The next target to try, or None where none is left or it is too late."""
@@ -72,7 +93,11 @@ class Failover:
         elif error.kind is FailureKind.CONTEXT_TOO_LONG:
             self._final = error
             window = self._context_tokens(guarded.target)
-            self._left = [other for other in self._left if self._is_larger(other, window)]
+            self._left = [other for other in self._left if self._may_be_larger(other, window)]
+        elif error.kind is FailureKind.UNKNOWN_REFUSAL:
+            if self._unknown_refusals:
+                self._left.clear()
+            self._unknown_refusals += 1
         elif error.kind not in _NOT_WORTH_REPEATING:
             self._final = None
             self._retryable = True
@@ -108,9 +133,9 @@ class Failover:
             message = f"The rate limit of {guarded.name} has no room."
             self._refused = RateLimited(message, timedelta(seconds=max(1.0, seconds)), guarded.name)
 
-    def _is_larger(self, guarded: Guarded, window: int | None) -> bool:
+    def _may_be_larger(self, guarded: Guarded, window: int | None) -> bool:
         other = self._context_tokens(guarded.target)
-        return other is not None and (window is None or other > window)
+        return other is None or window is None or other > window
 
 
 def _describe(attempts: Sequence[Attempt], code: ProblemCode) -> str:

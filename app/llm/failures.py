@@ -1,13 +1,13 @@
-"""How one try failed, told by status, the provider's own error code and the type of the exception, once for both adapters.
+"""How one try failed, told by what the provider says and by the type of the exception, once for both adapters.
 
-A provider's raw text never leaves this file: it can hold the prompt or a part of a key. Text decides in one place only: an
-input that is too long or was filtered has, at some providers, the status and type of any other bad request.
+A provider's raw text never leaves this file and the table of failures: it can hold the prompt or a part of a key.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from email.utils import parsedate_to_datetime
 
@@ -15,6 +15,8 @@ import aiohttp
 import httpx2
 
 from app.errors import FailureKind, ProviderError
+from app.llm.failure_table import look_up
+from app.settings import ProviderKindName
 from app.usage import RateLimitReport
 
 _NO_CONNECTION = (aiohttp.ConnectionTimeoutError, httpx2.PoolTimeout)
@@ -29,86 +31,51 @@ _BROKEN = (
 )
 _LONGEST_RETRY_AFTER = 86_400.0
 _LARGEST_COUNT = 2**53
-
-_BY_CODE = {
-    "context_length_exceeded": FailureKind.CONTEXT_TOO_LONG,
-    "exceed_context_size_error": FailureKind.CONTEXT_TOO_LONG,
-    "content_filter": FailureKind.CONTENT_FILTERED,
-    "content_policy_violation": FailureKind.CONTENT_FILTERED,
-    "insufficient_quota": FailureKind.KEY_REFUSED,
-    "model_not_found": FailureKind.MODEL_NOT_FOUND,
-}
-_BY_TYPE = {
-    "authentication_error": FailureKind.KEY_REFUSED,
-    "billing_error": FailureKind.KEY_REFUSED,
-    "permission_error": FailureKind.KEY_REFUSED,
-    "not_found_error": FailureKind.MODEL_NOT_FOUND,
-    "invalid_request_error": FailureKind.BAD_REQUEST,
-    "rate_limit_error": FailureKind.RATE_LIMITED,
-    "rate_limit_exceeded": FailureKind.RATE_LIMITED,
-    "requests": FailureKind.RATE_LIMITED,
-    "tokens": FailureKind.RATE_LIMITED,
-    "overloaded_error": FailureKind.OVERLOADED,
-    "slow_down": FailureKind.OVERLOADED,
-}
-_BY_STATUS = {
-    401: FailureKind.KEY_REFUSED,
-    402: FailureKind.KEY_REFUSED,
-    403: FailureKind.KEY_REFUSED,
-    404: FailureKind.MODEL_NOT_FOUND,
-    408: FailureKind.SERVER_ERROR,
-    409: FailureKind.SERVER_ERROR,
-    413: FailureKind.CONTEXT_TOO_LONG,
-    429: FailureKind.RATE_LIMITED,
-    503: FailureKind.OVERLOADED,
-    529: FailureKind.OVERLOADED,
-}
-_BY_TEXT = {
-    "prompt is too long": FailureKind.CONTEXT_TOO_LONG,
-    "maximum context length": FailureKind.CONTEXT_TOO_LONG,
-    "exceeds the available context size": FailureKind.CONTEXT_TOO_LONG,
-    "content filtering policy": FailureKind.CONTENT_FILTERED,
-}
-_TEXT_READ = 2000
+_WRAPPERS = ("error", "detail")
 
 
-def classify(status: int | None, error_type: str | None, code: str | None, message: str | None) -> FailureKind:
-    """`status` is None, or 200, for an error inside a stream; then the type decides."""
-    for word in (code, error_type):
-        if word in _BY_CODE:
-            return _BY_CODE[word]
-    if status is not None and status >= 300:
-        if status in _BY_STATUS:
-            return _BY_STATUS[status]
-        return _bad_request(message) if 400 <= status < 500 else FailureKind.SERVER_ERROR
-    return next((_BY_TYPE[word] for word in (error_type, code) if word in _BY_TYPE), FailureKind.SERVER_ERROR)
+@dataclass(frozen=True, slots=True)
+class ErrorWords:
+    """What an error body says; None where it does not. `status` is one that stands in the body itself."""
+
+    error_type: str | None = None
+    code: str | None = None
+    message: str | None = None
+    parameter: str | None = None
+    status: int | None = None
 
 
-def _bad_request(message: str | None) -> FailureKind:
-    said = (message or "")[:_TEXT_READ].lower()
-    return next((kind for text, kind in _BY_TEXT.items() if text in said), FailureKind.BAD_REQUEST)
-
-
-def error_words(body: object) -> tuple[str | None, str | None, str | None, str | None]:
-    """Type, code, message and parameter of an error body, `{"error": {…}}` or the inner object alone; None where absent."""
-    if isinstance(body, Mapping) and isinstance(body.get("error"), Mapping):
-        body = body["error"]
+def error_words(body: object) -> ErrorWords:
+    """`{"error": {…}}`, the inner object alone, a list of one of them (Gemini), `{"detail": …}` (FastAPI) or a text."""
+    if isinstance(body, list):
+        body = next((item for item in body if isinstance(item, Mapping)), None)
+    if isinstance(body, Mapping):
+        body = next((body[name] for name in _WRAPPERS if isinstance(body.get(name), (Mapping, list, str)) and body[name]), body)
+    if isinstance(body, list):
+        body = next((item for item in body if isinstance(item, Mapping)), None)
+    if isinstance(body, str):
+        return ErrorWords(message=body)
     if not isinstance(body, Mapping):
-        return None, None, None, None
-    return _text(body.get("type")), _text(body.get("code")), _text(body.get("message")), _text(body.get("param"))
+        return ErrorWords()
+    raw_code = body.get("code")
+    return ErrorWords(
+        error_type=_text(body.get("type")),
+        code=_text(raw_code) or _text(body.get("status")),
+        message=_text(body.get("message")) or _text(body.get("msg")),
+        parameter=_text(body.get("param")),
+        status=raw_code if isinstance(raw_code, int) and 400 <= raw_code < 600 else None,
+    )
 
 
 def _text(value: object) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def stream_failure(error: object, provider_request_id: str | None) -> ProviderError:
-    """An error object in the midst of a stream, whose HTTP status was 200. Compatible servers put a status in `code`."""
-    error_type, code, message, _ = error_words(error)
-    raw_code = error.get("code") if isinstance(error, Mapping) else None
-    status = raw_code if isinstance(raw_code, int) and 400 <= raw_code < 600 else None
-    kind = classify(status, error_type, code, message)
-    return ProviderError(kind, status_code=status or 200, provider_request_id=provider_request_id)
+def stream_failure(error: object, provider_request_id: str | None, kind: ProviderKindName | None = None) -> ProviderError:
+    """An error object in an answer whose HTTP status was 200. Compatible servers put a status in `code`."""
+    words = error_words(error)
+    failure = look_up(kind, words.status, words.error_type, words.code, words.message)
+    return ProviderError(failure, status_code=words.status or 200, provider_request_id=provider_request_id)
 
 
 def transport_failure(error: BaseException) -> FailureKind:

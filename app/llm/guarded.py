@@ -43,6 +43,8 @@ _REASONS = {
     FailureKind.IDLE_TIMEOUT: ProblemCode.TIMEOUT,
     FailureKind.TOTAL_TIMEOUT: ProblemCode.TIMEOUT,
     FailureKind.BAD_REQUEST: ProblemCode.INVALID_INPUT,
+    FailureKind.UNSUPPORTED: ProblemCode.INVALID_INPUT,
+    FailureKind.UNKNOWN_REFUSAL: ProblemCode.INVALID_INPUT,
     FailureKind.CONTEXT_TOO_LONG: ProblemCode.CONTEXT_TOO_LONG,
     FailureKind.CONTENT_FILTERED: ProblemCode.CONTENT_FILTERED,
     FailureKind.SCHEMA_MISMATCH: ProblemCode.SCHEMA_MISMATCH,

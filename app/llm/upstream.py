@@ -21,6 +21,7 @@ import httpx2
 from app.clock import Clock
 from app.errors import FailureKind, ProviderError
 from app.llm import failures
+from app.llm.failure_table import look_up
 from app.llm.keyring import ApiKey, Keyring
 from app.llm.pace import SHORTEST_WAIT, Ticks, waiting_seconds
 from app.llm.sse import EventTooLarge, SseReader
@@ -40,6 +41,7 @@ _KEEP_ALIVE_SECONDS = 4.0
 _LONGEST_ID = 200
 _LARGE_CHUNK = 16 * 1024
 """As much as the transport gives at a time: more is waiting then."""
+_PARAMETER_CODES = frozenset({"unsupported_parameter", "unsupported_value", "unknown_parameter"})
 _TRANSPORT_ERRORS = (httpx2.HTTPError, httpx2.StreamError, aiohttp.ClientError, OSError)
 
 Options: TypeAlias = dict[str, Any]
@@ -65,7 +67,7 @@ class ParameterRefused(ProviderError):
     """A 400 that names the one parameter this model does not take."""
 
     def __init__(self, parameter: str, provider_request_id: str | None) -> None:
-        super().__init__(FailureKind.BAD_REQUEST, status_code=400, provider_request_id=provider_request_id)
+        super().__init__(FailureKind.UNSUPPORTED, status_code=400, provider_request_id=provider_request_id)
         self.parameter = parameter
 
 
@@ -112,6 +114,7 @@ def patience(timeouts: ProviderTimeouts, max_output_tokens: int) -> timedelta:
 class Upstream:
     def __init__(self, sdk: Sdk, settings: ProviderSettings, keys: Keyring, clock: Clock) -> None:
         self._sdk = sdk
+        self._kind = settings.kind
         self._timeouts = settings.timeouts
         self._keys = keys
         self._clock = clock
@@ -235,6 +238,8 @@ class Upstream:
         return seconds
 
     async def _with_a_key(self, model: str | None, send: Callable[[ApiKey], Awaitable[_T]]) -> _T:
+        """What concerns the key alone is tried with the next one. A key that is refused is set aside; one that is only limited,
+        or has not this model, is passed over for this call."""
         refused = ProviderError(FailureKind.KEY_REFUSED)
         tried: set[ApiKey] = set()
         while len(tried) < 2 * len(self._keys) and (key := self._keys.pick(model, tried)) is not None:
@@ -242,9 +247,10 @@ class Upstream:
             try:
                 return await send(key)
             except ProviderError as error:
-                if error.kind is not FailureKind.KEY_REFUSED:
+                if not error.concerns_key:
                     raise
-                self._keys.refuse(key, model if error.status_code == 403 else None)
+                if error.kind is FailureKind.KEY_REFUSED:
+                    self._keys.refuse(key, model if error.status_code == 403 else None)
                 refused = error
         raise refused
 
@@ -291,11 +297,11 @@ class Upstream:
 
     def _status_failure(self, error: Any) -> ProviderError:
         response: httpx2.Response = error.response
-        error_type, code, message, parameter = failures.error_words(error.body)
-        kind = failures.classify(error.status_code, error_type, code, message)
+        words = failures.error_words(error.body)
+        kind = look_up(self._kind, error.status_code, words.error_type, words.code, words.message)
         request_id = self.request_id(response)
-        if kind is FailureKind.BAD_REQUEST and parameter is not None and code in {"unsupported_parameter", "unsupported_value"}:
-            return ParameterRefused(parameter, request_id)
+        if kind is FailureKind.UNSUPPORTED and words.parameter is not None and words.code in _PARAMETER_CODES:
+            return ParameterRefused(words.parameter, request_id)
         return ProviderError(
             kind,
             status_code=error.status_code,

@@ -15,6 +15,7 @@ from app.llm.messages import FinishReason
 from app.settings import ProviderKindName, ProviderTimeouts
 from tests.app.llm.calls import (
     ANTHROPIC,
+    MODELS,
     SHORT,
     adapter,
     call,
@@ -24,7 +25,7 @@ from tests.app.llm.calls import (
     parts_of,
     user,
 )
-from tests.simulators import RunningSimulator
+from tests.simulators import RunningSimulator, StepFields
 
 pytestmark = pytest.mark.anyio
 
@@ -47,6 +48,16 @@ STATUSES = {
     "context-too-long": FailureKind.CONTEXT_TOO_LONG,
     "prompt-filter": FailureKind.CONTENT_FILTERED,
 }
+KEYS_FAULTS: tuple[StepFields, ...] = tuple(
+    {"fault": "status", "status": status, "error_type": "unknown", "error_message": message}
+    for status, message in (
+        (400, "Your credit balance is too low to access the API."),
+        (400, "API key not valid. Please pass a valid API key."),
+        (400, "Rate limit exceeded"),
+        (413, "Request too large on tokens per minute (TPM)"),
+        (404, "The model does not exist or you do not have access to it."),
+    )
+)
 UNANSWERED = {
     "reset": FailureKind.CONNECTION,
     "disconnect": FailureKind.CONNECTION,
@@ -300,6 +311,19 @@ class TestKeys:
         await provider.complete(call(model))
 
         assert [entry.status for entry in simulator.ended(3)] == [401, 200, 200]
+        await provider.close()
+
+    @pytest.mark.parametrize("refusal", KEYS_FAULTS, ids=lambda step: f"{step['status']} {step['error_message']}")
+    async def test_that_alone_is_at_fault_makes_way_for_the_next_one_whatever_the_status(
+        self, kind: ProviderKindName, simulator: RunningSimulator, tmp_path: Path, refusal: StepFields
+    ) -> None:
+        simulator.post(refusal)
+        base_url = simulator.anthropic_url if kind is ANTHROPIC else simulator.openai_url
+        provider = adapter(kind, base_url, api_keys=(key_file(tmp_path, "a", "sk-1"), key_file(tmp_path, "b", "sk-2")))
+
+        assert (await provider.complete(call(MODELS[kind]))).text
+
+        assert [entry.status for entry in simulator.ended(2)] == [refusal["status"], 200]
         await provider.close()
 
     async def test_a_changed_secret_comes_into_use_without_a_restart(

@@ -70,10 +70,30 @@ class TestFailover:
         assert bench.providers["b"].calls == []
 
     async def test_a_context_too_long_for_all_is_said_to_be_that(self) -> None:
-        bench = Bench({"a": [fail(FailureKind.CONTEXT_TOO_LONG)], "b": [HELLO]})
+        bench = Bench({"a": [fail(FailureKind.CONTEXT_TOO_LONG)], "b": [fail(FailureKind.CONTEXT_TOO_LONG)]})
         refused = await refusal_of(bench)
         assert (refused.code, refused.retryable) == (ProblemCode.CONTEXT_TOO_LONG, False)
-        assert bench.outcomes == ["a FAILED"]
+        assert bench.outcomes == ["a FAILED", "b FAILED"]
+
+    @pytest.mark.parametrize("known", ["a", "b", ""])
+    async def test_a_context_that_is_too_long_goes_on_to_a_window_that_nobody_knows(self, known: str) -> None:
+        windows = {known: ModelSettings(name="m", context_tokens=8_000)} if known else {}
+        bench = Bench({"a": [fail(FailureKind.CONTEXT_TOO_LONG)], "b": [HELLO]}, models=windows)
+        assert (await bench.complete()).target == Target("b", "m")
+
+    @pytest.mark.parametrize("kind", [FailureKind.UNSUPPORTED, FailureKind.NOT_IMPLEMENTED, FailureKind.MODEL_NOT_FOUND])
+    async def test_what_one_target_alone_cannot_do_goes_on_to_the_next_at_once(self, kind: FailureKind) -> None:
+        bench = Bench({"a": [fail(kind)], "b": [fail(kind)], "c": [HELLO]})
+        assert (await bench.complete()).target == Target("c", "m")
+        assert bench.outcomes == ["a FAILED", "b FAILED", "c SUCCEEDED"]
+
+    async def test_a_refusal_without_a_known_reason_is_tried_once_elsewhere(self) -> None:
+        unknown = fail(FailureKind.UNKNOWN_REFUSAL)
+        bench = Bench({"a": [unknown], "b": [HELLO]})
+        assert (await bench.complete()).target == Target("b", "m")
+        refused = await refusal_of(bench := Bench({"a": [unknown], "b": [unknown], "c": [HELLO]}))
+        assert (refused.code, refused.retryable) == (ProblemCode.PROVIDER_ERROR, False)
+        assert bench.outcomes == ["a FAILED", "b FAILED"]
 
     @pytest.mark.parametrize(
         ("kind", "code", "retryable"),

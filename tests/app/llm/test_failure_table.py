@@ -1,0 +1,170 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from app.errors import FailureKind
+from app.llm.failure_table import TABLE, look_up
+from app.settings import ProviderKindName
+from tests.app.llm.failure_page import render
+
+K = FailureKind
+PAGE = Path(__file__).parents[3] / "docs" / "failures.md"
+
+
+class TestByStatusAlone:
+    @pytest.mark.parametrize(
+        ("status", "failure"),
+        [
+            (400, K.UNKNOWN_REFUSAL),
+            (401, K.KEY_REFUSED),
+            (402, K.KEY_REFUSED),
+            (403, K.KEY_REFUSED),
+            (404, K.MODEL_NOT_FOUND),
+            (405, K.NOT_IMPLEMENTED),
+            (408, K.SERVER_ERROR),
+            (409, K.SERVER_ERROR),
+            (410, K.MODEL_NOT_FOUND),
+            (413, K.CONTEXT_TOO_LONG),
+            (418, K.UNKNOWN_REFUSAL),
+            (422, K.UNKNOWN_REFUSAL),
+            (424, K.SERVER_ERROR),
+            (425, K.SERVER_ERROR),
+            (429, K.RATE_LIMITED),
+            (498, K.OVERLOADED),
+            (499, K.SERVER_ERROR),
+            (500, K.SERVER_ERROR),
+            (501, K.NOT_IMPLEMENTED),
+            (503, K.OVERLOADED),
+            (504, K.SERVER_ERROR),
+            (529, K.OVERLOADED),
+            (302, K.SERVER_ERROR),
+        ],
+    )
+    def test_is_what_the_status_means(self, status: int, failure: FailureKind) -> None:
+        assert look_up(None, status, None, None, None) is failure
+
+
+class TestInsideAStream:
+    @pytest.mark.parametrize(
+        ("error_type", "failure"),
+        [
+            ("overloaded_error", K.OVERLOADED),
+            ("rate_limit_error", K.RATE_LIMITED),
+            ("api_error", K.SERVER_ERROR),
+            ("server_error", K.SERVER_ERROR),
+            ("authentication_error", K.KEY_REFUSED),
+            ("invalid_request_error", K.BAD_REQUEST),
+            ("never heard of", K.SERVER_ERROR),
+            (None, K.SERVER_ERROR),
+        ],
+    )
+    def test_the_type_decides(self, error_type: str | None, failure: FailureKind) -> None:
+        assert look_up(None, 200, error_type, None, None) is failure
+        assert look_up(None, None, error_type, None, None) is failure
+
+
+class TestWhatTheErrorSaysItself:
+    """Status, type, code and message as they were seen; what they mean."""
+
+    @pytest.mark.parametrize(
+        ("status", "error_type", "code", "message", "failure"),
+        [
+            # the account cannot pay
+            (429, "insufficient_quota", "insufficient_quota", "You exceeded your current quota", K.KEY_REFUSED),
+            (400, "invalid_request_error", None, "Your credit balance is too low to access the Anthropic API.", K.KEY_REFUSED),
+            (400, "invalid_request_error", "billing_hard_limit_reached", "Billing hard limit has been reached", K.KEY_REFUSED),
+            (403, None, "insufficient_balance", "no", K.KEY_REFUSED),
+            (400, None, None, "Access denied, please make sure your account has been paid (Arrearage)", K.KEY_REFUSED),
+            # the key is none, or has no right
+            (400, None, "INVALID_ARGUMENT", "API key not valid. Please pass a valid API key.", K.KEY_REFUSED),
+            (400, None, None, "Incorrect API key provided: xa***. You can obtain an API key from the console.", K.KEY_REFUSED),
+            (400, "invalid_request_error", None, "This organization has been disabled.", K.KEY_REFUSED),
+            (400, None, "FAILED_PRECONDITION", "User location is not supported for the API use.", K.KEY_REFUSED),
+            # a rate limit with another status
+            (413, "tokens", "rate_limit_exceeded", "Request too large on tokens per minute (TPM): Limit 6000", K.RATE_LIMITED),
+            (400, "rate_limit_error", "rate_limit_exceeded", "slow down", K.RATE_LIMITED),
+            (413, None, None, "Request too large for model on tokens per minute (TPM): Limit 6000", K.RATE_LIMITED),
+            (403, None, None, "Rate limit exceeded for this key", K.RATE_LIMITED),
+            (400, "ThrottlingException", None, "no", K.RATE_LIMITED),
+            # the model is not there
+            (404, "invalid_request_error", "model_not_found", "The model `x` does not exist", K.MODEL_NOT_FOUND),
+            (400, "invalid_request_error", "model_decommissioned", "The model has been decommissioned", K.MODEL_NOT_FOUND),
+            (400, "invalid_request_error", None, "Model Not Exist", K.MODEL_NOT_FOUND),
+            (400, None, None, "x/y is not a valid model ID", K.MODEL_NOT_FOUND),
+            (404, None, "DeploymentNotFound", "The API deployment does not exist.", K.MODEL_NOT_FOUND),
+            # the server is not ready
+            (400, "api_error", None, "Internal server error", K.SERVER_ERROR),
+            (400, None, None, "The model is overloaded. Please try again later.", K.OVERLOADED),
+            # one target's own limit
+            (
+                400,
+                "invalid_request_error",
+                "unsupported_value",
+                "temperature does not support 0.3 with this model",
+                K.UNSUPPORTED,
+            ),
+            (422, "extra_forbidden", None, "Extra inputs are not permitted", K.UNSUPPORTED),
+            (422, None, None, "Unknown parameter: seed", K.UNSUPPORTED),
+            (400, "BadRequestError", None, "x is not a multimodal model", K.UNSUPPORTED),
+            (404, None, None, "No endpoints found that support image input", K.MODEL_NOT_FOUND),
+            (500, None, None, "image input is not supported - hint: you may need to provide the mmproj", K.UNSUPPORTED),
+            (400, "invalid_request_error", None, "This model does not support assistant message prefill.", K.UNSUPPORTED),
+            (
+                400,
+                "invalid_request_error",
+                None,
+                "max_tokens: 64000 > 8192, the maximum allowed number of output tokens",
+                K.UNSUPPORTED,
+            ),
+            (400, None, "OperationNotSupported", "The chatCompletion operation does not work with the model", K.UNSUPPORTED),
+            # too long
+            (400, "invalid_request_error", "context_length_exceeded", None, K.CONTEXT_TOO_LONG),
+            (400, "invalid_request_error", None, "prompt is too long: 208310 tokens > 200000 maximum", K.CONTEXT_TOO_LONG),
+            (
+                400,
+                None,
+                None,
+                "This model's maximum context length is 4096 tokens. However, you requested 5000",
+                K.CONTEXT_TOO_LONG,
+            ),
+            (400, None, "INVALID_ARGUMENT", "The input token count (9) exceeds the maximum number of tokens", K.CONTEXT_TOO_LONG),
+            (500, "api_error", None, "prompt is too long", K.SERVER_ERROR),
+            # the input
+            (400, "invalid_request_error", "content_filter", None, K.CONTENT_FILTERED),
+            (400, None, None, "Output blocked by content filtering policy", K.CONTENT_FILTERED),
+            (400, "invalid_request_error", None, "messages: roles must alternate", K.BAD_REQUEST),
+            (422, "invalid_request_error", None, "The request could not be processed.", K.BAD_REQUEST),
+            (400, "BadRequestError", None, "Conversation roles must alternate", K.BAD_REQUEST),
+        ],
+    )
+    def test_is_stronger_than_the_status(
+        self, status: int, error_type: str | None, code: str | None, message: str | None, failure: FailureKind
+    ) -> None:
+        assert look_up(None, status, error_type, code, message) is failure
+
+    def test_counts_for_the_provider_kind_it_is_known_of(self) -> None:
+        assert look_up(ProviderKindName.ANTHROPIC, 400, "BadRequestError", None, None) is K.UNKNOWN_REFUSAL
+        assert look_up(ProviderKindName.OPENAI_COMPATIBLE, 400, "BadRequestError", None, None) is K.BAD_REQUEST
+
+
+class TestTheTable:
+    def test_has_a_source_for_every_row(self) -> None:
+        assert all(row.source for row in TABLE)
+
+    def test_reads_names_and_words_in_lower_case(self) -> None:
+        assert all(text == text.lower() for row in TABLE for text in (*row.names, *row.words))
+
+    def test_has_no_row_that_an_earlier_one_hides(self) -> None:
+        for index, row in enumerate(TABLE):
+            for word in row.words:
+                hidden = [
+                    earlier.failure
+                    for earlier in TABLE[:index]
+                    if earlier.words and earlier.failure is not row.failure and any(part in word for part in earlier.words)
+                ]
+                assert not hidden, word
+
+    def test_is_the_page_in_the_documentation(self) -> None:
+        assert PAGE.read_text(encoding="utf-8") == render()
