@@ -10,31 +10,32 @@ Capacity until the application calls the message's `greenlang.release`.
 tell only the last that the client has gone.
 
 And with what uvicorn leaves open: a request's line and headers have a size and a time within which they come, so has what is left
-of a body after the answer, and a connection whose reader takes nothing for long is dropped, also while it is being closed.
+of a body after the answer, and a connection whose reader takes nothing for long is dropped, also while it is being closed. Every
+request ends where a proxy in front would end it (app/web/framing.py); what is refused gets at most one answer, after those to
+earlier requests, and nothing that follows it on the connection is read.
 """
 
 from __future__ import annotations
 
 import asyncio
-import re
 from asyncio import BaseTransport
-from collections.abc import Callable, MutableMapping
-from contextlib import ExitStack, suppress
+from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import ExitStack
 from datetime import timedelta
-from fcntl import ioctl
 from functools import partial
-from struct import Struct
-from termios import TIOCOUTQ
 from typing import Any, cast
 
-from uvicorn._types import ASGI3Application
+from httptools import HttpParserError, HttpParserUpgrade
+from uvicorn._types import ASGI3Application, ASGISendEvent
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import Frame
 from websockets.http11 import Request
 
 from app.errors import Overloaded
+from app.web.framing import Upgrade, framing_fault, head_without_upgrade, requested_upgrade
 from app.web.load import Capacity
+from app.web.write_deadline import WriteDeadline
 
 ABORT = "greenlang.abort"
 TRUST = "greenlang.trust"
@@ -47,12 +48,13 @@ LARGE_TEXT_BYTES = 64 * 1024
 HEAD_BYTES = 64 * 1024
 HEAD_SECONDS = 20.0
 STALL_SECONDS = 30.0
+LINGER_SECONDS = 2.0
 _MOST_FRAGMENTS = 10_000
 _PIECE = 16 * 1024
 MOST_FRAMES_AT_ONCE = 1_000
 MOST_PIPELINED = 16
-_SIZE = Struct("@i")
-_OFFER_OF_HTTP2 = re.compile(rb"\r\nupgrade(:[ \t]*h2c[ \t]*)(?=\r\n|\Z)", re.IGNORECASE)
+_FRAMING_PER_BODY_BYTE = 16
+"""A body in chunks of one byte has five bytes of framing for each."""
 
 
 def extension(scope: MutableMapping[str, Any], name: str) -> Callable[..., object]:
@@ -65,66 +67,12 @@ def _no(*_arguments: object) -> bool:
     return False
 
 
-class WriteDeadline:
-    """Drops a connection whose reader took nothing for so many seconds, while nothing was added to what waits for it."""
-
-    def __init__(self, transport: asyncio.Transport, seconds: float) -> None:
-        self._transport = transport
-        self._seconds = seconds
-        self._left = 0
-        self._nothing_follows = False
-        self._timer: asyncio.TimerHandle | None = None
-
-    def paused(self) -> None:
-        self._begin()
-
-    def resumed(self) -> None:
-        if self._nothing_follows:
-            self._begin()
-        else:
-            self.end()
-
-    def last_was_written(self) -> None:
-        self._nothing_follows = True
-        self._begin()
-
-    def end(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def _begin(self) -> None:
-        self.end()
-        if self._transport.get_write_buffer_size():
-            self._left = self._waiting()
-            self._timer = asyncio.get_running_loop().call_later(self._seconds, self._look)
-
-    def _look(self) -> None:
-        if self._waiting() >= self._left:
-            self._transport.abort()
-        else:
-            self._begin()
-
-    def _waiting(self) -> int:
-        """Bytes, with those in the system's own buffer, which takes more only once a large part of it is empty."""
-        size, given = self._transport.get_write_buffer_size(), self._transport.get_extra_info("socket")
-        with suppress(AttributeError, OSError, ValueError):  # where there is no socket, or no longer, or it does not say
-            size += _SIZE.unpack(ioctl(given.fileno(), TIOCOUTQ, bytes(_SIZE.size)))[0]
-        return size
-
-
 def _is_utf8(text: bytes) -> bool:
     try:
         text.decode()
     except UnicodeDecodeError:
         return False
     return True
-
-
-def _without_upgrade(data: bytes) -> bytes:
-    """HTTP/2 is offered by some clients and taken up by none who is not asked; the parser would drop the request's body."""
-    head, end, rest = data.partition(b"\r\n\r\n")
-    return _OFFER_OF_HTTP2.sub(rb"\r\nnot-now\1", head) + end + rest
 
 
 def _refusal(status: str, code: str, message: str) -> bytes:
@@ -142,6 +90,11 @@ class HttpProtocol(HttpToolsProtocol):
     _head_bytes: int | None = None
     _head_timer: asyncio.TimerHandle | None = None
     _head_fits = True
+    _fault: str | None = None
+    _body_bytes = 0
+    _framing_bytes = 0
+    _refused: bytes | None = None
+    _linger_timer: asyncio.TimerHandle | None = None
     _rest_timer: asyncio.TimerHandle | None = None
     _answering: RequestResponseCycle | None = None
     _alone = False
@@ -155,6 +108,8 @@ class HttpProtocol(HttpToolsProtocol):
         self._head_ends()
         self._rest_ends()
         self._stall.end()
+        if self._linger_timer is not None:
+            self._linger_timer.cancel()
         self.pipeline.clear()
         super().connection_lost(exc)
         if self._answering is not None:
@@ -174,11 +129,16 @@ class HttpProtocol(HttpToolsProtocol):
         super().on_response_complete()
         if self.transport.is_closing():
             self._stall.last_was_written()
+        elif self._refused is not None:
+            self._send_refusal_in_turn()
         elif self.cycle.response_complete and self.cycle.more_body:
             self._rest_timer = self.loop.call_later(self.head_seconds, self.transport.abort)
 
     def on_message_complete(self) -> None:
+        if self.parser.should_upgrade():
+            return
         super().on_message_complete()
+        self.cycle.more_body = False
         if self._rest_timer is not None:
             self._rest_ends()
             self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
@@ -193,14 +153,54 @@ class HttpProtocol(HttpToolsProtocol):
         self._stall.last_was_written()
 
     def data_received(self, data: bytes) -> None:
-        within = self._head_bytes is not None
-        cycle: RequestResponseCycle | None = self.cycle
-        in_body = not within and cycle is not None and cycle.more_body
-        super().data_received(data if in_body else _without_upgrade(data))
-        if within and self._head_bytes is not None and not self.transport.is_closing():
+        """The time to stay idle ends with the next request, not with any byte."""
+        if self._refused is not None:
+            return
+        within, in_body, body_bytes = self._head_bytes is not None, self._in_body(), self._body_bytes
+        self._parse(data)
+        if self.transport.is_closing() or self._refused is not None:
+            return
+        if within and self._head_bytes is not None:
             self._head_bytes += len(data)
             if self._head_bytes > HEAD_BYTES:
                 self._refuse_head()
+        elif in_body and self._in_body():
+            self._framing_bytes += len(data) - (self._body_bytes - body_bytes)
+            if self._framing_bytes > HEAD_BYTES + _FRAMING_PER_BODY_BYTE * self._body_bytes:
+                self._refuse("400 Bad Request", "BAD_USER_INPUT", "the body has more framing than content")
+
+    def _parse(self, data: bytes) -> None:
+        while data:
+            try:
+                self.parser.feed_data(data)
+            except HttpParserUpgrade as stop:
+                data = self._upgrade(data[stop.args[0] :])
+            except HttpParserError:
+                self.send_400_response(self._fault or "Invalid HTTP request received.")
+                return
+            else:
+                return
+
+    def _upgrade(self, following: bytes) -> bytes:
+        """Of a request whose body the parser has skipped; returns what is to be parsed in its place."""
+        upgrade = requested_upgrade(self.headers)
+        if upgrade is Upgrade.IGNORED:
+            method, version = self.parser.get_method(), self.parser.get_http_version()
+            return head_without_upgrade(method, self.url, version, self.headers) + following
+        if upgrade is Upgrade.REFUSED:
+            self.send_400_response("the only protocol to upgrade to is websocket")
+        elif following or self._unanswered():
+            self.send_400_response("a handshake of a WebSocket stands alone until it is answered")
+        else:
+            self.handle_websocket_upgrade()
+        return b""
+
+    def _in_body(self) -> bool:
+        cycle: RequestResponseCycle | None = self.cycle
+        return self._head_bytes is None and cycle is not None and cycle.more_body
+
+    def _unanswered(self) -> bool:
+        return self._answering is not None and not (self._answering.response_complete or self._answering.disconnected)
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -210,22 +210,47 @@ class HttpProtocol(HttpToolsProtocol):
         if self._head_bytes is None:
             self._head_begins()
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Fields after the body are dropped: they came when the request was already being answered."""
+        if self._head_bytes is not None:
+            super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
         self._head_ends()
+        self._body_bytes = self._framing_bytes = 0
         self._head_fits = len(self.url) + sum(len(name) + len(value) for name, value in self.headers) <= HEAD_BYTES
-        if not self._head_fits:
+        self._fault = framing_fault(self.parser.get_method(), self.parser.get_http_version(), self.headers)
+        if not self._head_fits or self._fault:
             raise ValueError  # makes the parser stop and call what follows
         if self._alone:
             self.transport.abort()
+            raise ValueError
+        if self.parser.should_upgrade():
+            self.scope["method"] = self.parser.get_method().decode("ascii")
             return
         super().on_headers_complete()
         if len(self.pipeline) > MOST_PIPELINED:
             self.transport.abort()
             raise ValueError
 
+    def on_body(self, body: bytes) -> None:
+        self._body_bytes += len(body)
+        super().on_body(body)
+
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._answering = cycle
+        if cycle.waiting_for_100_continue:
+            cycle.send = partial(self._send_to_one_who_waits, cycle, cycle.send)  # type: ignore[method-assign]
         super()._start_asgi_task(cycle, app)
+
+    @staticmethod
+    async def _send_to_one_who_waits(
+        cycle: RequestResponseCycle, send: Callable[[ASGISendEvent], Awaitable[None]], message: ASGISendEvent
+    ) -> None:
+        """A client that was not asked for its body may send it or leave it out: what follows on the connection is in doubt."""
+        if cycle.waiting_for_100_continue and cycle.more_body:
+            cycle.keep_alive = False
+        await send(message)
 
     def _be_alone(self) -> bool:
         self._alone = not self.pipeline
@@ -254,9 +279,27 @@ class HttpProtocol(HttpToolsProtocol):
             self._head_timer = None
 
     def _refuse(self, status: str, code: str, message: str) -> None:
+        """The last answer on this connection. A request whose answer has begun gets no second one."""
+        broken = self.cycle if self._in_body() else None
         self._head_ends()
-        self.transport.write(_refusal(status, code, message))
-        self.transport.close()
+        self._refused = _refusal(status, code, message)
+        if broken is not None and broken is self._answering:
+            if broken.response_started:
+                self._refused = b""
+            broken.disconnected = True
+            broken.message_event.set()
+        elif broken is not None:
+            self.pipeline.popleft()
+        self._send_refusal_in_turn()
+
+    def _send_refusal_in_turn(self) -> None:
+        """Then reads on for a while: to close while more is coming resets the connection, and the answer may be lost."""
+        if self._unanswered() or self._linger_timer is not None:
+            return
+        if self._refused:
+            self.transport.write(self._refused)
+        self.transport.write_eof()
+        self._linger_timer = self.loop.call_later(LINGER_SECONDS, self.transport.close)
         self._stall.last_was_written()
 
 

@@ -39,6 +39,7 @@ async def serving(
         lifespan="off",
         log_config=None,
         access_log=False,
+        proxy_headers=False,
         ws_per_message_deflate=False,
         ws_max_size=32 * 1024 * 1024,
     )
