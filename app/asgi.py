@@ -23,7 +23,7 @@ from app.context import OperationContext
 from app.costs.estimate import Estimator
 from app.costs.export_endpoint import build_export_routes
 from app.costs.prices import PriceBook
-from app.errors import SettingsError, StoreUnavailable, Unauthenticated
+from app.errors import Forbidden, SettingsError, StoreUnavailable, Unauthenticated
 from app.graphql.routes import build_graphql_routes
 from app.health.endpoints import build_health_routes
 from app.loaders import Loaders
@@ -31,6 +31,7 @@ from app.services import Services, build_services
 from app.settings import ServerSettings, Settings
 from app.tasks import Grace, count_tasks
 from app.web.bearer import bearer_token
+from app.web.misuse import Door, Misuse, Origin
 from app.web.request_ids import RequestIds
 from app.web.security import SecurityHeaders
 from schema.build import build_schema
@@ -64,8 +65,8 @@ def create_app(settings: Settings) -> Starlette:
 
         return [
             *build_health_routes(services.health),
-            *build_export_routes(services.exports),
-            _metrics_route(services.metrics, authenticate),
+            *build_export_routes(services.exports, services.misuse),
+            _metrics_route(services.metrics, authenticate, services.misuse),
             *build_graphql_routes(
                 schema,
                 settings=settings,
@@ -73,6 +74,7 @@ def create_app(settings: Settings) -> Starlette:
                 make_context=make_context,
                 clock=services.clock,
                 aside=services.aside,
+                misuse=services.misuse,
                 simulated=any(provider.simulated for provider in settings.providers),
             ),
         ]
@@ -121,17 +123,19 @@ def _metrics_port(metrics: CollectorRegistry, server: ServerSettings) -> Iterato
         thread.join()
 
 
-def _metrics_route(metrics: CollectorRegistry, authenticate: Authenticate) -> Route:
+def _metrics_route(metrics: CollectorRegistry, authenticate: Authenticate, misuse: Misuse) -> Route:
     """For a key with ADMIN; who scrapes without one gets a port of its own (`server.metrics_port`)."""
 
     async def expose(request: Request) -> Response:
         try:
             principal = await authenticate(request.headers)
-        except Unauthenticated:
+        except Unauthenticated as error:
+            misuse.note(error, Origin(Door.METRICS, request.scope))
             return _refusal(401, "UNAUTHENTICATED", {"WWW-Authenticate": "Bearer"})
         except StoreUnavailable:
             return _refusal(503, "STORE_UNAVAILABLE")
         if not principal.may(Scope.ADMIN):
+            misuse.note(Forbidden(), Origin(Door.METRICS, request.scope), principal.hint)
             return _refusal(403, "FORBIDDEN")
         return Response(generate_latest(metrics), headers={"Content-Type": CONTENT_TYPE_LATEST, "Cache-Control": "no-store"})
 

@@ -31,8 +31,23 @@ class SettingsError(GreenLangError):
         self.problem = problem
 
 
+class RefusedKey(Enum):
+    """Why a key is refused. For operators: callers are not told which."""
+
+    MISSING = "missing"
+    MALFORMED = "malformed"
+    UNKNOWN = "unknown"
+    EXPIRED = "expired"
+    REVOKED = "revoked"
+
+
 class Unauthenticated(GreenLangError):
-    pass
+    """`hint` is the public part of the key that was sent; None if what was sent does not have the form of a key."""
+
+    def __init__(self, message: str = "", reason: RefusedKey = RefusedKey.UNKNOWN, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.hint = hint
 
 
 class Forbidden(GreenLangError):

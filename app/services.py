@@ -48,6 +48,8 @@ from app.settings import Settings
 from app.streams import CompletionStreams
 from app.tasks import Grace, end_tasks
 from app.traces import open_traces
+from app.web.client_address import TrustedProxies
+from app.web.misuse import Misuse
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,7 @@ class Services:
     clock: Clock
     aside: Aside
     metrics: CollectorRegistry
+    misuse: Misuse
     sessions: Sessions
     keys: KeyStore
     prices: PriceBook
@@ -83,6 +86,8 @@ async def build_services(settings: Settings, clock: Clock, estimator: Estimator,
     async with AsyncExitStack() as stack:
         sessions, redis, event_streams = _connect(settings, clock, stack)
         metrics = CollectorRegistry()
+        misuse = Misuse(metrics, TrustedProxies(settings.server.trusted_proxies), clock)
+        stack.push_async_callback(misuse.close)
         tell = await stack.enter_async_context(open_traces(settings.telemetry))
         fleet = build_fleet(settings, build_providers(settings.providers, clock), clock, redis=redis, registry=metrics)
         stack.push_async_callback(fleet.close)
@@ -119,6 +124,7 @@ async def build_services(settings: Settings, clock: Clock, estimator: Estimator,
             clock=clock,
             aside=aside,
             metrics=metrics,
+            misuse=misuse,
             sessions=sessions,
             keys=keys,
             prices=prices,

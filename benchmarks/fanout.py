@@ -26,6 +26,7 @@ from uuid import UUID
 import psutil
 import strawberry
 import uvicorn
+from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
@@ -39,6 +40,8 @@ from app.aside import Aside
 from app.clock import SystemClock
 from app.graphql.routes import build_graphql_routes
 from app.settings import Settings
+from app.web.client_address import TrustedProxies
+from app.web.misuse import Misuse
 from app.web.protocols import HttpProtocol, WebSocketProtocol
 
 SUBSCRIBERS = 5000
@@ -111,6 +114,7 @@ def our_app() -> Starlette:
         make_context=make_context,
         clock=SystemClock(),
         aside=Aside(),
+        misuse=Misuse(CollectorRegistry(), TrustedProxies(), SystemClock()),
     )
 
     async def publish(_request: Request) -> PlainTextResponse:

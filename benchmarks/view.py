@@ -21,6 +21,7 @@ from typing import Any, cast
 from uuid import UUID
 
 import strawberry
+from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import HTTPConnection
@@ -47,6 +48,8 @@ from app.services import Services
 from app.settings import Settings
 from app.usage import Operation, TokenUsage
 from app.web.bearer import bearer_token
+from app.web.client_address import TrustedProxies
+from app.web.misuse import Misuse
 from app.web.request_ids import RequestIds
 from app.web.security import SecurityHeaders
 from schema.build import build_schema
@@ -110,6 +113,7 @@ def ours() -> ASGIApp:
         make_context=make_context,
         clock=SystemClock(),
         aside=Aside(),
+        misuse=Misuse(CollectorRegistry(), TrustedProxies(), SystemClock()),
     )
     return Starlette(routes=routes, middleware=[Middleware(RequestIds), Middleware(SecurityHeaders)])
 

@@ -16,6 +16,7 @@ _HINT_LETTERS = string.ascii_lowercase + string.digits
 _SECRET_LETTERS = string.ascii_letters + string.digits
 _HINT_LENGTH = 12
 _SECRET_LENGTH = 32
+_NO_HASH = secrets.token_bytes(32)
 _FORMAT = re.compile(rf"sk-([a-z0-9]{{{_HINT_LENGTH}}})-[A-Za-z0-9]{{{_SECRET_LENGTH}}}", re.ASCII)
 
 
@@ -35,6 +36,6 @@ def hash_secret(bearer: str) -> bytes:
     return hashlib.sha256(bearer.encode()).digest()
 
 
-def matches(bearer: str, secret_hash: bytes) -> bool:
-    """In a time that does not depend on where they differ."""
-    return hmac.compare_digest(hash_secret(bearer), secret_hash)
+def matches(found: bytes, secret_hash: bytes | None) -> bool:
+    """In a time that does not depend on where they differ. None is the hash of no key, and takes the same time."""
+    return hmac.compare_digest(found, secret_hash or _NO_HASH)

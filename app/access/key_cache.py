@@ -26,12 +26,13 @@ class KeyEntry:
 
 @dataclass(frozen=True, slots=True)
 class KeyCacheLimits:
-    """`unknown` are hints that no row has: they keep a caller who guesses from reading the database at every try."""
+    """`refused` are hints that came with a wrong secret, or that no row has: they keep a caller who guesses from reading the
+    database at every try."""
 
     ttl: timedelta = timedelta(seconds=30)
     entries: int = 20_000
-    unknown_ttl: timedelta = timedelta(seconds=5)
-    unknown: int = 1_000
+    refused_ttl: timedelta = timedelta(seconds=5)
+    refused: int = 1_000
 
 
 class KeyCache:
@@ -39,11 +40,12 @@ class KeyCache:
         self._clock = clock
         self._limits = limits
         self._entries: OrderedDict[str, tuple[KeyEntry, float]] = OrderedDict()
-        self._unknown: OrderedDict[str, float] = OrderedDict()
+        self._refused: OrderedDict[str, tuple[bool, float]] = OrderedDict()
+        """Whether there was a row, and until when this counts."""
         self._changed: dict[str, int] = {}
 
     def __len__(self) -> int:
-        return len(self._entries) + len(self._unknown)
+        return len(self._entries) + len(self._refused)
 
     def get(self, hint: str) -> KeyEntry | None:
         found = self._entries.get(hint)
@@ -56,30 +58,30 @@ class KeyCache:
         self._entries.move_to_end(hint)
         return entry
 
-    def is_unknown(self, hint: str) -> bool:
-        until = self._unknown.get(hint)
-        return until is not None and self._clock.monotonic() < until
+    def was_refused(self, hint: str, entry: KeyEntry | None) -> bool:
+        """True if the row was asked for not long ago, and `entry` is still what it said: None if there was none."""
+        known, until = self._refused.get(hint, (False, 0.0))
+        return self._clock.monotonic() < until and known == (entry is not None)
 
     def remember(self, entry: KeyEntry) -> bool:
         """False where a newer version is known: the entry was read before a change that has been seen since."""
         if entry.version < self._changed.get(entry.hint, 0):
             return False
-        self._unknown.pop(entry.hint, None)
         self._entries[entry.hint] = (entry, self._clock.monotonic() + self._limits.ttl.total_seconds())
         self._entries.move_to_end(entry.hint)
         while len(self._entries) > self._limits.entries:
             self._entries.popitem(last=False)
         return True
 
-    def remember_unknown(self, hint: str) -> None:
-        self._unknown[hint] = self._clock.monotonic() + self._limits.unknown_ttl.total_seconds()
-        self._unknown.move_to_end(hint)
-        while len(self._unknown) > self._limits.unknown:
-            self._unknown.popitem(last=False)
+    def remember_refused(self, hint: str, *, known: bool) -> None:
+        self._refused[hint] = known, self._clock.monotonic() + self._limits.refused_ttl.total_seconds()
+        self._refused.move_to_end(hint)
+        while len(self._refused) > self._limits.refused:
+            self._refused.popitem(last=False)
 
     def forget(self, hint: str) -> None:
         self._entries.pop(hint, None)
-        self._unknown.pop(hint, None)
+        self._refused.pop(hint, None)
 
     def take_changes(self, recent: Sequence[KeyEntry]) -> tuple[KeyEntry, ...]:
         """`recent` are all rows that changed of late; gives back those whose version was not seen before."""

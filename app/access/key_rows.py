@@ -188,6 +188,7 @@ def _entry(row: _Row) -> KeyEntry:
             expires_at=row.expires_at,
             requests_per_minute=row.requests_per_minute,
             max_concurrent=row.max_concurrent,
+            hint=row.hint,
         ),
     )
 

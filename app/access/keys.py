@@ -1,9 +1,10 @@
 """API keys: made once, shown once, checked at every call.
 
 A call costs no SQL while its key is cached, for at most the cache's TTL; within it a key works even while PostgreSQL is
-away, after it the answer is StoreUnavailable. A revocation reaches every process at once by NOTIFY and at the latest with
-the next poll. All keys that are asked for at one time are read in one statement, and only one is under way: callers who
-guess keys cannot take the connections of those who have one.
+away, after it the answer is StoreUnavailable. A wrong secret costs the same whether there is a key of its hint or not: one
+hash, and a read of the row unless it was read for a refusal a moment ago. A revocation reaches every process at once by
+NOTIFY and at the latest with the next poll. All keys that are asked for at one time are read in one statement, and only one
+is under way: callers who guess keys cannot take the connections of those who have one.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from app.access.principal import Principal
 from app.clock import Clock
 from app.db.sessions import Sessions
 from app.db.wakeups import Wakeup, listen
-from app.errors import Refused, StoreUnavailable, Unauthenticated
+from app.errors import Refused, RefusedKey, StoreUnavailable, Unauthenticated
 from app.ids import new_uuid
 from app.problems import InvalidInput, NotFound
 from app.tasks import end_tasks
@@ -62,10 +63,16 @@ class KeyStore:
     """Use it by `async with`, which follows what other processes change; without, a change is seen when the TTL has passed."""
 
     def __init__(
-        self, sessions: Sessions, clock: Clock, limits: Limits | None = None, cache: KeyCacheLimits | None = None
+        self,
+        sessions: Sessions,
+        clock: Clock,
+        limits: Limits | None = None,
+        cache: KeyCacheLimits | None = None,
+        hash_key: Callable[[str], bytes] = hash_secret,
     ) -> None:
         self._sessions = sessions
         self._clock = clock
+        self._hash = hash_key
         self._limits = limits or KeyLimits(clock)
         self._cache = KeyCache(clock, cache or KeyCacheLimits())
         self._wakeup = Wakeup(clock)
@@ -96,12 +103,18 @@ class KeyStore:
 
     async def authenticate(self, bearer: str | None) -> Principal:
         """`bearer` is what stands behind `Bearer `. Raises Unauthenticated, always in the same words, and StoreUnavailable."""
-        hint = hint_of(bearer) if bearer else None
-        if bearer is None or hint is None:
-            raise Unauthenticated(_REFUSAL)
-        entry = self._cache.get(hint) or await self._look_up(hint)
-        if entry is None or not matches(bearer, entry.secret_hash) or entry.revoked or self._has_expired(entry.principal):
-            raise Unauthenticated(_REFUSAL)
+        if not bearer:
+            raise Unauthenticated(_REFUSAL, RefusedKey.MISSING)
+        hint = hint_of(bearer)
+        if hint is None:
+            raise Unauthenticated(_REFUSAL, RefusedKey.MALFORMED)
+        entry = await self._entry(hint, self._hash(bearer))
+        if entry is None:
+            raise Unauthenticated(_REFUSAL, RefusedKey.UNKNOWN, hint)
+        if entry.revoked:
+            raise Unauthenticated(_REFUSAL, RefusedKey.REVOKED, hint)
+        if self._has_expired(entry.principal):
+            raise Unauthenticated(_REFUSAL, RefusedKey.EXPIRED, hint)
         return entry.principal
 
     def slot(self, principal: Principal) -> AbstractAsyncContextManager[None]:
@@ -171,17 +184,25 @@ class KeyStore:
     def _has_expired(self, principal: Principal) -> bool:
         return principal.expires_at is not None and principal.expires_at <= self._clock.now()
 
-    async def _look_up(self, hint: str) -> KeyEntry | None:
-        if self._cache.is_unknown(hint):
+    async def _entry(self, hint: str, secret_hash: bytes) -> KeyEntry | None:
+        """None if there is no key of this hint and hash. Raises StoreUnavailable."""
+        cached = self._cache.get(hint)
+        if matches(secret_hash, cached.secret_hash if cached else None):
+            return cached
+        if self._cache.was_refused(hint, cached):
             return None
+        found = await self._look_up(hint)
+        if matches(secret_hash, found.secret_hash if found else None):
+            return found
+        self._cache.remember_refused(hint, known=found is not None)
+        return None
+
+    async def _look_up(self, hint: str) -> KeyEntry | None:
         for _ in range(2):
             found = await asyncio.shield(self._ask(hint))
             if isinstance(found, StoreUnavailable):
                 raise StoreUnavailable(found.store) from found
-            if found is None:
-                self._cache.remember_unknown(hint)
-                return None
-            if self._cache.remember(found):
+            if found is None or self._cache.remember(found):
                 return found
         return None
 

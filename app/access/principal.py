@@ -30,6 +30,8 @@ class Principal:
     expires_at: datetime | None = None
     requests_per_minute: int | None = None
     max_concurrent: int | None = None
+    hint: str | None = None
+    """The public part of the key."""
 
     def may(self, scope: Scope) -> bool:
         """ADMIN may everything."""

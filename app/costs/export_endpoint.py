@@ -10,7 +10,8 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
 from app.costs.export import PATH, CostExports, Ticket
-from app.errors import Refused, StoreUnavailable
+from app.errors import Refused, StoreUnavailable, Unauthenticated
+from app.web.misuse import Door, Misuse, Origin
 
 MOST_AT_ONCE = 4
 """Files that one process writes at the same time; each holds a connection to the database."""
@@ -18,14 +19,16 @@ SEND_SECONDS = 30.0
 
 
 class ExportEndpoint:
-    def __init__(self, exports: CostExports) -> None:
+    def __init__(self, exports: CostExports, misuse: Misuse) -> None:
         self._exports = exports
+        self._misuse = misuse
         self._open = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             ticket = await self._exports.ticket(scope["path_params"]["token"])
         except Refused:
+            self._misuse.note(Unauthenticated("no such link"), Origin(Door.EXPORT, scope))
             await _refusal(404, "NOT_FOUND")(scope, receive, send)
             return
         except StoreUnavailable:
@@ -69,5 +72,5 @@ def _refusal(status: int, code: str) -> JSONResponse:
     return JSONResponse({"errors": [{"message": code, "extensions": {"code": code}}]}, status, headers)
 
 
-def build_export_routes(exports: CostExports) -> list[BaseRoute]:
-    return [Route(PATH + "/{token}", ExportEndpoint(exports), methods=["GET"])]
+def build_export_routes(exports: CostExports, misuse: Misuse) -> list[BaseRoute]:
+    return [Route(PATH + "/{token}", ExportEndpoint(exports, misuse), methods=["GET"])]

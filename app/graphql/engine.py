@@ -7,12 +7,12 @@ or crosses one.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeAlias, cast
 
-from graphql import ExecutionResult, FieldNode, NullValueNode, ValueNode, VariableNode
+from graphql import ExecutionResult, FieldNode, GraphQLError, NullValueNode, ValueNode, VariableNode
 from graphql.execution.execute import create_source_event_stream
 from strawberry import Schema
 
@@ -21,12 +21,21 @@ from app.access.audience import Audience
 from app.access.principal import Principal, Scope
 from app.aside import Aside
 from app.clock import Clock
-from app.errors import DeadlineExceeded, GreenLangError, LimitExceeded
+from app.errors import DeadlineExceeded, Forbidden, GreenLangError, LimitExceeded
 from app.graphql.body import GraphQLRequest
 from app.graphql.documents import Document, Documents, Operation
-from app.graphql.errors import Code, RequestFailed, failed_by, failure, format_document_error, format_field_error
+from app.graphql.errors import (
+    Code,
+    FormattedError,
+    RequestFailed,
+    failed_by,
+    failure,
+    format_document_error,
+    format_field_error,
+)
 from app.graphql.plans import PlannedExecutor
 from app.settings import Settings
+from app.web.misuse import Misuse, Origin
 
 MakeContext: TypeAlias = Callable[[Principal, str, Allowance], object]
 Payload: TypeAlias = dict[str, object]
@@ -38,6 +47,7 @@ _LARGE_VARIABLES = 16 * 1024
 class Caller:
     principal: Principal
     request_id: str
+    origin: Origin
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +89,9 @@ class Run:
 
 
 class Engine:
-    def __init__(self, schema: Schema, settings: Settings, make_context: MakeContext, clock: Clock, aside: Aside) -> None:
+    def __init__(
+        self, schema: Schema, settings: Settings, make_context: MakeContext, *, clock: Clock, aside: Aside, misuse: Misuse
+    ) -> None:
         self._schema = schema._schema
         self._limits = settings.limits
         self._production = settings.server.production
@@ -87,6 +99,7 @@ class Engine:
         self._allowances = Allowances(settings.limits.allowance_capacity, settings.limits.allowance_per_second, clock)
         self._documents = Documents(self._schema, settings.limits, aside)
         self._aside = aside
+        self._misuse = misuse
 
     async def prepare(self, request: GraphQLRequest, caller: Caller) -> Prepared:
         """Raises RequestFailed; nothing was executed then."""
@@ -95,7 +108,9 @@ class Engine:
             request, caller.principal.key_id, privileged=privileged, hide_suggestions=self._production and not privileged
         )
         if document.introspects and self._production and not privileged:
-            raise failure(Code.FORBIDDEN, "introspection needs the scope ADMIN here", 403)
+            refusal = Forbidden("introspection needs the scope ADMIN here")
+            self._misuse.note(refusal, caller.origin, caller.principal.hint)
+            raise failed_by(refusal, caller.request_id)
         return Prepared(request, document, document.operation(request.operation_name))
 
     async def execute(self, prepared: Prepared, caller: Caller) -> Payload:
@@ -123,8 +138,7 @@ class Engine:
         stream = create_source_event_stream(run.executor)
         source = await stream if isinstance(stream, Awaitable) else stream
         if isinstance(source, ExecutionResult):
-            errors = [format_field_error(error, caller.request_id) for error in source.errors or ()]
-            raise RequestFailed(errors, 400, in_document=True)
+            raise RequestFailed(self._formatted(source.errors or (), caller), 400, in_document=True)
         return self._events(source, run, caller)
 
     def greet(self, prepared: Prepared, run: Run, caller: Caller) -> None:
@@ -158,6 +172,7 @@ class Engine:
                 except StopAsyncIteration:
                     return
                 except Exception as error:  # noqa: BLE001 (whatever ends a source is told to its subscriber, masked and logged)
+                    self._misuse.note(error, caller.origin, caller.principal.hint)
                     raise failed_by(error, caller.request_id) from None
                 planned = run.executor.complete_event(event)
                 yield {"data": planned} if planned is not None else await self._event(event, run, caller)
@@ -177,7 +192,7 @@ class Engine:
             return failed_by(DeadlineExceeded("the event ran out of its time"), caller.request_id).payload
         except RequestFailed as failed:
             return failed.payload
-        return _result_payload(result, caller)
+        return self._result_payload(result, caller)
 
     def _context(self, run: Run, caller: Caller) -> object:
         try:
@@ -204,7 +219,7 @@ class Engine:
         return executor
 
     def _payload(self, result: ExecutionResult, run: Run, prepared: Prepared, caller: Caller) -> Payload:
-        payload = _result_payload(result, caller)
+        payload = self._result_payload(result, caller)
         actual = prepared.operation.cost.actual(result.data)
         left = run.allowance
         if actual < run.cost:
@@ -212,12 +227,17 @@ class Engine:
         payload["extensions"] = {"cost": {"requested": run.cost, "actual": actual, "remaining": left.remaining}}
         return payload
 
+    def _result_payload(self, result: ExecutionResult, caller: Caller) -> Payload:
+        if not result.errors:
+            return {"data": result.data}
+        return {"data": result.data, "errors": self._formatted(result.errors, caller)}
 
-def _result_payload(result: ExecutionResult, caller: Caller) -> Payload:
-    if not result.errors:
-        return {"data": result.data}
-    errors = [format_field_error(error, caller.request_id) for error in result.errors]
-    return {"data": result.data, "errors": errors}
+    def _formatted(self, errors: Sequence[GraphQLError], caller: Caller) -> list[FormattedError]:
+        """An operation that is forbidden counts once, however many of its fields are."""
+        causes = (error.original_error for error in errors)
+        forbidden = next((cause for cause in causes if isinstance(cause, Forbidden)), None)
+        self._misuse.note(forbidden, caller.origin, caller.principal.hint)
+        return [format_field_error(error, caller.request_id) for error in errors]
 
 
 def _allowance_exceeded(error: AllowanceExceeded) -> RequestFailed:

@@ -24,6 +24,7 @@ from app.graphql.engine import Caller, Payload, Prepared
 from app.graphql.errors import Code, RequestFailed, failed_by, failure
 from app.graphql.operations import Operations
 from app.graphql.sse import EventStream, Streamer
+from app.web.misuse import Door, Origin
 from app.web.request_ids import request_id_of
 
 Header: TypeAlias = tuple[bytes, bytes]
@@ -71,6 +72,7 @@ class GraphQLEndpoint:
         self._streamer = Streamer(operations)
         self._clock = operations.clock
         self._parser = operations.parser
+        self._misuse = operations.misuse
         self._bodies = bodies
         self._console = console
 
@@ -98,13 +100,14 @@ class GraphQLEndpoint:
         except RequestFailed as failed:
             await _send_failure(send, failed, media)
         except Exception as error:  # noqa: BLE001 (every surprise becomes one masked sentence and a log entry)
+            self._misuse.note(error, Origin(Door.HTTP, scope))
             await _send_failure(send, failed_by(error, request_id_of(scope)), media)
         else:
             await send_json(send, 200, payload, media)
 
     async def _answer(self, scope: Scope, headers: HeaderView, receive: Receive) -> Payload | _Streamed:
         with self._calls.one():
-            caller = Caller(await self._authenticate(headers), request_id_of(scope))
+            caller = await self._caller(scope, headers)
             async with self._request(scope, headers, receive) as request:
                 prepared = await self._engine.prepare(request, caller)
                 streamed = prepared.operation.kind is OperationType.SUBSCRIPTION
@@ -120,7 +123,7 @@ class GraphQLEndpoint:
 
     async def _stream(self, scope: Scope, headers: HeaderView, receive: Receive, send: Send, streamed: _Streamed | None) -> None:
         """`streamed` is what the request was found to ask for, where it has been read."""
-        caller = streamed.caller if streamed else Caller(await self._authenticate(headers), request_id_of(scope))
+        caller = streamed.caller if streamed else await self._caller(scope, headers)
         stream = EventStream(scope, receive, send, caller, headers=headers, clock=self._clock)
         try:
             prepared = streamed.prepared if streamed else await self._prepared(scope, headers, receive, caller)
@@ -133,6 +136,9 @@ class GraphQLEndpoint:
             if not failed.in_document:
                 raise
             await stream.refuse(failed)
+
+    async def _caller(self, scope: Scope, headers: HeaderView) -> Caller:
+        return Caller(await self._authenticate(headers), request_id_of(scope), Origin(Door.HTTP, scope))
 
     async def _prepared(self, scope: Scope, headers: HeaderView, receive: Receive, caller: Caller) -> Prepared:
         async with self._request(scope, headers, receive) as request:

@@ -12,6 +12,7 @@ from app.graphql.connections import Authenticate, Connections
 from app.graphql.engine import Engine
 from app.settings import LimitSettings
 from app.web.load import Capacity
+from app.web.misuse import Misuse
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,3 +29,4 @@ class Operations:
     aside: Aside
     limits: LimitSettings
     clock: Clock
+    misuse: Misuse

@@ -24,6 +24,7 @@ from app.graphql.websocket import WebSocketEndpoint
 from app.settings import Settings
 from app.web.load import Capacity
 from app.web.memory import BodyCapacity
+from app.web.misuse import Door, Misuse, Origin
 from app.web.request_ids import request_id_of
 
 PATH = "/graphql"
@@ -32,18 +33,22 @@ PATH = "/graphql"
 class SchemaDocument:
     """The SDL: for everybody, in production for keys that may introspect."""
 
-    def __init__(self, sdl: str, authenticate: Authenticate, *, production: bool) -> None:
+    def __init__(self, sdl: str, authenticate: Authenticate, misuse: Misuse, *, production: bool) -> None:
         self._sdl = sdl
         self._authenticate = authenticate
+        self._misuse = misuse
         self._production = production
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._production:
+            hint = None
             try:
                 principal = await self._authenticate(HeaderView(scope["headers"]))
+                hint = principal.hint
                 if AccessScope.ADMIN not in principal.scopes:
                     raise Forbidden("the schema needs the scope ADMIN here")
             except GreenLangError as error:
+                self._misuse.note(error, Origin(Door.SCHEMA, scope), hint)
                 failed = failed_by(error, request_id_of(scope))
                 await send_json(send, failed.status, failed.payload, MediaType.JSON, failed.headers)
                 return
@@ -59,13 +64,14 @@ def build_graphql_routes(
     make_context: MakeContext,
     clock: Clock,
     aside: Aside,
+    misuse: Misuse,
     simulated: bool = False,
 ) -> list[BaseRoute]:
     """`authenticate` takes the request's headers by lower-case name and raises Unauthenticated or StoreUnavailable;
     `make_context` is called once an operation and once an event, and must not block."""
     limits = settings.limits
     retry_after = settings.server.retry_after
-    engine = Engine(schema, settings, make_context, clock, aside)
+    engine = Engine(schema, settings, make_context, clock=clock, aside=aside, misuse=misuse)
     operations = Operations(
         engine,
         authenticate,
@@ -77,10 +83,11 @@ def build_graphql_routes(
         aside,
         limits,
         clock,
+        misuse,
     )
     bodies = BodyReader(limits.body_bytes, operations.body_bytes, limits.send_timeout)
     handshakes = Capacity(settings.server.max_in_flight, retry_after)
-    sdl = SchemaDocument(schema.as_str(), authenticate, production=settings.server.production)
+    sdl = SchemaDocument(schema.as_str(), authenticate, misuse, production=settings.server.production)
     console = None if settings.server.production else ConsolePage(simulated=simulated)
     return [
         Route(PATH, GraphQLEndpoint(operations, bodies, console), methods=None),

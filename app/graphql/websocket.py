@@ -28,6 +28,7 @@ from app.graphql.errors import RequestFailed, failed_by
 from app.graphql.frames import Frame, ProtocolBroken, decode_frame, fields_of, id_of, pong_to, read_frame, read_head
 from app.graphql.operations import Operations
 from app.web.load import Capacity
+from app.web.misuse import Door, Origin
 from app.web.protocols import ABORT, HAS_ROOM, RELEASE, TRUST, UTF8, extension
 from app.web.request_ids import request_id_of
 
@@ -93,6 +94,7 @@ class _Session:
         self._operations = operations
         self._engine = operations.engine
         self._request_id = request_id_of(scope)
+        self._origin = Origin(Door.WEBSOCKET, scope)
         self._send_message = send
         self._has_room = extension(scope, HAS_ROOM)
         self._running: dict[str, _Operation] = {}
@@ -280,7 +282,7 @@ class _Session:
         return True
 
     async def _run(self, id_: str, operation: _Operation, request: GraphQLRequest) -> None:
-        caller = Caller(self.principal, self._request_id)
+        caller = Caller(self.principal, self._request_id, self._origin)
         try:
             with ExitStack() as kept:
                 kept.enter_context(self._operations.body_bytes.held(request.size))
@@ -341,8 +343,9 @@ class WebSocketEndpoint:
         await receive()
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         if not self._origin_allowed(headers):
-            failed = failed_by(Forbidden("pages of this Origin may not connect: see server.allowed_origins"), "")
-            await _refusal(failed)(scope, receive, send)
+            refusal = Forbidden("pages of this Origin may not connect: see server.allowed_origins")
+            self._operations.misuse.note(refusal, Origin(Door.WEBSOCKET, scope))
+            await _refusal(failed_by(refusal, ""))(scope, receive, send)
             return
         if SUBPROTOCOL not in scope["subprotocols"]:
             await send({"type": "websocket.accept"})
@@ -389,7 +392,8 @@ class WebSocketEndpoint:
                 principal = await self._operations.authenticate(credentials)
         except TimeoutError:
             raise ProtocolBroken(4408, "Connection initialisation timeout") from None
-        except Unauthenticated:
+        except Unauthenticated as error:
+            self._operations.misuse.note(error, Origin(Door.WEBSOCKET, scope))
             raise ProtocolBroken(4403, "Forbidden: the key is missing, wrong, expired or revoked") from None
         except (Overloaded, StoreUnavailable) as error:
             raise ProtocolBroken(1013, str(error)) from None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from app.errors import Unauthenticated
+from app.errors import RefusedKey, Unauthenticated
 
 
 def bearer_token(headers: Mapping[str, str]) -> str:
@@ -12,5 +12,6 @@ def bearer_token(headers: Mapping[str, str]) -> str:
     scheme, _, token = headers.get("authorization", "").strip().partition(" ")
     token = token.strip()
     if scheme.lower() != "bearer" or not token:
-        raise Unauthenticated("no key: send `Authorization: Bearer sk-…`")
+        reason = RefusedKey.MALFORMED if scheme else RefusedKey.MISSING
+        raise Unauthenticated("no key: send `Authorization: Bearer sk-…`", reason)
     return token

@@ -85,6 +85,7 @@ def served(schema: strawberry.Schema, api: Api) -> Starlette:
             make_context=make_context,
             clock=SystemClock(),
             aside=services.aside,
+            misuse=services.misuse,
         )
     )
 

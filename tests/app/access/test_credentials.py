@@ -54,9 +54,12 @@ class TestText:
 class TestComparison:
     def test_only_the_whole_secret_matches(self) -> None:
         _, secret = new_secret()
-        assert matches(secret, hash_secret(secret))
-        assert not matches(secret[:-1] + ("a" if secret[-1] != "a" else "b"), hash_secret(secret))
-        assert not matches("", hash_secret(secret))
+        assert matches(hash_secret(secret), hash_secret(secret))
+        assert not matches(hash_secret(secret[:-1] + ("a" if secret[-1] != "a" else "b")), hash_secret(secret))
+        assert not matches(hash_secret(""), hash_secret(secret))
+
+    def test_nothing_matches_no_hash(self) -> None:
+        assert not matches(hash_secret(new_secret()[1]), None)
 
     def test_takes_the_same_time_wherever_they_differ(self) -> None:
         """Timing is not measured: the comparison is the standard library's for secrets, and there is no other."""

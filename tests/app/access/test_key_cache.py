@@ -20,7 +20,7 @@ def clock() -> ManualClock:
 
 @pytest.fixture
 def cache(clock: ManualClock) -> KeyCache:
-    return KeyCache(clock, KeyCacheLimits(ttl=timedelta(seconds=30), entries=3, unknown_ttl=timedelta(seconds=5), unknown=2))
+    return KeyCache(clock, KeyCacheLimits(ttl=timedelta(seconds=30), entries=3, refused_ttl=timedelta(seconds=5), refused=2))
 
 
 class TestLifetime:
@@ -40,10 +40,15 @@ class TestLifetime:
         assert cache.get("a") is None
 
     def test_an_unknown_hint_is_asked_for_again_soon(self, cache: KeyCache, clock: ManualClock) -> None:
-        cache.remember_unknown("a")
-        assert cache.is_unknown("a")
+        cache.remember_refused("a", known=False)
+        assert cache.was_refused("a", None)
         clock.move(5)
-        assert not cache.is_unknown("a")
+        assert not cache.was_refused("a", None)
+
+    def test_a_key_that_was_pushed_out_is_asked_for_again_at_once(self, cache: KeyCache) -> None:
+        cache.remember_refused("a", known=True)
+        assert cache.was_refused("a", entry())
+        assert not cache.was_refused("a", None)
 
 
 class TestSize:
@@ -57,7 +62,7 @@ class TestSize:
     def test_guesses_push_out_guesses_and_no_keys(self, cache: KeyCache) -> None:
         cache.remember(entry("a"))
         for guess in range(1000):
-            cache.remember_unknown(str(guess))
+            cache.remember_refused(str(guess), known=False)
         assert cache.get("a") is not None
         assert len(cache) == 3
 

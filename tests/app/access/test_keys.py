@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import event, text
 
-from app.access.credentials import new_secret
+from app.access.credentials import hash_secret, new_secret
 from app.access.key_rows import NewKey
 from app.access.keys import POLL_SECONDS, KeyChanged, KeyStore
 from app.access.limits import KeyLimited
@@ -17,7 +17,7 @@ from app.access.principal import Principal, Scope
 from app.clock import Clock, SystemClock
 from app.db.engines import build_engines
 from app.db.sessions import Sessions
-from app.errors import Refused, StoreUnavailable, Unauthenticated
+from app.errors import Refused, RefusedKey, StoreUnavailable, Unauthenticated
 from app.problems import Conflict, InvalidInput, NotFound
 from app.settings import DatabaseSettings
 from tests.clocks import ManualClock
@@ -37,12 +37,17 @@ class Process:
 
     def __init__(self, url: str, clock: Clock) -> None:
         self.sessions = Sessions(build_engines(url, (), DatabaseSettings(pool_size=2)))
-        self.keys = KeyStore(self.sessions, clock)
+        self.hashed: list[str] = []
+        self.keys = KeyStore(self.sessions, clock, hash_key=self._hash)
         self.statements: list[str] = []
         event.listen(self.sessions.engines.primary.sync_engine, "before_cursor_execute", self._note)
 
     def _note(self, _connection: object, _cursor: object, statement: str, *_: object) -> None:
         self.statements.append(statement)
+
+    def _hash(self, bearer: str) -> bytes:
+        self.hashed.append(bearer)
+        return hash_secret(bearer)
 
     @property
     def lookups(self) -> int:
@@ -114,6 +119,7 @@ class TestAuthentication:
             expires_at=expires_at,
             requests_per_minute=60,
             max_concurrent=4,
+            hint=created.key.hint,
         )
 
     async def test_none_wrong_unknown_malformed_expired_and_revoked_are_refused_in_the_same_words(
@@ -125,12 +131,24 @@ class TestAuthentication:
         expired = await keys.create(new_key("expired", expires_at=clock.now() + timedelta(seconds=1)))
         clock.move(1)
         wrong = good.secret[:-1] + ("a" if good.secret[-1] != "a" else "b")
-        words = set()
-        for bearer in (None, "", "sk-x", "\0", wrong, new_secret()[1], expired.secret, revoked.secret):
+        unknown = new_secret()[1]
+        words, reasons = set(), []
+        for bearer in (None, "", "sk-x", "\0", wrong, unknown, expired.secret, revoked.secret):
             with pytest.raises(Unauthenticated) as caught:
                 await keys.authenticate(bearer)
             words.add(str(caught.value))
+            reasons.append((caught.value.reason, caught.value.hint))
         assert len(words) == 1
+        assert reasons == [
+            (RefusedKey.MISSING, None),
+            (RefusedKey.MISSING, None),
+            (RefusedKey.MALFORMED, None),
+            (RefusedKey.MALFORMED, None),
+            (RefusedKey.UNKNOWN, good.key.hint),
+            (RefusedKey.UNKNOWN, unknown.split("-")[1]),
+            (RefusedKey.EXPIRED, expired.key.hint),
+            (RefusedKey.REVOKED, revoked.key.hint),
+        ]
         assert (await keys.authenticate(good.secret)).key_name == "agents"
 
     async def test_a_cached_key_is_refused_the_moment_it_expires(self, keys: KeyStore, clock: ManualClock) -> None:
@@ -197,13 +215,35 @@ class TestCache:
         assert await refused(keys, guess)
         assert process.lookups == 2
 
-    async def test_wrong_secrets_of_a_known_key_cost_no_sql(self, keys: KeyStore, process: Process) -> None:
+    @pytest.mark.parametrize("in_use", [True, False], ids=["in use", "not in use"])
+    async def test_a_wrong_secret_costs_the_same_whether_its_hint_is_known_or_not(
+        self, keys: KeyStore, process: Process, clock: ManualClock, *, in_use: bool
+    ) -> None:
+        """Counted at every guess, also after the memory of refusals and of keys has passed."""
         created = await keys.create(new_key())
-        await keys.authenticate(created.secret)
-        process.statements.clear()
-        for letter in "0123456789":
-            assert await refused(keys, f"sk-{created.key.hint}-{letter * 32}")
-        assert process.statements == []
+        costs: dict[str, list[tuple[int, int]]] = {}
+        for hint in (created.key.hint, new_secret()[0]):
+            costs[hint] = []
+            for number in range(12):
+                if in_use:
+                    await keys.authenticate(created.secret)
+                process.hashed.clear()
+                process.statements.clear()
+                assert await refused(keys, f"sk-{hint}-{str(number % 10) * 32}")
+                assert len(process.statements) <= 3  # a look-up in a transaction of its own
+                costs[hint].append((process.lookups, len(process.hashed)))
+                clock.move((0.1, 4, 6, 31)[number % 4])
+        known, unknown = costs.values()
+        assert known == unknown
+        assert set(known) == {(0, 1), (1, 1)}
+
+    async def test_guesses_keep_nobody_from_using_the_key(self, keys: KeyStore, process: Process, clock: ManualClock) -> None:
+        created = await keys.create(new_key())
+        for _ in range(40):
+            assert await refused(keys, f"sk-{created.key.hint}-{'0' * 32}")
+            assert (await keys.authenticate(created.secret)).key_name == "agents"
+            clock.move(1)
+        assert process.lookups <= 9
 
 
 class TestStoreAway:

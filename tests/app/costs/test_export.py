@@ -32,6 +32,7 @@ from app.errors import Refused
 from app.problems import InvalidInput, NotFound
 from tests.app.costs.calls import asked, attempt, payer, settlement
 from tests.app.graphql.serving import eventually, serving
+from tests.app.web.misuses import new_misuse
 from tests.clocks import ManualClock
 
 pytestmark = pytest.mark.anyio
@@ -191,7 +192,7 @@ class TestDownload:
     async def test_is_a_file_that_needs_no_key(self, ledger: PostgresLedger, exports: CostExports) -> None:
         await spend(ledger, "1")
         url = URL((await exports.create(EVER, ExportFormat.CSV, ())).url)
-        app = Starlette(routes=build_export_routes(exports))
+        app = Starlette(routes=build_export_routes(exports, new_misuse()))
         async with serving(app) as port, aiohttp.ClientSession(f"http://127.0.0.1:{port}") as session:
             async with session.get(url.path) as answer:
                 body = await answer.read()
@@ -210,7 +211,7 @@ class TestDownload:
         pool = sessions.engines.primary.sync_engine.pool
         assert isinstance(pool, AsyncAdaptedQueuePool)
         before = pool.checkedout()
-        async with serving(Starlette(routes=build_export_routes(exports))) as port:
+        async with serving(Starlette(routes=build_export_routes(exports, new_misuse()))) as port:
             _, writer = await asyncio.open_connection("127.0.0.1", port)
             writer.write(f"GET {url.path} HTTP/1.1\r\nhost: x\r\n\r\n".encode())
             await eventually(lambda: pool.checkedout() == before + 1)

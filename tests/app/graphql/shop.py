@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from uuid import UUID
 
 import strawberry
+from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from strawberry.types import Info
@@ -23,6 +24,8 @@ from app.graphql.routes import build_graphql_routes
 from app.problems import InvalidInput
 from app.settings import Settings
 from app.web.bearer import bearer_token
+from app.web.client_address import TrustedProxies
+from app.web.misuse import Misuse
 from app.web.request_ids import RequestIds
 from app.web.security import SecurityHeaders
 
@@ -279,6 +282,7 @@ class Shop:
     simulated: bool = False
     keys: Keys = field(default_factory=new_keys)
     board: Board = field(default_factory=Board)
+    metrics: CollectorRegistry = field(default_factory=CollectorRegistry)
 
     def make_context(self, principal: Principal, request_id: str, allowance: Allowance) -> ShopContext:
         if self.board.no_context is not None:
@@ -295,6 +299,7 @@ class Shop:
             make_context=self.make_context,
             clock=self.clock,
             aside=Aside(),
+            misuse=Misuse(self.metrics, TrustedProxies(self.settings.server.trusted_proxies), self.clock),
             simulated=self.simulated,
         )
         return Starlette(routes=routes, middleware=[Middleware(RequestIds), Middleware(SecurityHeaders)])
