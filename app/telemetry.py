@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from dataclasses import dataclass
+from typing import Final
 
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 
@@ -23,6 +25,42 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(entry, default=str)
 
 
+MAX_LINES_A_MINUTE: Final = 60
+
+
+class BoundedLines(logging.Filter):
+    """Lets at most so many lines a minute through from one place in the code, so that no flood of bad requests can fill a disk.
+
+    The last line that is let through says that others are left out (`more`); the first one of a later minute says how many were
+    (`left_out`).
+    """
+
+    def __init__(self, lines: int = MAX_LINES_A_MINUTE) -> None:
+        super().__init__()
+        self._lines = lines
+        self._places: dict[tuple[str, int], _Minute] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        place = record.pathname, record.lineno
+        minute = self._places.get(place)
+        if minute is None or abs(record.created - minute.since) >= 60:
+            if minute is not None and minute.lines > self._lines:
+                record.left_out = minute.lines - self._lines
+            minute = self._places[place] = _Minute(record.created)
+        minute.lines += 1
+        if minute.lines == self._lines:
+            record.more = "lines of this kind are left out for the rest of the minute"
+        return minute.lines <= self._lines
+
+
+@dataclass(slots=True)
+class _Minute:
+    """`since` is in seconds since the epoch."""
+
+    since: float
+    lines: int = 0
+
+
 _TALKATIVE = ("alembic", "httpx2", "uvicorn.error")
 """Libraries that report every request or every step that went well."""
 
@@ -30,6 +68,7 @@ _TALKATIVE = ("alembic", "httpx2", "uvicorn.error")
 def configure_logging(level: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
+    handler.addFilter(BoundedLines())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     for name in _TALKATIVE:
         logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLevelName(level.upper())))

@@ -45,7 +45,7 @@ async def made_key(settings: Settings, *scopes: Scope) -> str:
     engines = build_engines(settings.database.primary.reveal(), (), settings.database)
     try:
         keys = KeyStore(Sessions(engines), SystemClock())
-        return (await keys.create(NewKey(name="scraper", tenant="acme", scopes=frozenset(scopes)))).secret
+        return (await keys.create(NewKey(name=f"key of {len(scopes)} {scopes}", tenant="acme", scopes=frozenset(scopes)))).secret
     finally:
         await engines.close()
 
@@ -76,6 +76,30 @@ class TestMetrics:
         async with running(settings.model_copy(update={"server": server})):
             body = await asyncio.to_thread(lambda: urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5).read())
         assert b"greenlang_provider_requests_total" in body
+
+
+class TestRefusedKeys:
+    async def test_are_counted_by_reason_at_every_door(self, settings: Settings) -> None:
+        admin, reader = await made_key(settings, Scope.ADMIN), await made_key(settings, Scope.COSTS)
+        unknown = f"sk-{'0' * 12}-{'x' * 32}"
+        async with running(settings) as app:
+            await get(app, "/metrics")
+            await get(app, "/metrics", reader)
+            await get(app, "/exports/nothing")
+            for key in (None, "sk-x", unknown, reader[:-1] + ("a" if reader[-1] != "a" else "b")):
+                await Client(app, key).post("{ viewer { tenant } }")
+            await Client(app, reader).post("{ providers { name } budgets { nodes { id } } }")
+            seen = (await get(app, "/metrics", admin)).body.decode()
+        lines = [line for line in seen.splitlines() if line.startswith("greenlang_refusals_total") and not line.endswith(" 0.0")]
+        assert sorted(line.removeprefix("greenlang_refusals_total") for line in lines) == [
+            '{door="export",reason="unknown"} 1.0',
+            '{door="http",reason="forbidden"} 1.0',
+            '{door="http",reason="malformed"} 1.0',
+            '{door="http",reason="missing"} 1.0',
+            '{door="http",reason="unknown"} 2.0',
+            '{door="metrics",reason="forbidden"} 1.0',
+            '{door="metrics",reason="missing"} 1.0',
+        ]
 
 
 class TestHealth:

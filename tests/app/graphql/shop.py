@@ -283,6 +283,10 @@ class Shop:
     keys: Keys = field(default_factory=new_keys)
     board: Board = field(default_factory=Board)
     metrics: CollectorRegistry = field(default_factory=CollectorRegistry)
+    misuse: Misuse = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.misuse = Misuse(self.metrics, TrustedProxies(self.settings.server.trusted_proxies), self.clock)
 
     def make_context(self, principal: Principal, request_id: str, allowance: Allowance) -> ShopContext:
         if self.board.no_context is not None:
@@ -299,7 +303,7 @@ class Shop:
             make_context=self.make_context,
             clock=self.clock,
             aside=Aside(),
-            misuse=Misuse(self.metrics, TrustedProxies(self.settings.server.trusted_proxies), self.clock),
+            misuse=self.misuse,
             simulated=self.simulated,
         )
         return Starlette(routes=routes, middleware=[Middleware(RequestIds), Middleware(SecurityHeaders)])
