@@ -85,14 +85,11 @@ async def build_services(settings: Settings, clock: Clock, estimator: Estimator,
     """Connects lazily: a store that is away is no reason not to start. Raises SettingsError."""
     async with AsyncExitStack() as stack:
         sessions, redis, event_streams = _connect(settings, clock, stack)
-        metrics = CollectorRegistry()
-        misuse = Misuse(metrics, TrustedProxies(settings.server.trusted_proxies), clock)
-        stack.push_async_callback(misuse.close)
+        metrics, misuse = _open_metrics(settings, clock, stack)
         tell = await stack.enter_async_context(open_traces(settings.telemetry))
         fleet = build_fleet(settings, build_providers(settings.providers, clock), clock, redis=redis, registry=metrics)
         stack.push_async_callback(fleet.close)
-        limits = SharedKeyLimits(KeyLimits(clock, 1 / settings.server.workers), redis, clock)
-        keys = await stack.enter_async_context(KeyStore(sessions, clock, await stack.enter_async_context(limits)))
+        keys = await _open_keys(settings, sessions, redis, clock, stack)
         ledger = PostgresLedger(sessions, clock, settings, prices)
         stack.push_async_callback(ledger.close)
         kept = (ledger, Upkeep(sessions, clock))
@@ -158,3 +155,15 @@ def _connect(settings: Settings, clock: Clock, stack: AsyncExitStack) -> tuple[S
     for client in (redis, patient):
         stack.push_async_callback(client.close)
     return Sessions(engines), redis, RedisStreams(redis, patient)
+
+
+def _open_metrics(settings: Settings, clock: Clock, stack: AsyncExitStack) -> tuple[CollectorRegistry, Misuse]:
+    metrics = CollectorRegistry()
+    misuse = Misuse(metrics, TrustedProxies(settings.server.trusted_proxies), clock)
+    stack.push_async_callback(misuse.close)
+    return metrics, misuse
+
+
+async def _open_keys(settings: Settings, sessions: Sessions, redis: RedisClient, clock: Clock, stack: AsyncExitStack) -> KeyStore:
+    limits = SharedKeyLimits(KeyLimits(clock, 1 / settings.server.workers), redis, clock)
+    return await stack.enter_async_context(KeyStore(sessions, clock, await stack.enter_async_context(limits)))

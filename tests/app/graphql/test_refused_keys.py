@@ -58,10 +58,11 @@ def counts(shop: Shop) -> dict[tuple[str, str], float]:
     return {(sample.labels["reason"], sample.labels["door"]): sample.value for sample in samples if sample.value}
 
 
+DOORS = [("http", post), ("http", get), ("http", stream), ("schema", schema), ("websocket", socket)]
+
+
 class TestEveryDoor:
-    @pytest.mark.parametrize(
-        ("door", "ask"), [("http", post), ("http", get), ("http", stream), ("schema", schema), ("websocket", socket)]
-    )
+    @pytest.mark.parametrize(("door", "ask"), DOORS)
     @pytest.mark.parametrize(
         ("reason", "headers"),
         [
