@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 
@@ -23,6 +24,7 @@ from app.context import OperationContext
 from app.costs.estimate import Estimator
 from app.costs.export_endpoint import build_export_routes
 from app.costs.prices import PriceBook
+from app.embedded.stores import has_private_store
 from app.errors import Forbidden, SettingsError, StoreUnavailable, Unauthenticated
 from app.graphql.routes import build_graphql_routes
 from app.health.endpoints import build_health_routes
@@ -38,6 +40,7 @@ from schema.build import build_schema
 
 _METHOD_NOT_ALLOWED = 405
 _NOT_FOUND = 404
+_SECRET_BYTES = 32
 _NOTHING_HERE = "there is nothing at this path: the API is at /graphql"
 
 Authenticate = Callable[[Mapping[str, str]], Awaitable[Principal]]
@@ -46,11 +49,12 @@ Authenticate = Callable[[Mapping[str, str]], Awaitable[Principal]]
 def create_app(settings: Settings) -> Starlette:
     """What is heavy is built here, before server processes fork; what has connections is opened in each of them."""
     schema, estimator, prices = build_schema(), Estimator(), PriceBook(settings)
+    stream_secret = os.urandom(_SECRET_BYTES) if has_private_store(settings) else b""
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[dict[str, Grace]]:
         """Hands the server the grace that begins when it is told to stop."""
-        async with build_services(settings, SystemClock(), estimator, prices) as services:
+        async with build_services(settings, SystemClock(), estimator, prices, stream_secret=stream_secret) as services:
             count_tasks(services.metrics)
             app.router.routes.extend(_routes(services))
             with _metrics_port(services.metrics, settings.server):

@@ -67,6 +67,10 @@ class UnsealError(GreenLangError):
     """Sealed by a key that is not configured, in another context, or changed since."""
 
 
+class UnknownKeyError(UnsealError):
+    """Sealed by a key that this Sealer does not have."""
+
+
 class Sealer:
     """AES-256-GCM under the first of `keys`; the others open what was sealed before. Without a key content is kept as it is.
 
@@ -74,8 +78,16 @@ class Sealer:
     """
 
     def __init__(self, keys: Sequence[bytes] = ()) -> None:
-        self._keys = {_key_id(key): key for key in reversed(keys)}
+        self._keys = {_key_id(key): key for key in keys}
         self._current = _key_id(keys[0]) if keys else None
+
+    @property
+    def has_key(self) -> bool:
+        return self._current is not None
+
+    def opening_also(self, other: Sealer) -> Sealer:
+        """Seals as this one does, or as `other` if this one has no key; opens what either of them opens."""
+        return Sealer([*self._in_order(), *other._in_order()])
 
     def seal(self, content: bytes, context: bytes) -> bytes:
         """`context` says whose content it is and has to be the same for unseal; it is not in the result."""
@@ -91,12 +103,17 @@ class Sealer:
             return sealed[1:]
         mark, key_id, salt, nonce, rest = _cut(sealed, len(_SEALED), _KEY_ID_BYTES, _SALT_BYTES, _NONCE_BYTES)
         key = self._keys.get(key_id)
-        if mark != _SEALED or key is None or not rest:
+        if mark != _SEALED or not rest:
             raise UnsealError("not sealed by a configured key")
+        if key is None:
+            raise UnknownKeyError("not sealed by a configured key")
         try:
             return AESGCM(_derive(key, salt)).decrypt(nonce, rest, context)
         except InvalidTag:
             raise UnsealError("sealed in another context, or changed since") from None
+
+    def _in_order(self) -> Sequence[bytes]:
+        return tuple(self._keys.values())
 
 
 def build_sealer(references: Sequence[SecretReference]) -> Sealer:

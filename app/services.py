@@ -45,6 +45,7 @@ from app.llm.registry import build_providers
 from app.redis.clients import RedisClient, connect_redis
 from app.secrets import build_sealer
 from app.settings import Settings
+from app.stream_seals import StreamSeals
 from app.streams import CompletionStreams
 from app.tasks import Grace, end_tasks
 from app.traces import open_traces
@@ -81,8 +82,11 @@ class Services:
 
 
 @asynccontextmanager
-async def build_services(settings: Settings, clock: Clock, estimator: Estimator, prices: PriceBook) -> AsyncIterator[Services]:
-    """Connects lazily: a store that is away is no reason not to start. Raises SettingsError."""
+async def build_services(
+    settings: Settings, clock: Clock, estimator: Estimator, prices: PriceBook, *, stream_secret: bytes = b""
+) -> AsyncIterator[Services]:
+    """Connects lazily: a store that is away is no reason not to start. `stream_secret` is the half of the stream keys that the
+    processes of one machine have in memory alone. Raises SettingsError."""
     async with AsyncExitStack() as stack:
         sessions, redis, event_streams = _connect(settings, clock, stack)
         metrics, misuse = _open_metrics(settings, clock, stack)
@@ -96,7 +100,10 @@ async def build_services(settings: Settings, clock: Clock, estimator: Estimator,
         stack.push_async_callback(end_tasks, [asyncio.create_task(each.keep()) for each in kept])
         aside, timeouts = Aside(), {each.name: each.timeouts.total for each in settings.providers}
         planner = CallPlanner(clock, fleet, prices, estimator, timeouts, aside=aside)
-        documents = CompletionDocuments(build_sealer(settings.content.encryption_keys), settings.content.store)
+        sealer, keep_content = build_sealer(settings.content.encryption_keys), settings.content.store
+        documents = CompletionDocuments(sealer, keep_content)
+        seals = StreamSeals(sessions, clock, sealer, keep_content=keep_content, memory_secret=stream_secret)
+        stack.push_async_callback(end_tasks, [asyncio.create_task(seals.keep())])
         log = StreamLog(redis, min(LIFETIME, settings.content.ttl) if settings.content.store else FORGOTTEN_AFTER)
         leases = Leases(clock, log, ledger)
         stack.push_async_callback(end_tasks, [asyncio.create_task(leases.keep())])
@@ -106,7 +113,7 @@ async def build_services(settings: Settings, clock: Clock, estimator: Estimator,
         grace = Grace(settings.server.shutdown_grace.total_seconds(), clock.monotonic)
         stack.push_async_callback(gateway.close, grace)
         streams = CompletionStreams(
-            clock=clock, fleet=fleet, gateway=gateway, planner=planner, documents=documents, leases=leases, log=log
+            clock=clock, fleet=fleet, gateway=gateway, planner=planner, seals=seals, leases=leases, log=log
         )
         stack.push_async_callback(end_tasks, [asyncio.create_task(streams.keep())])
         stack.push_async_callback(streams.close, grace)

@@ -31,7 +31,8 @@ from app.leases import Leases
 from app.llm.pace import waiting_seconds
 from app.llm.routing import ProvidersFailed
 from app.problems import CursorExpired, InvalidInput, NotFound
-from app.secrets import Sealer
+from app.secrets import UnknownKeyError
+from app.stream_seals import Seals
 
 SILENCE_BEFORE_DOUBT = 1.0
 """Seconds without an entry after which the owner's life is asked for."""
@@ -46,10 +47,10 @@ BEYOND_THE_END = InvalidInput("The cursor is beyond the completion's last event.
 class Watching:
     """Everything that is watched from this process: the readers of the log read together."""
 
-    def __init__(self, clock: Clock, log: StreamLog, sealer: Sealer, leases: Leases, gateway: Gateway) -> None:
+    def __init__(self, clock: Clock, log: StreamLog, seals: Seals, leases: Leases, gateway: Gateway) -> None:
         self.clock = clock
         self.log = log
-        self.sealer = sealer
+        self.seals = seals
         self.leases = leases
         self.gateway = gateway
         self.watchers = 0
@@ -108,7 +109,8 @@ class _Watch:
         self.away_since = None if page is not None else self.away_since or now
         if page is not None and page.entries:
             self.heard = self.asked = now
-            return [await self._event(entry) for entry in self._entries(page)]
+            entries = await self._entries(page)
+            return await self._unreadable() if entries is None else [await self._event(entry) for entry in entries]
         if page is not None and page.lost:
             return [self._fail(_EXPIRED)]
         if self.has_ended and await self._nothing_will_come(now):
@@ -125,10 +127,19 @@ class _Watch:
         self.heard = now
         return [CompletionHeartbeat(self.position, self.at.clock.now())]
 
-    def _entries(self, page: LogPage) -> Iterator[Entry]:
-        context = seal_context(self.known.tenant, self.key)
-        for _, sealed in page.entries:
-            yield decode_entry(self.at.sealer.unseal(sealed, context))
+    async def _entries(self, page: LogPage) -> list[Entry] | None:
+        """None if the key that sealed them is gone: the log is lost then."""
+        try:
+            return [await self._opened(sealed) for _, sealed in page.entries]
+        except UnknownKeyError:
+            return None
+
+    async def _opened(self, sealed: bytes) -> Entry:
+        return decode_entry(await self.at.seals.unseal(sealed, seal_context(self.known.tenant, self.key)))
+
+    async def _unreadable(self) -> list[CompletionEvent]:
+        await self._refresh()
+        return self._without_log() if self.has_ended else [self._fail(_EXPIRED)]
 
     async def _event(self, entry: Entry) -> CompletionEvent:
         self.position = entry.number
@@ -168,7 +179,10 @@ class _Watch:
         if newest is None:
             return self._without_log()
         number, sealed = newest
-        has_end = decode_entry(self.at.sealer.unseal(sealed, seal_context(self.known.tenant, self.key))).is_last
+        try:
+            has_end = (await self._opened(sealed)).is_last
+        except UnknownKeyError:
+            return self._without_log()
         end = number if has_end else number + 1
         if has_end and self.position < end:
             return []
@@ -187,7 +201,7 @@ class _Watch:
         """The text in the log; the ledger has none of a call whose owner died."""
         texts, position = list[str](), 0
         while (page := await self.at.read(self.key, position)) is not None and page.entries:
-            texts += [entry.text or "" for entry in self._entries(page)]
+            texts += [entry.text or "" for entry in await self._entries(page) or ()]
             position = page.entries[-1][0]
         return "".join(texts) or None
 

@@ -16,7 +16,7 @@ from uuid import UUID
 from app.access.principal import Principal
 from app.calls import CallPlanner, RunningCompletion
 from app.clock import Clock
-from app.completion_documents import CompletionDocuments, seal_context
+from app.completion_documents import seal_context
 from app.completion_entries import Entry, encode_entry, event_of, last_event
 from app.completion_events import CompletionEvent, CompletionFailed, CompletionHeartbeat, number_of
 from app.completions import Completion, CompletionRequest, CompletionStatus
@@ -30,6 +30,7 @@ from app.llm.pace import Ticks
 from app.llm.router import Rerouted, Routed
 from app.problems import NotFound
 from app.stream_runs import StreamRun
+from app.stream_seals import Seals
 from app.stream_watch import BEYOND_THE_END, UNSETTLED, Watching
 from app.tasks import Grace
 
@@ -51,7 +52,7 @@ class CompletionStreams:
         fleet: Fleet,
         gateway: Gateway,
         planner: CallPlanner,
-        documents: CompletionDocuments,
+        seals: Seals,
         leases: Leases,
         log: StreamLog,
     ) -> None:
@@ -59,9 +60,9 @@ class CompletionStreams:
         self._fleet = fleet
         self._gateway = gateway
         self._planner = planner
-        self._documents = documents
+        self._seals = seals
         self._leases = leases
-        self._watching = Watching(clock, log, documents.sealer, leases, gateway)
+        self._watching = Watching(clock, log, seals, leases, gateway)
         self._ticks = Ticks(clock)
         self._starting = asyncio.Semaphore(_STARTING_AT_ONCE)
         self._runs: dict[UUID, StreamRun] = {}
@@ -76,6 +77,7 @@ class CompletionStreams:
             async with self._starting:
                 await self._time_to_start(patience_ends)
                 call = await self._planner.plan(request, principal, streamed=True)
+                await self._seals.ready()
                 admission = await self._gateway.admit(call)
             while isinstance(admission, Joined):
                 known = await self._gateway.completion(admission.call, principal)
@@ -158,10 +160,9 @@ class CompletionStreams:
     def _begin(self, running: RunningCompletion, slot: AsyncExitStack) -> StreamRun:
         call = running.call
         context = seal_context(call.payer.tenant, call.key)
-        seal = self._documents.sealer.seal
 
         def append(entries: Sequence[Entry]) -> asyncio.Future[None]:
-            sealed = [(entry.number, seal(encode_entry(entry), context)) for entry in entries]
+            sealed = [(entry.number, self._seals.seal(encode_entry(entry), context)) for entry in entries]
             return self._leases.write(LogWrite(call.key, sealed, begins=entries[0].number == 1, ends=entries[-1].is_last))
 
         run = StreamRun(call.payer, self._clock, append, self._ticks)

@@ -20,6 +20,7 @@ from app.embedded.account import choose_account
 from app.embedded.addresses import DATABASE_URL, REDIS_URL
 from app.errors import GreenLangError
 from app.secrets import SecretReference
+from app.settings import Settings
 
 _SOURCE = Path(__file__).resolve().parents[2]
 _ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "TMPDIR")
@@ -103,6 +104,13 @@ class PrivateStores:
         for pipe in (self.keeper.stdin, self.keeper.stdout):
             if pipe is not None:
                 pipe.close()
+
+
+def has_private_store(settings: Settings) -> bool:
+    """Whether a store runs in the data directory itself: then no other machine shares what is in it."""
+    folder = settings.server.data_dir.resolve()
+    named = ((settings.database.primary, DATABASE_URL), (settings.redis.url, REDIS_URL))
+    return any(reference is not None and reference.file == folder / name for reference, name in named)
 
 
 def _take(lock: int, data_dir: Path) -> None:

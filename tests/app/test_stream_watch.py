@@ -27,7 +27,7 @@ from app.events.stream_log import LogPage, StreamLog
 from app.gateway import Gateway
 from app.leases import Leases
 from app.problems import CursorExpired, InvalidInput, NotFound
-from app.secrets import build_sealer
+from app.secrets import Sealer
 from app.stream_watch import HEARTBEAT_SECONDS, REDIS_PATIENCE_SECONDS, UNSETTLED, Watching
 from tests.app.access.principals import principal
 from tests.clocks import ManualClock, settle
@@ -35,6 +35,25 @@ from tests.clocks import ManualClock, settle
 pytestmark = pytest.mark.anyio
 
 ACME = principal(Scope.COMPLETIONS)
+
+
+class LocalSeals:
+    """One key, which can be lost."""
+
+    def __init__(self) -> None:
+        self.sealing = self.opening = Sealer([bytes(32)])
+
+    async def ready(self) -> None:
+        return None
+
+    def seal(self, content: bytes, context: bytes) -> bytes:
+        return self.sealing.seal(content, context)
+
+    async def unseal(self, sealed: bytes, context: bytes) -> bytes:
+        return self.opening.unseal(sealed, context)
+
+    def lose_key(self) -> None:
+        self.opening = Sealer()
 
 
 @dataclass
@@ -54,8 +73,8 @@ class Elsewhere:
 
     def __post_init__(self) -> None:
         self.known = Completion(self.key, CompletionStatus.RUNNING, "acme", self.clock.now(), first_token_ms=1.0)
-        self.sealer = build_sealer(())
-        self.watching = Watching(self.clock, cast("StreamLog", self), self.sealer, cast("Leases", self), cast("Gateway", self))
+        self.seals = LocalSeals()
+        self.watching = Watching(self.clock, cast("StreamLog", self), self.seals, cast("Leases", self), cast("Gateway", self))
 
     # ------------------------------------------------------------------ as the log, the leases and the gateway
     async def read(self, batch: Sequence[tuple[UUID, int]]) -> Sequence[LogPage]:
@@ -122,7 +141,7 @@ class Elsewhere:
         return LogPage(tuple(self._sealed(entry) for entry in kept))
 
     def _sealed(self, entry: Entry) -> tuple[int, bytes]:
-        return entry.number, self.sealer.seal(encode_entry(entry), seal_context("acme", self.key))
+        return entry.number, self.seals.seal(encode_entry(entry), seal_context("acme", self.key))
 
 
 def kinds(events: Sequence[CompletionEvent]) -> list[type[object]]:
@@ -190,6 +209,38 @@ class TestRunningElsewhere:
         assert isinstance(event, CompletionFailed)
         assert isinstance(event.problem, NotFound)
         assert event.partial is None
+
+
+class TestKeyThatIsGone:
+    async def test_a_running_stream_cannot_be_followed(self) -> None:
+        there = Elsewhere()
+        there.write("a")
+        there.seals.lose_key()
+        (event,) = await there.seen(there.watched())
+        assert isinstance(event, CompletionFailed)
+        assert isinstance(event.problem, CursorExpired)
+
+    async def test_an_ended_one_is_told_from_its_result(self) -> None:
+        there = Elsewhere()
+        there.write("a", "b")
+        there.ends(CompletionStatus.FINISHED)
+        there.write_end()
+        there.seals.lose_key()
+        events = await there.seen(there.watched())
+        assert kinds(events) == [CompletionStarted, CompletionDelta, CompletionFinished]
+        assert isinstance(events[1], CompletionDelta)
+        assert events[1].text == "ab"
+
+    async def test_behind_a_cursor_the_events_are_no_longer_kept(self) -> None:
+        there = Elsewhere()
+        there.write("a", "b")
+        there.ends(CompletionStatus.FINISHED)
+        there.write_end()
+        there.seals.lose_key()
+        for after in (2, 4):
+            (event,) = await there.seen(there.watched(after=after))
+            assert isinstance(event, CompletionFailed)
+            assert isinstance(event.problem, CursorExpired)
 
 
 class TestOwnerThatDied:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Column, LargeBinary, PrimaryKeyConstraint, Table, Text
+from sqlalchemy import Column, DateTime, LargeBinary, PrimaryKeyConstraint, Table, Text, Uuid
 
 from app.db.tables.metadata import metadata
 
@@ -12,4 +12,13 @@ installation_secrets = Table(
     Column("name", Text, nullable=False),
     Column("secret", LargeBinary, nullable=False),
     PrimaryKeyConstraint("name"),
+)
+stream_keys = Table(
+    "stream_keys",
+    metadata,
+    Column("key", Uuid, nullable=False),
+    Column("secret", LargeBinary, nullable=False),
+    Column("made_at", DateTime(timezone=True), nullable=False),
+    PrimaryKeyConstraint("key"),
+    prefixes=["UNLOGGED"],
 )
