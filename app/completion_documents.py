@@ -22,6 +22,7 @@ from app.secrets import Sealer
 
 _FIELDS = typing.get_type_hints(Completion) | {"reasoning": typing.Any}
 CONTENT_NOT_KEPT = "The content of this completion was not kept."
+OUTCOME_NOT_KEPT = ProvidersFailed("This call failed. How it failed is no longer kept.", (), retryable=False)
 ABANDONED = ProvidersFailed("The server that ran this call ended before it did.", (), retryable=True)
 
 
@@ -53,16 +54,18 @@ class CompletionDocuments:
 def _without_document(stored: StoredCall) -> Completion:
     status, costs = CompletionStatus(stored.status), [attempt.cost_usd for attempt in stored.attempts]
     known = [cost for cost in costs if cost is not None]
+    failed = OUTCOME_NOT_KEPT if stored.expired else ABANDONED
     return Completion(
         stored.key,
         status,
         stored.tenant,
         stored.created_at,
-        problem=dataclasses.replace(ABANDONED, attempts=stored.attempts) if status is CompletionStatus.FAILED else None,
+        problem=dataclasses.replace(failed, attempts=stored.attempts) if status is CompletionStatus.FAILED else None,
         cost_usd=sum(known, ZERO) if known and len(known) == len(costs) else None,
         attempts=stored.attempts,
         agent=stored.agent,
         finished_at=stored.finished_at,
+        notes=(CONTENT_NOT_KEPT,) if stored.expired else (),
     )
 
 

@@ -12,7 +12,7 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-from app.completion_documents import ABANDONED, seal_context
+from app.completion_documents import ABANDONED, OUTCOME_NOT_KEPT, seal_context
 from app.completions import CompletionStatus
 from app.costs.holds import StoredCall
 from app.embeddings import Embeddings, EmbeddingsOutcome
@@ -56,7 +56,8 @@ class EmbeddingDocuments:
         """Of a call that has ended. Raises UnsealError where the bytes are not this tenant's."""
         status = CompletionStatus(stored.status)
         if stored.document is None:
-            problem = NOT_KEPT if status is CompletionStatus.FINISHED else ABANDONED
+            failed = OUTCOME_NOT_KEPT if stored.expired else ABANDONED
+            problem = NOT_KEPT if status is CompletionStatus.FINISHED else failed
             return EmbeddingsOutcome(stored.key, stored.tenant, status, problem=problem)
         document = _DECODER.decode(self.sealer.unseal(stored.document, seal_context(stored.tenant, stored.key)))
         made = document.embeddings

@@ -96,7 +96,7 @@ async def build_services(
         keys = await _open_keys(settings, sessions, redis, clock, stack)
         ledger = PostgresLedger(sessions, clock, settings, prices)
         stack.push_async_callback(ledger.close)
-        kept = (ledger, Upkeep(sessions, clock))
+        kept = (ledger, Upkeep(sessions, clock, settings.content.ttl))
         stack.push_async_callback(end_tasks, [asyncio.create_task(each.keep()) for each in kept])
         aside, timeouts = Aside(), {each.name: each.timeouts.total for each in settings.providers}
         planner = CallPlanner(clock, fleet, prices, estimator, timeouts, aside=aside)

@@ -61,14 +61,15 @@ class _Minute:
     lines: int = 0
 
 
-_TALKATIVE = ("alembic", "httpx2", "uvicorn.error")
-"""Libraries that report every request or every step that went well."""
+_OURS = ("app", "resolvers", "schema")
+"""Loggers that `level` is for. Libraries warn, and say no more: on lower levels some of them log whole requests and frames."""
 
 
 def configure_logging(level: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
     handler.addFilter(BoundedLines())
-    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    for name in _TALKATIVE:
-        logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLevelName(level.upper())))
+    wanted: int = logging.getLevelNamesMapping()[level.upper()]
+    logging.basicConfig(level=max(logging.WARNING, wanted), handlers=[handler], force=True)
+    for name in _OURS:
+        logging.getLogger(name).setLevel(wanted)

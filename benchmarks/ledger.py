@@ -168,7 +168,7 @@ async def measure(sessions: Sessions, count: int, rounds: int) -> None:
     prices = PriceBook(settings)
     prices.rates(ESTIMATE.provider, ESTIMATE.model, datetime.now(UTC))
     admitted, settled, floor, naive = Measured(count), Measured(count), Measured(count), Measured(NAIVE_ROWS)
-    await tidy(sessions)
+    await tidy(sessions, Settings().content.ttl)
     async with sessions.engines.primary.connect() as connection:
         await connection.execute(text("create table floor (like usage_records including all)"))
         await connection.commit()

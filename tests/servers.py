@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,17 +59,22 @@ class RunningServer:
 
 
 @contextmanager
-def start_server(data_dir: Path, *arguments: str, environ: Mapping[str, str] | None = None) -> Iterator[RunningServer]:
-    """Serves on a free port until the block ends; without provider keys in the environment a simulator answers."""
+def start_server(
+    data_dir: Path, *arguments: str, environ: Mapping[str, str] | None = None, log: Path | None = None
+) -> Iterator[RunningServer]:
+    """Serves on a free port until the block ends; without provider keys in the environment a simulator answers. What it logs is
+    appended to `log`."""
     inherited = {name: value for name, value in os.environ.items() if not name.endswith("_API_KEY")}
     begun = time.monotonic()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "app.cli", "serve", "--port", "0", "--data-dir", str(data_dir), *arguments],
-        cwd=ROOT,
-        env=inherited | dict(environ or {}),
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    with nullcontext() if log is None else log.open("ab") as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "app.cli", "serve", "--port", "0", "--data-dir", str(data_dir), *arguments],
+            cwd=ROOT,
+            env=inherited | dict(environ or {}),
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+        )
     try:
         printed = _announcement(process)
         address, key = _ADDRESS.search(printed), _KEY_FILE.search(printed)

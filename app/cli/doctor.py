@@ -17,6 +17,7 @@ from app.health.stores import postgres_check, redis_check
 from app.llm.registry import build_providers
 from app.redis.clients import connect_redis
 from app.settings import ProviderSettings, Settings
+from app.supervisor.content_key import keeps_content_in_clear
 from app.supervisor.reach import reachable_stores
 
 _PATIENCE_SECONDS = 10.0
@@ -27,13 +28,18 @@ class Finding:
     subject: str
     ok: bool
     detail: str
+    warns: bool = False
+
+    @property
+    def mark(self) -> str:
+        return "FAIL" if not self.ok else "warn" if self.warns else "ok"
 
 
 def run(options: argparse.Namespace, clock: Clock) -> int:
     well = True
     for finding in _examine(options, clock):
         well = well and finding.ok
-        print(f"{'ok  ' if finding.ok else 'FAIL'}  {finding.subject:<24}  {finding.detail}", flush=True)
+        print(f"{finding.mark:<4}  {finding.subject:<24}  {finding.detail}", flush=True)
     return 0 if well else 1
 
 
@@ -46,6 +52,8 @@ def _examine(options: argparse.Namespace, clock: Clock) -> Iterator[Finding]:
         return
     yield Finding("configuration", True, f"{len(settings.providers)} providers, {len(settings.routes)} routes")
     yield from _stores(settings, clock)
+    if keeps_content_in_clear(settings):
+        yield Finding("content", True, "answers are kept in clear: configure content.encryption_keys", warns=True)
     if not settings.providers:
         yield Finding("providers", True, "none, and no key is set: the simulator will answer")
     for provider in settings.providers:

@@ -99,8 +99,8 @@ class Settlement:
 
 @dataclass(frozen=True, slots=True)
 class StoredCall:
-    """A call as the ledger keeps it. `document` is None while it runs, where none was given, and after its owner died; `attempts`
-    are then what it was charged for."""
+    """A call as the ledger keeps it. `document` is None while it runs, where none was given, after its owner died, and once it is
+    `expired` because content is kept for less time than the call; `attempts` are then what it was charged for."""
 
     key: UUID
     tenant: str
@@ -111,6 +111,7 @@ class StoredCall:
     finished_at: datetime | None
     agent: str | None = None
     attempts: tuple[Attempt, ...] = ()
+    expired: bool = False
 
 
 class Ledger(Protocol):

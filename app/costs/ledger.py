@@ -74,7 +74,8 @@ class PostgresLedger:
         self._prices = prices
         self._owner = uuid4()
         self._lease = settings.budgets.hold_ttl
-        self._keep = max(settings.content.ttl, KEEP_AT_LEAST)
+        self._content_ttl = settings.content.ttl
+        self._keep = max(self._content_ttl, KEEP_AT_LEAST)
         self._defaults = settings.budgets
         self._materialised: set[tuple[str, str]] = set()
         self._open: dict[UUID, _Open] = {}
@@ -123,7 +124,7 @@ class PostgresLedger:
 
     async def stored(self, call: UUID) -> StoredCall | None:
         async with self._sessions.read(primary=True) as session:
-            row = (await session.execute(_STORED, {"key": call})).one_or_none()
+            row = (await session.execute(_STORED, {"key": call, "ttl": self._content_ttl})).one_or_none()
             if row is None:
                 return None
             charged: Sequence[Row[Any]] = ()
@@ -140,6 +141,7 @@ class PostgresLedger:
             row.finished_at,
             row.agent,
             tuple(_attempt(one, row.admitted_at) for one in charged),
+            row.expired,
         )
 
     async def renew(self) -> int:
@@ -289,7 +291,9 @@ class PostgresLedger:
 
 
 _STORED = text(
-    "select tenant, agent, operation, status, document, admitted_at, finished_at from completions"
+    "select tenant, agent, operation, status, admitted_at, finished_at, case when not expired then document end as document,"
+    " expired and swept_at is null as expired"
+    " from completions, coalesce(finished_at <= now() - cast(:ttl as interval), false) expired"
     " where key = :key and (expires_at > now() or status = 'RUNNING')"
 )
 _CHARGED = text(

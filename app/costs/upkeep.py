@@ -7,13 +7,13 @@ One process does each task when it is due, by the database's clock: who moves th
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 from uuid import UUID
 
-from sqlalchemy import text
+from sqlalchemy import TextClause, text
 
 from app.clock import Clock
 from app.db.sessions import Sessions
@@ -42,9 +42,11 @@ class Discrepancy:
 
 
 class Upkeep:
-    def __init__(self, sessions: Sessions, clock: Clock) -> None:
+    def __init__(self, sessions: Sessions, clock: Clock, content_ttl: timedelta) -> None:
+        """`content_ttl` is how long the document of a call is kept after its end."""
         self._sessions = sessions
         self._clock = clock
+        self._content_ttl = content_ttl
 
     async def keep(self) -> None:
         """Does what is due until it is cancelled."""
@@ -73,7 +75,7 @@ class Upkeep:
                 _log.exception("upkeep failed", extra={"task": name})
 
     async def _tidy(self) -> None:
-        await tidy(self._sessions)
+        await tidy(self._sessions, self._content_ttl)
 
     async def _reconcile(self) -> None:
         async for found in reconcile(self._sessions):
@@ -99,15 +101,21 @@ class Upkeep:
             await session.execute(_GIVE_UP, {"task": name})
 
 
-async def tidy(sessions: Sessions) -> None:
+async def tidy(sessions: Sessions, content_ttl: timedelta) -> None:
     """Safe to run in several processes at once."""
     async with sessions.write() as session:
         for months in range(MONTHS_AHEAD + 1):
             await session.execute(_MAKE_PARTITION, {"months": months})
-    deleted = DELETED_AT_ONCE
-    while deleted == DELETED_AT_ONCE:
+    await _repeat(sessions, _DELETE_EXPIRED, {})
+    await _repeat(sessions, _DROP_CONTENT, {"ttl": content_ttl})
+
+
+async def _repeat(sessions: Sessions, statement: TextClause, values: Mapping[str, object]) -> None:
+    """A part at a time, until a part is not full."""
+    changed = DELETED_AT_ONCE
+    while changed == DELETED_AT_ONCE:
         async with sessions.write() as session:
-            deleted = len((await session.execute(_DELETE_EXPIRED, {"most": DELETED_AT_ONCE})).all())
+            changed = len((await session.execute(statement, {**values, "most": DELETED_AT_ONCE})).all())
 
 
 async def reconcile(sessions: Sessions) -> AsyncIterator[Discrepancy]:
@@ -142,6 +150,10 @@ _MAKE_PARTITION = text("select make_usage_partition(now() + make_interval(months
 _DELETE_EXPIRED = text(
     "delete from completions where key in (select key from completions where expires_at <= now() and status <> 'RUNNING'"
     " limit :most for update skip locked) returning 1"
+)
+_DROP_CONTENT = text(
+    "update completions set document = null where key in (select key from completions where document is not null"
+    " and finished_at <= now() - cast(:ttl as interval) limit :most for update skip locked) returning 1"
 )
 _BUDGETS = text(
     "select key from budgets where deleted_at is null and (cast(:after as uuid) is null or key > :after) order by key limit :most"

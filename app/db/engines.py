@@ -27,12 +27,14 @@ def build_engine(url: str, settings: DatabaseSettings) -> AsyncEngine:
         max_overflow=settings.max_overflow,
         pool_timeout=settings.pool_timeout.total_seconds(),
         pool_pre_ping=True,
+        hide_parameters=True,
         connect_args=_connect_args(settings),
     )
 
 
 def build_watch(url: str, settings: DatabaseSettings) -> SilenceWatch:
-    return SilenceWatch(create_async_engine(_driver_url(url), poolclass=NullPool, connect_args=_connect_args(settings)))
+    engine = create_async_engine(_driver_url(url), poolclass=NullPool, hide_parameters=True, connect_args=_connect_args(settings))
+    return SilenceWatch(engine)
 
 
 def _driver_url(url: str) -> str:

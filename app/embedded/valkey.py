@@ -1,10 +1,14 @@
-"""The private Valkey: append-only file in the data directory, loopback only, a password."""
+"""The private Valkey: append-only file in the data directory, loopback only, a password.
+
+The file still holds what has expired since it was last written anew, so every start writes it anew.
+"""
 
 from __future__ import annotations
 
 import os
 import signal
 import socket
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,17 +53,21 @@ class Valkey:
             output.write("\n".join(lines) + "\n")
         child = start_child([self.program, configuration], folder, self.data_dir / "log" / "valkey.log", signal.SIGTERM, lock)
         child.wait_until(lambda: _is_ready(address), _START_SECONDS)
+        if not self.volatile:
+            _ask(address, "BGREWRITEAOF")
         return child
 
 
 def _is_ready(address: Address) -> bool:
     """It answers, and no longer with -LOADING."""
-    try:
-        with socket.create_connection((HOST, address.port), timeout=1) as connection:
-            connection.sendall(f"AUTH {address.password}\r\nPING\r\n".encode())
-            answer = b""
-            while answer.count(b"\r\n") < 2 and (more := connection.recv(256)):
-                answer += more
-    except OSError:
-        return False
-    return answer == b"+OK\r\n+PONG\r\n"
+    return _ask(address, "PING") == b"+OK\r\n+PONG\r\n"
+
+
+def _ask(address: Address, command: str) -> bytes:
+    """Both lines of the answer; nothing if it does not answer."""
+    answer = b""
+    with suppress(OSError), socket.create_connection((HOST, address.port), timeout=1) as connection:
+        connection.sendall(f"AUTH {address.password}\r\n{command}\r\n".encode())
+        while answer.count(b"\r\n") < 2 and (more := connection.recv(256)):
+            answer += more
+    return answer

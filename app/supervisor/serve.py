@@ -33,6 +33,7 @@ from app.llm.registry import load_adapters
 from app.secrets import SecretReference
 from app.settings import Settings
 from app.settings.defaults import SIMULATOR_KEY, needs_simulator, simulated_providers, with_simulator
+from app.supervisor.content_key import keeps_content_in_clear, with_content_key
 from app.supervisor.crew import Crew, Part, Server, Simulator, Stores
 from app.supervisor.listening import bind, listen
 from app.supervisor.ownership import owned
@@ -136,7 +137,10 @@ class _Supervisor:
             self._stores.running.stop()
 
     def _launch(self) -> None:
-        """Starts what takes its time, and completes the settings by where the stores will listen."""
+        """Starts what takes its time, and completes the settings by the content key and where the stores will listen."""
+        if keeps_content_in_clear(self._settings):
+            _log.warning("answers are kept in clear: configure content.encryption_keys to encrypt them, or content.store = false")
+        self._settings = with_content_key(self._settings, self._data_dir)
         postgres, valkey = self._settings.database.primary is None, self._settings.redis.url is None
         if postgres or valkey:
             launch = partial(PrivateStores.launch, self._data_dir, postgres=postgres, valkey=valkey)
@@ -167,6 +171,7 @@ def serve(settings: Settings, clock: Clock, target: str, announce: Callable[[Sta
     before it has started anything."""
     require_secrets(settings)
     raise_open_file_limit()
+    forbid_core_dumps()
     grace = settings.server.shutdown_grace.total_seconds() + _MARGIN_SECONDS
     with owned(settings.server.data_dir, clock, patience=grace) as data_dir:
         sockets = bind(settings.server.host, settings.server.port, settings.server.workers)
@@ -203,6 +208,12 @@ def raise_open_file_limit() -> None:
     wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def forbid_core_dumps() -> None:
+    """A dump holds prompts and answers, and those of the stores would lie in the data directory."""
+    _, hard = resource.getrlimit(resource.RLIMIT_CORE)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, hard))
 
 
 def _heard_signals() -> Iterator[signal.Signals]:

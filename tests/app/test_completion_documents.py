@@ -113,6 +113,15 @@ class TestCallsWithoutADocument:
         assert isinstance(told.problem, ProvidersFailed)
         assert told.problem.retryable
 
+    def test_say_that_their_content_is_no_longer_kept(self) -> None:
+        documents = CompletionDocuments(Sealer(), keep_content=True)
+        told = documents.read(replace(stored(WHOLE, None), attempts=WHOLE.attempts, expired=True))
+        assert (told.status, told.text, told.problem) == (CompletionStatus.FINISHED, None, None)
+        assert told.notes == (CONTENT_NOT_KEPT,)
+        failed = documents.read(replace(stored(FAILED, None), expired=True))
+        assert isinstance(failed.problem, ProvidersFailed)
+        assert not failed.problem.retryable
+
     def test_cost_what_they_were_charged(self) -> None:
         documents = CompletionDocuments(Sealer(), keep_content=True)
         failed = replace(FAILED, attempts=(ATTEMPT, ATTEMPT))

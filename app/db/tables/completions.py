@@ -58,3 +58,4 @@ Index(
 )
 Index("ix_completions_lease_until", completions.c.lease_until, postgresql_where=completions.c.status == "RUNNING")
 Index("ix_completions_expires_at", completions.c.expires_at)
+Index("ix_completions_finished_at", completions.c.finished_at, postgresql_where=completions.c.document.is_not(None))

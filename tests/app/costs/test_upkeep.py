@@ -13,6 +13,7 @@ from app.costs.budgets import BudgetEnforcement, BudgetScope, BudgetStore, NewBu
 from app.costs.ledger import PostgresLedger
 from app.costs.upkeep import Discrepancy, Upkeep, put_right, reconcile, tidy
 from app.db.sessions import Sessions
+from app.settings import ContentSettings, Settings
 from tests.app.costs.calls import asked, attempt, settlement, sums
 from tests.app.costs.conftest import LedgerMaker
 from tests.app.costs.test_reports import record, write
@@ -31,7 +32,7 @@ class TestTidy:
         now = datetime.now(UTC)
         await write(sessions, [record(now), record(now - timedelta(days=400))])
         assert await scalar(sessions, "select count(*) from partitions.usage_records_rest") == 2
-        await asyncio.gather(*(tidy(sessions) for _ in range(3)))
+        await asyncio.gather(*(tidy(sessions, timedelta(days=1)) for _ in range(3)))
         assert await scalar(sessions, "select count(*) from partitions.usage_records_rest") == 1
         assert await scalar(sessions, "select count(*) from usage_records") == 2
         assert await scalar(sessions, "select count(*) from pg_inherits where inhparent = 'usage_records'::regclass") == 4
@@ -45,9 +46,29 @@ class TestTidy:
         await ledger.settle(settlement(finished))
         await scalar(sessions, "with aged as (update completions set expires_at = now() returning 1) select count(*) from aged")
         assert await ledger.stored(finished.call) is None
-        await tidy(sessions)
+        await tidy(sessions, timedelta(days=1))
         assert await scalar(sessions, "select count(*) from completions") == 1
         assert await ledger.stored(running.call) is not None
+
+
+class TestContentKeptForLessThanItsCall:
+    async def test_is_shown_no_more_and_then_deleted(self, new_ledger: LedgerMaker, sessions: Sessions) -> None:
+        ledger = new_ledger(Settings(content=ContentSettings(ttl=timedelta(hours=1))))
+        old, young = asked(), asked()
+        for request in (old, young):
+            await ledger.admit(request)
+            await ledger.settle(settlement(request, document=b"words"))
+        await scalar(
+            sessions,
+            "with aged as (update completions set finished_at = finished_at - interval '61 minutes'"
+            f" where key = '{old.call}' returning 1) select count(*) from aged",
+        )
+        stored = [await ledger.stored(request.call) for request in (old, young)]
+        assert [(each.document, each.expired) for each in stored if each] == [(None, True), (b"words", False)]
+        assert await scalar(sessions, "select count(*) from completions where document is not null") == 2
+        await tidy(sessions, timedelta(hours=1))
+        assert await scalar(sessions, "select document from completions where document is not null") == b"words"
+        assert await ledger.stored(old.call) == stored[0]
 
 
 class TestReconcile:
@@ -117,12 +138,12 @@ class TestUpkeep:
     ) -> None:
         made = await spent_and_held(ledger, budgets)
         await falsify(sessions, held="3")
-        await asyncio.gather(*(Upkeep(sessions, ManualClock()).run_due() for _ in range(4)))
+        await asyncio.gather(*(Upkeep(sessions, ManualClock(), timedelta(days=1)).run_due() for _ in range(4)))
         assert [record.__dict__["budget"] for record in caplog.records if record.levelname == "ERROR"] == [str(made)]
         assert await discrepancies(sessions) == []
         assert await scalar(sessions, "select count(*) from upkeep where begun_at > now() - interval '1 minute'") == 2
         await falsify(sessions, held="3")
-        await Upkeep(sessions, ManualClock()).run_due()
+        await Upkeep(sessions, ManualClock(), timedelta(days=1)).run_due()
         assert len(await discrepancies(sessions)) == 1
 
     async def test_a_task_that_failed_is_due_again_and_stops_no_other(
@@ -131,7 +152,7 @@ class TestUpkeep:
         await spent_and_held(ledger, budgets)
         await falsify(sessions, held="3")
         await execute(sessions, "alter function make_usage_partition(timestamptz) rename to elsewhere")
-        process = Upkeep(sessions, ManualClock())
+        process = Upkeep(sessions, ManualClock(), timedelta(days=1))
         await process.run_due()
         assert await discrepancies(sessions) == []
         assert "upkeep failed" in caplog.text

@@ -37,3 +37,6 @@ begin
         order by k.made_at desc;
 end
 $$;
+--
+-- The documents that are still kept, by the end of their calls: content may be kept for less time than the memory of an idempotency key.
+create index ix_completions_finished_at on completions (finished_at) where document is not null;

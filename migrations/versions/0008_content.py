@@ -1,4 +1,4 @@
-"""Keys that seal the entries of running streams."""
+"""Keys that seal the entries of running streams, and an end to documents before the end of their calls."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ down_revision = "0007"
 branch_labels = None
 depends_on = None
 
-_SQL = Path(__file__).parent.parent / "sql" / "0008_stream_keys.sql"
+_SQL = Path(__file__).parent.parent / "sql" / "0008_content.sql"
 
 
 def upgrade() -> None:
@@ -22,3 +22,4 @@ def upgrade() -> None:
 def downgrade() -> None:
     op.execute("drop function share_stream_keys(bytea, interval, interval)")
     op.execute("drop table stream_keys")
+    op.execute("drop index ix_completions_finished_at")
