@@ -61,7 +61,7 @@ class _Minute:
     lines: int = 0
 
 
-_OURS = ("app", "resolvers", "schema")
+OURS = ("app", "resolvers", "schema")
 """Loggers that `level` is for. Libraries warn, and say no more: on lower levels some of them log whole requests and frames."""
 
 
@@ -71,5 +71,5 @@ def configure_logging(level: str) -> None:
     handler.addFilter(BoundedLines())
     wanted: int = logging.getLevelNamesMapping()[level.upper()]
     logging.basicConfig(level=max(logging.WARNING, wanted), handlers=[handler], force=True)
-    for name in _OURS:
+    for name in OURS:
         logging.getLogger(name).setLevel(wanted)

@@ -7,7 +7,7 @@ from io import StringIO
 
 import pytest
 
-from app.telemetry import MAX_LINES_A_MINUTE, BoundedLines, JsonFormatter, configure_logging
+from app.telemetry import MAX_LINES_A_MINUTE, OURS, BoundedLines, JsonFormatter, configure_logging
 
 
 def record(at: float, line: int = 1, message: str = "a bad request") -> logging.LogRecord:
@@ -19,10 +19,11 @@ def record(at: float, line: int = 1, message: str = "a bad request") -> logging.
 @pytest.fixture
 def root_logger() -> Iterator[logging.Logger]:
     root = logging.getLogger()
-    before, level = root.handlers[:], root.level
+    before, levels = root.handlers[:], [(each, each.level) for each in (root, *map(logging.getLogger, OURS))]
     yield root
     root.handlers[:] = before
-    root.setLevel(level)
+    for each, level in levels:
+        each.setLevel(level)
 
 
 class TestFloods:
@@ -71,3 +72,26 @@ class TestLines:
         text = JsonFormatter().format(record(0, message='a\n{"level": "error"}\r\n\u2028'))
         assert text.count("\n") == 0
         assert json.loads(text)["message"].startswith("a\n{")
+
+
+@pytest.mark.usefixtures("root_logger")
+class TestLevel:
+    def test_is_ours_alone_since_libraries_log_whole_requests_at_a_low_one(self, capsys: pytest.CaptureFixture[str]) -> None:
+        configure_logging("debug")
+        logging.getLogger("app.gateway").debug("ours")
+        for library in ("websockets.server", "uvicorn.error", "aiohttp.client", "sqlalchemy.engine"):
+            logging.getLogger(library).info("a prompt")
+            logging.getLogger(library).warning("it warns")
+        said = capsys.readouterr().err
+        assert said.count("ours") == 1
+        assert said.count("it warns") == 4
+        assert "a prompt" not in said
+
+    def test_quietens_libraries_too(self, capsys: pytest.CaptureFixture[str]) -> None:
+        configure_logging("error")
+        for name in ("app.gateway", "uvicorn.error"):
+            logging.getLogger(name).warning("it warns")
+            logging.getLogger(name).error("it fails")
+        said = capsys.readouterr().err
+        assert "it warns" not in said
+        assert said.count("it fails") == 2

@@ -81,14 +81,16 @@ class Caller:
         self.simulator.post({"operation": "completion", **step})
 
     async def _complete(self) -> list[str]:
-        self._will_answer(answer={"text": said(TEXT), "thinking_tokens": 60})
+        """A short one, repeated: PostgreSQL compresses what is long. Then one whose model thinks first."""
+        self._will_answer(answer={"text": said(TEXT)}, count=2)
         messages = [{"role": "SYSTEM", "text": said(SYSTEM)}, {"role": "USER", "text": said(QUESTION)}]
-        labels, key = [{"key": "project", "value": LABEL}], IDEMPOTENCY_KEY
-        more = {"messages": messages, "labels": labels, "idempotencyKey": key, "reasoningEffort": "LOW"}
-        answers = [(await self._client.execute(CREATE, asking("", **more)))["completionCreate"] for _ in range(2)]
-        first = cast("Data", answers[0])
-        assert first["text"] == said(TEXT)
-        thoughts = [text for text in _texts(first["reasoning"]) if len(text) > 40 and " " in text]
+        named = {"labels": [{"key": "project", "value": LABEL}], "idempotencyKey": IDEMPOTENCY_KEY}
+        for more in (named, named, {"reasoningEffort": "LOW"}):
+            data = await self._client.execute(CREATE, asking("", messages=messages, **more))
+            answer = cast("Data", data["completionCreate"])
+            assert answer["__typename"] == "Completion"
+        assert answer["text"] == said(TEXT)
+        thoughts = [text for text in _texts(answer["reasoning"]) if len(text) > 40 and " " in text]
         assert thoughts != []
         return [text[8:32] for text in thoughts]
 
@@ -159,7 +161,7 @@ class Caller:
                 await got.read()
 
     async def _watch_an_owner_die(self) -> None:
-        step: Mapping[str, Json] = {"answer": {"text": said(KILLED) * 20}, "token_delay_ms": 40}
+        step: Mapping[str, Json] = {"answer": {"text": said(KILLED) * 20}, "token_delay_ms": 8}
         self._will_answer(**step, count=None)
         started = cast("Data", (await self._client.execute(START, asking(said(QUESTION))))["completionStart"])
         assert await self._watch(started["id"], until_text=True) != []

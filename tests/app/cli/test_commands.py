@@ -175,6 +175,13 @@ class TestDoctor:
         assert done.returncode == 1
         assert [line.split()[:2] for line in done.stdout.splitlines() if line.startswith("FAIL")] == [["FAIL", "Redis"]]
 
+    def test_content_in_clear_in_a_database_of_ones_own_is_a_warning(self, data_dir: Path, postgres_url: str) -> None:
+        done = run("doctor", "--data-dir", data_dir, GREENLANG_DATABASE__PRIMARY=postgres_url)
+        assert done.returncode == 0
+        assert re.search(r"^warn  content .*content\.encryption_keys", done.stdout, re.MULTILINE)
+        quiet = run("doctor", "--data-dir", data_dir, GREENLANG_DATABASE__PRIMARY=postgres_url, GREENLANG_CONTENT__STORE="false")
+        assert (quiet.returncode, "warn" in quiet.stdout) == (0, False)
+
     def test_a_key_that_is_not_there_is_named(self, data_dir: Path, tmp_path: Path) -> None:
         provider = '[[providers]]\nname = "mine"\nkind = "anthropic"\napi_keys = [{ env = "NOT_SET" }]\n'
         (tmp_path / "keys.toml").write_text(provider, encoding="utf-8")
