@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from typing import Protocol
 
 from prometheus_client import CollectorRegistry
 
@@ -44,7 +45,7 @@ from app.llm.provider_events import ProviderEvents
 from app.llm.registry import build_providers
 from app.redis.clients import RedisClient, connect_redis
 from app.secrets import build_sealer
-from app.settings import Settings
+from app.settings import ContentSettings, Settings
 from app.stream_seals import StreamSeals
 from app.streams import CompletionStreams
 from app.tasks import Grace, end_tasks
@@ -85,8 +86,7 @@ class Services:
 async def build_services(
     settings: Settings, clock: Clock, estimator: Estimator, prices: PriceBook, *, stream_secret: bytes = b""
 ) -> AsyncIterator[Services]:
-    """Connects lazily: a store that is away is no reason not to start. `stream_secret` is the half of the stream keys that the
-    processes of one machine have in memory alone. Raises SettingsError."""
+    """Connects lazily: a store that is away is no reason not to start. `stream_secret` is that of StreamSeals. SettingsError."""
     async with AsyncExitStack() as stack:
         sessions, redis, event_streams = _connect(settings, clock, stack)
         metrics, misuse = _open_metrics(settings, clock, stack)
@@ -96,17 +96,12 @@ async def build_services(
         keys = await _open_keys(settings, sessions, redis, clock, stack)
         ledger = PostgresLedger(sessions, clock, settings, prices)
         stack.push_async_callback(ledger.close)
-        kept = (ledger, Upkeep(sessions, clock, settings.content.ttl))
-        stack.push_async_callback(end_tasks, [asyncio.create_task(each.keep()) for each in kept])
+        _keep(stack, ledger, Upkeep(sessions, clock, settings.content.ttl))
         aside, timeouts = Aside(), {each.name: each.timeouts.total for each in settings.providers}
         planner = CallPlanner(clock, fleet, prices, estimator, timeouts, aside=aside)
-        sealer, keep_content = build_sealer(settings.content.encryption_keys), settings.content.store
-        documents = CompletionDocuments(sealer, keep_content)
-        seals = StreamSeals(sessions, clock, sealer, keep_content=keep_content, memory_secret=stream_secret)
-        stack.push_async_callback(end_tasks, [asyncio.create_task(seals.keep())])
-        log = StreamLog(redis, min(LIFETIME, settings.content.ttl) if settings.content.store else FORGOTTEN_AFTER)
+        documents, seals, log = _content(settings.content, sessions, redis, clock, stream_secret)
         leases = Leases(clock, log, ledger)
-        stack.push_async_callback(end_tasks, [asyncio.create_task(leases.keep())])
+        _keep(stack, leases, seals)
         gateway = Gateway(
             clock=clock, fleet=fleet, ledger=ledger, keys=keys, planner=planner, documents=documents, leases=leases, tell=tell
         )
@@ -115,7 +110,7 @@ async def build_services(
         streams = CompletionStreams(
             clock=clock, fleet=fleet, gateway=gateway, planner=planner, seals=seals, leases=leases, log=log
         )
-        stack.push_async_callback(end_tasks, [asyncio.create_task(streams.keep())])
+        _keep(stack, streams)
         stack.push_async_callback(streams.close, grace)
         relay, alerts = Relay(sessions, clock, streams=event_streams), AlertStore(sessions)
         alert_events = BudgetAlertEvents(alerts, relay, clock)
@@ -148,6 +143,25 @@ async def build_services(
             health=Health([postgres_check(sessions), redis_check(redis)], clock),
             grace=grace,
         )
+
+
+class _Keeper(Protocol):
+    async def keep(self) -> None: ...
+
+
+def _keep(stack: AsyncExitStack, *keepers: _Keeper) -> None:
+    """Each has a task until the stack is left."""
+    stack.push_async_callback(end_tasks, [asyncio.create_task(each.keep()) for each in keepers])
+
+
+def _content(
+    content: ContentSettings, sessions: Sessions, redis: RedisClient, clock: Clock, stream_secret: bytes
+) -> tuple[CompletionDocuments, StreamSeals, StreamLog]:
+    """What seals the answer of a call and the entries of its stream, and the log of those."""
+    sealer, keep = build_sealer(content.encryption_keys), content.store
+    seals = StreamSeals(sessions, clock, sealer, keep_content=keep, memory_secret=stream_secret)
+    log = StreamLog(redis, min(LIFETIME, content.ttl) if keep else FORGOTTEN_AFTER)
+    return CompletionDocuments(sealer, keep), seals, log
 
 
 def _connect(settings: Settings, clock: Clock, stack: AsyncExitStack) -> tuple[Sessions, RedisClient, RedisStreams]:
