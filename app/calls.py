@@ -71,10 +71,11 @@ class CallRequest(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class PlannedCall(Generic[Template]):
-    """`started` is in the Clock's monotonic seconds. Prices are those at the start, also for the settlement. Vectors are no
-    output tokens: their call has a cap of 0."""
+    """`key_id` is the API key it was made with. `started` is in the Clock's monotonic seconds. Prices are those at the start,
+    also for the settlement. Vectors are no output tokens: their call has a cap of 0."""
 
     key: UUID
+    key_id: UUID
     operation: Operation
     requested_model: str | None
     payer: Payer
@@ -160,6 +161,7 @@ class CallPlanner:
         cap = request.max_output_tokens or plan.default_max_output_tokens
         return PlannedCall(
             key=new_uuid(started_at),
+            key_id=principal.key_id,
             operation=Operation.COMPLETION,
             requested_model=request.model,
             payer=payer,
@@ -191,6 +193,7 @@ class CallPlanner:
         deadline = self._deadline(request, plan, started)
         return PlannedCall(
             key=new_uuid(started_at),
+            key_id=principal.key_id,
             operation=Operation.EMBEDDING,
             requested_model=request.model,
             payer=payer,
@@ -402,10 +405,11 @@ class RunningCompletion(RunningCall[ModelCall]):
         completion = self._completion(CompletionStatus.FAILED)
         return replace(completion, text="".join(self._texts) or None, problem=problem)
 
-    def cancelled(self) -> Completion:
+    def cancelled(self, reason: str | None = None) -> Completion:
         """What had come by then, which stays charged."""
         completion = self._completion(CompletionStatus.CANCELLED)
-        return replace(completion, text="".join(self._texts) or None, finish_reason=FinishReason.CANCELLED)
+        notes = () if reason is None else (reason,)
+        return replace(completion, text="".join(self._texts) or None, finish_reason=FinishReason.CANCELLED, notes=notes)
 
     def unfinished(self) -> Completion:
         completion = self._completion(CompletionStatus.RUNNING)
@@ -460,8 +464,9 @@ class RunningEmbeddings(RunningCall[EmbedCall]):
     def failed(self, problem: object) -> EmbeddingsOutcome:
         return self._without_vectors(CompletionStatus.FAILED, self.failure(problem))
 
-    def cancelled(self) -> EmbeddingsOutcome:
-        problem = ProvidersFailed("The call was cancelled.", tuple(self.attempts), retryable=True, code=ProblemCode.CANCELLED)
+    def cancelled(self, reason: str | None = None) -> EmbeddingsOutcome:
+        text = reason or "The call was cancelled."
+        problem = ProvidersFailed(text, tuple(self.attempts), retryable=reason is None, code=ProblemCode.CANCELLED)
         return self._without_vectors(CompletionStatus.CANCELLED, problem)
 
     def _without_vectors(self, status: CompletionStatus, problem: ProvidersFailed) -> EmbeddingsOutcome:

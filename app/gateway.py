@@ -44,15 +44,17 @@ class Gateway:
         self._clock = clock
         self.ledger = ledger
         self._keys = keys
+        self.calls = keys.calls
         self._planner = planner
         self._documents = documents
         self._completions: Lifecycle[Completion] = Lifecycle(
-            clock=clock, fleet=fleet, ledger=ledger, leases=leases, documents=documents, tell=tell
+            clock=clock, fleet=fleet, ledger=ledger, calls=keys.calls, leases=leases, documents=documents, tell=tell
         )
         self._embeddings: Lifecycle[EmbeddingsOutcome] = Lifecycle(
             clock=clock,
             fleet=fleet,
             ledger=ledger,
+            calls=keys.calls,
             leases=leases,
             documents=EmbeddingDocuments(documents.sealer, documents.keep_content),
             tell=tell,
@@ -93,6 +95,10 @@ class Gateway:
 
     def begin(self, call: PlannedCall[ModelCall], admitted: Admitted) -> RunningCompletion:
         return RunningCompletion(call, admitted, self.ledger, self._clock)
+
+    def cancel_reason(self, call: PlannedCall[ModelCall]) -> str | None:
+        """For the caller: why the call was cancelled. None if it was asked for or the process stops."""
+        return self._completions.cancel_reason(call)
 
     async def settle(self, running: RunningCompletion, completion: Completion) -> None:
         """In the ledger when it returns; raises StoreUnavailable."""

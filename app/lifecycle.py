@@ -14,6 +14,7 @@ from decimal import Decimal
 from typing import Generic, Protocol, TypeVar
 from uuid import UUID
 
+from app.access.running_calls import RunningCalls
 from app.attempts import Attempt
 from app.calls import AnyCall, PlannedCall, Template
 from app.clock import Clock
@@ -33,6 +34,7 @@ from app.usage import TokenUsage
 JOIN_POLL_SECONDS = 0.1
 SILENCE_BEFORE_DOUBT = 1.0
 """Seconds after which a call that was joined has its owner's life asked for."""
+KEY_REVOKED = "The call was cancelled: its API key was revoked together with the calls that ran."
 
 
 class Outcome(Protocol):
@@ -71,7 +73,7 @@ class Running(Protocol[Ended_co]):
 
     def failed(self, problem: object) -> Ended_co: ...
 
-    def cancelled(self) -> Ended_co: ...
+    def cancelled(self, reason: str | None = None) -> Ended_co: ...
 
 
 class Documents(Protocol[Ended]):
@@ -84,12 +86,21 @@ class Documents(Protocol[Ended]):
 
 class Lifecycle(Generic[Ended]):
     def __init__(
-        self, *, clock: Clock, fleet: Fleet, ledger: Ledger, leases: Leases, documents: Documents[Ended], tell: Tell | None
+        self,
+        *,
+        clock: Clock,
+        fleet: Fleet,
+        ledger: Ledger,
+        calls: RunningCalls,
+        leases: Leases,
+        documents: Documents[Ended],
+        tell: Tell | None,
     ) -> None:
         """`tell` hears of every call that ended, for the traces."""
         self._clock = clock
         self._fleet = fleet
         self._ledger = ledger
+        self._calls = calls
         self._leases = leases
         self._documents = documents
         self._tell = tell
@@ -124,6 +135,10 @@ class Lifecycle(Generic[Ended]):
                 self._fleet.add_cost(Target(attempt.provider, attempt.model), attempt.cost_usd)
         self._ended(running, ended.status, ended.problem)
 
+    def cancel_reason(self, call: AnyCall) -> str | None:
+        """For the caller: why the call was cancelled. None if it was asked for or the process stops."""
+        return KEY_REVOKED if self._calls.is_cancelled(call.key_id) else None
+
     async def close(self, seconds: float) -> None:
         """Every call in flight is settled before its provider's client goes; one that takes longer is cancelled."""
         await see_out(self._running.values(), seconds)
@@ -136,11 +151,15 @@ class Lifecycle(Generic[Ended]):
 
     async def _run(self, running: Running[Ended]) -> Ended:
         answering = asyncio.create_task(running.answer(self._fleet.router))
+        with self._calls.running(running.call.key_id, answering.cancel):
+            return await self._settled(running, answering)
+
+    async def _settled(self, running: Running[Ended], answering: asyncio.Task[Ended]) -> Ended:
         async with self._leased(running.call, answering.cancel):
             try:
                 ended = await answering
             except asyncio.CancelledError:
-                ended = running.cancelled()
+                ended = running.cancelled(self.cancel_reason(running.call))
             except BaseException as error:
                 if not running.billed_attempts:
                     await self._ledger.release(running.call.key)

@@ -177,23 +177,27 @@ class CompletionStreams:
     async def _drive(
         self, running: RunningCompletion, run: StreamRun, answering: asyncio.Task[Completion], slot: AsyncExitStack
     ) -> None:
-        key = running.call.key
         async with slot:
-            try:
-                await run.started()
-                completion = await self._ended(answering, running)
-                await run.flush()
-                await run.end(await self._settled(running, completion))
-            finally:
-                self._leases.drop(key)
-                self._runs.pop(key, None)
+            with self._gateway.calls.running(running.call.key_id, answering.cancel):
+                await self._see_through(running, run, answering)
+
+    async def _see_through(self, running: RunningCompletion, run: StreamRun, answering: asyncio.Task[Completion]) -> None:
+        key = running.call.key
+        try:
+            await run.started()
+            completion = await self._ended(answering, running)
+            await run.flush()
+            await run.end(await self._settled(running, completion))
+        finally:
+            self._leases.drop(key)
+            self._runs.pop(key, None)
 
     async def _ended(self, answering: asyncio.Task[Completion], running: RunningCompletion) -> Completion:
         """The completion as it is to be settled, however it ended."""
         try:
             return await answering
         except asyncio.CancelledError:
-            return running.cancelled()
+            return running.cancelled(self._gateway.cancel_reason(running.call))
         except Refused as refusal:
             return running.failed(refusal.reason)
         except Exception:  # noqa: BLE001 (whatever happened, those who watch are told the end, and the log why)

@@ -87,7 +87,10 @@ class Completion(Node):
     tool_calls: list[ToolCall] = field(description="Tools that the model asks for; give back their results in the next call.")
     finish_reason: FinishReason | None = field(description="Why the model stopped; null until it has.")
     problem: CompletionProblem | None = field(description="Why it failed; null otherwise.")
-    notes: list[str] = field(description="What was changed on the way, such as a parameter the model does not take.")
+    notes: list[str] = field(
+        description="What was changed on the way, such as a parameter the model does not take; why it was cancelled, if its API "
+        "key was revoked."
+    )
     requested_model: str | None = field(description="As it was asked for; null where the call named none.")
     route: str | None = field(description="Name of the route taken, such as `default`; null where a target was named.")
     output_cap_tokens: int | None = field(description="The output cap really sent.")

@@ -21,6 +21,7 @@ class KeyEntry:
     secret_hash: bytes
     version: int
     revoked: bool
+    calls_cancelled: bool
     principal: Principal
 
 

@@ -29,6 +29,7 @@ _ENTRY = (
     api_keys.c.secret_hash,
     api_keys.c.version,
     api_keys.c.revoked_at,
+    api_keys.c.calls_cancelled_at,
     api_keys.c.id,
     api_keys.c.name,
     api_keys.c.tenant,
@@ -118,20 +119,29 @@ async def insert_key(session: WriteSession, key: UUID, new: NewKey, hint: str, s
         raise Refused(Conflict(f"the tenant {new.tenant} has a key {new.name}; revoke it or take another name")) from error
 
 
-async def revoke_key(session: WriteSession, reference: str, tenant: str | None) -> ApiKey | None:
-    """The key by id or by name, revoked; None where there is none. Raises Refused(InvalidInput) where several tenants have the
-    name and none is given."""
+async def revoke_key(session: WriteSession, reference: str, tenant: str | None, *, cancel_calls: bool) -> ApiKey | None:
+    """The key by id or by name, revoked, with its running calls if `cancel_calls` says so; None where there is none. Raises
+    Refused(InvalidInput) where several tenants have the name and none is given."""
     found = (await session.execute(_named(reference, tenant).with_for_update())).all()
     if len(found) > 1:
         tenants = ", ".join(sorted(row.tenant for row in found))
         raise Refused(InvalidInput(f"keys of several tenants have this name: {tenants}; give the tenant or the id", ("tenant",)))
-    if not found or found[0].revoked_at is not None:
-        return _api_key(found[0]) if found else None
+    if not found:
+        return None
+    row = found[0]
+    cancels = cancel_calls and row.calls_cancelled_at is None
+    if row.revoked_at is not None and not cancels:
+        return _api_key(row)
     now = func.clock_timestamp()
     statement = (
         update(api_keys)
-        .where(api_keys.c.id == found[0].id)
-        .values(revoked_at=now, changed_at=now, version=api_keys.c.version + 1)
+        .where(api_keys.c.id == row.id)
+        .values(
+            revoked_at=func.coalesce(api_keys.c.revoked_at, now),
+            calls_cancelled_at=now if cancels else api_keys.c.calls_cancelled_at,
+            changed_at=now,
+            version=api_keys.c.version + 1,
+        )
         .returning(api_keys)
     )
     row = (await session.execute(statement)).one()
@@ -179,6 +189,7 @@ def _entry(row: _Row) -> KeyEntry:
         secret_hash=row.secret_hash,
         version=row.version,
         revoked=row.revoked_at is not None,
+        calls_cancelled=row.calls_cancelled_at is not None,
         principal=Principal(
             key_id=row.id,
             key_name=row.name,

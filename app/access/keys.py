@@ -24,6 +24,7 @@ from app.access.key_cache import KeyCache, KeyCacheLimits, KeyEntry
 from app.access.key_rows import CHANNEL, ApiKey, NewKey, any_key, insert_key, read_changes, read_entries, read_keys, revoke_key
 from app.access.limits import KeyLimits, Limits
 from app.access.principal import Principal
+from app.access.running_calls import RunningCalls
 from app.clock import Clock
 from app.db.sessions import Sessions
 from app.db.wakeups import Wakeup, listen
@@ -75,6 +76,7 @@ class KeyStore:
         self._hash = hash_key
         self._limits = limits or KeyLimits(clock)
         self._cache = KeyCache(clock, cache or KeyCacheLimits())
+        self.calls = RunningCalls()
         self._wakeup = Wakeup(clock)
         self._listeners: dict[object, ChangeListener] = {}
         self._waiting: dict[str, asyncio.Future[_Found]] = {}
@@ -143,11 +145,12 @@ class KeyStore:
             key = await insert_key(session, new_uuid(self._clock.now()), new, hint, hash_secret(secret))
         return CreatedKey(key, secret)
 
-    async def revoke(self, reference: str, tenant: str | None = None) -> ApiKey:
-        """By id or by name; revoking twice changes nothing. Raises Refused(NotFound), Refused(InvalidInput) where keys of
+    async def revoke(self, reference: str, tenant: str | None = None, *, cancel_calls: bool = False) -> ApiKey:
+        """By id or by name; revoking twice changes nothing. With `cancel_calls` every process cancels the calls that run with
+        the key, also if it was revoked before. Raises Refused(NotFound), Refused(InvalidInput) where keys of
         several tenants have the name, StoreUnavailable."""
         async with self._sessions.write() as session:
-            key = await revoke_key(session, reference, tenant)
+            key = await revoke_key(session, reference, tenant, cancel_calls=cancel_calls)
         if key is None:
             raise Refused(NotFound(f"there is no key {reference}"))
         self._cache.forget(key.hint)
@@ -170,6 +173,8 @@ class KeyStore:
             recent, self._changes_read_at = await read_changes(session, self._changes_read_at, OVERLAP)
         loop = asyncio.get_running_loop()
         for entry in self._cache.take_changes(recent):
+            if entry.calls_cancelled:
+                loop.call_soon(self.calls.cancel, entry.principal.key_id)
             for listener in self._listeners.values():
                 loop.call_soon(listener, KeyChanged(entry.principal.key_id, entry.revoked))
 

@@ -99,6 +99,7 @@ def _add_keys_parsers(keys: argparse._SubParsersAction[argparse.ArgumentParser],
     command = keys.add_parser("revoke", parents=[anywhere], help="end a key's right, for good, in every process")
     command.add_argument("key", help="its id or its name")
     command.add_argument("--tenant", help="where keys of several tenants have the name")
+    command.add_argument("--cancel", action="store_true", help="also end the calls that run with it, in every process")
     command.set_defaults(command="keys", action="revoke")
 
 

@@ -109,7 +109,9 @@ def _list_keys(options: argparse.Namespace, _clock: Clock) -> Action:
 
 def _revoke_key(options: argparse.Namespace, _clock: Clock) -> Action:
     async def revoke(keys: KeyStore) -> None:
-        print(_described(await keys.revoke(options.key, options.tenant)))
+        print(_described(await keys.revoke(options.key, options.tenant, cancel_calls=options.cancel)))
+        if options.cancel:
+            print("Every server process now cancels the calls that run with it", file=sys.stderr)
 
     return revoke
 

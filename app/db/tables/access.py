@@ -26,6 +26,7 @@ api_keys = Table(
     Column("created_at", TIMESTAMP(timezone=True), nullable=False, server_default=func.now()),
     Column("changed_at", TIMESTAMP(timezone=True), nullable=False, server_default=func.now()),
     Column("revoked_at", TIMESTAMP(timezone=True)),
+    Column("calls_cancelled_at", TIMESTAMP(timezone=True)),
     Column("version", Integer, nullable=False, server_default="1"),
     PrimaryKeyConstraint("id"),
     CheckConstraint("octet_length(secret_hash) = 32", name="secret_hash_is_sha256"),

@@ -10,7 +10,7 @@ from tests.clocks import ManualClock
 
 
 def entry(hint: str = "a", version: int = 1, *, revoked: bool = False) -> KeyEntry:
-    return KeyEntry(hint=hint, secret_hash=b"", version=version, revoked=revoked, principal=principal())
+    return KeyEntry(hint=hint, secret_hash=b"", version=version, revoked=revoked, calls_cancelled=False, principal=principal())
 
 
 @pytest.fixture
