@@ -86,8 +86,8 @@ class TestAKeyRevokedWithItsCalls:
                     answers: list[Data] = await asyncio.gather(*whole)
                     texts = await asyncio.gather(*streams)
                     ended = [answer["completionCreate"] for answer in answers]
-                    for id_ in (*streamed, *(each["completionStart"]["id"] for each in started)):
-                        ended.append(await self.ended(admin, id_))
+                    ids = [*streamed, *(each["completionStart"]["id"] for each in started)]
+                    ended += [await self.ended(admin, id_) for id_ in ids]
                 seconds = time.monotonic() - revoked_at
                 running = await self.find(admin, own["completionStart"]["id"])
                 await admin.execute(f'mutation {{ completionCancel(id: "{running["id"]}") {{ __typename }} }}')
