@@ -33,6 +33,7 @@ from app.services import Services, build_services
 from app.settings import ServerSettings, Settings
 from app.tasks import Grace, count_tasks
 from app.web.bearer import bearer_token
+from app.web.client_address import TrustedProxies
 from app.web.misuse import Door, Misuse, Origin
 from app.web.request_ids import RequestIds
 from app.web.security import SecurityHeaders
@@ -92,7 +93,10 @@ def create_app(settings: Settings) -> Starlette:
 
 
 def _middleware(server: ServerSettings) -> list[Middleware]:
-    found = [Middleware(RequestIds), Middleware(SecurityHeaders)]
+    behind_tls = (server.public_url or "").startswith("https://")
+    is_https = _always if behind_tls else TrustedProxies(server.trusted_proxies).is_https
+    security = Middleware(SecurityHeaders, is_https, include_subdomains=server.hsts_include_subdomains)
+    found = [Middleware(RequestIds), security]
     if server.allowed_origins:
         found.append(
             Middleware(
@@ -105,6 +109,10 @@ def _middleware(server: ServerSettings) -> list[Middleware]:
             )
         )
     return found
+
+
+def _always(_scope: ConnectionScope) -> bool:
+    return True
 
 
 @contextmanager

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import signal
 import sys
+from ipaddress import ip_address
 from pathlib import Path
 
 from app.cli.configuration import settings_of
 from app.clock import Clock
 from app.embedded.tether import follow_parent
+from app.settings import ServerSettings
 from app.supervisor.first_key import FILE_NAME, write_first_key
 from app.supervisor.serve import Started, serve
 from app.telemetry import configure_logging
 
 APPLICATION = "app.asgi:create_app"
+_EXPOSED = (
+    "It listens on %s and has no TLS: keys, prompts and answers can be read on the way. Listen on 127.0.0.1, or put a proxy "
+    "with TLS in front and name it in server.trusted_proxies (docs/behind-a-proxy.md)."
+)
+_log = logging.getLogger(__name__)
 
 
 def run(options: argparse.Namespace, clock: Clock) -> int:
@@ -22,9 +30,21 @@ def run(options: argparse.Namespace, clock: Clock) -> int:
         follow_parent(signal.SIGTERM)
     settings = settings_of(options)
     configure_logging(settings.server.log_level)
+    if is_exposed(settings.server):
+        _log.warning(_EXPOSED, settings.server.host)
     serve(settings, clock, APPLICATION, announce)
     print("Stopped.", flush=True)
     return 0
+
+
+def is_exposed(server: ServerSettings) -> bool:
+    """Whether other machines can connect and no proxy is configured that they should connect to instead."""
+    if server.trusted_proxies or server.host == "localhost":
+        return False
+    try:
+        return not ip_address(server.host).is_loopback
+    except ValueError:
+        return True
 
 
 def announce(started: Started) -> None:

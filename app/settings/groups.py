@@ -53,6 +53,7 @@ class ServerSettings(Group):
     allowed_origins: tuple[str, ...] = ()
     public_url: Url | None = None
     trusted_proxies: Annotated[tuple[Network, ...], BeforeValidator(listed)] = ()
+    hsts_include_subdomains: Flag = False
     metrics_port: Port | None = None
     shutdown_grace: Delay = timedelta(seconds=20)
     log_level: Literal["debug", "info", "warning", "error"] = "info"

@@ -118,7 +118,14 @@ class TestEveryAnswer:
             answer = await get(app, "/healthz")
         assert len(answer.headers["x-request-id"]) == 32
         assert answer.headers["x-frame-options"] == "DENY"
-        assert "max-age" in answer.headers["strict-transport-security"]
+        assert "strict-transport-security" not in answer.headers
+
+    @pytest.mark.parametrize("subdomains", [False, True])
+    async def test_asks_for_tls_where_clients_reach_it_by_tls(self, settings: Settings, subdomains: bool) -> None:  # noqa: FBT001
+        server = ServerSettings(public_url="https://greenlang.example.com", hsts_include_subdomains=subdomains)
+        async with running(settings.model_copy(update={"server": server})) as app:
+            answer = await get(app, "/healthz")
+        assert ("includeSubDomains" in answer.headers["strict-transport-security"]) is subdomains
 
 
 class TestPagesOfOtherOrigins:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import ssl
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import cast
@@ -109,7 +110,8 @@ class SocketClient:
 @asynccontextmanager
 async def socket_client(port: int, **options: object) -> AsyncIterator[SocketClient]:
     options = {"subprotocols": [SUBPROTOCOL], "compression": None, "max_size": None, **options}
-    async with connect(f"ws://127.0.0.1:{port}/graphql", **options) as connection:  # type: ignore[arg-type]  # passed on as given
+    scheme = "wss" if "ssl" in options else "ws"
+    async with connect(f"{scheme}://127.0.0.1:{port}/graphql", **options) as connection:  # type: ignore[arg-type]  # passed on as given
         yield SocketClient(connection)
 
 
@@ -153,8 +155,8 @@ class StreamClient:
 
 
 @asynccontextmanager
-async def stream_client(port: int) -> AsyncIterator[StreamClient]:
-    reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=2**20)
+async def stream_client(port: int, tls: ssl.SSLContext | None = None) -> AsyncIterator[StreamClient]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=2**20, ssl=tls)
     try:
         yield StreamClient(reader, writer)
     finally:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import uvicorn
 from starlette.types import Message, Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from app.web.protocols import HttpProtocol, WebSocketProtocol
@@ -120,7 +121,7 @@ def answers(said: bytes) -> list[tuple[int, object]]:
         )
         content, said = said[: int(length)], said[int(length) :]
         assert len(content) == int(length), f"cut short: {head!r} {content!r}"
-        found.append((int(line.split(b" ")[1]), json.loads(content) if content else None))
+        found.append((int(line.split(b" ")[1]), json.loads(content) if content.startswith(b"{") else content.decode() or None))
     return found
 
 
@@ -132,7 +133,7 @@ def segmentations(data: bytes, *, every: bool = False) -> list[Sequence[bytes]]:
 
 
 @asynccontextmanager
-async def recording(protocol: type[HttpProtocol] = HttpProtocol) -> AsyncIterator[Recording]:
+async def recording(protocol: type[HttpToolsProtocol] = HttpProtocol) -> AsyncIterator[Recording]:
     app = Recording()
 
     class Counted(protocol):  # type: ignore[misc, valid-type]  # any protocol, with a count

@@ -6,6 +6,7 @@ from starlette.types import Message, Receive, Scope, Send
 from app.errors import Overloaded, Unauthenticated
 from app.settings import Settings
 from app.web.bearer import bearer_token
+from app.web.client_address import TrustedProxies
 from app.web.load import Capacity
 from app.web.request_ids import RequestIds, request_id_of
 from app.web.security import SecurityHeaders
@@ -15,8 +16,10 @@ pytestmark = pytest.mark.anyio
 RETRY_AFTER = Settings().server.retry_after
 
 
-async def answer_headers(app: object, sent: list[tuple[bytes, bytes]]) -> tuple[dict[str, str], Scope]:
-    scope: Scope = {"type": "http", "headers": sent}
+async def answer_headers(
+    app: object, sent: list[tuple[bytes, bytes]], connection: Scope | None = None
+) -> tuple[dict[str, str], Scope]:
+    scope: Scope = {"type": "http", **(connection or {}), "headers": sent}
     found: dict[str, str] = {}
 
     async def receive() -> Message:
@@ -50,11 +53,22 @@ class TestRequestIds:
 
 
 class TestSecurityHeaders:
+    async def test_only_over_tls_a_browser_is_asked_to_keep_to_it(self) -> None:
+        secure = SecurityHeaders(plain, TrustedProxies(("10.0.0.0/8",)).is_https)
+        scope: Scope = {"type": "http", "client": ("10.0.0.1", 1), "headers": []}
+        assert "strict-transport-security" not in (await answer_headers(secure, [], scope))[0]
+        headers, _ = await answer_headers(secure, [(b"x-forwarded-proto", b"https")], scope)
+        assert headers["strict-transport-security"] == "max-age=63072000"
+
+    async def test_subdomains_are_included_if_configured(self) -> None:
+        headers, _ = await answer_headers(SecurityHeaders(plain, lambda _: True, include_subdomains=True), [])
+        assert headers["strict-transport-security"] == "max-age=63072000; includeSubDomains"
+
     async def test_each_is_there_and_an_answers_own_is_kept(self) -> None:
         headers, _ = await answer_headers(SecurityHeaders(plain), [])
         assert headers["x-frame-options"] == "SAMEORIGIN"
         assert headers["x-content-type-options"] == "nosniff"
-        assert headers["strict-transport-security"].startswith("max-age=")
+        assert "strict-transport-security" not in headers
         assert "unsafe" not in headers["content-security-policy"]
         assert headers["referrer-policy"] == "no-referrer"
 
