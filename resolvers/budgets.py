@@ -14,7 +14,7 @@ from app.ids import Deleted, parse_id
 from app.paging import Page
 from app.problems import Conflict, InvalidInput, NotFound
 from resolvers.info import Info
-from resolvers.inputs.budgets import BudgetCreateInput, BudgetFilter, BudgetUpdateInput, budget_filter
+from resolvers.inputs.budgets import BudgetCreateInput, BudgetFilter, BudgetUpdateInput, budget_authority, budget_filter
 from resolvers.inputs.paging import After, First, page_request
 from resolvers.refusals import refusals
 
@@ -34,13 +34,13 @@ async def budget_update(
     info: Info,
     request: Annotated[BudgetUpdateInput, strawberry.argument(name="input", description="What is to change.")],
 ) -> Budget:
-    change, key = request.to_domain(), await _own(info, request.id)
-    return await info.context.services.budgets.update(key, change, _tenant(info))
+    change = request.to_domain()
+    return await info.context.services.budgets.update(_key(request.id), change, budget_authority(info.context.principal))
 
 
 @refusals(NotFound)
 async def budget_delete(info: Info, budget_id: BudgetId) -> Deleted:
-    await info.context.services.budgets.delete(await _own(info, budget_id), _tenant(info))
+    await info.context.services.budgets.delete(_key(budget_id), budget_authority(info.context.principal))
     return Deleted(budget_id)
 
 
@@ -61,24 +61,17 @@ async def budgets(
     return await info.context.services.budgets.page(where, page_request(first, after))
 
 
-def _tenant(info: Info) -> str | None:
-    """The tenant whose budgets may be changed; None is any."""
-    return None if info.context.principal.may(Scope.ADMIN) else info.context.principal.tenant
-
-
-async def _own(info: Info, budget_id: ID) -> UUID:
-    """The key of a budget that the caller may see; raises Refused(NotFound)."""
-    found = await budget(info, budget_id)
-    if found is None:
+def _key(budget_id: ID) -> UUID:
+    """Raises Refused(NotFound)."""
+    key = parse_id("bud", budget_id)
+    if key is None:
         raise Refused(NotFound("There is no such budget."))
-    return found.key
+    return key
 
 
 def may_see(found: Budget, principal: Principal) -> bool:
     """A budget of the caller's tenant, or of any for ADMIN; of the caller's agent where the key is bound to one."""
-    if not principal.may(Scope.BUDGETS) or principal.agent not in {None, found.scope.agent}:
-        return False
-    return principal.may(Scope.ADMIN) or found.scope.tenant == principal.tenant
+    return principal.may(Scope.BUDGETS_READ) and budget_authority(principal).sees(found)
 
 
 async def forecast_usd(root: Parent[Budget], info: Info) -> Decimal | None:

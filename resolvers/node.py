@@ -27,8 +27,8 @@ async def provider(info: Info, provider_id: ID) -> ProviderStatus | None:
 
 NODES: Mapping[str, tuple[Scope, Find]] = {
     "cmp": (Scope.COMPLETIONS, completion),
-    "bud": (Scope.BUDGETS, budget),
-    "alr": (Scope.BUDGETS, budget_alert),
+    "bud": (Scope.BUDGETS_READ, budget),
+    "alr": (Scope.BUDGETS_READ, budget_alert),
     "use": (Scope.COSTS, usage_record),
     "prv": (Scope.PROVIDERS, provider),
 }

@@ -10,7 +10,7 @@ import strawberry
 from strawberry import field
 
 from app.costs import budgets
-from app.costs.budgets import BudgetEnforcement, BudgetPeriod
+from app.costs.budgets import BudgetEnforcement, BudgetOwner, BudgetPeriod
 from resolvers import budgets as resolve
 from schema.describes import describes
 from schema.pagination import Connection
@@ -29,13 +29,14 @@ class BudgetScope:
 
 @describes(budgets.Budget, description="A limit on spending in a period, and what became of it in the running one.")
 class Budget(Node):
-    name: str = field(description="For people; unique within the scope's tenant.")
+    name: str = field(description="For people; unique among the owner's budgets in the scope's tenant.")
     scope: BudgetScope = field(description="Whose spending counts.")
     limit_usd: Decimal = field(description='How much may be spent in a period, such as `"250"`.')
     period: BudgetPeriod = field(description="After which time it starts anew.")
     time_zone: str = field(description="Where days and months begin, such as `Europe/Berlin`.")
     thresholds: list[int] = field(description="Percent of the limit. An alert is raised at each, once a period.")
     enforcement: BudgetEnforcement = field(description="What happens to a call that the budget cannot pay for.")
+    owner: BudgetOwner = field(description="Who set the budget, and so may change it.")
     spent_usd: Decimal = field(description="Settled in the running period.")
     held_usd: Decimal = field(description="Held by calls that are running.")
     remaining_usd: Decimal = field(description="What is neither spent nor held; never below zero.")
@@ -98,10 +99,11 @@ class BudgetMutations:
     budget_update = strawberry.field(
         resolver=resolve.budget_update,
         graphql_type=BudgetUpdateResult | None,
-        description="Change a budget; it acts at once and rewrites no history.",
+        description="Change a budget; it acts at once and rewrites no history. FORBIDDEN if another owner set it.",
     )
     budget_delete = strawberry.field(
         resolver=resolve.budget_delete,
         graphql_type=BudgetDeleteResult | None,
-        description="Delete a budget: it keeps its history and enforces nothing from now on.",
+        description="Delete a budget: it keeps its history and enforces nothing from now on. FORBIDDEN if another owner "
+        "set it; a configured default needs ADMIN and is not made again.",
     )

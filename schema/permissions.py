@@ -26,9 +26,9 @@ Permission: TypeAlias = Scope | Rule
 EVERY_FIELD = "*"
 
 PERMISSIONS: Mapping[tuple[str, str], Permission] = {
-    ("Query", "budget"): Scope.BUDGETS,
-    ("Query", "budgetAlerts"): Scope.BUDGETS,
-    ("Query", "budgets"): Scope.BUDGETS,
+    ("Query", "budget"): Scope.BUDGETS_READ,
+    ("Query", "budgetAlerts"): Scope.BUDGETS_READ,
+    ("Query", "budgets"): Scope.BUDGETS_READ,
     ("Query", "completion"): Scope.COMPLETIONS,
     ("Query", "costForecast"): Scope.COSTS,
     ("Query", "costs"): Scope.COSTS,
@@ -48,7 +48,7 @@ PERMISSIONS: Mapping[tuple[str, str], Permission] = {
     ("Mutation", "completionStart"): Scope.COMPLETIONS,
     ("Mutation", "embeddingsCreate"): Scope.COMPLETIONS,
     ("Mutation", "costExportCreate"): Scope.COSTS,
-    ("Subscription", "budgetAlerts"): Scope.BUDGETS,
+    ("Subscription", "budgetAlerts"): Scope.BUDGETS_READ,
     ("Subscription", "completionEvents"): Scope.COMPLETIONS,
     ("Subscription", "completionStream"): Scope.COMPLETIONS,
     ("Subscription", "costUpdates"): Scope.COSTS,

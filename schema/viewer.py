@@ -18,6 +18,7 @@ describe_enum(
         "COMPLETIONS": "Call models, and read its tenant's completions.",
         "COSTS": "Read costs and usage records.",
         "BUDGETS": "Read, make and change budgets, and watch their alerts.",
+        "BUDGETS_READ": "Read budgets and their alerts; BUDGETS includes it.",
         "VECTORS": "Read and write collections of documents.",
         "CACHE": "Read the cache's figures and invalidate what is in it.",
         "PROVIDERS": "Read the state of providers, models and routes.",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
+from typing import Final
 from uuid import UUID
 
 
@@ -12,10 +13,15 @@ class Scope(Enum):
     COMPLETIONS = "COMPLETIONS"
     COSTS = "COSTS"
     BUDGETS = "BUDGETS"
+    BUDGETS_READ = "BUDGETS_READ"
     VECTORS = "VECTORS"
     CACHE = "CACHE"
     PROVIDERS = "PROVIDERS"
     ADMIN = "ADMIN"
+
+
+WIDER: Final = {Scope.BUDGETS_READ: Scope.BUDGETS}
+"""Scopes that another one includes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,5 +40,5 @@ class Principal:
     """The public part of the key."""
 
     def may(self, scope: Scope) -> bool:
-        """ADMIN may everything."""
-        return scope in self.scopes or Scope.ADMIN in self.scopes
+        """ADMIN includes every scope, and BUDGETS includes BUDGETS_READ."""
+        return scope in self.scopes or Scope.ADMIN in self.scopes or WIDER.get(scope) in self.scopes

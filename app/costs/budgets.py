@@ -2,6 +2,10 @@
 
 A period is computed from the database's clock in the budget's time zone, so nothing has to reset it. A change acts at once: it
 locks the running period, which every admission locks before it reads the limit.
+
+A budget belongs to the installation, to its scope's tenant, or to its scope's agent. Only its owner, or an owner above, may
+change it: a cap does not hold if the capped side can lift it. Names are unique among the budgets of one owner: one owner neither
+takes a name from another nor learns of its budgets.
 """
 
 from __future__ import annotations
@@ -19,7 +23,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from app.clock import time_zone
 from app.db.sessions import Sessions, WriteSession
-from app.errors import Refused
+from app.errors import Forbidden, Refused
 from app.ids import format_id
 from app.money import format_decimal, round_usd
 from app.paging import Page, PageRequest, build_page, decode_cursor, encode_cursor
@@ -57,8 +61,22 @@ class BudgetScope:
     label: Label | None = None
 
 
+class BudgetOwner(Enum):
+    INSTALLATION = "INSTALLATION"
+    TENANT = "TENANT"
+    AGENT = "AGENT"
+
+    def may_own(self, scope: BudgetScope) -> bool:
+        """A budget over all tenants is the installation's; an agent owns only budgets that count its own spending."""
+        return self is BudgetOwner.INSTALLATION or (
+            scope.tenant is not None and (self is BudgetOwner.TENANT or scope.agent is not None)
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class NewBudget:
+    """The owner must be able to own a budget of this scope."""
+
     name: str
     scope: BudgetScope
     limit_usd: Decimal
@@ -66,6 +84,7 @@ class NewBudget:
     time_zone: str = "UTC"
     thresholds: tuple[int, ...] = (80, 90, 100)
     enforcement: BudgetEnforcement = BudgetEnforcement.BLOCK
+    owner: BudgetOwner = BudgetOwner.INSTALLATION
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +96,13 @@ class BudgetChange:
     limit_usd: Decimal | None = None
     thresholds: tuple[int, ...] | None = None
     enforcement: BudgetEnforcement | None = None
+    owner: BudgetOwner | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """As it stands in its running period. A TOTAL period starts at the budget's creation and has no end."""
+    """As it stands in its running period. A TOTAL period starts at the budget's creation and has no end. The configuration made
+    the budget if `is_default`."""
 
     key: UUID
     name: str
@@ -91,6 +112,8 @@ class Budget:
     time_zone: str
     thresholds: tuple[int, ...]
     enforcement: BudgetEnforcement
+    owner: BudgetOwner
+    is_default: bool
     spent_usd: Decimal
     held_usd: Decimal
     period_start: datetime
@@ -106,6 +129,50 @@ class Budget:
     def remaining_usd(self) -> Decimal:
         """Never negative: spending can pass a limit that was lowered."""
         return max(self.limit_usd - self.spent_usd - self.held_usd, Decimal(0))
+
+
+_CHANGEABLE = {
+    BudgetOwner.INSTALLATION: frozenset(BudgetOwner),
+    BudgetOwner.TENANT: frozenset({BudgetOwner.TENANT, BudgetOwner.AGENT}),
+    BudgetOwner.AGENT: frozenset({BudgetOwner.AGENT}),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetAuthority:
+    """On whose behalf budgets are made and changed: the installation (`tenant` is None), a tenant, or one agent.
+
+    An agent of a key that may act in every tenant has a tenant of None too, and still acts for the agent alone.
+    """
+
+    tenant: str | None = None
+    agent: str | None = None
+
+    @property
+    def owner(self) -> BudgetOwner:
+        """Of the budgets that are made on this behalf."""
+        if self.agent is not None:
+            return BudgetOwner.AGENT
+        return BudgetOwner.INSTALLATION if self.tenant is None else BudgetOwner.TENANT
+
+    def sees(self, budget: Budget) -> bool:
+        return self.tenant in {None, budget.scope.tenant} and self.agent in {None, budget.scope.agent}
+
+    def check_change(self, budget: Budget, change: BudgetChange) -> None:
+        """Raises Forbidden."""
+        self._check_owner(budget)
+        if change.owner is not None and self.owner is not BudgetOwner.INSTALLATION:
+            raise Forbidden("a change of the owner needs the scope ADMIN")
+
+    def check_deletion(self, budget: Budget) -> None:
+        """Raises Forbidden."""
+        self._check_owner(budget)
+        if budget.is_default and self.owner is not BudgetOwner.INSTALLATION:
+            raise Forbidden("the deletion of a configured default needs the scope ADMIN")
+
+    def _check_owner(self, budget: Budget) -> None:
+        if budget.owner not in _CHANGEABLE[self.owner]:
+            raise Forbidden(f"the budget belongs to the {budget.owner.value.lower()}: this key may not change it")
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,9 +210,10 @@ class BudgetStore:
         self._sessions = sessions
 
     async def create(self, new: NewBudget) -> Budget:
-        """Raises Refused: InvalidInput, or Conflict where the scope's tenant has a budget of that name."""
+        """Raises Refused: InvalidInput, or Conflict if the same owner has a budget of that name."""
         _check(name=new.name, limit_usd=new.limit_usd, thresholds=new.thresholds)
         _check_scope(new.scope)
+        _check_owner(new.owner, new.scope)
         _check_zone(new.time_zone)
         scope, key = new.scope, uuid4()
         values = {
@@ -162,6 +230,7 @@ class BudgetStore:
             "time_zone": new.time_zone,
             "thresholds": sorted(set(new.thresholds)),
             "enforcement": new.enforcement.value,
+            "owner": new.owner.value,
         }
         try:
             async with self._sessions.write() as session:
@@ -176,9 +245,9 @@ class BudgetStore:
                 raise Refused(_unknown_zone(new.time_zone)) from error
             raise
 
-    async def update(self, key: UUID, change: BudgetChange, tenant: str | None) -> Budget:
-        """Acts on calls that are admitted from now on. Raises Refused: NotFound, Conflict for another version or a taken name,
-        InvalidInput."""
+    async def update(self, key: UUID, change: BudgetChange, authority: BudgetAuthority) -> Budget:
+        """Acts on calls that are admitted from now on. Raises Forbidden if it belongs to an owner above, and Refused: NotFound,
+        Conflict for another version or a taken name, InvalidInput."""
         _check(name=change.name, limit_usd=change.limit_usd, thresholds=change.thresholds)
         values = {
             "key": key,
@@ -186,12 +255,18 @@ class BudgetStore:
             "limit_usd": change.limit_usd,
             "thresholds": None if change.thresholds is None else sorted(set(change.thresholds)),
             "enforcement": None if change.enforcement is None else change.enforcement.value,
+            "owner": None if change.owner is None else change.owner.value,
         }
+        name = change.name
         try:
             async with self._sessions.write() as session:
-                found = await self._lock(session, key, tenant)
+                found = await self._lock(session, key, authority)
+                name = name or found.name
+                authority.check_change(found, change)
                 if found.version != change.expected_version:
                     raise Refused(Conflict(f"The budget has version {found.version}, not {change.expected_version}."))
+                if change.owner is not None:
+                    _check_owner(change.owner, found.scope)
                 await session.execute(_UPDATE, values)
                 await session.execute(
                     text("select raise_alerts(array[:key]::uuid[], array[:start]::timestamptz[], false)"),
@@ -199,12 +274,13 @@ class BudgetStore:
                 )
                 return await _load(session, key)
         except IntegrityError as error:
-            raise Refused(_name_taken(change.name or "")) from error
+            raise Refused(_name_taken(name or "")) from error
 
-    async def delete(self, key: UUID, tenant: str | None) -> None:
-        """Keeps its history and enforces nothing from now on. Raises Refused(NotFound)."""
+    async def delete(self, key: UUID, authority: BudgetAuthority) -> None:
+        """Keeps its history and enforces nothing from now on. A deleted default is not made again: its tenant or agent is exempt.
+        Raises Forbidden and Refused(NotFound)."""
         async with self._sessions.write() as session:
-            await self._lock(session, key, tenant)
+            authority.check_deletion(await self._lock(session, key, authority))
             await session.execute(
                 text("update budgets set deleted_at = now(), version = version + 1 where key = :key"), {"key": key}
             )
@@ -242,29 +318,33 @@ class BudgetStore:
             request, found, lambda budget: encode_cursor(_CURSOR, budget.scope.tenant or "", budget.name, str(budget.key))
         )
 
-    async def _lock(self, session: WriteSession, key: UUID, tenant: str | None) -> Budget:
+    async def _lock(self, session: WriteSession, key: UUID, authority: BudgetAuthority) -> Budget:
         """The running period's lock comes first, as in every admission; then nobody changes the budget meanwhile."""
-        row = (await session.execute(_LOCK_PERIOD, {"key": key, "tenant": tenant})).first()
-        if row is None:
-            raise Refused(NotFound("There is no such budget."))
-        return await _load(session, key)
+        values = {"key": key, "tenant": authority.tenant, "agent": authority.agent}
+        if (await session.execute(_LOCK_PERIOD, values)).first() is not None:
+            found = await _load(session, key)
+            if found.deleted_at is None:
+                return found
+        raise Refused(NotFound("There is no such budget."))
 
 
 _LOCK_LEDGER = text("select pg_advisory_xact_lock(7246001)")
 _INSERT = text(
     "insert into budgets (key, name, tenant, agent, provider, model, label_key, label_value, limit_usd, period, time_zone,"
-    " thresholds, enforcement) values (:key, :name, :tenant, :agent, :provider, :model, :label_key, :label_value, :limit_usd,"
-    " :period, :time_zone, :thresholds, :enforcement)"
+    " thresholds, enforcement, owner) values (:key, :name, :tenant, :agent, :provider, :model, :label_key, :label_value,"
+    " :limit_usd, :period, :time_zone, :thresholds, :enforcement, :owner)"
 )
 _UPDATE = text(
     "update budgets set version = version + 1, name = coalesce(cast(:name as text), name),"
     " limit_usd = coalesce(cast(:limit_usd as numeric), limit_usd),"
     " thresholds = coalesce(cast(:thresholds as integer[]), thresholds),"
-    " enforcement = coalesce(cast(:enforcement as text), enforcement) where key = :key"
+    " enforcement = coalesce(cast(:enforcement as text), enforcement), owner = coalesce(cast(:owner as text), owner)"
+    " where key = :key"
 )
 _LOCK_PERIOD = text(
     "select lock_periods(array[key], array[period_start], array[period_end]) from budget_now"
     " where key = :key and deleted_at is null and (cast(:tenant as text) is null or tenant = :tenant)"
+    " and (cast(:agent as text) is null or agent = :agent)"
 )
 _BY_KEYS = text("select * from budget_now where key = any(:keys) and (cast(:tenant as text) is null or tenant = :tenant)")
 _PAGE = text(
@@ -297,6 +377,8 @@ def budget_from_row(row: RowMapping | asyncpg.Record) -> Budget:
         time_zone=row["time_zone"],
         thresholds=tuple(row["thresholds"]),
         enforcement=BudgetEnforcement(row["enforcement"]),
+        owner=BudgetOwner(row["owner"]),
+        is_default=row["origin"] == "default",
         spent_usd=row["spent_usd"],
         held_usd=row["held_usd"],
         period_start=row["period_start"],
@@ -327,6 +409,12 @@ def _check_scope(scope: BudgetScope) -> None:
             raise Refused(InvalidInput(f"The {name} is empty.", ("scope", name)))
     if scope.label is not None and (not scope.label.key or "\x00" in scope.label.key + scope.label.value):
         raise Refused(InvalidInput("A label has a key.", ("scope", "label", "key")))
+
+
+def _check_owner(owner: BudgetOwner, scope: BudgetScope) -> None:
+    if not owner.may_own(scope):
+        wanted = "one tenant" if owner is BudgetOwner.TENANT else "one agent of one tenant"
+        raise Refused(InvalidInput(f"{owner.value} can only own a budget of {wanted}.", ("owner",)))
 
 
 def _check_zone(name: str) -> None:

@@ -8,7 +8,15 @@ from strawberry import ID, UNSET, field
 from app.access.principal import Principal, Scope
 from app.access.tenancy import agent_for, tenant_for, tenants_for
 from app.costs import budgets
-from app.costs.budgets import BudgetChange, BudgetEnforcement, BudgetPeriod, BudgetScope, NewBudget
+from app.costs.budgets import (
+    BudgetAuthority,
+    BudgetChange,
+    BudgetEnforcement,
+    BudgetOwner,
+    BudgetPeriod,
+    BudgetScope,
+    NewBudget,
+)
 from app.errors import Forbidden
 from resolvers.inputs.checks import check_length, check_texts
 from resolvers.inputs.labels import LabelInput
@@ -42,12 +50,12 @@ class BudgetScopeInput:
     def _tenant(self, principal: Principal) -> str | None:
         if self.tenant is UNSET:
             return principal.tenant
-        if self.tenant is None and not principal.may(Scope.ADMIN):
+        if self.tenant is None and budget_authority(principal).owner is not BudgetOwner.INSTALLATION:
             raise Forbidden("all tenants together need the scope ADMIN")
         return None if self.tenant is None else tenant_for(principal, self.tenant)
 
 
-@strawberry.input(description="The name is unique within the scope's tenant: a repeat is a Conflict.")
+@strawberry.input(description="The name is unique among the budgets of one owner in the scope's tenant: a repeat is a Conflict.")
 class BudgetCreateInput:
     name: str = field(description="For people: 1 to 200 characters, such as `Research, monthly`.")
     scope: BudgetScopeInput = field(description="Whose spending counts.")
@@ -72,6 +80,7 @@ class BudgetCreateInput:
             self.time_zone,
             tuple(self.thresholds),
             self.enforcement,
+            budget_authority(principal).owner,
         )
 
 
@@ -83,6 +92,7 @@ class BudgetUpdateInput:
     limit_usd: Decimal | None = field(description="Acts at once, on calls that are not admitted yet.")
     thresholds: list[int] | None = field(description="Percent of the limit. At most 20 of 1 to 1000.")
     enforcement: BudgetEnforcement | None = field(description="What happens to a call that the budget cannot pay for.")
+    owner: BudgetOwner | None = field(description="Who may change the budget from now on. Needs ADMIN.")
 
     def to_domain(self) -> BudgetChange:
         check_texts(self)
@@ -92,6 +102,7 @@ class BudgetUpdateInput:
             self.limit_usd,
             None if self.thresholds is None else tuple(self.thresholds),
             self.enforcement,
+            self.owner,
         )
 
 
@@ -104,6 +115,11 @@ class BudgetFilter:
         """Raises Forbidden for a tenant or an agent that the caller may not read."""
         check_texts(self, ("filter",))
         return budget_filter(principal, self.tenant, self.agent)
+
+
+def budget_authority(principal: Principal) -> BudgetAuthority:
+    """A key bound to an agent acts for that agent alone, also if it has ADMIN."""
+    return BudgetAuthority(None if principal.may(Scope.ADMIN) else principal.tenant, principal.agent)
 
 
 def budget_filter(principal: Principal, tenant: str | None = None, agent: str | None = None) -> budgets.BudgetFilter:

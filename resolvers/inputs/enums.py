@@ -9,7 +9,7 @@ import strawberry
 from strawberry.types.enum import has_enum_definition
 
 from app.completions import CacheMode
-from app.costs.budgets import BudgetEnforcement, BudgetPeriod
+from app.costs.budgets import BudgetEnforcement, BudgetOwner, BudgetPeriod
 from app.costs.export import ExportFormat
 from app.costs.queries import CostDimension, CostOrderField, Direction
 from app.llm.messages import ReasoningEffort, Role, ToolChoiceMode
@@ -91,6 +91,15 @@ describe_enum(
     BudgetEnforcement,
     description="What happens to a call that a budget cannot pay for.",
     values={"BLOCK": "It is refused before anything is sent.", "ALERT_ONLY": "It goes through; alerts are raised."},
+)
+describe_enum(
+    BudgetOwner,
+    description="Who set a budget. Only the owner and ADMIN may change it; a tenant may also change what its agents own.",
+    values={
+        "INSTALLATION": "An administrator or the configuration.",
+        "TENANT": "A key of the scope's tenant.",
+        "AGENT": "A key that is bound to the scope's agent.",
+    },
 )
 describe_enum(
     Operation,

@@ -21,6 +21,7 @@ from sqlalchemy import (
     UniqueConstraint,
     Uuid,
     func,
+    text,
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB, TIMESTAMP
 
@@ -43,6 +44,7 @@ budgets = Table(
     Column("thresholds", ARRAY(Integer), nullable=False),
     Column("enforcement", Text, nullable=False),
     Column("origin", Text, nullable=False, server_default="created"),
+    Column("owner", Text, nullable=False, server_default="INSTALLATION"),
     Column("version", Integer, nullable=False, server_default="1"),
     Column("created_at", TIMESTAMP(timezone=True), nullable=False, server_default=func.now()),
     Column("deleted_at", TIMESTAMP(timezone=True)),
@@ -51,10 +53,16 @@ budgets = Table(
     CheckConstraint("period in ('HOUR', 'DAY', 'WEEK', 'MONTH', 'TOTAL')", name="period"),
     CheckConstraint("enforcement in ('BLOCK', 'ALERT_ONLY')", name="enforcement"),
     CheckConstraint("origin in ('created', 'default')", name="origin"),
+    CheckConstraint(
+        "owner = 'INSTALLATION' or (owner = 'TENANT' and tenant <> '') or (owner = 'AGENT' and tenant <> '' and agent <> '')",
+        name="owner",
+    ),
 )
 Index(
     "uq_budgets_live_name",
     budgets.c.tenant,
+    budgets.c.owner,
+    text("(case when owner = 'AGENT' then agent else '' end)"),
     budgets.c.name,
     unique=True,
     postgresql_where=(budgets.c.deleted_at.is_(None)) & (budgets.c.origin == "created"),

@@ -11,10 +11,12 @@ import pytest
 from sqlalchemy import text
 
 from app.costs.budgets import (
+    BudgetAuthority,
     BudgetChange,
     BudgetEnforcement,
     BudgetExceeded,
     BudgetFilter,
+    BudgetOwner,
     BudgetPeriod,
     BudgetScope,
     BudgetStore,
@@ -30,7 +32,10 @@ from tests.app.costs.calls import asked, attempt, settlement
 
 pytestmark = pytest.mark.anyio
 
-NEW = NewBudget("monthly", BudgetScope(tenant="acme"), Decimal(10))
+NEW = NewBudget("monthly", BudgetScope(tenant="acme"), Decimal(10), owner=BudgetOwner.TENANT)
+OVER_ALL = replace(NEW, scope=BudgetScope(), owner=BudgetOwner.INSTALLATION)
+ADMIN = BudgetAuthority()
+ACME = BudgetAuthority("acme")
 
 
 async def spend(ledger: PostgresLedger, cost: str) -> None:
@@ -79,8 +84,8 @@ class TestCreate:
             await budgets.create(NEW)
         assert isinstance(refused.value.reason, Conflict)
         await budgets.create(replace(NEW, scope=BudgetScope(tenant="other")))
-        await budgets.create(replace(NEW, scope=BudgetScope()))
-        await budgets.delete(made.key, "acme")
+        await budgets.create(OVER_ALL)
+        await budgets.delete(made.key, ACME)
         await budgets.create(NEW)
 
     @pytest.mark.parametrize(
@@ -119,7 +124,7 @@ class TestUpdate:
     ) -> None:
         made = await budgets.create(NEW)
         await spend(ledger, "4.5")
-        changed = await budgets.update(made.key, BudgetChange(1, limit_usd=Decimal(5)), "acme")
+        changed = await budgets.update(made.key, BudgetChange(1, limit_usd=Decimal(5)), ACME)
         assert (changed.version, changed.limit_usd, changed.spent_usd, changed.name) == (2, Decimal(5), Decimal("4.5"), "monthly")
         assert await alerts(sessions) == [(80, Decimal(5)), (90, Decimal(5))]
         with pytest.raises(Refused) as refused:
@@ -131,15 +136,15 @@ class TestUpdate:
     ) -> None:
         made = await budgets.create(replace(NEW, limit_usd=Decimal(4), enforcement=BudgetEnforcement.ALERT_ONLY))
         await spend(ledger, "4")
-        await budgets.update(made.key, BudgetChange(1, limit_usd=Decimal(100)), None)
-        await budgets.update(made.key, BudgetChange(2, limit_usd=Decimal(4), enforcement=BudgetEnforcement.BLOCK), None)
+        await budgets.update(made.key, BudgetChange(1, limit_usd=Decimal(100)), ADMIN)
+        await budgets.update(made.key, BudgetChange(2, limit_usd=Decimal(4), enforcement=BudgetEnforcement.BLOCK), ADMIN)
         assert await alerts(sessions) == [(percent, Decimal(4)) for percent in (80, 90, 100)]
 
     async def test_another_version_or_a_taken_name_is_a_conflict(self, budgets: BudgetStore) -> None:
         made, other = await budgets.create(NEW), await budgets.create(replace(NEW, name="other"))
         for key, change in ((made.key, BudgetChange(2, name="x")), (other.key, BudgetChange(1, name="monthly"))):
             with pytest.raises(Refused) as refused:
-                await budgets.update(key, change, "acme")
+                await budgets.update(key, change, ACME)
             assert isinstance(refused.value.reason, Conflict)
         assert await budgets.by_key(other.key, "acme") == other
 
@@ -148,10 +153,10 @@ class TestUpdate:
         made = await budgets.create(NEW)
         key = made.key if tenant == "other" else uuid4()
         with pytest.raises(Refused) as refused:
-            await budgets.update(key, BudgetChange(1, name="x"), tenant)
+            await budgets.update(key, BudgetChange(1, name="x"), BudgetAuthority(tenant))
         assert isinstance(refused.value.reason, NotFound)
         with pytest.raises(Refused) as refused:
-            await budgets.delete(key, tenant)
+            await budgets.delete(key, BudgetAuthority(tenant))
         assert isinstance(refused.value.reason, NotFound)
         assert await budgets.by_key(key, tenant) is None
 
@@ -161,7 +166,7 @@ class TestDelete:
         made = await budgets.create(NEW)
         running = asked()
         await ledger.admit(running)
-        await budgets.delete(made.key, "acme")
+        await budgets.delete(made.key, ACME)
         await ledger.settle(settlement(running))
         found = await budgets.by_key(made.key, "acme")
         assert found is not None
@@ -169,7 +174,7 @@ class TestDelete:
         assert (found.held_usd, found.version) == (Decimal(0), 2)
         assert (await budgets.page(BudgetFilter("acme"), PageRequest())).nodes == ()
         with pytest.raises(Refused):
-            await budgets.delete(made.key, "acme")
+            await budgets.delete(made.key, ACME)
 
 
 class TestPage:
@@ -177,7 +182,7 @@ class TestPage:
         for tenant in ("acme", "beta", None):
             for name in ("b", "a", "c"):
                 await budgets.create(
-                    replace(NEW, name=name, scope=BudgetScope(tenant=tenant, agent="w" if name == "c" else None))
+                    replace(OVER_ALL, name=name, scope=BudgetScope(tenant=tenant, agent="w" if name == "c" else None))
                 )
         names: list[tuple[str | None, str]] = []
         after = None

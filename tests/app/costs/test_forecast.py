@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from app.costs.budgets import Budget, BudgetEnforcement, BudgetPeriod, BudgetScope
+from app.costs.budgets import Budget, BudgetEnforcement, BudgetOwner, BudgetPeriod, BudgetScope
 from app.costs.forecast import CostForecast, Forecasts
 from app.costs.queries import CostFilter
 from app.costs.reports import CostReports
@@ -58,6 +58,8 @@ def budget(
         time_zone=zone,
         thresholds=(),
         enforcement=BudgetEnforcement.BLOCK,
+        owner=BudgetOwner.TENANT,
+        is_default=False,
         spent_usd=Decimal(spent),
         held_usd=Decimal(0),
         period_start=start,

@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import text
 
 from app.attempts import AttemptOutcome
-from app.costs.budgets import BudgetEnforcement, BudgetExceeded, BudgetScope, BudgetStore, NewBudget
+from app.costs.budgets import BudgetAuthority, BudgetEnforcement, BudgetExceeded, BudgetScope, BudgetStore, NewBudget
 from app.costs.holds import Admitted, IdempotencyKey, Joined
 from app.costs.ledger import PostgresLedger
 from app.costs.prices import PriceBook
@@ -271,7 +271,7 @@ class TestIdempotency:
         made = await budgets.create(budget("1"))
         key = IdempotencyKey("k", b"h" * 32)
         assert isinstance(await refusal(ledger, key=key), BudgetExceeded)
-        await budgets.delete(made.key, "acme")
+        await budgets.delete(made.key, BudgetAuthority())
         assert isinstance(await ledger.admit(asked(key=key)), Admitted)
 
 
@@ -476,5 +476,5 @@ class TestDefaultBudgets:
         settings = Settings(budgets=BudgetSettings(per_tenant=BudgetDefault(limit_usd=Decimal(0))))
         reason = await refusal(new_ledger(settings))
         assert isinstance(reason, BudgetExceeded)
-        await budgets.delete(reason.budget.key, None)
+        await budgets.delete(reason.budget.key, BudgetAuthority())
         assert isinstance(await new_ledger(settings).admit(asked()), Admitted)

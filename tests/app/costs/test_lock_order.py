@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import text
 
 from app.clock import SystemClock
-from app.costs.budgets import BudgetChange, BudgetScope, BudgetStore, NewBudget
+from app.costs.budgets import BudgetAuthority, BudgetChange, BudgetScope, BudgetStore, NewBudget
 from app.costs.holds import Admitted, IdempotencyKey
 from app.costs.ledger import PostgresLedger
 from app.costs.prices import PriceBook
@@ -91,7 +91,7 @@ class Crowd:
         while True:
             for budget in (await self.budgets.by_keys(self.made, None)).values():
                 change = BudgetChange(budget.version, limit_usd=Decimal(self.chance.randint(10_000, 20_000)))
-                await self.budgets.update(budget.key, change, None)
+                await self.budgets.update(budget.key, change, BudgetAuthority())
             await asyncio.sleep(0.01)
 
     async def run(self) -> None:

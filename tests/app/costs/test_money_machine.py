@@ -15,7 +15,15 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from sqlalchemy import text
 
 from app.clock import SystemClock
-from app.costs.budgets import BudgetChange, BudgetEnforcement, BudgetPeriod, BudgetScope, BudgetStore, NewBudget
+from app.costs.budgets import (
+    BudgetAuthority,
+    BudgetChange,
+    BudgetEnforcement,
+    BudgetPeriod,
+    BudgetScope,
+    BudgetStore,
+    NewBudget,
+)
 from app.costs.holds import AdmissionRequest, Admitted
 from app.costs.ledger import PostgresLedger
 from app.costs.prices import PriceBook
@@ -125,7 +133,7 @@ class MoneyMachine(RuleBasedStateMachine):
         key = self.created[pick % len(self.created)]
         known = self.known[key]
         known.limits.append(limit)
-        change = self.budgets.update(key, BudgetChange(known.version, limit_usd=limit), None)
+        change = self.budgets.update(key, BudgetChange(known.version, limit_usd=limit), BudgetAuthority())
         known.version += 1
         self.run(self._together([change, *self._work(chosen, crowd)]))
 
