@@ -90,7 +90,7 @@ def provider(name: str) -> Variables:
 
 
 ROWS = (
-    Row("breakerReset", Whose.INSTALLATIONS, ACME, provider("openai"), "Provider"),
+    Row("breakerReset", Whose.INSTALLATIONS, ACME, provider("openai"), FORBIDDEN),
     Row("breakerReset", Whose.INSTALLATIONS, ADMIN, provider("openai"), "Provider"),
     Row("budgetCreate", Whose.OWN, ACME, new_budget("new"), "Budget"),
     Row("budgetCreate", Whose.ANOTHER_TENANTS, GLOBEX, new_budget("new", tenant="acme"), FORBIDDEN),
