@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator
 from decimal import Decimal
 from pathlib import Path
+from uuid import UUID
 
 import asyncpg
 import pytest
@@ -30,6 +31,11 @@ pytestmark = pytest.mark.anyio
 BUDGET = NewBudget("b", BudgetScope(tenant="acme"), Decimal(10))
 SCRIPTS = Path(app.__file__).parents[1] / "migrations"
 BEFORE = "0006"
+MADE_BEFORE = text(
+    "insert into budgets (key, name, tenant, limit_usd, period, time_zone, thresholds, enforcement)"
+    " values (gen_random_uuid(), 'b', 'acme', 10, 'MONTH', 'UTC', '{80}', 'BLOCK') returning key"
+)
+"""As the version before makes a budget."""
 
 
 async def waits_for_a_lock(sessions: Sessions, statement: str) -> None:
@@ -82,7 +88,9 @@ class TestProcessThatRunsWhileItsDatabaseIsMigrated:
         engines = build_engines(old, [], DatabaseSettings())
         sessions = Sessions(engines)
         ledger = PostgresLedger(sessions, SystemClock(), Settings(), PriceBook(Settings()))
-        made = await BudgetStore(sessions).create(BUDGET)
+        async with sessions.write() as session:
+            key: UUID = (await session.execute(MADE_BEFORE)).scalar_one()
+            await session.execute(text("select budget_open(:key)"), {"key": key})
         before, after, late = asked(), asked(), asked()
         for request in (before, after, late):
             await ledger.admit(request)
@@ -95,7 +103,7 @@ class TestProcessThatRunsWhileItsDatabaseIsMigrated:
             )
         assert await ledger.sweep() == 1
         await ledger.settle(settlement(late))
-        found = await sums(sessions, made.key)
+        found = await sums(sessions, key)
         stored = [await ledger.stored(request.call) for request in (before, after, late)]
         await ledger.close()
         await engines.close()
