@@ -260,5 +260,5 @@ class TestViewer:
     async def test_a_caller_learns_who_it_is(self, api: Api) -> None:
         found = await api.data("{ viewer { tenant keyName scopes allowance { capacity remaining restoresPerSecond } } }", GLOBEX)
         assert found["viewer"]["tenant"] == "globex"
-        assert found["viewer"]["scopes"] == ["COMPLETIONS", "COSTS", "BUDGETS", "VECTORS", "CACHE", "PROVIDERS"]
+        assert found["viewer"]["scopes"] == ["COMPLETIONS", "COSTS", "BUDGETS", "BUDGETS_READ", "VECTORS", "CACHE", "PROVIDERS"]
         assert found["viewer"]["allowance"] == {"capacity": 1000, "remaining": 900, "restoresPerSecond": 10.0}

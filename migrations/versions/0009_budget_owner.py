@@ -6,12 +6,12 @@ from pathlib import Path
 
 from alembic import op
 
-revision = "0008"
-down_revision = "0007"
+revision = "0009"
+down_revision = "0008"
 branch_labels = None
 depends_on = None
 
-_SQL = Path(__file__).parent.parent / "sql" / "0008_budget_owner.sql"
+_SQL = Path(__file__).parent.parent / "sql" / "0009_budget_owner.sql"
 
 
 def upgrade() -> None:
