@@ -20,4 +20,4 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    raise NotImplementedError("a ledger is never dropped: restore a backup instead")
+    raise NotImplementedError("budgets of different owners may share a name: restore a backup instead")
