@@ -450,6 +450,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             self._pong = b""
 
     async def run_asgi(self) -> None:
+        self.app = partial(self._run_app, self.app)
         try:
             await super().run_asgi()
         finally:
@@ -457,6 +458,12 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
                 self._release(held)
         if not self.disconnected:
             self._stall.last_was_written()
+
+    async def _run_app(self, app: ASGI3Application, scope: Any, receive: Any, send: Any) -> None:
+        """A handshake that was answered by a refusal is complete too: uvicorn would log an error for each."""
+        await app(scope, receive, send)
+        if self.initial_response is not None and self.close_sent:
+            self.handshake_complete = True
 
     def handle_connect(self, event: Request) -> None:
         allowed = self.conn.max_message_size

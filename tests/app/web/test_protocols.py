@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import socket
 from collections.abc import AsyncIterator
 from contextlib import suppress
@@ -150,6 +151,15 @@ class TestHandshakesOfAWebSocket:
     async def test_have_no_body(self, port: int, rest: bytes) -> None:
         status, body = await answer(port, self.HEAD + self.KEY + rest)
         assert (status, code_of(body)) == (400, "BAD_USER_INPUT")
+
+    async def test_that_are_refused_write_nothing_to_the_log_but_misuse(
+        self, port: int, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        protocol = b"sec-websocket-protocol: graphql-transport-ws\r\n"
+        for _ in range(5):
+            status, body = await answer(port, self.HEAD + self.KEY + protocol + b"origin: https://evil.example.com\r\n\r\n")
+            assert (status, code_of(body)) == (403, "FORBIDDEN")
+        assert {record.name for record in caplog.records if record.levelno >= logging.WARNING} <= {"app.web.misuse"}
 
 
 class TestMessagesThatAreNotWhole:
