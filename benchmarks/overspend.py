@@ -29,7 +29,7 @@ from app.costs.holds import AdmissionRequest, Admitted, Estimate, Payer, Settlem
 from app.costs.ledger import PostgresLedger
 from app.costs.prices import PriceBook
 from app.db.engines import build_engines
-from app.db.migrate import migrate
+from app.db.migrate import migrate, serving_role
 from app.db.sessions import Sessions
 from app.embedded.stores import PrivateStores
 from app.errors import Refused
@@ -64,7 +64,7 @@ def private_database() -> Iterator[str]:
         try:
             stores.wait()
             url = stores.database.reveal()
-            asyncio.run(migrate(url))
+            asyncio.run(migrate(stores.owner.reveal(), serving=serving_role(url)))
             yield url
         finally:
             stores.stop()

@@ -15,7 +15,7 @@ from app.access.principal import Scope
 from app.cli.configuration import settings_of
 from app.clock import Clock
 from app.db.engines import build_engines
-from app.db.migrate import migrate
+from app.db.migrate import prepare_database
 from app.db.sessions import Sessions
 from app.errors import Refused
 from app.problems import InvalidInput
@@ -41,9 +41,8 @@ def run(options: argparse.Namespace, clock: Clock) -> int:
 
 async def _with_keys(action: Action, settings: Settings, clock: Clock) -> None:
     assert settings.database.primary is not None
-    url = settings.database.primary.reveal()
-    await migrate(url)
-    engines = build_engines(url, (), settings.database)
+    await prepare_database(settings.database)
+    engines = build_engines(settings.database.primary.reveal(), (), settings.database)
     try:
         await action(KeyStore(Sessions(engines), clock))
     finally:

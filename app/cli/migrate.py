@@ -7,12 +7,11 @@ import asyncio
 
 from app.cli.configuration import settings_of
 from app.clock import Clock
-from app.db.migrate import migrate
+from app.db.migrate import prepare_database
 from app.supervisor.reach import reachable_stores
 
 
 def run(options: argparse.Namespace, clock: Clock) -> int:
     with reachable_stores(settings_of(options), clock, redis=False) as settings:
-        assert settings.database.primary is not None
-        print(f"The database is at revision {asyncio.run(migrate(settings.database.primary.reveal()))}.")
+        print(f"The database is at revision {asyncio.run(prepare_database(settings.database))}.")
     return 0

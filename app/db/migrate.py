@@ -3,41 +3,102 @@ each waits for the lock and then finds nothing left to do."""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
+import asyncpg
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.util import CommandError
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from sqlalchemy.pool import NullPool
 
 from app.db.failures import is_unavailable
-from app.errors import GreenLangError, StoreUnavailable
+from app.db.roles import grant_serving, limit_idle_transactions
+from app.errors import GreenLangError, SettingsError, StoreUnavailable
+from app.settings import DatabaseSettings
 
 _SCRIPTS = Path(__file__).resolve().parents[2] / "migrations"
 _LOCK = 0x677265656E
 _CONNECT_SECONDS = 10
+
+_log = logging.getLogger(__name__)
 
 
 class DatabaseIsNewer(GreenLangError):
     """It has a revision that this version does not know, and is left as it is."""
 
 
-async def migrate(url: str) -> str:
-    """The revision that the database at `postgresql://…` is at now. Raises StoreUnavailable where nobody answers, and
-    DatabaseIsNewer."""
+class MayNotMigrate(GreenLangError):
+    """The database needs a migration, and its role has not the right to do it."""
+
+
+async def prepare_database(settings: DatabaseSettings) -> str:
+    """The newest schema, by `owner` if there is one, with what the role of `primary` needs to serve; the revision.
+
+    Raises StoreUnavailable, SettingsError, DatabaseIsNewer and MayNotMigrate.
+    """
+    assert settings.primary is not None
+    primary = settings.primary.reveal()
+    if settings.owner is None:
+        revision = await migrate(primary)
+    else:
+        revision = await migrate(settings.owner.reveal(), serving=serving_role(primary))
+    async with _locked(primary) as connection:
+        if not await limit_idle_transactions(connection, settings.idle_transaction_timeout):
+            _log.warning("the server does not let the role set idle_in_transaction_session_timeout; set it for the role yourself")
+    return revision
+
+
+def serving_role(primary: str) -> str:
+    """The role that serves, by its URL. Raises SettingsError if the URL names none."""
+    name = unquote(urlsplit(primary).username or "")
+    if not name:
+        raise SettingsError("database.primary", "its URL must name the role if database.owner is set: postgresql://ROLE:…@…")
+    return name
+
+
+async def migrate(url: str, serving: str | None = None) -> str:
+    """The revision that the database at `postgresql://…` is at now; the role `serving` may serve with it. Raises StoreUnavailable
+    if the server does not answer, DatabaseIsNewer, MayNotMigrate, and SettingsError if `serving` does not exist."""
+    async with _locked(url) as connection:
+        try:
+            revision = await connection.run_sync(_upgrade)
+            if serving is not None:
+                await grant_serving(connection, serving)
+        except DBAPIError as error:
+            if isinstance(error.orig.__cause__ if error.orig else None, asyncpg.InsufficientPrivilegeError):
+                raise MayNotMigrate(
+                    "the database needs a migration that its role may not do; set database.owner to the role that owns the schema, "
+                    "or run `greenlang migrate` with it"
+                ) from error
+            raise
+    return revision
+
+
+@asynccontextmanager
+async def _locked(url: str) -> AsyncIterator[AsyncConnection]:
+    """One transaction that no other process prepares the database beside. Raises StoreUnavailable."""
     engine = create_async_engine(
         url.replace("postgresql://", "postgresql+asyncpg://", 1),
         poolclass=NullPool,
-        connect_args={"timeout": _CONNECT_SECONDS, "server_settings": {"application_name": "greenlang migrate"}},
+        connect_args={
+            "timeout": _CONNECT_SECONDS,
+            "server_settings": {"application_name": "greenlang migrate"},
+            "statement_cache_size": 0,
+            "prepared_statement_cache_size": 0,
+        },
     )
     try:
         async with engine.begin() as connection:
             await connection.execute(text("select pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
-            return await connection.run_sync(_upgrade)
+            yield connection
     except (OSError, TimeoutError, DBAPIError) as error:
         if is_unavailable(error):
             raise StoreUnavailable("PostgreSQL") from error

@@ -1,6 +1,6 @@
 """Where a private store listens and its password: one URL in a file of the data directory, mode 0600, made once.
 
-The port is kept over restarts and only changes when another program has taken it.
+The port is kept over restarts and only changes when another program has taken it. PostgreSQL has one file for each of its roles.
 """
 
 from __future__ import annotations
@@ -13,10 +13,14 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 DATABASE_URL = "database.url"
+OWNER_URL = "database.owner.url"
 REDIS_URL = "redis.url"
 HOST = "127.0.0.1"
+SERVICE_ROLE = "greenlang_service"
+OWNER_ROLE = "greenlang_owner"
 _FORMS = {
-    DATABASE_URL: "postgresql://greenlang:{password}@127.0.0.1:{port}/postgres",
+    DATABASE_URL: f"postgresql://{SERVICE_ROLE}:{{password}}@127.0.0.1:{{port}}/postgres",
+    OWNER_URL: f"postgresql://{OWNER_ROLE}:{{password}}@127.0.0.1:{{port}}/postgres",
     REDIS_URL: "redis://:{password}@127.0.0.1:{port}/0",
 }
 
@@ -29,10 +33,18 @@ class Address:
 
 def keep_address(file: Path) -> Address:
     """The file's address, made where there is none; a port that is taken by now is replaced. Only while the store is down."""
-    if not file.is_file():
-        return _write(file, Address(_free_port(), secrets.token_urlsafe(32)))
-    address = read_address(file)
-    return address if _is_free(address.port) else _write(file, Address(_free_port(), address.password))
+    address = read_address(file) if file.is_file() else None
+    port = address.port if address is not None and _is_free(address.port) else _free_port()
+    return keep_password(file, port)
+
+
+def keep_password(file: Path, port: int) -> Address:
+    """The address at `port` with the file's password, made if there is none. The file is written anew if it says anything else,
+    such as a role of an earlier version."""
+    address = Address(port, read_address(file).password if file.is_file() else secrets.token_urlsafe(32))
+    if not file.is_file() or file.read_text(encoding="utf-8") != _text(file, address):
+        _write(file, address)
+    return address
 
 
 def read_address(file: Path) -> Address:
@@ -41,12 +53,15 @@ def read_address(file: Path) -> Address:
     return Address(kept.port or 0, kept.password or "")
 
 
-def _write(file: Path, address: Address) -> Address:
+def _text(file: Path, address: Address) -> str:
+    return _FORMS[file.name].format(password=address.password, port=address.port) + "\n"
+
+
+def _write(file: Path, address: Address) -> None:
     fresh = file.with_suffix(".new")
     with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as output:
-        output.write(_FORMS[file.name].format(password=address.password, port=address.port) + "\n")
+        output.write(_text(file, address))
     fresh.replace(file)
-    return address
 
 
 def _free_port() -> int:

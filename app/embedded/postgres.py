@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import secrets
 import shutil
 import signal
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from app.embedded.addresses import DATABASE_URL, HOST, keep_address, read_address
+from app.embedded.addresses import DATABASE_URL, HOST, OWNER_URL, keep_address, keep_password, read_address
 from app.embedded.binaries import PostgresBinaries
 from app.embedded.child import Child, StoreFailed, start_child
+from app.embedded.roles import Passwords, set_up_roles
 
 _BUILTIN_LOCALE_SINCE = 17
 _CLUSTER = "postgres"
@@ -61,18 +63,18 @@ class Postgres:
         return self.data_dir / DATABASE_URL
 
     def prepare(self, lock: int) -> None:
-        """Makes the cluster where there is none, and clears away what an earlier life left. Only while no server runs on it:
-        its `postmaster.pid` may by now be the number of some other program."""
+        """Makes the cluster where there is none, with its roles, and clears away what an earlier life left. Only while no server
+        runs on it: its `postmaster.pid` may by now be the number of some other program."""
         if not self.cluster.is_dir():
             self._make_cluster(lock)
-        elif not self.url_file.is_file():
-            raise StoreFailed(f"{self.url_file} is gone, and with it the password of {self.cluster}")
         self._check_version()
         (self.cluster / "postmaster.pid").unlink(missing_ok=True)
-        keep_address(self.url_file)
+        service = keep_address(self.url_file)
+        owner = keep_password(self.data_dir / OWNER_URL, service.port)
+        passwords = Passwords(owner.password, service.password)
+        set_up_roles(self.binaries.bin / "postgres", self.cluster, passwords, volatile=self.volatile, lock=lock)
 
     def _make_cluster(self, lock: int) -> None:
-        address = keep_address(self.url_file)
         unfinished = self.data_dir / "postgres.unfinished"
         shutil.rmtree(unfinished, ignore_errors=True)
         newer = self.binaries.major >= _BUILTIN_LOCALE_SINCE
@@ -80,7 +82,7 @@ class Postgres:
         command: list[str | Path] = [self.binaries.bin / "initdb", "-D", unfinished, "-U", "greenlang", "--pwfile=/dev/stdin"]
         options = ["--auth=scram-sha-256", "-E", "UTF8", *locale, *(["--no-sync"] if self.volatile else [])]
         made = subprocess.run(  # noqa: S603 - a program that this package found
-            [*command, *options], input=address.password + "\n", text=True, capture_output=True, check=False, pass_fds=(lock,)
+            [*command, *options], input=secrets.token_urlsafe() + "\n", text=True, capture_output=True, check=False, pass_fds=(lock,)
         )
         if made.returncode != 0:
             raise StoreFailed(f"initdb: {made.stderr.strip() or made.stdout.strip()}")

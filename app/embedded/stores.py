@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from app.embedded.account import choose_account
-from app.embedded.addresses import DATABASE_URL, REDIS_URL
+from app.embedded.addresses import DATABASE_URL, OWNER_URL, REDIS_URL
 from app.errors import GreenLangError
 from app.secrets import SecretReference
 from app.settings import Settings
@@ -34,10 +34,28 @@ class StoresFailed(GreenLangError):
 
 
 @dataclass(frozen=True, slots=True)
-class PrivateStores:
-    """Start by `launch`. `database` and `redis` refer to files that hold the URLs."""
+class StoreAddresses:
+    """Files that hold the URLs of a data directory's stores: of the role that serves, of the role that migrates, and Redis'."""
 
     data_dir: Path
+
+    @property
+    def database(self) -> SecretReference:
+        return SecretReference(file=self.data_dir / DATABASE_URL)
+
+    @property
+    def owner(self) -> SecretReference:
+        return SecretReference(file=self.data_dir / OWNER_URL)
+
+    @property
+    def redis(self) -> SecretReference:
+        return SecretReference(file=self.data_dir / REDIS_URL)
+
+
+@dataclass(frozen=True, slots=True)
+class PrivateStores(StoreAddresses):
+    """Start by `launch`."""
+
     keeper: subprocess.Popen[str]
 
     @classmethod
@@ -73,14 +91,6 @@ class PrivateStores:
         finally:
             os.close(lock)
         return cls(data_dir, keeper)
-
-    @property
-    def database(self) -> SecretReference:
-        return SecretReference(file=self.data_dir / DATABASE_URL)
-
-    @property
-    def redis(self) -> SecretReference:
-        return SecretReference(file=self.data_dir / REDIS_URL)
 
     def wait(self) -> None:
         """Returns once they answer; raises StoresFailed."""

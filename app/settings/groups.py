@@ -60,15 +60,18 @@ class ServerSettings(Group):
 
 
 class DatabaseSettings(Group):
-    """`primary` left out: the embedded PostgreSQL. `statement_cache = false` for PgBouncer before 1.21."""
+    """`primary` left out: the embedded PostgreSQL. `owner` left out: `primary` migrates too. `statement_cache = false` for PgBouncer
+    before 1.21."""
 
     primary: SecretReference | None = None
+    owner: SecretReference | None = None
     replicas: SecretList = ()
     pool_size: Count = 10
     max_overflow: CountOrNone = 40
     pool_timeout: Duration = timedelta(seconds=5)
     connect_timeout: Duration = timedelta(seconds=2)
     statement_timeout: Duration = timedelta(seconds=30)
+    idle_transaction_timeout: Duration = timedelta(seconds=60)
     statement_cache: Flag = True
 
 

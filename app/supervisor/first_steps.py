@@ -10,7 +10,7 @@ from app.access.keys import KeyStore
 from app.access.principal import Scope
 from app.clock import Clock
 from app.db.engines import build_engines
-from app.db.migrate import migrate
+from app.db.migrate import prepare_database
 from app.db.sessions import Sessions
 from app.settings import Settings
 
@@ -19,9 +19,8 @@ _FIRST_KEY = "administrator"
 
 
 async def take_first_steps(settings: Settings, clock: Clock) -> bool:
-    """Brings the newest schema; whether there ever was a key. Raises StoreUnavailable and SettingsError."""
-    assert settings.database.primary is not None
-    await migrate(settings.database.primary.reveal())
+    """Brings the newest schema; whether there ever was a key. Raises GreenLangError."""
+    await prepare_database(settings.database)
     async with _key_store(settings, clock) as keys:
         return await keys.has_any()
 

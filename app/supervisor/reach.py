@@ -7,9 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from app.clock import Clock
-from app.embedded.addresses import DATABASE_URL, REDIS_URL
-from app.embedded.stores import PrivateStores
-from app.secrets import SecretReference
+from app.embedded.stores import PrivateStores, StoreAddresses
 from app.settings import Settings
 from app.supervisor.ownership import DataDirectoryInUse, owned
 from app.supervisor.serve import with_private_stores
@@ -27,9 +25,8 @@ def reachable_stores(settings: Settings, clock: Clock, *, redis: bool) -> Iterat
             stores = PrivateStores.launch(data_dir, postgres=postgres, valkey=valkey)
             try:
                 stores.wait()
-                yield with_private_stores(settings, stores.database, stores.redis)
+                yield with_private_stores(settings, stores)
             finally:
                 stores.stop()
     except DataDirectoryInUse:
-        folder = settings.server.data_dir.resolve()
-        yield with_private_stores(settings, SecretReference(file=folder / DATABASE_URL), SecretReference(file=folder / REDIS_URL))
+        yield with_private_stores(settings, StoreAddresses(settings.server.data_dir.resolve()))

@@ -21,6 +21,8 @@ def require_secrets(settings: Settings) -> None:
 def _references(settings: Settings) -> Iterator[tuple[str, SecretReference]]:
     if settings.database.primary is not None:
         yield "database.primary", settings.database.primary
+    if settings.database.owner is not None:
+        yield "database.owner", settings.database.owner
     for index, replica in enumerate(settings.database.replicas):
         yield f"database.replicas[{index}]", replica
     if settings.redis.url is not None:

@@ -27,10 +27,9 @@ from starlette.types import ASGIApp
 from uvicorn.importer import import_from_string
 
 from app.clock import Clock
-from app.embedded.stores import PrivateStores
+from app.embedded.stores import PrivateStores, StoreAddresses
 from app.errors import GreenLangError
 from app.llm.registry import load_adapters
-from app.secrets import SecretReference
 from app.settings import Settings
 from app.settings.defaults import SIMULATOR_KEY, needs_simulator, simulated_providers, with_simulator
 from app.supervisor.content_key import keeps_content_in_clear, with_content_key
@@ -146,7 +145,7 @@ class _Supervisor:
             launch = partial(PrivateStores.launch, self._data_dir, postgres=postgres, valkey=valkey)
             self._stores = Stores(launch)
             stores = self._stores.running
-            self._settings = with_private_stores(self._settings, stores.database, stores.redis)
+            self._settings = with_private_stores(self._settings, stores)
         if needs_simulator(self._settings):
             os.environ[SIMULATOR_KEY] = "sk-simulator"
             self._simulator = Simulator(partial(SimulatorProcess.launch, self._data_dir / "simulator.jsonl"))
@@ -192,13 +191,13 @@ def serve(settings: Settings, clock: Clock, target: str, announce: Callable[[Sta
                 each.close()
 
 
-def with_private_stores(settings: Settings, primary: SecretReference, url: SecretReference) -> Settings:
+def with_private_stores(settings: Settings, stores: StoreAddresses) -> Settings:
     """The settings with the private stores' addresses where none is configured."""
     database, redis = settings.database, settings.redis
     if database.primary is None:
-        database = database.model_copy(update={"primary": primary})
+        database = database.model_copy(update={"primary": stores.database, "owner": stores.owner})
     if redis.url is None:
-        redis = redis.model_copy(update={"url": url})
+        redis = redis.model_copy(update={"url": stores.redis})
     return settings.model_copy(update={"database": database, "redis": redis})
 
 

@@ -248,11 +248,11 @@ class TestCache:
 
 class TestStoreAway:
     async def test_a_cached_key_works_until_its_ttl_has_passed(
-        self, keys: KeyStore, clock: ManualClock, process: Process, database_url: str
+        self, keys: KeyStore, clock: ManualClock, process: Process, owner_url: str
     ) -> None:
         created = await keys.create(new_key())
         await keys.authenticate(created.secret)
-        await self.take_away(process, database_url)
+        await self.take_away(process, owner_url)
         clock.move(29)
         assert (await keys.authenticate(created.secret)).key_name == "agents"
         clock.move(1)
@@ -260,26 +260,26 @@ class TestStoreAway:
             await keys.authenticate(created.secret)
 
     async def test_an_unknown_key_cannot_be_told_from_a_good_one(
-        self, keys: KeyStore, process: Process, database_url: str
+        self, keys: KeyStore, process: Process, owner_url: str
     ) -> None:
-        await self.take_away(process, database_url)
+        await self.take_away(process, owner_url)
         with pytest.raises(StoreUnavailable):
             await keys.authenticate(new_secret()[1])
 
-    async def test_it_serves_again_when_the_store_does(self, keys: KeyStore, process: Process, database_url: str) -> None:
+    async def test_it_serves_again_when_the_store_does(self, keys: KeyStore, process: Process, owner_url: str) -> None:
         created = await keys.create(new_key())
-        await self.take_away(process, database_url)
+        await self.take_away(process, owner_url)
         with pytest.raises(StoreUnavailable):
             await keys.authenticate(created.secret)
-        await self.allow(process, database_url, connections=True)
+        await self.allow(process, owner_url, connections=True)
         assert (await keys.authenticate(created.secret)).key_name == "agents"
 
-    async def take_away(self, process: Process, database_url: str) -> None:
-        await self.allow(process, database_url, connections=False)
+    async def take_away(self, process: Process, owner_url: str) -> None:
+        await self.allow(process, owner_url, connections=False)
 
-    async def allow(self, process: Process, database_url: str, *, connections: bool) -> None:
+    async def allow(self, process: Process, owner_url: str, *, connections: bool) -> None:
         """The database takes no connection any more, and those there were are cut."""
-        server, _, name = database_url.rpartition("/")
+        server, _, name = owner_url.rpartition("/")
         other = Sessions(build_engines(f"{server}/postgres", (), DatabaseSettings()))
         async with other.write() as session:
             await session.execute(text(f"alter database {name} with allow_connections {connections}"))

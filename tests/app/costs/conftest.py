@@ -16,6 +16,14 @@ LedgerMaker = Callable[..., PostgresLedger]
 
 
 @pytest.fixture
+async def owner(owner_url: str) -> AsyncIterator[Sessions]:
+    """Of the role that owns the schema, for what serving may not do."""
+    engines = build_engines(owner_url, [], DatabaseSettings())
+    yield Sessions(engines)
+    await engines.close()
+
+
+@pytest.fixture
 async def sessions(database_url: str) -> AsyncIterator[Sessions]:
     engines = build_engines(database_url, [], DatabaseSettings())
     yield Sessions(engines)

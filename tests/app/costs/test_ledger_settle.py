@@ -71,11 +71,11 @@ class TestCallThatIsRenewedMeanwhile:
 
 class TestProcessThatRunsWhileItsDatabaseIsMigrated:
     @pytest.fixture
-    async def old(self, postgres_url: str) -> AsyncIterator[str]:
+    async def old(self, postgres_owner_url: str) -> AsyncIterator[str]:
         """The database of the version before."""
-        server = await asyncpg.connect(postgres_url)
+        server = await asyncpg.connect(postgres_owner_url)
         await server.execute("create database version_before template template0")
-        url = f"{postgres_url.rpartition('/')[0]}/version_before"
+        url = f"{postgres_owner_url.rpartition('/')[0]}/version_before"
         engines = build_engines(url, [], DatabaseSettings())
         async with engines.primary.begin() as connection:
             await connection.run_sync(upgrade_to, BEFORE)

@@ -80,11 +80,12 @@ class Known:
 
 
 class MoneyMachine(RuleBasedStateMachine):
-    def __init__(self, database_url: str) -> None:
+    def __init__(self, database_url: str, owner_url: str) -> None:
         super().__init__()
         self.runner = asyncio.Runner()
         self.engines: Engines = build_engines(database_url, [], DatabaseSettings())
         self.sessions = Sessions(self.engines)
+        self.owner_url = owner_url
         self.budgets = BudgetStore(self.sessions)
         self.ledgers = [PostgresLedger(self.sessions, SystemClock(), Settings(), PriceBook(Settings())) for _ in range(3)]
         self.open: dict[UUID, Open] = {}
@@ -99,12 +100,14 @@ class MoneyMachine(RuleBasedStateMachine):
         self.run(self._empty())
 
     async def _empty(self) -> None:
-        async with self.sessions.write() as session:
+        owner = build_engines(self.owner_url, [], DatabaseSettings())
+        async with Sessions(owner).write() as session:
             for statement in _SLOWED:
                 await session.execute(text(statement))
             await session.execute(
                 text("truncate completions, budgets, budget_periods, budget_alerts, outbox, usage_records, usage_rollups")
             )
+        await owner.close()
 
     @rule(scope=scopes, limit=limits, crowd=crowds, chosen=ends, enforcement=st.sampled_from(BudgetEnforcement))
     def create_budget(
@@ -265,10 +268,10 @@ _LEDGER_AGREES = text("""
 """)
 
 
-def test_no_interleaving_breaks_the_money(database_url: str) -> None:
+def test_no_interleaving_breaks_the_money(database_url: str, owner_url: str) -> None:
     class OnThisDatabase(MoneyMachine):
         def __init__(self) -> None:
-            super().__init__(database_url)
+            super().__init__(database_url, owner_url)
 
     run_state_machine_as_test(
         OnThisDatabase,

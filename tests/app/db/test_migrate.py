@@ -14,13 +14,13 @@ pytestmark = pytest.mark.anyio
 
 
 class TestSeveralProcessesAtOnce:
-    async def test_all_end_at_the_same_revision(self, postgres_url: str) -> None:
-        server = postgres_url.rpartition("/")[0]
-        connection = await asyncpg.connect(postgres_url)
+    async def test_all_end_at_the_same_revision(self, postgres_owner_url: str) -> None:
+        server = postgres_owner_url.rpartition("/")[0]
+        connection = await asyncpg.connect(postgres_owner_url)
         await connection.execute("create database empty_one template template0")
         await connection.close()
         revisions = await asyncio.gather(*(migrate(f"{server}/empty_one") for _ in range(4)))
-        assert set(revisions) == {await migrate(postgres_url)}
+        assert set(revisions) == {await migrate(postgres_owner_url)}
 
 
 class TestNobodyAnswers:
@@ -38,10 +38,10 @@ class TestFreshDatabase:
 
 
 class TestDatabaseOfANewerVersion:
-    async def test_is_refused_in_words_and_left_as_it_is(self, database_url: str) -> None:
-        connection = await asyncpg.connect(database_url)
+    async def test_is_refused_in_words_and_left_as_it_is(self, owner_url: str) -> None:
+        connection = await asyncpg.connect(owner_url)
         await connection.execute("update alembic_version set version_num = '9999'")
         with pytest.raises(DatabaseIsNewer, match="newer GreenLang"):
-            await migrate(database_url)
+            await migrate(owner_url)
         assert await connection.fetchval("select version_num from alembic_version") == "9999"
         await connection.close()

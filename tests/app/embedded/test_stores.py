@@ -38,7 +38,7 @@ time.sleep(600)
 
 def execute(stores: PrivateStores, statement: str) -> object:
     async def run() -> object:
-        connection = await asyncpg.connect(stores.database.reveal(), timeout=5)
+        connection = await asyncpg.connect(stores.owner.reveal(), timeout=5)
         try:
             return await connection.fetchval(statement)
         finally:
@@ -111,7 +111,7 @@ class TestFirstStart:
         assert {name for name, mode in modes.items() if mode & 0o077} == set()
 
     def test_nobody_enters_without_the_password(self, first_start: PrivateStores) -> None:
-        wrong = first_start.database.reveal().replace("greenlang:", "greenlang:x")
+        wrong = first_start.database.reveal().replace("://greenlang_service:", "://greenlang_service:x")
         with pytest.raises(asyncpg.InvalidPasswordError):
             asyncio.run(asyncpg.connect(wrong, timeout=5))
         assert b"NOAUTH" in _ask(redis(first_start))

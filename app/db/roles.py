@@ -1,0 +1,81 @@
+"""What the serving role may do in a schema that another role owns, and how long its transactions may stand idle.
+
+The owner grants after every migration, and only what is missing, so that a new table or function is never without its grant.
+Partitions need none: they are read and written through their table.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from app.db.failures import is_unavailable
+from app.errors import SettingsError
+
+
+async def grant_serving(connection: AsyncConnection, role: str) -> None:
+    """Gives `role` the rights to serve in the connection's schema; nothing if it has them. SettingsError if there is no such role."""
+    known = await connection.execute(text("select 1 from pg_roles where rolname = :role"), {"role": role})
+    if known.first() is None:
+        raise SettingsError("database.primary", f"the role {role} does not exist in the database; create it first")
+    for (statement,) in (await connection.execute(_MISSING_GRANTS, {"role": role})).all():
+        await connection.exec_driver_sql(statement)
+
+
+async def limit_idle_transactions(connection: AsyncConnection, limit: timedelta) -> bool:
+    """Ends transactions of the connection's own role in this database that stand idle for longer. It is a default of the role and
+    not of a connection: a pooler would refuse the one or hand it on. False if the server does not let the role set it."""
+    wanted = f"idle_in_transaction_session_timeout={int(limit.total_seconds() * 1000)}"
+    if wanted in ((await connection.execute(_DEFAULTS)).scalar() or ()):
+        return True
+    try:
+        statement = (await connection.execute(_LIMIT_IDLE, {"milliseconds": wanted.partition("=")[2]})).scalar_one()
+        await connection.exec_driver_sql(statement)
+    except DBAPIError as error:
+        if is_unavailable(error):
+            raise
+        return False
+    return True
+
+
+_DEFAULTS = text(
+    "select s.setconfig from pg_db_role_setting s join pg_roles r on r.oid = s.setrole"
+    " join pg_database d on d.oid = s.setdatabase where r.rolname = current_user and d.datname = current_database()"
+)
+_LIMIT_IDLE = text(
+    "select format('alter role %I in database %I set idle_in_transaction_session_timeout = %L',"
+    " current_user, current_database(), cast(:milliseconds as text))"
+)
+_MISSING_GRANTS = text(
+    """
+    with serving as (
+        select oid, rolname from pg_roles where rolname = :role
+    ), relations as (
+        select c.oid, c.relkind,
+            case when c.relkind = 'v' or c.relname = 'alembic_version' then 'select' else 'select, insert, update, delete' end as rights
+        from pg_class c
+        where c.relnamespace = current_schema()::regnamespace and c.relkind in ('r', 'p', 'v', 'S') and pg_has_role(c.relowner, 'usage')
+    )
+    select format('grant usage on schema %I to %I', n.nspname, s.rolname)
+    from serving s, pg_namespace n
+    where n.nspname = current_schema() and not has_schema_privilege(s.oid, n.oid, 'usage')
+    union all
+    select format('grant %s on %s to %I', r.rights, r.oid::regclass, s.rolname)
+    from serving s, relations r
+    where r.relkind <> 'S' and exists (
+        select from regexp_split_to_table(r.rights, ', ') wanted where not has_table_privilege(s.oid, r.oid, wanted)
+    )
+    union all
+    select format('grant usage on sequence %s to %I', r.oid::regclass, s.rolname)
+    from serving s, relations r
+    where r.relkind = 'S' and not has_sequence_privilege(s.oid, r.oid, 'usage')
+    union all
+    select format('grant execute on routine %s to %I', p.oid::regprocedure, s.rolname)
+    from serving s, pg_proc p
+    where p.pronamespace = current_schema()::regnamespace and pg_has_role(p.proowner, 'usage')
+        and not has_function_privilege(s.oid, p.oid, 'execute')
+    """
+)
