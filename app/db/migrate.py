@@ -75,8 +75,8 @@ async def migrate(url: str, serving: str | None = None) -> str:
         except DBAPIError as error:
             if isinstance(error.orig.__cause__ if error.orig else None, asyncpg.InsufficientPrivilegeError):
                 raise MayNotMigrate(
-                    "the database needs a migration that its role may not do; set database.owner to the role that owns the schema, "
-                    "or run `greenlang migrate` with it"
+                    "the database needs a migration that its role may not do; set database.owner to the role that owns the "
+                    "schema, or run `greenlang migrate` with it"
                 ) from error
             raise
     return revision

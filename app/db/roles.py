@@ -17,7 +17,7 @@ from app.errors import SettingsError
 
 
 async def grant_serving(connection: AsyncConnection, role: str) -> None:
-    """Gives `role` the rights to serve in the connection's schema; nothing if it has them. SettingsError if there is no such role."""
+    """Gives `role` the rights to serve that it lacks in the connection's schema. SettingsError if it does not exist."""
     known = await connection.execute(text("select 1 from pg_roles where rolname = :role"), {"role": role})
     if known.first() is None:
         raise SettingsError("database.primary", f"the role {role} does not exist in the database; create it first")
@@ -55,9 +55,11 @@ _MISSING_GRANTS = text(
         select oid, rolname from pg_roles where rolname = :role
     ), relations as (
         select c.oid, c.relkind,
-            case when c.relkind = 'v' or c.relname = 'alembic_version' then 'select' else 'select, insert, update, delete' end as rights
+            case when c.relkind = 'v' or c.relname = 'alembic_version' then 'select' else 'select, insert, update, delete' end
+                as rights
         from pg_class c
-        where c.relnamespace = current_schema()::regnamespace and c.relkind in ('r', 'p', 'v', 'S') and pg_has_role(c.relowner, 'usage')
+        where c.relnamespace = current_schema()::regnamespace and c.relkind in ('r', 'p', 'v', 'S')
+            and pg_has_role(c.relowner, 'usage')
     )
     select format('grant usage on schema %I to %I', n.nspname, s.rolname)
     from serving s, pg_namespace n

@@ -82,7 +82,12 @@ class Postgres:
         command: list[str | Path] = [self.binaries.bin / "initdb", "-D", unfinished, "-U", "greenlang", "--pwfile=/dev/stdin"]
         options = ["--auth=scram-sha-256", "-E", "UTF8", *locale, *(["--no-sync"] if self.volatile else [])]
         made = subprocess.run(  # noqa: S603 - a program that this package found
-            [*command, *options], input=secrets.token_urlsafe() + "\n", text=True, capture_output=True, check=False, pass_fds=(lock,)
+            [*command, *options],
+            input=secrets.token_urlsafe() + "\n",
+            text=True,
+            capture_output=True,
+            check=False,
+            pass_fds=(lock,),
         )
         if made.returncode != 0:
             raise StoreFailed(f"initdb: {made.stderr.strip() or made.stdout.strip()}")

@@ -27,7 +27,10 @@ def faults(settings: Settings) -> Iterator[Fault]:
     for index, route in enumerate(settings.routes):
         yield from _target_faults(("routes", index), route, targets)
     if settings.database.owner is not None and settings.database.primary is None:
-        yield ("database", "owner"), "it needs database.primary, the role that serves; leave both out to run the embedded PostgreSQL"
+        yield (
+            ("database", "owner"),
+            "it needs database.primary, the role that serves; leave both out to run the embedded PostgreSQL",
+        )
     if settings.limits.trusted_only and settings.limits.trusted_documents is None:
         yield ("limits", "trusted_documents"), "it is needed where trusted_only is true: the file of the documents"
 

@@ -60,8 +60,8 @@ class ServerSettings(Group):
 
 
 class DatabaseSettings(Group):
-    """`primary` left out: the embedded PostgreSQL. `owner` left out: `primary` migrates too. `statement_cache = false` for PgBouncer
-    before 1.21."""
+    """`primary` left out: the embedded PostgreSQL. `owner` left out: `primary` migrates too. `statement_cache = false` for
+    PgBouncer before 1.21."""
 
     primary: SecretReference | None = None
     owner: SecretReference | None = None

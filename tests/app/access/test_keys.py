@@ -259,9 +259,7 @@ class TestStoreAway:
         with pytest.raises(StoreUnavailable):
             await keys.authenticate(created.secret)
 
-    async def test_an_unknown_key_cannot_be_told_from_a_good_one(
-        self, keys: KeyStore, process: Process, owner_url: str
-    ) -> None:
+    async def test_an_unknown_key_cannot_be_told_from_a_good_one(self, keys: KeyStore, process: Process, owner_url: str) -> None:
         await self.take_away(process, owner_url)
         with pytest.raises(StoreUnavailable):
             await keys.authenticate(new_secret()[1])

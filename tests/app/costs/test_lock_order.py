@@ -95,12 +95,6 @@ class Crowd:
             await asyncio.sleep(0.01)
 
     async def run(self) -> None:
-        async with self.sessions.write() as session:
-            await session.execute(text(DWELL))
-            for number, when in enumerate(DWELLS):
-                await session.execute(
-                    text(f"create trigger dwell{number} after {when} for each statement execute function dwell()")
-                )
         scopes = [BudgetScope(tenant="acme"), BudgetScope(), *(BudgetScope(tenant="acme", agent=agent) for agent in AGENTS)]
         scopes += [BudgetScope(provider=provider) for provider, _ in TARGETS]
         self.made = [
@@ -119,7 +113,12 @@ class Crowd:
         await self.engines.close()
 
 
-async def test_nobody_waits_in_a_circle(database_url: str, sessions: Sessions) -> None:
+async def test_nobody_waits_in_a_circle(database_url: str, sessions: Sessions, owner: Sessions) -> None:
+    async with owner.write() as session:
+        await session.execute(text(DWELL))
+        for number, when in enumerate(DWELLS):
+            await session.execute(text(f"create trigger dwell{number} after {when} for each statement execute function dwell()"))
+    await owner.engines.close()
     crowd = Crowd(database_url)
     await crowd.run()
     found = [await sums(sessions, budget) for budget in crowd.made]

@@ -60,8 +60,8 @@ class TestStatements:
         assert (await statements.fetch("select 1"))[0][0] == 1
         await statements.close()
 
-    async def test_a_collision_is_repeated(self, sessions: Sessions) -> None:
-        statements = Statements(sessions.engines, SystemClock(), timedelta(seconds=5))
+    async def test_a_collision_is_repeated(self, owner: Sessions) -> None:
+        statements = Statements(owner.engines, SystemClock(), timedelta(seconds=5))
         await statements.fetch("create sequence turns")
         await statements.fetch(
             "create function collide() returns bigint language plpgsql as $$ begin"

@@ -134,7 +134,7 @@ class TestPutRight:
 
 class TestUpkeep:
     async def test_one_process_does_what_is_due_and_says_what_it_found(
-        self, ledger: PostgresLedger, budgets: BudgetStore, sessions: Sessions, caplog: pytest.LogCaptureFixture
+        self, ledger: PostgresLedger, budgets: BudgetStore, sessions: Sessions, owner: Sessions, caplog: pytest.LogCaptureFixture
     ) -> None:
         made = await spent_and_held(ledger, budgets)
         await falsify(sessions, held="3")
@@ -147,16 +147,16 @@ class TestUpkeep:
         assert len(await discrepancies(sessions)) == 1
 
     async def test_a_task_that_failed_is_due_again_and_stops_no_other(
-        self, ledger: PostgresLedger, budgets: BudgetStore, sessions: Sessions, caplog: pytest.LogCaptureFixture
+        self, ledger: PostgresLedger, budgets: BudgetStore, sessions: Sessions, owner: Sessions, caplog: pytest.LogCaptureFixture
     ) -> None:
         await spent_and_held(ledger, budgets)
         await falsify(sessions, held="3")
-        await execute(sessions, "alter function make_usage_partition(timestamptz) rename to elsewhere")
+        await execute(owner, "alter function make_usage_partition(timestamptz) rename to elsewhere")
         process = Upkeep(sessions, ManualClock(), timedelta(days=1))
         await process.run_due()
         assert await discrepancies(sessions) == []
         assert "upkeep failed" in caplog.text
-        await execute(sessions, "alter function elsewhere(timestamptz) rename to make_usage_partition")
+        await execute(owner, "alter function elsewhere(timestamptz) rename to make_usage_partition")
         await process.run_due()
         assert await scalar(sessions, "select count(*) from pg_inherits where inhparent = 'usage_records'::regclass") == 4
 
