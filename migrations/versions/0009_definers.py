@@ -1,4 +1,4 @@
-"""Partitions are made with the rights of the schema's owner."""
+"""What serving makes itself, it makes with the rights of the schema's owner."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from pathlib import Path
 
 from alembic import op
 
-revision = "0008"
-down_revision = "0007"
+revision = "0009"
+down_revision = "0008"
 branch_labels = None
 depends_on = None
 
-_SQL = Path(__file__).parent.parent / "sql" / "0008_partitions.sql"
+_SQL = Path(__file__).parent.parent / "sql" / "0009_definers.sql"
 
 
 def upgrade() -> None:
@@ -21,4 +21,5 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.execute("alter function make_usage_partition(timestamptz) security invoker reset search_path")
-    op.execute("grant execute on function make_usage_partition(timestamptz) to public")
+    for function in ("make_usage_partition(timestamptz)", "share_stream_keys(bytea, interval, interval)"):
+        op.execute(f"grant execute on function {function} to public")
