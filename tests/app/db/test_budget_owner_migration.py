@@ -67,11 +67,11 @@ async def migrate_to(url: str, revision: str) -> None:
 
 
 @pytest.fixture
-async def database(postgres_url: str) -> AsyncIterator[asyncpg.Connection]:
+async def database(postgres_owner_url: str) -> AsyncIterator[asyncpg.Connection]:
     """At the revision before budgets had owners."""
-    server = await asyncpg.connect(postgres_url)
+    server = await asyncpg.connect(postgres_owner_url)
     await server.execute("create database before_owners template template0")
-    url = f"{postgres_url.rpartition('/')[0]}/before_owners"
+    url = f"{postgres_owner_url.rpartition('/')[0]}/before_owners"
     await migrate_to(url, revision_before("budget_owner"))
     connection = await asyncpg.connect(url)
     for name, (values, _) in BUDGETS.items():
@@ -87,10 +87,10 @@ async def rows(connection: asyncpg.Connection) -> dict[str, str]:
     return {row["name"]: row["row"] for row in found}
 
 
-async def test_each_gets_its_owner_and_stays_as_it_is_otherwise(database: asyncpg.Connection, postgres_url: str) -> None:
+async def test_each_gets_its_owner_and_stays_as_it_is_otherwise(database: asyncpg.Connection, postgres_owner_url: str) -> None:
     before = await rows(database)
     assert set(before) == set(BUDGETS)
-    await migrate(f"{postgres_url.rpartition('/')[0]}/before_owners")
+    await migrate(f"{postgres_owner_url.rpartition('/')[0]}/before_owners")
     await database.reload_schema_state()
     assert await rows(database) == before
     owners = await database.fetch("select name, owner from budget_now")
@@ -98,16 +98,18 @@ async def test_each_gets_its_owner_and_stays_as_it_is_otherwise(database: asyncp
 
 
 async def test_a_default_is_made_for_who_had_none_and_belongs_to_the_installation(
-    database: asyncpg.Connection, postgres_url: str
+    database: asyncpg.Connection, postgres_owner_url: str
 ) -> None:
-    await migrate(f"{postgres_url.rpartition('/')[0]}/before_owners")
+    await migrate(f"{postgres_owner_url.rpartition('/')[0]}/before_owners")
     made = await database.fetch("select tenant, owner, origin from materialise_defaults($1::text::jsonb)", DEFAULTS)
     assert [tuple(row) for row in made] == [("initech", "INSTALLATION", "default")]
 
 
-async def test_a_budget_without_a_word_of_its_owner_is_the_installations(database: asyncpg.Connection, postgres_url: str) -> None:
+async def test_a_budget_without_a_word_of_its_owner_is_the_installations(
+    database: asyncpg.Connection, postgres_owner_url: str
+) -> None:
     """As a process of the version before makes it while it is being replaced."""
-    await migrate(f"{postgres_url.rpartition('/')[0]}/before_owners")
+    await migrate(f"{postgres_owner_url.rpartition('/')[0]}/before_owners")
     key = await database.fetchval(INSERT, "late", "acme", "", "created", False)
     assert await database.fetchval("select owner from budgets where key = $1", key) == "INSTALLATION"
 
@@ -116,9 +118,9 @@ async def test_a_budget_without_a_word_of_its_owner_is_the_installations(databas
     ("owner", "tenant", "agent"), [("TENANT", "", "a"), ("AGENT", "", "a"), ("AGENT", "acme", ""), ("", "a", "a")]
 )
 async def test_an_owner_that_the_scope_does_not_name_is_refused(
-    database: asyncpg.Connection, postgres_url: str, owner: str, tenant: str, agent: str
+    database: asyncpg.Connection, postgres_owner_url: str, owner: str, tenant: str, agent: str
 ) -> None:
-    await migrate(f"{postgres_url.rpartition('/')[0]}/before_owners")
+    await migrate(f"{postgres_owner_url.rpartition('/')[0]}/before_owners")
     key = await database.fetchval(INSERT, "new", tenant, agent, "created", False)
     with pytest.raises(asyncpg.CheckViolationError):
         await database.execute("update budgets set owner = $1 where key = $2", owner, key)

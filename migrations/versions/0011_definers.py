@@ -6,12 +6,12 @@ from pathlib import Path
 
 from alembic import op
 
-revision = "0009"
-down_revision = "0008"
+revision = "0011"
+down_revision = "0010"
 branch_labels = None
 depends_on = None
 
-_SQL = Path(__file__).parent.parent / "sql" / "0009_definers.sql"
+_SQL = Path(__file__).parent.parent / "sql" / "0011_definers.sql"
 
 
 def upgrade() -> None:
