@@ -19,7 +19,9 @@ from typing import Any, TypeAlias, cast
 
 import aiohttp
 import asyncpg
+import psutil
 import pytest
+from redis import Redis
 
 from app.secrets import Sealer
 from simulator.structured import Json
@@ -120,11 +122,11 @@ class Caller:
     async def _events(self, variables: Mapping[str, object]) -> list[Data]:
         """Of a completion that is started by one process and watched by either."""
         started = cast("Data", (await self._client.execute(START, variables))["completionStart"])
-        watched = await asyncio.gather(*(self._watch(started["id"]) for _ in range(4)))
+        watched = await asyncio.gather(*(self.watch(started["id"]) for _ in range(4)))
         assert all(events[:-1] == watched[0][:-1] for events in watched)
         return watched[0]
 
-    async def _watch(self, completion: str, *, until_text: bool = False) -> list[Data]:
+    async def watch(self, completion: str, *, until_text: bool = False) -> list[Data]:
         headers = {"Authorization": f"Bearer {self.key}", "Accept": "text/event-stream", "Connection": "close"}
         body = {"query": EVENTS, "variables": {"id": completion}}
         events = []
@@ -164,13 +166,13 @@ class Caller:
         step: Mapping[str, Json] = {"answer": {"text": said(KILLED) * 20}, "token_delay_ms": 8}
         self._will_answer(**step, count=None)
         started = cast("Data", (await self._client.execute(START, asking(said(QUESTION))))["completionStart"])
-        assert await self._watch(started["id"], until_text=True) != []
+        assert await self.watch(started["id"], until_text=True) != []
         for process in self.server.servers:
             os.kill(process.pid, signal.SIGKILL)
         self.simulator.clear_scenario()
         for _ in range(200):
             try:
-                events = await self._watch(started["id"])
+                events = await self.watch(started["id"])
             except aiohttp.ClientError:
                 await asyncio.sleep(0.1)
                 continue
@@ -215,10 +217,10 @@ def configure(simulator: RunningSimulator, tmp_path: Path) -> Path:
     return file
 
 
-def start(configuration: Path) -> AbstractContextManager[RunningServer]:
+def start(configuration: Path, machine: str = "data", **environ: str) -> AbstractContextManager[RunningServer]:
     kept = configuration.parent / "kept"
-    arguments = ("--config", str(configuration))
-    return start_server(kept / "data", *arguments, environ={"TEST_KEY": "sk-simulated"}, log=kept / "server.log")
+    arguments, log = ("--config", str(configuration)), kept / f"{machine}.log"
+    return start_server(kept / machine, *arguments, environ={"TEST_KEY": "sk-simulated", **environ}, log=log)
 
 
 async def use(server: RunningServer, simulator: RunningSimulator, key: str) -> list[str]:
@@ -257,10 +259,37 @@ class TestContentThatIsNotKept:
             words = await use(server, simulator, cast("str", server.key))
             found = await find(server, cast("str", server.key), await ask(server, simulator, cast("str", server.key)))
             assert (found["status"], found["text"]) == ("FINISHED", None)
+            processes = psutil.Process(server.process.pid).children(recursive=True)
+            assert {process.rlimit(psutil.RLIMIT_CORE)[0] for process in processes if process.is_running()} == {0}
+            assert await execute(server, "show log_parameter_max_length_on_error") == "0"
             server.stop()
         kept = configure.parent / "kept"
         assert files_with(kept, words) == {}
         assert set(files_with(kept, [LABEL, IDEMPOTENCY_KEY])) == {LABEL, IDEMPOTENCY_KEY}
+
+
+class TestStoresOfOnesOwn:
+    async def test_two_machines_share_a_stream_that_is_nowhere_in_clear(
+        self, configure: Path, simulator: RunningSimulator, database_url: str, valkey_url: str
+    ) -> None:
+        own = {"GREENLANG_DATABASE__PRIMARY": database_url, "GREENLANG_REDIS__URL": valkey_url}
+        with start(configure, "one", **own) as one, start(configure, "two", **own) as two:
+            key = cast("str", one.key)
+            step: Mapping[str, Json] = {"answer": {"text": said(STREAMED) * 10}, "token_delay_ms": 5}
+            simulator.post({"operation": "completion", **step})
+            async with aiohttp.ClientSession() as session:
+                here, there = (Caller(session, server, simulator, key) for server in (one, two))
+                started = cast("Data", (await Client(session, one, key).execute(START, asking("?")))["completionStart"])
+                events, others = await asyncio.gather(here.watch(started["id"]), there.watch(started["id"]))
+            assert others == events
+            assert "".join(event.get("text", "") for event in events) == said(STREAMED) * 10
+        with Redis.from_url(valkey_url) as redis:
+            logs = [entry for name in redis.keys("greenlang:stream:*") for _, entry in redis.xrange(name)]
+        assert logs != []
+        assert [entry for entry in logs if b"text" in entry[b"e"] or entry[b"e"][:1] != b"\x01"] == []
+        for machine in ("one", "two"):
+            assert "answers are kept in clear" in (configure.parent / "kept" / f"{machine}.log").read_text()
+            assert not (configure.parent / "kept" / machine / "content.key").exists()
 
 
 class TestContentThatIsKept:
