@@ -2,6 +2,7 @@
 
 Only a proxy named in `server.trusted_proxies` is believed. Anyone else can write `x-forwarded-for` too, so the list is read from
 its right end, where the nearest proxy wrote, and only as far as every address passed on the way is a trusted proxy itself.
+uvicorn's `proxy_headers` stays off: it would replace the peer's address, by rules and an environment variable of its own.
 """
 
 from __future__ import annotations
