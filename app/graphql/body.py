@@ -23,7 +23,7 @@ from starlette.types import Receive
 from app.aside import Aside
 from app.errors import LimitExceeded
 from app.graphql.errors import Code, Description, RequestFailed, failed_by, failure
-from app.web.load import Capacity
+from app.web.load import Share
 
 MOST_JSON_VALUES = 100_000
 MOST_JSON_OBJECTS = 8_000
@@ -90,29 +90,29 @@ def _refused(error: LimitExceeded) -> RequestFailed:
 
 @dataclass(frozen=True, slots=True)
 class BodyReader:
-    """Reads a body of at most `limit` bytes within `timeout`; its bytes count against `capacity` until the block ends."""
+    """Reads a body of at most `limit` bytes within `timeout`."""
 
     limit: int
-    capacity: Capacity
     timeout: timedelta
 
     @asynccontextmanager
-    async def read(self, receive: Receive, announced: int | None) -> AsyncIterator[bytes]:
-        """Raises RequestFailed (413, 408), Overloaded, ClientDisconnect."""
+    async def read(self, receive: Receive, announced: int | None, places: Share, byte_share: Share) -> AsyncIterator[bytes]:
+        """Holds one of `places` until the body has come, and its bytes of `byte_share` until the block ends. Raises RequestFailed (413, 408), Overloaded, ClientDisconnect."""
         if announced is not None and announced > self.limit:
             raise body_too_large(announced, self.limit)
         held = [0]
         try:
             try:
-                async with asyncio.timeout(self.timeout.total_seconds()):
-                    body = await self._collect(receive, held)
+                with places.one():
+                    async with asyncio.timeout(self.timeout.total_seconds()):
+                        body = await self._collect(receive, held, byte_share)
             except TimeoutError as error:
                 raise failure(Code.TIMEOUT, "the body did not arrive in time", 408) from error
             yield body
         finally:
-            self.capacity.give_back(held[0])
+            byte_share.give_back(held[0])
 
-    async def _collect(self, receive: Receive, held: list[int]) -> bytes:
+    async def _collect(self, receive: Receive, held: list[int], byte_share: Share) -> bytes:
         chunks: list[bytes] = []
         while True:
             message = await receive()
@@ -121,7 +121,7 @@ class BodyReader:
             chunk: bytes = message.get("body", b"")
             if held[0] + len(chunk) > self.limit:
                 raise body_too_large(held[0] + len(chunk), self.limit)
-            self.capacity.take(len(chunk))
+            byte_share.take(len(chunk))
             held[0] += len(chunk)
             chunks.append(chunk)
             if not message.get("more_body", False):

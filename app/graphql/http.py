@@ -1,6 +1,7 @@
 """GraphQL over HTTP (the 2025 draft), as one plain ASGI application.
 
-The order is the defence: load, method, media type and key are looked at before a byte of the body is read.
+The order is the defence: method, media type and key are looked at before a byte of the body is read, and a place among the calls
+is taken only once all of it is there.
 """
 
 from __future__ import annotations
@@ -22,9 +23,10 @@ from app.graphql.body import BodyReader, GraphQLRequest, parse_query_string
 from app.graphql.console import ConsolePage
 from app.graphql.engine import Caller, Payload, Prepared
 from app.graphql.errors import Code, RequestFailed, failed_by, failure
-from app.graphql.operations import Operations
+from app.graphql.operations import Operations, holder_of
 from app.graphql.sse import EventStream, Streamer
 from app.web.misuse import Door, Origin
+from app.web.protocols import KNOWN, extension
 from app.web.request_ids import request_id_of
 
 Header: TypeAlias = tuple[bytes, bytes]
@@ -66,6 +68,7 @@ class GraphQLEndpoint:
     def __init__(self, operations: Operations, bodies: BodyReader, console: ConsolePage | None) -> None:
         self._engine = operations.engine
         self._authenticate = operations.authenticate
+        self._bodies_received = operations.bodies
         self._calls = operations.calls
         self._body_bytes = operations.body_bytes
         self._connections = operations.connections
@@ -106,9 +109,9 @@ class GraphQLEndpoint:
             await send_json(send, 200, payload, media)
 
     async def _answer(self, scope: Scope, headers: HeaderView, receive: Receive) -> Payload | _Streamed:
-        with self._calls.one():
-            caller = await self._caller(scope, headers)
-            async with self._request(scope, headers, receive) as request:
+        caller = await self._caller(scope, headers)
+        async with self._request(scope, headers, receive, caller) as request:
+            with self._calls.of(holder_of(caller.principal)).one():
                 prepared = await self._engine.prepare(request, caller)
                 streamed = prepared.operation.kind is OperationType.SUBSCRIPTION
                 if streamed and not is_named(MediaType.EVENT_STREAM, headers.get("accept")):
@@ -127,7 +130,7 @@ class GraphQLEndpoint:
         stream = EventStream(scope, receive, send, caller, headers=headers, clock=self._clock)
         try:
             prepared = streamed.prepared if streamed else await self._prepared(scope, headers, receive, caller)
-            with self._body_bytes.held(prepared.request.size):
+            with self._body_bytes.of(holder_of(caller.principal)).held(prepared.request.size):
                 await stream.run(prepared, self._streamer, self._connections)
         except LimitExceeded as error:
             text, had, allowed = str(error), error.had, error.allowed
@@ -138,22 +141,28 @@ class GraphQLEndpoint:
             await stream.refuse(failed)
 
     async def _caller(self, scope: Scope, headers: HeaderView) -> Caller:
-        return Caller(await self._authenticate(headers), request_id_of(scope), Origin(Door.HTTP, scope))
+        caller = Caller(await self._authenticate(headers), request_id_of(scope), Origin(Door.HTTP, scope))
+        extension(scope, KNOWN)()
+        return caller
 
     async def _prepared(self, scope: Scope, headers: HeaderView, receive: Receive, caller: Caller) -> Prepared:
-        async with self._request(scope, headers, receive) as request:
+        async with self._request(scope, headers, receive, caller) as request:
             prepared = await self._engine.prepare(request, caller)
             check_method_of(prepared, scope["method"])
             return prepared
 
     @asynccontextmanager
-    async def _request(self, scope: Scope, headers: HeaderView, receive: Receive) -> AsyncIterator[GraphQLRequest]:
+    async def _request(
+        self, scope: Scope, headers: HeaderView, receive: Receive, caller: Caller
+    ) -> AsyncIterator[GraphQLRequest]:
         """The request's bytes count as in flight until the block ends."""
         if scope["method"] == "GET":
             yield await parse_query_string(scope["query_string"])
             return
         check_content_type(headers.get("content-type"))
-        async with self._bodies.read(receive, announced_length(headers)) as body:
+        holder = holder_of(caller.principal)
+        places, byte_share = self._bodies_received.of(holder), self._body_bytes.of(holder)
+        async with self._bodies.read(receive, announced_length(headers), places, byte_share) as body:
             yield await self._parser.parse(body)
 
     def _check_method(self, method: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from app.access.principal import Principal, Scope
 from app.aside import Aside
 from app.clock import Clock
 from app.graphql.body import BodyParser
@@ -11,18 +12,20 @@ from app.graphql.broadcast import Broadcasts
 from app.graphql.connections import Authenticate, Connections
 from app.graphql.engine import Engine
 from app.settings import LimitSettings
-from app.web.load import Capacity
+from app.web.load import Capacity, Holder
 from app.web.misuse import Misuse
 
 
 @dataclass(frozen=True, slots=True)
 class Operations:
-    """`calls` counts queries and mutations in flight, `body_bytes` what they came in; what is large is read `aside`."""
+    """`bodies` counts the bodies that are being received, `calls` queries and mutations in flight, `body_bytes` what they came
+    in; each is shared among keys and tenants. What is large is read `aside`."""
 
     engine: Engine
     authenticate: Authenticate
     connections: Connections
     broadcasts: Broadcasts
+    bodies: Capacity
     calls: Capacity
     body_bytes: Capacity
     parser: BodyParser
@@ -30,3 +33,7 @@ class Operations:
     limits: LimitSettings
     clock: Clock
     misuse: Misuse
+
+
+def holder_of(principal: Principal) -> Holder:
+    return Holder(principal.key_id, principal.tenant, is_admin=Scope.ADMIN in principal.scopes)

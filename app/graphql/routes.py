@@ -22,7 +22,7 @@ from app.graphql.http import GraphQLEndpoint, HeaderView, send_json
 from app.graphql.operations import Operations
 from app.graphql.websocket import WebSocketEndpoint
 from app.settings import Settings
-from app.web.load import Capacity
+from app.web.load import Capacity, Shares
 from app.web.memory import BodyCapacity
 from app.web.misuse import Door, Misuse, Origin
 from app.web.request_ids import request_id_of
@@ -69,29 +69,30 @@ def build_graphql_routes(
 ) -> list[BaseRoute]:
     """`authenticate` takes the request's headers by lower-case name and raises Unauthenticated or StoreUnavailable;
     `make_context` is called once an operation and once an event, and must not block."""
-    limits = settings.limits
-    retry_after = settings.server.retry_after
+    limits, server = settings.limits, settings.server
+    places, retry_after = server.max_in_flight, server.retry_after
+    shares = Shares(server.share_per_key, server.share_per_tenant, server.share_for_admin)
     engine = Engine(schema, settings, make_context, clock=clock, aside=aside, misuse=misuse)
     operations = Operations(
         engine,
         authenticate,
         Connections(authenticate, clock, per_key=limits.sockets_per_key, send_timeout=limits.send_timeout),
         Broadcasts(engine, aside),
-        Capacity(settings.server.max_in_flight, retry_after),
-        BodyCapacity(limits.bytes_in_flight, retry_after, clock),
+        Capacity(places, retry_after, shares),
+        Capacity(places, retry_after, shares),
+        BodyCapacity(limits.bytes_in_flight, retry_after, clock, shares=shares, largest=limits.body_bytes),
         BodyParser(limits.document_bytes, aside),
         aside,
         limits,
         clock,
         misuse,
     )
-    bodies = BodyReader(limits.body_bytes, operations.body_bytes, limits.send_timeout)
-    handshakes = Capacity(settings.server.max_in_flight, retry_after)
+    bodies = BodyReader(limits.body_bytes, limits.send_timeout)
     sdl = SchemaDocument(schema.as_str(), authenticate, misuse, production=settings.server.production)
     console = None if settings.server.production else ConsolePage(simulated=simulated)
     return [
         Route(PATH, GraphQLEndpoint(operations, bodies, console), methods=None),
-        WebSocketRoute(PATH, WebSocketEndpoint(operations, handshakes, settings.server.allowed_origins)),
+        WebSocketRoute(PATH, WebSocketEndpoint(operations, server.allowed_origins)),
         _get("/schema.graphql", sdl),
         *(() if console is None else _console_files()),
     ]

@@ -20,7 +20,7 @@ from app.errors import Overloaded
 from app.graphql.connections import Connections, Ending
 from app.graphql.engine import Caller, Prepared, Run
 from app.graphql.errors import Code, RequestFailed, failed_by, failure
-from app.graphql.operations import Operations
+from app.graphql.operations import Operations, holder_of
 from app.web.protocols import ABORT, ALONE, extension
 
 _MOST_WAITING = 256
@@ -181,7 +181,7 @@ class Streamer:
         """The source is open inside the block and closed after it. Raises RequestFailed, Overloaded."""
         if prepared.operation.kind is not OperationType.SUBSCRIPTION:
             with ExitStack() as slot:
-                slot.enter_context(self._calls.one())
+                slot.enter_context(self._calls.of(holder_of(caller.principal)).one())
                 run = await self._engine.admit(prepared, caller)
                 yield self._result(run, prepared, caller, slot)
             return

@@ -26,8 +26,7 @@ from app.graphql.connections import Ending
 from app.graphql.engine import Caller, Prepared, Run
 from app.graphql.errors import RequestFailed, failed_by
 from app.graphql.frames import Frame, ProtocolBroken, decode_frame, fields_of, id_of, pong_to, read_frame, read_head
-from app.graphql.operations import Operations
-from app.web.load import Capacity
+from app.graphql.operations import Operations, holder_of
 from app.web.misuse import Door, Origin
 from app.web.protocols import ABORT, HAS_ROOM, RELEASE, TRUST, UTF8, extension
 from app.web.request_ids import request_id_of
@@ -87,6 +86,7 @@ class _Session:
         self, operations: Operations, scope: Scope, send: Send, principal: Principal, credentials: Mapping[str, str]
     ) -> None:
         self.principal = principal
+        self._holder = holder_of(principal)
         self.credentials = credentials
         self.ending: Ending | None = None
         self.gone = False
@@ -285,10 +285,10 @@ class _Session:
         caller = Caller(self.principal, self._request_id, self._origin)
         try:
             with ExitStack() as kept:
-                kept.enter_context(self._operations.body_bytes.held(request.size))
+                kept.enter_context(self._operations.body_bytes.of(self._holder).held(request.size))
                 prepared = await self._engine.prepare(request, caller)
                 if prepared.operation.kind is not OperationType.SUBSCRIPTION:
-                    with self._operations.calls.one():
+                    with self._operations.calls.of(self._holder).one():
                         payload = await self._engine.execute(prepared, caller)
                     await self._send(next_head(id_), _text(payload))
                     self.complete(id_)
@@ -334,9 +334,8 @@ class _Session:
 
 
 class WebSocketEndpoint:
-    def __init__(self, operations: Operations, handshakes: Capacity, allowed_origins: tuple[str, ...]) -> None:
+    def __init__(self, operations: Operations, allowed_origins: tuple[str, ...]) -> None:
         self._operations = operations
-        self._handshakes = handshakes
         self._allowed_origins = frozenset(allowed_origins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -351,12 +350,7 @@ class WebSocketEndpoint:
             await send({"type": "websocket.accept"})
             await _close(send, 4406, "Subprotocol not acceptable: use graphql-transport-ws")
             return
-        try:
-            with self._handshakes.one():
-                session = await self._accept(scope, headers, receive, send)
-        except Overloaded as error:
-            await _refusal(failed_by(error, ""))(scope, receive, send)
-            return
+        session = await self._accept(scope, headers, receive, send)
         if session is not None:
             await self._serve(session, scope, receive, send)
 
@@ -397,7 +391,8 @@ class WebSocketEndpoint:
             raise ProtocolBroken(4403, "Forbidden: the key is missing, wrong, expired or revoked") from None
         except (Overloaded, StoreUnavailable) as error:
             raise ProtocolBroken(1013, str(error)) from None
-        extension(scope, TRUST)(self._operations.body_bytes, self._operations.limits.send_timeout)
+        byte_share = self._operations.body_bytes.of(holder_of(principal))
+        extension(scope, TRUST)(byte_share, self._operations.limits.send_timeout)
         return _Session(self._operations, scope, send, principal, credentials)
 
     async def _serve(self, session: _Session, scope: Scope, receive: Receive, send: Send) -> None:

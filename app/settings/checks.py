@@ -31,6 +31,8 @@ def faults(settings: Settings) -> Iterator[Fault]:
             ("database", "owner"),
             "it needs database.primary, the role that serves; leave both out to run the embedded PostgreSQL",
         )
+    if settings.server.share_per_key > settings.server.share_per_tenant:
+        yield ("server", "share_per_key"), "it is over share_per_tenant: a key cannot hold more than its tenant"
     if settings.limits.trusted_only and settings.limits.trusted_documents is None:
         yield ("limits", "trusted_documents"), "it is needed where trusted_only is true: the file of the documents"
 

@@ -19,6 +19,7 @@ from app.settings.values import (
     ModelName,
     Name,
     Network,
+    Part,
     Percent,
     Port,
     Rate,
@@ -48,6 +49,11 @@ class ServerSettings(Group):
     data_dir: Path = Path(".greenlang")
     workers: Count = 1
     max_in_flight: Count = 2000
+    share_per_key: Share = 0.8
+    share_per_tenant: Share = 0.9
+    share_for_admin: Part = 0.01
+    strangers: Count = 10_000
+    strangers_per_address: Count = 1000
     retry_after: Duration = timedelta(seconds=1)
     production: Flag = False
     allowed_origins: tuple[str, ...] = ()

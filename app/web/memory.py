@@ -12,7 +12,7 @@ from collections.abc import Callable
 from datetime import timedelta
 
 from app.clock import Clock
-from app.web.load import Capacity
+from app.web.load import Capacity, Holder, Shares
 
 LARGE_BYTES = 4 * 1024 * 1024
 REST_SECONDS = 5.0
@@ -28,15 +28,24 @@ def trim_heap() -> None:
 class BodyCapacity(Capacity):
     """Of bytes of bodies; runs `trim` in a thread once fewer than LARGE_BYTES were in flight for REST_SECONDS."""
 
-    def __init__(self, limit: int, retry_after: timedelta, clock: Clock, trim: Callable[[], None] = trim_heap) -> None:
-        super().__init__(limit, retry_after)
+    def __init__(
+        self,
+        limit: int,
+        retry_after: timedelta,
+        clock: Clock,
+        trim: Callable[[], None] = trim_heap,
+        *,
+        shares: Shares | None = None,
+        largest: int = 1,
+    ) -> None:
+        super().__init__(limit, retry_after, shares, largest=largest)
         self._clock = clock
         self._trim = trim
         self._large = False
         self._resting: asyncio.Task[None] | None = None
 
-    def take(self, amount: int) -> None:
-        super().take(amount)
+    def take(self, holder: Holder, amount: int) -> None:
+        super().take(holder, amount)
         if self.in_flight >= LARGE_BYTES:
             self._large = True
             if self._resting is None:

@@ -1,11 +1,12 @@
-"""uvicorn's own protocols with four things ASGI has no words for, given to the application as functions in scope["extensions"].
+"""uvicorn's own protocols with five things ASGI has no words for, given to the application as functions in scope["extensions"].
 
 `greenlang.abort` drops the connection at once: a plain close waits for a reader that may never read again.
-`greenlang.trust` lets a WebSocket send messages of the full size; until then they are bounded as for a stranger. It takes a
-Capacity of the process, against which a message counts until it is whole, and the time it has for that.
+`greenlang.known` says that the connection has shown a good key: it is no stranger any more.
+`greenlang.trust` lets a WebSocket send messages of the full size; until then they are bounded as for a stranger. It takes the
+key's Share, of which a message holds its bytes until it is whole, and the time it has for that.
 `greenlang.has_room` says whether a WebSocket takes a frame at once, without waiting for its reader.
-A large text frame comes as the bytes it is, in a message's `greenlang.utf8`: to decode it takes long. It counts against that
-Capacity until the application calls the message's `greenlang.release`.
+A large text frame comes as the bytes it is, in a message's `greenlang.utf8`: to decode it takes long. It holds its bytes
+of that Share until the application calls the message's `greenlang.release`.
 `greenlang.alone` says whether no other request waits behind this one, and drops the connection where one comes: uvicorn would
 tell only the last that the client has gone.
 
@@ -34,10 +35,12 @@ from websockets.http11 import Request
 
 from app.errors import Overloaded
 from app.web.framing import Upgrade, framing_fault, head_without_upgrade, requested_upgrade
-from app.web.load import Capacity
+from app.web.load import Share
+from app.web.strangers import Strangers, strangers_of
 from app.web.write_deadline import WriteDeadline
 
 ABORT = "greenlang.abort"
+KNOWN = "greenlang.known"
 TRUST = "greenlang.trust"
 HAS_ROOM = "greenlang.has_room"
 ALONE = "greenlang.alone"
@@ -87,6 +90,7 @@ class HttpProtocol(HttpToolsProtocol):
     head_seconds = HEAD_SECONDS
     stall_seconds = STALL_SECONDS
     _stall: WriteDeadline
+    _strangers: Strangers
     _head_bytes: int | None = None
     _head_timer: asyncio.TimerHandle | None = None
     _head_fits = True
@@ -102,9 +106,12 @@ class HttpProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         super().connection_made(transport)
         self._stall = WriteDeadline(transport, self.stall_seconds)
+        self._strangers = strangers_of(self.app_state)
+        self._strangers.join(transport, self.client[0] if self.client else "")
         self._head_begins()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._strangers.leave(self.transport)
         self._head_ends()
         self._rest_ends()
         self._stall.end()
@@ -206,7 +213,9 @@ class HttpProtocol(HttpToolsProtocol):
         super().on_message_begin()
         self._unset_keepalive_if_required()
         scope = cast("dict[str, Any]", self.scope)
-        scope["extensions"] = {**scope.get("extensions", {}), ABORT: self.transport.abort, ALONE: self._be_alone}
+        known = partial(self._strangers.leave, self.transport)
+        given = {ABORT: self.transport.abort, KNOWN: known, ALONE: self._be_alone}
+        scope["extensions"] = {**scope.get("extensions", {}), **given}
         if self._head_bytes is None:
             self._head_begins()
 
@@ -217,6 +226,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._head_ends()
+        self._strangers.heard(self.transport)
         self._body_bytes = self._framing_bytes = 0
         self._head_fits = len(self.url) + sum(len(name) + len(value) for name, value in self.headers) <= HEAD_BYTES
         self._fault = framing_fault(self.parser.get_method(), self.parser.get_http_version(), self.headers)
@@ -306,7 +316,8 @@ class HttpProtocol(HttpToolsProtocol):
 class WebSocketProtocol(WebSocketsSansIOProtocol):
     stall_seconds = STALL_SECONDS
     _stall: WriteDeadline
-    _capacity: Capacity | None = None
+    _strangers: Strangers
+    _capacity: Share | None = None
     _message_seconds = 0.0
     _held = 0
     _fragments = 0
@@ -317,9 +328,11 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
     def connection_made(self, transport: BaseTransport) -> None:
         super().connection_made(transport)
         self._stall = WriteDeadline(self.transport, self.stall_seconds)
+        self._strangers = strangers_of(self.app_state)
         self._handed_over: set[ExitStack] = set()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._strangers.leave(self.transport)
         self._stall.end()
         self._capacity, held = None, self._capacity
         self._hold(held, 0)
@@ -410,7 +423,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         self._handed_over.discard(held)
         held.close()
 
-    def _hold(self, capacity: Capacity | None, count: int) -> None:
+    def _hold(self, capacity: Share | None, count: int) -> None:
         """Raises Overloaded."""
         if capacity is None:
             return
@@ -473,7 +486,8 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             return
         self.conn.max_message_size = STRANGERS_FRAME_BYTES
 
-        def trust(capacity: Capacity, within: timedelta) -> None:
+        def trust(capacity: Share, within: timedelta) -> None:
+            self._strangers.leave(self.transport)
             self.conn.max_message_size = allowed
             self._capacity = capacity
             self._message_seconds = within.total_seconds()
