@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 
@@ -31,12 +32,15 @@ from app.health.endpoints import build_health_routes
 from app.loaders import Loaders
 from app.services import Services, build_services
 from app.settings import ServerSettings, Settings
-from app.tasks import Grace, count_tasks
+from app.tasks import count_tasks
 from app.web.bearer import bearer_token
 from app.web.client_address import TrustedProxies
 from app.web.misuse import Door, Misuse, Origin
+from app.web.protocols import KNOWN, extension
 from app.web.request_ids import RequestIds
 from app.web.security import SecurityHeaders
+from app.web.strangers import STATE as STRANGERS
+from app.web.strangers import Strangers
 from schema.build import build_schema
 
 _METHOD_NOT_ALLOWED = 405
@@ -53,13 +57,13 @@ def create_app(settings: Settings) -> Starlette:
     stream_secret = os.urandom(_SECRET_BYTES) if has_private_store(settings) else b""
 
     @asynccontextmanager
-    async def lifespan(app: Starlette) -> AsyncIterator[dict[str, Grace]]:
-        """Hands the server the grace that begins when it is told to stop."""
+    async def lifespan(app: Starlette) -> AsyncIterator[dict[str, object]]:
+        """Hands the server the grace that begins when it is told to stop, and the strangers that its connections count as."""
         async with build_services(settings, SystemClock(), estimator, prices, stream_secret=stream_secret) as services:
             count_tasks(services.metrics)
             app.router.routes.extend(_routes(services))
             with _metrics_port(services.metrics, settings.server):
-                yield {"grace": services.grace}
+                yield {"grace": services.grace, STRANGERS: _strangers(settings.server)}
 
     def _routes(services: Services) -> list[BaseRoute]:
         async def authenticate(headers: Mapping[str, str]) -> Principal:
@@ -70,7 +74,7 @@ def create_app(settings: Settings) -> Starlette:
 
         return [
             *build_health_routes(services.health),
-            *build_export_routes(services.exports, services.misuse),
+            *build_export_routes(services.exports, services.misuse, settings),
             _metrics_route(services.metrics, authenticate, services.misuse),
             *build_graphql_routes(
                 schema,
@@ -90,6 +94,13 @@ def create_app(settings: Settings) -> Starlette:
     app.router.redirect_slashes = False
     app.router.default = _nothing_here
     return app
+
+
+def _strangers(server: ServerSettings) -> Strangers:
+    """At least half of the files that the process may open are left to connections with a good key."""
+    open_files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    limit = server.strangers if open_files == resource.RLIM_INFINITY else max(1, min(server.strangers, open_files // 2))
+    return Strangers(limit, server.strangers_per_address, is_proxy=TrustedProxies(server.trusted_proxies).trusts)
 
 
 def _middleware(server: ServerSettings) -> list[Middleware]:
@@ -146,6 +157,7 @@ def _metrics_route(metrics: CollectorRegistry, authenticate: Authenticate, misus
             return _refusal(401, "UNAUTHENTICATED", {"WWW-Authenticate": "Bearer"})
         except StoreUnavailable:
             return _refusal(503, "STORE_UNAVAILABLE")
+        extension(request.scope, KNOWN)()
         if not principal.may(Scope.ADMIN):
             misuse.note(Forbidden(), Origin(Door.METRICS, request.scope), principal.hint)
             return _refusal(403, "FORBIDDEN")

@@ -27,6 +27,7 @@ from app.embeddings import Embeddings, EmbeddingsOutcome, EmbeddingsRequest
 from app.ids import new_uuid
 from app.llm.fleet import Fleet
 from app.llm.messages import EmbedCall, FinishReason, ImageUrl, InlineImage, ModelCall, Text, TextDelta, ToolCallDelta
+from app.llm.output_limits import OutputLimits
 from app.llm.router import Plan, Routed, Router
 from app.llm.routing import CallNeeds, ProvidersFailed, RateLimited, RouteCandidate, RoutingPreference, Target
 from app.money import ZERO
@@ -72,7 +73,8 @@ class CallRequest(Protocol):
 @dataclass(frozen=True, slots=True)
 class PlannedCall(Generic[Template]):
     """`key_id` is the API key it was made with. `started` is in the Clock's monotonic seconds. Prices are those at the start,
-    also for the settlement. Vectors are no output tokens: their call has a cap of 0."""
+    also for the settlement. Vectors are no output tokens: their call has a cap of 0. `max_output_tokens` is as asked; no target
+    is asked for more than it can write."""
 
     key: UUID
     key_id: UUID
@@ -85,6 +87,7 @@ class PlannedCall(Generic[Template]):
     started_at: datetime
     prices: PriceBook
     estimator: Estimator
+    output_limits: OutputLimits
     counted_tokens: int
     idempotency: IdempotencyKey | None
     prompt: Prompt | None = None
@@ -95,6 +98,9 @@ class PlannedCall(Generic[Template]):
     def input_tokens(self, target: Target) -> int:
         return self.estimator.corrected(target.provider, target.model, self.counted_tokens) + IMAGE_TOKENS * self.images
 
+    def output_cap(self, target: Target) -> int:
+        return min(self.max_output_tokens, self.output_limits.of(target))
+
     def estimate(self, target: Target) -> Estimate:
         input_tokens = self.input_tokens(target)
         rates = self.prices.rates(target.provider, target.model, self.started_at)
@@ -102,7 +108,7 @@ class PlannedCall(Generic[Template]):
             provider=target.provider,
             model=target.model,
             input_tokens=input_tokens,
-            max_output_tokens=self.max_output_tokens,
+            max_output_tokens=self.output_cap(target),
             min_output_tokens=self.min_output_tokens,
             input_usd=None if rates is None else rates.input_cost(input_tokens),
             output_token_usd=None if rates is None else rates.output_token_usd(input_tokens),
@@ -125,6 +131,7 @@ class CallPlanner:
         timeouts: Mapping[str, timedelta],
         *,
         aside: Aside,
+        output_limits: OutputLimits,
     ) -> None:
         """`timeouts` are the providers' totals by name: the first target's holds for a call that brings none."""
         self._clock = clock
@@ -133,6 +140,7 @@ class CallPlanner:
         self._estimator = estimator
         self._timeouts = timeouts
         self._aside = aside
+        self._output_limits = output_limits
         self._caches = PromptCaches(clock)
 
     async def explain(self, request: CompletionRequest, principal: Principal) -> list[RouteCandidate]:
@@ -158,7 +166,8 @@ class CallPlanner:
             await self._aside.run(_size(counted, images), prompt.read)
         estimate = self._expectation(request, prompt, counted, started_at)
         plan = self._fleet.router.plan(request.model, request.routing, needs, estimate)
-        cap = request.max_output_tokens or plan.default_max_output_tokens
+        asked = request.max_output_tokens or plan.default_max_output_tokens
+        cap = min(asked, self._output_limits.of(plan.targets[0]))
         return PlannedCall(
             key=new_uuid(started_at),
             key_id=principal.key_id,
@@ -171,11 +180,12 @@ class CallPlanner:
             started_at=started_at,
             prices=self._prices,
             estimator=self._estimator,
+            output_limits=self._output_limits,
             counted_tokens=counted,
             idempotency=await self._idempotency(request, payer, counted, images),
             prompt=prompt,
             images=images,
-            max_output_tokens=cap,
+            max_output_tokens=asked,
             min_output_tokens=request.min_output_tokens or max(1, cap // 4),
         )
 
@@ -203,6 +213,7 @@ class CallPlanner:
             started_at=started_at,
             prices=self._prices,
             estimator=self._estimator,
+            output_limits=self._output_limits,
             counted_tokens=counted,
             idempotency=await self._idempotency(request, payer, counted),
         )
@@ -222,8 +233,13 @@ class CallPlanner:
     def _expectation(
         self, request: CompletionRequest, prompt: Prompt, counted: int, at: datetime
     ) -> Callable[[Target], Decimal | None]:
-        output_tokens = request.max_output_tokens or EXPECTED_OUTPUT_TOKENS
-        return lambda target: self._expected(target, counted, prompt.cached_at(target), output_tokens, at)
+        asked = request.max_output_tokens or EXPECTED_OUTPUT_TOKENS
+
+        def estimate(target: Target) -> Decimal | None:
+            output_tokens = min(asked, self._output_limits.of(target))
+            return self._expected(target, counted, prompt.cached_at(target), output_tokens, at)
+
+        return estimate
 
     def _expected(self, target: Target, counted: int, cached: int, output_tokens: int, at: datetime) -> Decimal | None:
         rates = self._prices.rates(target.provider, target.model, at)
@@ -295,6 +311,7 @@ class RunningCall(Generic[Template]):
         self._clock = clock
         self._first = True
         self._cap = admitted.output_cap_tokens
+        self._cap_without_budgets = call.output_cap(call.plan.targets[0])
         self.attempts: list[Attempt] = []
 
     async def admit(self, target: Target) -> int | None:
@@ -304,7 +321,7 @@ class RunningCall(Generic[Template]):
             return self._cap
         cap = await self._ledger.top_up(self.call.key, self.call.payer, self.call.estimate(target))
         if cap is not None:
-            self._cap = cap
+            self._cap, self._cap_without_budgets = cap, self.call.output_cap(target)
         return cap
 
     def observe(self, attempt: Attempt) -> None:
@@ -386,14 +403,18 @@ class RunningCompletion(RunningCall[ModelCall]):
             self._tool_pieces += (part.name or "", part.arguments_delta)
 
     def finished(self, routed: Routed) -> Completion:
-        answer = routed.answer
+        answer, call = routed.answer, self.call
+        notes = answer.notes
+        if call.max_output_tokens > (cap := call.output_cap(routed.target)):
+            lowered = f"from {call.max_output_tokens} to {cap}, the most that {routed.target} is asked for"
+            notes = (f"The output cap was lowered {lowered}.", *notes)
         return replace(
             self._completion(CompletionStatus.FINISHED),
             text=answer.text,
             reasoning=answer.reasoning,
             tool_calls=answer.tool_calls,
             finish_reason=answer.finish_reason,
-            notes=answer.notes,
+            notes=notes,
             provider=routed.target.provider,
             model=routed.target.model,
         )
@@ -429,7 +450,7 @@ class RunningCompletion(RunningCall[ModelCall]):
             requested_model=call.requested_model,
             route=call.plan.route,
             output_cap_tokens=self._cap,
-            capped_by_budget=self._cap < call.max_output_tokens,
+            capped_by_budget=self._cap < self._cap_without_budgets,
             usage=self.usage,
             cost_usd=self.cost_usd,
             attempts=tuple(self.attempts),

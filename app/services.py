@@ -41,6 +41,7 @@ from app.health.checks import Health
 from app.health.stores import postgres_check, redis_check
 from app.leases import Leases
 from app.llm.fleet import Fleet, build_fleet
+from app.llm.output_limits import OutputLimits
 from app.llm.provider_events import ProviderEvents
 from app.llm.registry import build_providers
 from app.redis.clients import RedisClient, connect_redis
@@ -98,7 +99,8 @@ async def build_services(
         stack.push_async_callback(ledger.close)
         _keep(stack, ledger, Upkeep(sessions, clock, settings.content.ttl))
         aside, timeouts = Aside(), {each.name: each.timeouts.total for each in settings.providers}
-        planner = CallPlanner(clock, fleet, prices, estimator, timeouts, aside=aside)
+        output_limits = OutputLimits(settings, prices.context_tokens)
+        planner = CallPlanner(clock, fleet, prices, estimator, timeouts, aside=aside, output_limits=output_limits)
         documents, seals, log = _content(settings.content, sessions, redis, clock, stream_secret)
         leases = Leases(clock, log, ledger)
         _keep(stack, leases, seals)

@@ -4,45 +4,58 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import aclosing
+from datetime import timedelta
 
 from starlette.responses import JSONResponse
 from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
 from app.costs.export import PATH, CostExports, Ticket
-from app.errors import Refused, StoreUnavailable, Unauthenticated
+from app.errors import Overloaded, Refused, StoreUnavailable, Unauthenticated
+from app.settings import Settings
+from app.web.load import Capacity, Holder, Shares
 from app.web.misuse import Door, Misuse, Origin
+from app.web.protocols import ABORT, KNOWN, extension
 
-MOST_AT_ONCE = 4
-"""Files that one process writes at the same time; each holds a connection to the database."""
 SEND_SECONDS = 30.0
+_RETRY_AFTER = timedelta(seconds=5)
+_PART_OF_A_TENANT = 0.5
+_PART_OF_THE_CONNECTIONS = 2
+"""A file holds a connection to the database; at least half of them are left to calls."""
 
 
 class ExportEndpoint:
-    def __init__(self, exports: CostExports, misuse: Misuse) -> None:
+    """A file holds one of `places`, which tenants share, and is broken off if its reader has not taken all of it in `timeout`."""
+
+    def __init__(self, exports: CostExports, misuse: Misuse, places: Capacity, timeout: timedelta) -> None:
         self._exports = exports
         self._misuse = misuse
-        self._open = 0
+        self._places = places
+        self._timeout = timeout
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             ticket = await self._exports.ticket(scope["path_params"]["token"])
+            extension(scope, KNOWN)()
+            with self._places.of(_holder(ticket)).one():
+                await self._send_file(ticket, scope, receive, send)
         except Refused:
             self._misuse.note(Unauthenticated("no such link"), Origin(Door.EXPORT, scope))
             await _refusal(404, "NOT_FOUND")(scope, receive, send)
-            return
         except StoreUnavailable:
             await _refusal(503, "STORE_UNAVAILABLE")(scope, receive, send)
-            return
-        if self._open >= MOST_AT_ONCE:
-            await _refusal(503, "OVERLOADED")(scope, receive, send)
-            return
-        self._open += 1
+        except Overloaded as error:
+            await _refusal(503, "OVERLOADED", retryAfterMs=error.retry_after_ms)(scope, receive, send)
+
+    async def _send_file(self, ticket: Ticket, scope: Scope, receive: Receive, send: Send) -> None:
         leaving = asyncio.create_task(_left(receive))
         try:
-            await self._write(ticket, leaving, send)
+            async with asyncio.timeout(self._timeout.total_seconds()):
+                await self._write(ticket, leaving, send)
+        except TimeoutError:
+            extension(scope, ABORT)()
+            await asyncio.sleep(0)  # until the server knows
         finally:
-            self._open -= 1
             leaving.cancel()
 
     async def _write(self, ticket: Ticket, leaving: asyncio.Task[None], send: Send) -> None:
@@ -67,10 +80,20 @@ async def _left(receive: Receive) -> None:
         pass
 
 
-def _refusal(status: int, code: str) -> JSONResponse:
-    headers = {"Retry-After": "5"} if status == 503 else None
-    return JSONResponse({"errors": [{"message": code, "extensions": {"code": code}}]}, status, headers)
+def _holder(ticket: Ticket) -> Holder:
+    """Only administrators get links to the costs of several tenants."""
+    tenants = ticket.filter.tenants or ()
+    return Holder(tenants, tenants[0]) if len(tenants) == 1 else Holder(tenants, "", is_admin=True)
 
 
-def build_export_routes(exports: CostExports, misuse: Misuse) -> list[BaseRoute]:
-    return [Route(PATH + "/{token}", ExportEndpoint(exports, misuse), methods=["GET"])]
+def _refusal(status: int, code: str, **extensions: object) -> JSONResponse:
+    headers = {"Retry-After": str(round(_RETRY_AFTER.total_seconds()))} if status == 503 else None
+    return JSONResponse({"errors": [{"message": code, "extensions": {"code": code, **extensions}}]}, status, headers)
+
+
+def build_export_routes(exports: CostExports, misuse: Misuse, settings: Settings) -> list[BaseRoute]:
+    connections = settings.database.pool_size + settings.database.max_overflow
+    limit = max(1, min(settings.limits.exports_in_flight, connections // _PART_OF_THE_CONNECTIONS))
+    shares = Shares(_PART_OF_A_TENANT, _PART_OF_A_TENANT, settings.server.share_for_admin)
+    endpoint = ExportEndpoint(exports, misuse, Capacity(limit, _RETRY_AFTER, shares), settings.limits.export_timeout)
+    return [Route(PATH + "/{token}", endpoint, methods=["GET"])]

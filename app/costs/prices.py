@@ -131,6 +131,11 @@ class PriceBook:
                 return dated.rates
         return compiled[0].rates
 
+    def context_tokens(self, provider: str, model: str) -> int | None:
+        """The model's window as the public list has it; None where unknown."""
+        info = self._find(provider, model)
+        return None if info is None else info.context_window
+
     def _special_rates(self, provider: str, model: str, at: datetime, tier: ServiceTier) -> Rates | None:
         """Prices change with the day in UTC; those of the day that was asked for last are kept."""
         day = at.astimezone(UTC).date()

@@ -97,7 +97,10 @@ class BodyReader:
 
     @asynccontextmanager
     async def read(self, receive: Receive, announced: int | None, places: Share, byte_share: Share) -> AsyncIterator[bytes]:
-        """Holds one of `places` until the body has come, and its bytes of `byte_share` until the block ends. Raises RequestFailed (413, 408), Overloaded, ClientDisconnect."""
+        """Holds one of `places` until the body has come, and its bytes of `byte_share` until the block ends.
+
+        Raises RequestFailed (413, 408), Overloaded, ClientDisconnect.
+        """
         if announced is not None and announced > self.limit:
             raise body_too_large(announced, self.limit)
         held = [0]

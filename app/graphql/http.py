@@ -1,7 +1,7 @@
 """GraphQL over HTTP (the 2025 draft), as one plain ASGI application.
 
-The order is the defence: method, media type and key are looked at before a byte of the body is read, and a place among the calls
-is taken only once all of it is there.
+The order is the defence: method, media type, key and load are looked at before a byte of the body is read, and a place among the
+calls is taken only once all of it is there.
 """
 
 from __future__ import annotations
@@ -110,8 +110,10 @@ class GraphQLEndpoint:
 
     async def _answer(self, scope: Scope, headers: HeaderView, receive: Receive) -> Payload | _Streamed:
         caller = await self._caller(scope, headers)
+        places = self._calls.of(holder_of(caller.principal))
+        places.check_one()
         async with self._request(scope, headers, receive, caller) as request:
-            with self._calls.of(holder_of(caller.principal)).one():
+            with places.one():
                 prepared = await self._engine.prepare(request, caller)
                 streamed = prepared.operation.kind is OperationType.SUBSCRIPTION
                 if streamed and not is_named(MediaType.EVENT_STREAM, headers.get("accept")):

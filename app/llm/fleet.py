@@ -23,6 +23,7 @@ from app.llm.guarded import Guarded
 from app.llm.limiter import Buckets, Limiter, LimiterState, LocalBuckets, rates_of
 from app.llm.messages import UnsupportedPolicy
 from app.llm.metrics import AttemptFinished, Metrics, ProviderMetrics
+from app.llm.output_limits import known_output_tokens
 from app.llm.probes import HealthChanged, HealthStatus, Monitor
 from app.llm.provider import Provider
 from app.llm.retry import Retry
@@ -208,11 +209,16 @@ class Fleet:
                 target.provider,
                 target.model,
                 None if model is None else model.context_tokens,
-                None if model is None else model.max_output_tokens,
+                self._max_output_tokens(target, model),
             )
             for target, model in found.items()
             if provider in {None, target.provider}
         ]
+
+    def _max_output_tokens(self, target: Target, model: ModelSettings | None) -> int | None:
+        if model is not None and model.max_output_tokens is not None:
+            return model.max_output_tokens
+        return known_output_tokens(self._members[target.provider].settings.kind, target.model)
 
     def routes(self) -> list[Route]:
         return list(self._routes.values())

@@ -214,6 +214,9 @@ class LimitSettings(Group):
     operations_per_socket: Count = 100
     connection_init_timeout: Duration = timedelta(seconds=10)
     send_timeout: Duration = timedelta(seconds=30)
+    exports_in_flight: Count = 10
+    export_timeout: Duration = timedelta(minutes=10)
+    output_tokens: Count = 128_000
 
 
 class CacheSettings(Group):

@@ -70,9 +70,13 @@ class Capacity:
     def of(self, holder: Holder) -> Share:
         return Share(self, holder)
 
-    def take(self, holder: Holder, amount: int) -> None:
+    def check(self, holder: Holder, amount: int) -> None:
+        """Raises Overloaded where it could not be taken now."""
         if amount > 0 and not self._may_take(holder, amount):
             raise Overloaded(self._retry_after_ms)
+
+    def take(self, holder: Holder, amount: int) -> None:
+        self.check(holder, amount)
         self._add(holder, amount)
 
     def give_back(self, holder: Holder, amount: int) -> None:
@@ -108,6 +112,10 @@ class Share:
 
     capacity: Capacity
     holder: Holder
+
+    def check_one(self) -> None:
+        """Raises Overloaded where no place is left."""
+        self.capacity.check(self.holder, 1)
 
     def take(self, amount: int) -> None:
         """Raises Overloaded. A negative amount gives back."""

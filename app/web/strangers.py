@@ -1,7 +1,7 @@
 """Connections that have not shown a good key yet: how many there may be, and which are dropped when there are more.
 
-The one that has been silent longest goes first, so a client that sends its key at once gets in, however many sit there. An address
-that opens more than its share at once loses only those that have been silent for a while: a client's many connections after a
+The one that has been silent longest goes first, so a client that sends its key at once gets in, however many sit there. An
+address that opens more than its share loses only those that have been silent for a while: a client's many connections after a
 restart are all strangers for a moment. A connection that showed a good key is no stranger any more and is never dropped here.
 """
 

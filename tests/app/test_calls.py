@@ -25,6 +25,7 @@ from app.embeddings import EmbeddingsRequest
 from app.errors import FailureKind, Forbidden, ProviderError, Refused
 from app.ids import new_uuid
 from app.llm.messages import FinishReason, ImageUrl, Message, ModelCall, Role, Text, TextDelta, Tool, ToolCall, ToolResult
+from app.llm.output_limits import OutputLimits
 from app.llm.routing import ProvidersFailed, RateLimited, RoutingPreference, RoutingStrategy, Target
 from app.llm.scripted import Fail, Reply, Step, text_answer
 from app.money import ZERO
@@ -55,7 +56,9 @@ class Calls:
         self.bench = Bench({"a": [HELLO], "b": [HELLO], **scripts}, models=models)
         prices = PriceBook(self.bench.settings)
         totals = {"a": timedelta(seconds=30), "b": timedelta(seconds=60)}
-        self.planner = CallPlanner(self.bench.clock, self.bench.fleet, prices, estimator, totals, aside=Aside())
+        limits = OutputLimits(self.bench.settings, prices.context_tokens)
+        fleet = self.bench.fleet
+        self.planner = CallPlanner(self.bench.clock, fleet, prices, estimator, totals, aside=Aside(), output_limits=limits)
         self.budgets = BudgetStore(sessions)
         self.ledger = PostgresLedger(sessions, SystemClock(), self.bench.settings, prices)
 

@@ -30,6 +30,7 @@ from app.costs.reports import CostReports
 from app.db.sessions import Sessions
 from app.errors import Refused
 from app.problems import InvalidInput, NotFound
+from app.settings import Settings
 from tests.app.costs.calls import asked, attempt, payer, settlement
 from tests.app.graphql.serving import eventually, serving
 from tests.app.web.misuses import new_misuse
@@ -192,7 +193,7 @@ class TestDownload:
     async def test_is_a_file_that_needs_no_key(self, ledger: PostgresLedger, exports: CostExports) -> None:
         await spend(ledger, "1")
         url = URL((await exports.create(EVER, ExportFormat.CSV, ())).url)
-        app = Starlette(routes=build_export_routes(exports, new_misuse()))
+        app = Starlette(routes=build_export_routes(exports, new_misuse(), Settings()))
         async with serving(app) as port, aiohttp.ClientSession(f"http://127.0.0.1:{port}") as session:
             async with session.get(url.path) as answer:
                 body = await answer.read()
@@ -211,7 +212,7 @@ class TestDownload:
         pool = sessions.engines.primary.sync_engine.pool
         assert isinstance(pool, AsyncAdaptedQueuePool)
         before = pool.checkedout()
-        async with serving(Starlette(routes=build_export_routes(exports, new_misuse()))) as port:
+        async with serving(Starlette(routes=build_export_routes(exports, new_misuse(), Settings()))) as port:
             _, writer = await asyncio.open_connection("127.0.0.1", port)
             writer.write(f"GET {url.path} HTTP/1.1\r\nhost: x\r\n\r\n".encode())
             await eventually(lambda: pool.checkedout() == before + 1)

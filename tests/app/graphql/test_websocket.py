@@ -301,11 +301,6 @@ class TestHandshakes:
     async def test_a_foreign_page_is_refused(self, port: int, origin: str) -> None:
         assert await handshake_refusal(port, origin=origin) == (403, "FORBIDDEN", None)
 
-    async def test_past_the_handshakes_at_once_one_is_told_to_come_back(self) -> None:
-        shop = Shop(with_server(max_in_flight=1))
-        async with serving(shop.app()) as port, socket_client(port):
-            assert await handshake_refusal(port) == (503, "OVERLOADED", "1")
-
     async def test_our_own_and_listed_ones_are_let_in(self) -> None:
         shop = Shop(with_server(allowed_origins=("https://dashboard.example",)))
         async with serving(shop.app()) as port:

@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from app.errors import Overloaded
+from app.web.load import Holder
 from app.web.memory import LARGE_BYTES, REST_SECONDS, BodyCapacity, trim_heap
 from tests.app.graphql.serving import eventually
 from tests.clocks import ManualClock
@@ -21,6 +22,7 @@ from tests.clocks import ManualClock
 pytestmark = pytest.mark.anyio
 
 DEADLINE_SECONDS = 10
+HOLDER = Holder("agent", "acme", is_admin=True)
 
 
 class Trims:
@@ -46,11 +48,11 @@ class TestBodyCapacity:
         clock, trims = ManualClock(), Trims()
         capacity = body_capacity(clock, trims)
         for _ in range(2):
-            with capacity.held(LARGE_BYTES):
+            with capacity.of(HOLDER).held(LARGE_BYTES):
                 await clock.advance(0)
             for _ in range(3):
                 await clock.advance(REST_SECONDS - 1)
-                with capacity.held(LARGE_BYTES):
+                with capacity.of(HOLDER).held(LARGE_BYTES):
                     await clock.advance(0)
             before = trims.count
             await clock.advance(2 * REST_SECONDS)
@@ -60,7 +62,7 @@ class TestBodyCapacity:
     async def test_not_while_large_ones_are_in_flight(self) -> None:
         clock, trims = ManualClock(), Trims()
         capacity = body_capacity(clock, trims)
-        with capacity.held(LARGE_BYTES):
+        with capacity.of(HOLDER).held(LARGE_BYTES):
             await clock.advance(10 * REST_SECONDS)
             assert trims.count == 0
         await clock.advance(2 * REST_SECONDS)
@@ -75,11 +77,11 @@ class TestBodyCapacity:
             trims()
 
         capacity = BodyCapacity(4 * LARGE_BYTES, timedelta(seconds=1), clock, slow_trim)
-        with capacity.held(LARGE_BYTES):
+        with capacity.of(HOLDER).held(LARGE_BYTES):
             pass
         await clock.advance(2 * REST_SECONDS)
         assert await asyncio.to_thread(begun.wait, DEADLINE_SECONDS)
-        with capacity.held(LARGE_BYTES):
+        with capacity.of(HOLDER).held(LARGE_BYTES):
             go.set()
         await trims.one_more()
         await eventually(lambda: clock.sleeping)
@@ -90,9 +92,9 @@ class TestBodyCapacity:
         clock, trims = ManualClock(), Trims()
         capacity = body_capacity(clock, trims)
         with pytest.raises(Overloaded):
-            capacity.take(5 * LARGE_BYTES)
+            capacity.take(HOLDER, 5 * LARGE_BYTES)
         for _ in range(3):
-            with capacity.held(LARGE_BYTES - 1):
+            with capacity.of(HOLDER).held(LARGE_BYTES - 1):
                 pass
         assert clock.sleeping == 0
 

@@ -3,17 +3,13 @@ from __future__ import annotations
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from app.errors import Overloaded, Unauthenticated
-from app.settings import Settings
+from app.errors import Unauthenticated
 from app.web.bearer import bearer_token
 from app.web.client_address import TrustedProxies
-from app.web.load import Capacity
 from app.web.request_ids import RequestIds, request_id_of
 from app.web.security import SecurityHeaders
 
 pytestmark = pytest.mark.anyio
-
-RETRY_AFTER = Settings().server.retry_after
 
 
 async def answer_headers(
@@ -71,24 +67,6 @@ class TestSecurityHeaders:
         assert "strict-transport-security" not in headers
         assert "unsafe" not in headers["content-security-policy"]
         assert headers["referrer-policy"] == "no-referrer"
-
-
-class TestCapacity:
-    def test_what_is_over_is_refused_and_changes_nothing(self) -> None:
-        capacity = Capacity(10, RETRY_AFTER)
-        capacity.take(8)
-        with pytest.raises(Overloaded) as refused:
-            capacity.take(3)
-        assert refused.value.retry_after_ms == 1000
-        assert capacity.in_flight == 8
-        capacity.give_back(8)
-        capacity.take(10)
-
-    def test_one_is_given_back_after_a_failure(self) -> None:
-        capacity = Capacity(1, RETRY_AFTER)
-        with pytest.raises(ZeroDivisionError), capacity.one():
-            raise ZeroDivisionError
-        assert capacity.in_flight == 0
 
 
 class TestBearer:
