@@ -160,8 +160,8 @@ class CompletionInput:
     tool_choice: ToolChoiceInput | None = field(description="Left out: the model decides.")
     response_format: ResponseFormatInput | None = field(description="Left out: plain text.")
     max_output_tokens: int | None = field(
-        description="Never exceeded; left out, the route's default. Lowered where a budget can pay only for less, but not below "
-        "minOutputTokens."
+        description="Never exceeded; left out, the route's default. Lowered to the most that the model writes, and where a "
+        "budget can pay only for less, but not below minOutputTokens."
     )
     min_output_tokens: int | None = field(
         description="Below this the call is refused instead (BudgetExceeded); left out, a quarter of maxOutputTokens."

@@ -51,14 +51,20 @@ QUESTION = asked("What is new?", model=None, cap=100)
 class Calls:
     """A fleet of the scripted providers `a`, cheap, and `b`, dear, in front of a real ledger."""
 
-    def __init__(self, sessions: Sessions, estimator: Estimator, **scripts: list[Step]) -> None:
-        models = {"a": ModelSettings(name="m", price=CHEAP), "b": ModelSettings(name="n", price=DEAR)}
+    def __init__(
+        self, sessions: Sessions, estimator: Estimator, limits: tuple[int, int] | None = None, **scripts: list[Step]
+    ) -> None:
+        """`limits` are the most that the models of `a` and `b` write."""
+        most = limits or (None, None)
+        models = {
+            "a": ModelSettings(name="m", price=CHEAP, max_output_tokens=most[0]),
+            "b": ModelSettings(name="n", price=DEAR, max_output_tokens=most[1]),
+        }
         self.bench = Bench({"a": [HELLO], "b": [HELLO], **scripts}, models=models)
         prices = PriceBook(self.bench.settings)
         totals = {"a": timedelta(seconds=30), "b": timedelta(seconds=60)}
-        limits = OutputLimits(self.bench.settings, prices.context_tokens)
-        fleet = self.bench.fleet
-        self.planner = CallPlanner(self.bench.clock, fleet, prices, estimator, totals, aside=Aside(), output_limits=limits)
+        output_limits, fleet = OutputLimits(self.bench.settings, prices.context_tokens), self.bench.fleet
+        self.planner = CallPlanner(self.bench.clock, fleet, prices, estimator, totals, aside=Aside(), output_limits=output_limits)
         self.budgets = BudgetStore(sessions)
         self.ledger = PostgresLedger(sessions, SystemClock(), self.bench.settings, prices)
 
@@ -79,8 +85,8 @@ class MakeCalls:
         self._estimator = estimator
         self.made: list[Calls] = []
 
-    def __call__(self, **scripts: list[Step]) -> Calls:
-        self.made.append(Calls(self._sessions, self._estimator, **scripts))
+    def __call__(self, limits: tuple[int, int] | None = None, **scripts: list[Step]) -> Calls:
+        self.made.append(Calls(self._sessions, self._estimator, limits, **scripts))
         return self.made[-1]
 
 
@@ -107,6 +113,26 @@ class TestAPlan:
     async def test_has_the_calls_own_caps(self, calls: Calls) -> None:
         call = await calls.plan(replace(QUESTION, max_output_tokens=3, min_output_tokens=2))
         assert (call.max_output_tokens, call.min_output_tokens) == (3, 2)
+
+    async def test_is_held_and_sent_for_no_more_than_its_model_writes(self, make: MakeCalls) -> None:
+        calls = make(a=[fail(FailureKind.MODEL_NOT_FOUND)], b=[HELLO], limits=(64, 50))
+        huge = replace(QUESTION, max_output_tokens=10_000_000)
+        call = await calls.plan(huge)
+        assert [call.estimate(target).max_output_tokens for target in (A, B)] == [64, 50]
+        assert (call.template.max_output_tokens, call.min_output_tokens) == (64, 16)
+        running = await calls.begin(huge)
+        answered = await running.answer(calls.bench.fleet.router)
+        sent = calls.bench.providers["b"].calls[0]
+        assert isinstance(sent, ModelCall)
+        assert sent.max_output_tokens == 50
+        assert answered.output_cap_tokens == 50
+        assert answered.notes == ("The output cap was lowered from 10000000 to 50, the most that b/n is asked for.",)
+        assert not answered.capped_by_budget
+
+    async def test_that_asks_for_less_is_left_alone(self, make: MakeCalls) -> None:
+        calls = make(limits=(100, 100))
+        answered = await (await calls.begin(QUESTION)).answer(calls.bench.fleet.router)
+        assert (answered.output_cap_tokens, answered.notes) == (100, ())
 
     async def test_ends_with_the_first_targets_time_or_the_calls_own(self, calls: Calls) -> None:
         now = calls.bench.clock.monotonic()

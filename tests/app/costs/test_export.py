@@ -6,7 +6,11 @@ import asyncio
 import csv
 import io
 import json
+import logging
 import re
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from hashlib import sha512
@@ -30,7 +34,7 @@ from app.costs.reports import CostReports
 from app.db.sessions import Sessions
 from app.errors import Refused
 from app.problems import InvalidInput, NotFound
-from app.settings import Settings
+from app.settings import LimitSettings, Settings
 from tests.app.costs.calls import asked, attempt, payer, settlement
 from tests.app.graphql.serving import eventually, serving
 from tests.app.web.misuses import new_misuse
@@ -39,6 +43,7 @@ from tests.clocks import ManualClock
 pytestmark = pytest.mark.anyio
 
 EVER = CostFilter(datetime(2026, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC), ("acme",))
+JSON_LINES = ExportFormat.JSON_LINES
 Rows: TypeAlias = "list[dict[str, str]]"
 
 
@@ -219,6 +224,55 @@ class TestDownload:
             writer.close()
             await writer.wait_closed()
             await eventually(lambda: pool.checkedout() == before)
+
+
+class TestSlowReaders:
+    """Of files that are larger than what the system keeps for a reader."""
+
+    @pytest.fixture
+    async def urls(self, ledger: PostgresLedger, exports: CostExports, sessions: Sessions) -> dict[str, str]:
+        await spend(ledger, "1")
+        async with sessions.write() as session:
+            await session.execute(text(_COPIES), {"copies": 60_000})
+        made = {tenant: await exports.create(replace(EVER, tenants=(tenant,)), JSON_LINES, ()) for tenant in ("acme", "globex")}
+        everybody = await exports.create(replace(EVER, tenants=None), JSON_LINES, ())
+        return {name: URL(each.url).path for name, each in {**made, "everybody": everybody}.items()}
+
+    async def test_leave_places_to_other_tenants_and_administrators(self, exports: CostExports, urls: dict[str, str]) -> None:
+        async with serving(Starlette(routes=build_export_routes(exports, Settings()))) as port, AsyncExitStack() as slow:
+            statuses = [await slow.enter_async_context(unread(port, urls["acme"])) for _ in range(6)]
+            assert [status for status, _ in statuses] == [200] * 4 + [503] * 2
+            refusal = json.loads(statuses[-1][1].partition(b"\r\n\r\n")[2])
+            assert refusal["errors"][0]["extensions"] == {"code": "OVERLOADED", "retryAfterMs": 5000}
+            for name in ("globex", "everybody"):
+                assert (await slow.enter_async_context(unread(port, urls[name])))[0] == 200
+
+    async def test_are_cut_off_when_their_time_is_up(
+        self, exports: CostExports, urls: dict[str, str], sessions: Sessions, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        pool = sessions.engines.primary.sync_engine.pool
+        assert isinstance(pool, AsyncAdaptedQueuePool)
+        before, limits = pool.checkedout(), LimitSettings(export_timeout=timedelta(seconds=1))
+        app = Starlette(routes=build_export_routes(exports, Settings(limits=limits)))
+        async with serving(app) as port, unread(port, urls["acme"]) as (status, _):
+            assert status == 200
+            assert pool.checkedout() == before + 1
+            await eventually(lambda: pool.checkedout() == before)
+        assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
+
+
+@asynccontextmanager
+async def unread(port: int, path: str) -> AsyncIterator[tuple[int, bytes]]:
+    """Status and first bytes of an answer of which no more is read."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1024)
+    writer.write(f"GET {path} HTTP/1.1\r\nhost: x\r\n\r\n".encode())
+    try:
+        first = await reader.read(1024)
+        yield int(first.split(b" ")[1]), first
+    finally:
+        writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
 
 
 _COLUMNS = """

@@ -6,7 +6,7 @@ import asyncio
 import json
 import socket
 import ssl
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import cast
 
@@ -23,6 +23,14 @@ SUBPROTOCOL = Subprotocol("graphql-transport-ws")
 
 
 class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, state: Mapping[str, object]) -> None:
+        super().__init__(config)
+        self._state = state
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        self.lifespan.state.update(self._state)
+        await super().startup(sockets)
+
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
@@ -30,9 +38,12 @@ class _Server(uvicorn.Server):
 
 @asynccontextmanager
 async def serving(
-    app: ASGIApp, http: type[HttpProtocol] = HttpProtocol, ws: type[WebSocketProtocol] = WebSocketProtocol
+    app: ASGIApp,
+    http: type[HttpProtocol] = HttpProtocol,
+    ws: type[WebSocketProtocol] = WebSocketProtocol,
+    state: Mapping[str, object] | None = None,
 ) -> AsyncIterator[int]:
-    """The port it listens on."""
+    """The port it listens on. `state` is what an application's lifespan would hand the server."""
     config = uvicorn.Config(
         app,
         http=http,
@@ -44,7 +55,7 @@ async def serving(
         ws_per_message_deflate=False,
         ws_max_size=32 * 1024 * 1024,
     )
-    server = _Server(config)
+    server = _Server(config, state or {})
     listener = socket.create_server(("127.0.0.1", 0), backlog=4096)
     task = asyncio.create_task(server.serve(sockets=[listener]))
     await eventually(lambda: server.started)
@@ -161,3 +172,10 @@ async def stream_client(port: int, tls: ssl.SSLContext | None = None) -> AsyncIt
         yield StreamClient(reader, writer)
     finally:
         cast("asyncio.Transport", writer.transport).abort()
+
+
+async def subscription_in_parts(size: int, more: asyncio.Event) -> AsyncIterator[str]:
+    """The frame of a query with so many bytes of variables, whose last part comes once there may be more."""
+    yield '{"id": "a", "type": "subscribe", "payload": {"query": "{ hello }", "variables": {"pad": "' + "x" * size
+    await more.wait()
+    yield '"}}}'

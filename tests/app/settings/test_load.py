@@ -124,6 +124,9 @@ class TestFaults:
                 "taken",
             ),
             ("[[routes]]\nname = 'r'\ntargets = ['openai/gpt-6-so']", "routes[0].targets[0]", "did you mean openai/gpt-6-sol?"),
+            ("[server]\nshare_per_tenant = 0.5", "server.share_per_key", "over share_per_tenant"),
+            ("[server]\nshare_per_key = 1.5", "server.share_per_key", "less than or equal to 1"),
+            ("[server]\nshare_for_admin = 1", "server.share_for_admin", ""),
             ("[limits]\ntrusted_only = true", "limits.trusted_documents", "the file of the documents"),
         ],
     )

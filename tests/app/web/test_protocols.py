@@ -16,7 +16,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request
 
 from app.web.protocols import HEAD_BYTES, HttpProtocol, WebSocketProtocol
-from tests.app.graphql.serving import serving, settled, socket_client, stream_client
+from tests.app.graphql.serving import serving, settled, socket_client, stream_client, subscription_in_parts
 from tests.app.graphql.shop import KEY, Shop, with_limits
 
 pytestmark = pytest.mark.anyio
@@ -280,13 +280,6 @@ async def test_an_offer_of_http_2_is_ignored(port: int) -> None:
             size = int(found.lower().partition(b"content-length: ")[2].split(b"\r\n")[0])
             assert json.loads(await reader.readexactly(size))["data"]
         writer.transport.abort()
-
-
-async def subscription_in_parts(size: int, more: asyncio.Event) -> AsyncIterator[str]:
-    """The frame of a query with so many bytes of variables, whose last part comes once there may be more."""
-    yield '{"id": "a", "type": "subscribe", "payload": {"query": "{ hello }", "variables": {"pad": "' + "x" * size
-    await more.wait()
-    yield '"}}}'
 
 
 class TestReadersThatTakeNothing:
