@@ -98,9 +98,8 @@ async def build_services(
         ledger = PostgresLedger(sessions, clock, settings, prices)
         stack.push_async_callback(ledger.close)
         _keep(stack, ledger, Upkeep(sessions, clock, settings.content.ttl))
-        aside, timeouts = Aside(), {each.name: each.timeouts.total for each in settings.providers}
-        output_limits = OutputLimits(settings, prices.context_tokens)
-        planner = CallPlanner(clock, fleet, prices, estimator, timeouts, aside=aside, output_limits=output_limits)
+        aside = Aside()
+        planner = _plan_calls(settings, clock, fleet, prices, estimator, aside=aside)
         documents, seals, log = _content(settings.content, sessions, redis, clock, stream_secret)
         leases = Leases(clock, log, ledger)
         _keep(stack, leases, seals)
@@ -164,6 +163,14 @@ def _content(
     seals = StreamSeals(sessions, clock, sealer, keep_content=keep, memory_secret=stream_secret)
     log = StreamLog(redis, min(LIFETIME, content.ttl) if keep else FORGOTTEN_AFTER)
     return CompletionDocuments(sealer, keep), seals, log
+
+
+def _plan_calls(
+    settings: Settings, clock: Clock, fleet: Fleet, prices: PriceBook, estimator: Estimator, *, aside: Aside
+) -> CallPlanner:
+    timeouts = {each.name: each.timeouts.total for each in settings.providers}
+    limits = OutputLimits(settings, prices.context_tokens)
+    return CallPlanner(clock, fleet, prices, estimator, timeouts, aside=aside, output_limits=limits)
 
 
 def _connect(settings: Settings, clock: Clock, stack: AsyncExitStack) -> tuple[Sessions, RedisClient, RedisStreams]:

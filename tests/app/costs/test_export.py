@@ -239,7 +239,10 @@ class TestSlowReaders:
         return {name: URL(each.url).path for name, each in {**made, "everybody": everybody}.items()}
 
     async def test_leave_places_to_other_tenants_and_administrators(self, exports: CostExports, urls: dict[str, str]) -> None:
-        async with serving(Starlette(routes=build_export_routes(exports, Settings()))) as port, AsyncExitStack() as slow:
+        async with (
+            serving(Starlette(routes=build_export_routes(exports, new_misuse(), Settings()))) as port,
+            AsyncExitStack() as slow,
+        ):
             statuses = [await slow.enter_async_context(unread(port, urls["acme"])) for _ in range(6)]
             assert [status for status, _ in statuses] == [200] * 4 + [503] * 2
             refusal = json.loads(statuses[-1][1].partition(b"\r\n\r\n")[2])
@@ -253,7 +256,7 @@ class TestSlowReaders:
         pool = sessions.engines.primary.sync_engine.pool
         assert isinstance(pool, AsyncAdaptedQueuePool)
         before, limits = pool.checkedout(), LimitSettings(export_timeout=timedelta(seconds=1))
-        app = Starlette(routes=build_export_routes(exports, Settings(limits=limits)))
+        app = Starlette(routes=build_export_routes(exports, new_misuse(), Settings(limits=limits)))
         async with serving(app) as port, unread(port, urls["acme"]) as (status, _):
             assert status == 200
             assert pool.checkedout() == before + 1
