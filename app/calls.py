@@ -35,6 +35,7 @@ from app.problems import InvalidInput, ProblemCode
 from app.prompt_caches import Prompt, PromptCaches
 from app.settings import EMBEDDINGS_ROUTE
 from app.usage import Label, Operation, TokenUsage
+from app.web.load import Holder
 
 _NEVER_SENT = frozenset({AttemptOutcome.SKIPPED_BUDGET, AttemptOutcome.SKIPPED_LIMIT, AttemptOutcome.SKIPPED_OPEN_CIRCUIT})
 IMAGE_TOKENS = 1600
@@ -175,7 +176,7 @@ class CallPlanner:
             requested_model=request.model,
             payer=payer,
             plan=plan,
-            template=_template(request, plan, cap, self._deadline(request, plan, started), needs.input_tokens),
+            template=_template(request, payer, plan, cap, self._deadline(request, plan, started)),
             started=started,
             started_at=started_at,
             prices=self._prices,
@@ -208,7 +209,7 @@ class CallPlanner:
             requested_model=request.model,
             payer=payer,
             plan=plan,
-            template=EmbedCall(plan.targets[0].model, request.texts, deadline, request.dimensions),
+            template=EmbedCall(plan.targets[0].model, request.texts, deadline, request.dimensions, _holder(payer)),
             started=started,
             started_at=started_at,
             prices=self._prices,
@@ -254,7 +255,11 @@ def _payer(request: CallRequest, principal: Principal) -> Payer:
     return Payer(principal.tenant, principal.key_name, agent_for(principal, request.agent), request.labels)
 
 
-def _template(request: CompletionRequest, plan: Plan, cap: int, deadline: float, input_tokens: int) -> ModelCall:
+def _holder(payer: Payer) -> Holder:
+    return Holder(payer.key_name, payer.tenant)
+
+
+def _template(request: CompletionRequest, payer: Payer, plan: Plan, cap: int, deadline: float) -> ModelCall:
     return ModelCall(
         model=plan.targets[0].model,
         messages=request.messages,
@@ -269,7 +274,8 @@ def _template(request: CompletionRequest, plan: Plan, cap: int, deadline: float,
         stop=request.stop,
         seed=request.seed,
         unsupported=plan.unsupported,
-        input_tokens=input_tokens,
+        input_tokens=plan.needs.input_tokens,
+        holder=_holder(payer),
     )
 
 

@@ -95,7 +95,12 @@ class Adapter(ABC):
 
         async def send(body: bytes) -> httpx2.Response:
             return await self._upstream.post(
-                self.completions_path, body, model=call.model, deadline=call.deadline, patience=allowed
+                self.completions_path,
+                body,
+                model=call.model,
+                deadline=call.deadline,
+                patience=allowed,
+                holder=call.holder,
             )
 
         try:
@@ -115,7 +120,9 @@ class Adapter(ABC):
         check = self._checks.prepare(call.response_format)
 
         async def send(body: bytes) -> EventStream:
-            return await self._upstream.open(self.completions_path, body, model=call.model, deadline=call.deadline)
+            return await self._upstream.open(
+                self.completions_path, body, model=call.model, deadline=call.deadline, holder=call.holder
+            )
 
         try:
             source, notes = await self._send(call, send, stream=True)

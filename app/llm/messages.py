@@ -9,6 +9,7 @@ from enum import Enum
 from typing import TypeAlias
 
 from app.usage import RateLimitReport, TokenUsage
+from app.web.load import NOBODY, Holder
 
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 
@@ -141,7 +142,7 @@ class Timeouts:
 @dataclass(frozen=True, slots=True)
 class ModelCall:
     """One call as it is to be sent to one model. `deadline` is in the Clock's monotonic seconds; `input_tokens` is what was
-    counted before, 0 where nobody has."""
+    counted before, 0 where nobody has. `holder` shares the connections to the provider with others."""
 
     model: str
     messages: tuple[Message, ...]
@@ -157,6 +158,7 @@ class ModelCall:
     seed: int | None = None
     unsupported: UnsupportedPolicy = UnsupportedPolicy.DROP
     input_tokens: int = 0
+    holder: Holder = NOBODY
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,6 +231,7 @@ class EmbedCall:
     texts: tuple[str, ...]
     deadline: float
     dimensions: int | None = None
+    holder: Holder = NOBODY
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,6 +70,7 @@ class OpenAIProvider(Adapter):
                 model=call.model,
                 deadline=call.deadline,
                 patience=self._settings.timeouts.first_token,
+                holder=call.holder,
             )
         except ProviderError as error:
             if answer_had_begun(error) or error.unanswered_seconds is not None:

@@ -21,6 +21,7 @@ import httpx2
 from app.clock import Clock
 from app.errors import FailureKind, ProviderError
 from app.llm import failures
+from app.llm.connection_pool import PROBES, ConnectionPool
 from app.llm.failure_table import look_up
 from app.llm.keyring import ApiKey, Keyring
 from app.llm.pace import SHORTEST_WAIT, Ticks, waiting_seconds
@@ -29,6 +30,7 @@ from app.llm.wire_text import clean
 from app.settings import ProviderSettings, ProviderTimeouts
 from app.time_limit import TimeLimit
 from app.usage import RateLimitReport
+from app.web.load import NOBODY, Holder
 
 POOL_WAIT_SECONDS = 1.0
 TOKENS_PER_PATIENCE = 2048
@@ -118,17 +120,19 @@ class Upstream:
         self._timeouts = settings.timeouts
         self._keys = keys
         self._clock = clock
-        self._pool = asyncio.Semaphore(settings.pool_size)
+        self._pool = ConnectionPool(settings.pool_size)
         self._options: dict[ApiKey, dict[str, Any]] = {}
         self._streams = 0
         self._ticks = Ticks(clock)
 
-    async def post(self, path: str, body: bytes, *, model: str, deadline: float, patience: timedelta) -> httpx2.Response:
+    async def post(
+        self, path: str, body: bytes, *, model: str, deadline: float, patience: timedelta, holder: Holder = NOBODY
+    ) -> httpx2.Response:
         """The whole answer, status below 300. Raises ProviderError, with that status where an answer had begun."""
 
         async def send(key: ApiKey) -> httpx2.Response:
             begun: list[httpx2.Response] = []
-            await self._acquire(deadline)
+            await self._acquire(deadline, holder)
             try:
                 return await self._within(partial(self._whole, path, body, begun), key, deadline, patience)
             except ProviderError as failure:
@@ -139,7 +143,7 @@ class Upstream:
                     kind, status_code=begun[0].status_code, provider_request_id=self.request_id(begun[0])
                 ) from None
             finally:
-                self._pool.release()
+                self._pool.give_back(holder)
 
         return await self._with_a_key(model, send)
 
@@ -159,19 +163,19 @@ class Upstream:
             await response.aclose()
         return response
 
-    async def open(self, path: str, body: bytes, *, model: str, deadline: float) -> EventStream:
+    async def open(self, path: str, body: bytes, *, model: str, deadline: float, holder: Holder = NOBODY) -> EventStream:
         """A stream whose headers have come; the caller closes it. Raises ProviderError."""
 
         async def send(key: ApiKey) -> EventStream:
-            await self._acquire(deadline)
+            await self._acquire(deadline, holder)
             first_by = self._clock.monotonic() + self._timeouts.first_token.total_seconds()
             try:
                 response = await self._within(partial(self._head, path, body), key, deadline, self._timeouts.first_token)
             except BaseException:
-                self._pool.release()
+                self._pool.give_back(holder)
                 raise
             self._streams += 1
-            return EventStream(response, self, first_by, deadline)
+            return EventStream(response, self, first_by, deadline, holder)
 
         return await self._with_a_key(model, send)
 
@@ -186,11 +190,11 @@ class Upstream:
                 )
                 return response
 
-            await self._acquire(deadline)
+            await self._acquire(deadline, PROBES)
             try:
                 return await self._within(ask, key, deadline, self._timeouts.first_token)
             finally:
-                self._pool.release()
+                self._pool.give_back(PROBES)
 
         return await self._with_a_key(None, send)
 
@@ -221,10 +225,10 @@ class Upstream:
     def idle(self) -> float:
         return self._timeouts.idle.total_seconds()
 
-    def closed(self) -> None:
+    def closed(self, holder: Holder) -> None:
         """A stream has let go of its connection."""
         self._streams -= 1
-        self._pool.release()
+        self._pool.give_back(holder)
 
     def gather(self, response: httpx2.Response, deadline: float) -> float:
         """Lets the system keep what comes for a stream until it is read on, and gives the seconds until then: few, or many where
@@ -254,16 +258,15 @@ class Upstream:
                 refused = error
         raise refused
 
-    async def _acquire(self, deadline: float) -> None:
+    async def _acquire(self, deadline: float, holder: Holder) -> None:
         limit, kind = self.remaining(deadline, POOL_WAIT_SECONDS, FailureKind.POOL_EXHAUSTED)
         if not limit:
             raise ProviderError(kind)
-        if not self._pool.locked():
-            await self._pool.acquire()
+        if self._pool.take(holder):
             return
         try:
             async with asyncio.timeout(limit):
-                await self._pool.acquire()
+                await self._pool.wait(holder)
         except TimeoutError:
             raise ProviderError(kind) from None
 
@@ -334,8 +337,9 @@ class EventStream:
     An end of the body is not a failure here: only the adapter knows whether the provider's terminal event had come.
     """
 
-    def __init__(self, response: httpx2.Response, upstream: Upstream, first_by: float, deadline: float) -> None:
+    def __init__(self, response: httpx2.Response, upstream: Upstream, first_by: float, deadline: float, holder: Holder) -> None:
         self.response = response
+        self._holder = holder
         self.phase = Phase.FIRST
         self._upstream = upstream
         self._first_by = first_by
@@ -386,7 +390,7 @@ class EventStream:
             return
         self._closed = True
         self._time_limit.close()
-        self._upstream.closed()
+        self._upstream.closed(self._holder)
         try:
             if isinstance(self._chunks, AsyncGenerator):
                 await self._chunks.aclose()

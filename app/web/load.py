@@ -33,6 +33,9 @@ class Holder:
         return None if self.is_admin else self.tenant
 
 
+NOBODY = Holder("", "")
+
+
 @dataclass(frozen=True, slots=True)
 class Shares:
     """Parts of 1: what a key can hold, and a tenant with all its keys, while nobody else holds anything; and what only
