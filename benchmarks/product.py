@@ -27,6 +27,14 @@ class Product:
     port: int
     key: str
     process: psutil.Process
+    data_dir: Path
+
+    def new_key(self, name: str, tenant: str, *scopes: str) -> str:
+        """The secret of a key made by `greenlang keys create`."""
+        command = [sys.executable, "-m", "app.cli", "keys", "create", name, "--tenant", tenant]
+        command += [word for scope in scopes for word in ("--scope", scope)]
+        made = subprocess.run([*command, "--data-dir", str(self.data_dir)], cwd=_ROOT, capture_output=True, text=True, check=True)
+        return made.stdout.strip()
 
     def resident_bytes(self) -> int:
         """Of the server's own processes, without the stores and the simulator."""
@@ -49,18 +57,19 @@ def running(overrides: Mapping[str, str] | None = None) -> Iterator[Product]:
         with log.open("w") as out:
             process = subprocess.Popen(command, cwd=_ROOT, stdout=out, stderr=out, env={**environ, **(overrides or {})})
         try:
-            yield _await_start(log, process)
+            yield _await_start(log, process, Path(folder) / "data")
         finally:
             process.terminate()
             process.wait(timeout=30)
 
 
-def _await_start(log: Path, process: subprocess.Popen[bytes]) -> Product:
+def _await_start(log: Path, process: subprocess.Popen[bytes], data_dir: Path) -> Product:
     deadline = time.monotonic() + _START_SECONDS
     while time.monotonic() < deadline and process.poll() is None:
         text = log.read_text()
         started, key = _STARTED.search(text), _KEY_FILE.search(text)
         if started is not None and key is not None:
-            return Product(started[1], int(started[2]), Path(key[1]).read_text().strip(), psutil.Process(process.pid))
+            secret = Path(key[1]).read_text().strip()
+            return Product(started[1], int(started[2]), secret, psutil.Process(process.pid), data_dir)
         time.sleep(0.05)
     raise SystemExit(f"the server did not start:\n{log.read_text()}")
