@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -11,14 +11,12 @@ from operator import add
 from typing import Generic, Protocol, TypeAlias, TypeVar
 from uuid import UUID
 
-import msgspec
-
 from app.access.principal import Principal
 from app.access.tenancy import agent_for
 from app.aside import LARGE_BYTES, Aside
 from app.attempts import Attempt, AttemptOutcome
 from app.clock import Clock
-from app.completions import Completion, CompletionRequest, CompletionStatus
+from app.completions import Completion, CompletionRequest, CompletionStatus, count_images, prompt_texts
 from app.costs.estimate import Estimator
 from app.costs.holds import Admitted, Estimate, IdempotencyKey, Ledger, Payer
 from app.costs.prices import PriceBook
@@ -26,7 +24,7 @@ from app.digests import digest
 from app.embeddings import Embeddings, EmbeddingsOutcome, EmbeddingsRequest
 from app.ids import new_uuid
 from app.llm.fleet import Fleet
-from app.llm.messages import EmbedCall, FinishReason, ImageUrl, InlineImage, ModelCall, Text, TextDelta, ToolCallDelta
+from app.llm.messages import EmbedCall, FinishReason, ModelCall, TextDelta, ToolCallDelta
 from app.llm.output_limits import OutputLimits
 from app.llm.router import Plan, Routed, Router
 from app.llm.routing import CallNeeds, ProvidersFailed, RateLimited, RouteCandidate, RoutingPreference, Target
@@ -286,25 +284,6 @@ def _is_large(tokens: int, images: int) -> bool:
 def _size(tokens: int, images: int) -> int:
     """In bytes, about: an image counts as large."""
     return _BYTES_A_TOKEN * tokens + LARGE_BYTES * images
-
-
-def prompt_texts(request: CompletionRequest) -> Iterator[str]:
-    """Everything of a call that a model reads as text."""
-    for message in request.messages:
-        yield from (part.text for part in message.parts if isinstance(part, Text))
-        for call in message.tool_calls:
-            yield call.name
-            yield call.arguments
-        if message.tool_result is not None:
-            yield message.tool_result.content
-        if message.reasoning is not None:
-            yield msgspec.json.encode(message.reasoning).decode()
-    if request.tools or request.response_format is not None:
-        yield msgspec.json.encode((request.tools, request.response_format)).decode()
-
-
-def count_images(request: CompletionRequest) -> int:
-    return sum(isinstance(part, ImageUrl | InlineImage) for message in request.messages for part in message.parts)
 
 
 class RunningCall(Generic[Template]):

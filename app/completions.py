@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 from enum import Enum
 from uuid import UUID
 
+import msgspec
+
 from app.attempts import Attempt
 from app.ids import format_id
 from app.llm.messages import (
     FinishReason,
+    ImageUrl,
+    InlineImage,
     Json,
     Message,
     ReasoningEffort,
     ResponseFormat,
+    Text,
     Tool,
     ToolCall,
     ToolChoice,
@@ -109,3 +115,22 @@ class Completion:
     @property
     def id(self) -> str:
         return format_id("cmp", self.key)
+
+
+def prompt_texts(request: CompletionRequest) -> Iterator[str]:
+    """Everything of a call that a model reads as text."""
+    for message in request.messages:
+        yield from (part.text for part in message.parts if isinstance(part, Text))
+        for call in message.tool_calls:
+            yield call.name
+            yield call.arguments
+        if message.tool_result is not None:
+            yield message.tool_result.content
+        if message.reasoning is not None:
+            yield msgspec.json.encode(message.reasoning).decode()
+    if request.tools or request.response_format is not None:
+        yield msgspec.json.encode((request.tools, request.response_format)).decode()
+
+
+def count_images(request: CompletionRequest) -> int:
+    return sum(isinstance(part, ImageUrl | InlineImage) for message in request.messages for part in message.parts)

@@ -11,9 +11,9 @@ import pytest
 from app.access.principal import Scope
 from app.aside import Aside
 from app.attempts import Attempt, AttemptOutcome
-from app.calls import IMAGE_TOKENS, CallPlanner, PlannedCall, RunningCompletion, prompt_texts
+from app.calls import IMAGE_TOKENS, CallPlanner, PlannedCall, RunningCompletion
 from app.clock import SystemClock
-from app.completions import CompletionRequest, CompletionStatus
+from app.completions import CompletionRequest, CompletionStatus, prompt_texts
 from app.costs.budgets import BudgetScope, BudgetStore, NewBudget
 from app.costs.estimate import Estimator
 from app.costs.holds import AdmissionRequest, Admitted
