@@ -16,7 +16,7 @@ from app.access.tenancy import agent_for
 from app.aside import LARGE_BYTES, Aside
 from app.attempts import Attempt, AttemptOutcome
 from app.clock import Clock
-from app.completions import Completion, CompletionRequest, CompletionStatus, count_images, prompt_texts
+from app.completions import Completion, CompletionRequest, CompletionStatus, count_images, find_private_image, prompt_texts
 from app.costs.estimate import Estimator
 from app.costs.holds import Admitted, Estimate, IdempotencyKey, Ledger, Payer
 from app.costs.prices import PriceBook
@@ -149,7 +149,7 @@ class CallPlanner:
         images = count_images(request)
         if _is_large(counted, images):
             await self._aside.run(_size(counted, images), prompt.read)
-        needs = CallNeeds(input_tokens=counted + IMAGE_TOKENS * images)
+        needs = CallNeeds(input_tokens=counted + IMAGE_TOKENS * images, private_image=find_private_image(request))
         estimate = self._expectation(request, prompt, counted, self._clock.now())
         return self._fleet.router.explain(request.model, request.routing, needs, estimate)
 
@@ -159,7 +159,8 @@ class CallPlanner:
         payer = _payer(request, principal)
         counted = await self._estimator.count(prompt_texts(request))
         images = count_images(request)
-        needs = CallNeeds(input_tokens=counted + IMAGE_TOKENS * images, streamed=streamed)
+        private_image = find_private_image(request)
+        needs = CallNeeds(input_tokens=counted + IMAGE_TOKENS * images, streamed=streamed, private_image=private_image)
         prompt = Prompt(self._caches, payer.tenant, request)
         if _is_large(counted, images):
             await self._aside.run(_size(counted, images), prompt.read)

@@ -12,6 +12,7 @@ from uuid import UUID
 import msgspec
 
 from app.attempts import Attempt
+from app.hosts import is_public_url
 from app.ids import format_id
 from app.llm.messages import (
     FinishReason,
@@ -134,3 +135,12 @@ def prompt_texts(request: CompletionRequest) -> Iterator[str]:
 
 def count_images(request: CompletionRequest) -> int:
     return sum(isinstance(part, ImageUrl | InlineImage) for message in request.messages for part in message.parts)
+
+
+def find_private_image(request: CompletionRequest) -> tuple[str, ...] | None:
+    """The path of the first image whose URL is not public; names are not looked up."""
+    for index, message in enumerate(request.messages):
+        for place, part in enumerate(message.parts):
+            if isinstance(part, ImageUrl) and not is_public_url(part.url):
+                return ("messages", str(index), "parts", str(place), "image", "url")
+    return None

@@ -11,7 +11,6 @@ import base64
 import binascii
 import hashlib
 import hmac
-import ipaddress
 import socket
 from dataclasses import dataclass
 from uuid import UUID
@@ -22,14 +21,13 @@ from yarl import URL
 
 from app.clock import Clock
 from app.errors import GreenLangError, SettingsError
+from app.hosts import is_public_host
 from app.secrets import SecretReference
 from app.settings import WebhookSettings
 
 TOTAL_SECONDS = 15.0
 _PREFIX = "whsec_"
 _SHORTEST, _LONGEST = 24, 64
-_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
-_NAT64_LOCAL = ipaddress.IPv6Network("64:ff9b:1::/48")
 _GONE = 410
 
 
@@ -64,27 +62,13 @@ def signing_key(reference: SecretReference) -> bytes:
     return key
 
 
-def is_public(text: str) -> bool:
-    """False for every address that is not one of the public internet's, also where another kind of address leads to it."""
-    address = ipaddress.ip_address(text)
-    if isinstance(address, ipaddress.IPv6Address):
-        if address in _NAT64_LOCAL or address.teredo is not None:
-            return False
-        inner = address.ipv4_mapped or address.sixtofour
-        if address in _NAT64:
-            inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
-        if inner is not None:
-            return is_public(str(inner))
-    return address.is_global and not (address.is_multicast or address.is_reserved or address.is_unspecified)
-
-
 class _PublicResolver(AbstractResolver):
     def __init__(self) -> None:
         self._resolver = aiohttp.ThreadedResolver()
 
     async def resolve(self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET) -> list[ResolveResult]:
         found = await self._resolver.resolve(host, port, family)
-        if not all(is_public(each["host"]) for each in found):
+        if not all(is_public_host(each["host"]) for each in found):
             raise PrivateAddress
         return found
 
@@ -125,7 +109,7 @@ class WebhookSender:
             return Sent(type(error).__name__)
 
     async def _post(self, body: bytes, headers: dict[str, str]) -> Sent:
-        if not self._allow_private and _is_literal(self._url.host or "") and not is_public(self._url.host or ""):
+        if not self._allow_private and not is_public_host(self._url.host or ""):
             raise PrivateAddress
         resolver = None if self._allow_private else _PublicResolver()
         connector = aiohttp.TCPConnector(resolver=resolver, use_dns_cache=False, force_close=True)
@@ -138,11 +122,3 @@ class WebhookSender:
         if 200 <= status < 300:
             return Sent()
         return Sent(f"status {status}", gone=status == _GONE)
-
-
-def _is_literal(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True

@@ -287,6 +287,10 @@ class Fleet:
         member = self._members.get(target.provider)
         return member is not None and member.settings.kind is not ProviderKindName.ANTHROPIC
 
+    def may_fetch_privately(self, target: Target) -> bool:
+        member = self._members.get(target.provider)
+        return member is not None and member.settings.allow_private_image_urls
+
     def _listed(self, target: Target) -> ModelSettings | None:
         member = self._members.get(target.provider)
         return None if member is None else member.listed.get(target.model)

@@ -7,7 +7,7 @@ earlier failure moves on to the next target unseen; after it, a failure is final
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Protocol, TypeAlias
 
@@ -24,6 +24,7 @@ from app.usage import Operation
 
 DEFAULT_ROUTE = "default"
 _DEFAULT_OUTPUT_TOKENS = 4096
+_PRIVATE_IMAGE = "The address is private, local or not clear, and no provider of the route may be given images there."
 
 Admit: TypeAlias = Callable[[Target], Awaitable[int | None]]
 Observe: TypeAlias = Callable[[Attempt], None]
@@ -76,6 +77,10 @@ class Targets(Protocol):
 
     def can_embed(self, target: Target) -> bool: ...
 
+    def may_fetch_privately(self, target: Target) -> bool:
+        """Whether its provider may be given images at addresses that are not public."""
+        ...
+
 
 class Router:
     def __init__(
@@ -94,6 +99,8 @@ class Router:
         self._check_names(preference)
         allowed = [target for target in candidates if self._objection(target, preference, needs) is None]
         if not allowed:
+            if needs.private_image is not None and self._is_route(candidates, preference, needs):
+                raise Refused(InvalidInput(_PRIVATE_IMAGE, needs.private_image))
             path = "routing" if preference.only or preference.avoid else "model"
             raise Refused(InvalidInput("No target of the route is left for this call.", (path,), ProblemCode.NO_ROUTE))
         ordered = self._order(route, allowed, preference, needs, estimate)
@@ -217,7 +224,14 @@ class Router:
             return "the provider is not enabled"
         if needs.operation is Operation.EMBEDDING and not self._targets.can_embed(target):
             return "the provider has no embeddings"
+        if needs.private_image is not None and not self._targets.may_fetch_privately(target):
+            return "the provider is not given images at private addresses"
         return None
+
+    def _is_route(self, candidates: Sequence[Target], preference: RoutingPreference, needs: CallNeeds) -> bool:
+        """Whether there would be a target without the image."""
+        without = replace(needs, private_image=None)
+        return any(self._objection(target, preference, without) is None for target in candidates)
 
     def _strategy(self, route: Route | None, preference: RoutingPreference) -> RoutingStrategy:
         return preference.strategy or (RoutingStrategy.PRIORITY if route is None else route.strategy)

@@ -49,11 +49,13 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class CallNeeds:
-    """What a call asks of its target: the estimate of its input, and what is to be done with it."""
+    """What a call asks of its target: the estimate of its input, and what is to be done with it. `private_image` is the path of
+    an image whose URL is not public."""
 
     input_tokens: int = 0
     streamed: bool = False
     operation: Operation = Operation.COMPLETION
+    private_image: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

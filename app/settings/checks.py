@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from typing import TypeAlias
+from urllib.parse import urlsplit
 
+from app.hosts import is_numeric, is_written_in_full
 from app.settings.defaults import needs_simulator, simulated_providers
 from app.settings.groups import ProviderKindName, ProviderSettings, RouteSettings, Settings
 from app.settings.shape import Place
@@ -18,6 +20,13 @@ def faults(settings: Settings) -> Iterator[Fault]:
     yield from _repeats(("providers",), [provider.name for provider in settings.providers])
     yield from _repeats(("routes",), [route.name for route in settings.routes])
     yield from _repeats(("webhooks",), [webhook.url for webhook in settings.webhooks], "url")
+    for index, webhook in enumerate(settings.webhooks):
+        host = urlsplit(webhook.url).hostname or ""
+        if is_numeric(host) and not is_written_in_full(host):
+            yield (
+                ("webhooks", index, "url"),
+                f"{host} is made of numbers and is no address; write an address with all its four numbers",
+            )
     for index, provider in enumerate(settings.providers):
         yield from _provider_faults(("providers", index), provider)
     if settings.providers and not any(provider.enabled for provider in settings.providers):

@@ -158,6 +158,7 @@ class ProviderSettings(Group):
     models: ModelList = ()
     pool_size: Count = 100
     enabled: Flag = True
+    allow_private_image_urls: Flag = False
     limits: ProviderLimits = ProviderLimits()
     timeouts: ProviderTimeouts = ProviderTimeouts()
     breaker: BreakerSettings = BreakerSettings()

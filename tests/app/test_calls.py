@@ -158,6 +158,13 @@ class TestAPlan:
         without, with_image = [await calls.plan(request) for request in (QUESTION, seen)]
         assert with_image.input_tokens(A) - without.input_tokens(A) == IMAGE_TOKENS
 
+    async def test_is_refused_for_an_image_at_a_private_address_before_anything_is_held(self, calls: Calls) -> None:
+        parts = (Text("What is new?"), ImageUrl("https://example.com/a.png"), ImageUrl("http://127.1/a.png"))
+        with pytest.raises(Refused) as caught:
+            await calls.plan(replace(QUESTION, messages=(Message(Role.USER, parts),)))
+        assert isinstance(caught.value.reason, InvalidInput)
+        assert caught.value.reason.path == ("messages", "0", "parts", "2", "image", "url")
+
     async def test_is_refused_for_another_agent_and_where_no_target_is_left(self, calls: Calls) -> None:
         with pytest.raises(Forbidden):
             await calls.planner.plan(replace(QUESTION, agent="sales"), principal(Scope.COMPLETIONS, agent="research"))

@@ -17,7 +17,7 @@ from aiohttp.test_utils import TestServer
 
 from app.clock import SystemClock
 from app.errors import SettingsError
-from app.events.webhook_sender import Sent, WebhookSender, is_public, sign, signing_key
+from app.events.webhook_sender import Sent, WebhookSender, sign, signing_key
 from app.secrets import SecretReference
 from app.settings import WebhookSettings
 from tests.clocks import ManualClock
@@ -92,21 +92,8 @@ class TestSignature:
 
 class TestAddresses:
     @pytest.mark.parametrize(
-        "address",
-        [
-            "127.0.0.1", "10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1", "0.0.0.0", "224.0.0.1",
-            "255.255.255.255", "::1", "::", "fe80::1", "fc00::1", "ff02::1", "::ffff:127.0.0.1", "::ffff:10.0.0.1",
-            "64:ff9b::7f00:1", "64:ff9b::a9fe:a9fe", "64:ff9b:1::1", "2002:7f00:1::", "2001:0:7f00:1::1", "2001:db8::1",
-        ],
-    )  # fmt: skip
-    def test_that_are_not_public(self, address: str) -> None:
-        assert not is_public(address)
-
-    @pytest.mark.parametrize("address", ["93.184.215.14", "1.1.1.1", "2606:4700::1111", "::ffff:1.1.1.1", "64:ff9b::101:101"])
-    def test_that_are_public(self, address: str) -> None:
-        assert is_public(address)
-
-    @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "127.1", "2130706433", "0x7f.1", "[::ffff:127.0.0.1]"])
+        "host", ["127.0.0.1", "localhost", "127.1", "2130706433", "0x7f.1", "127.0.0.1.", "1.2.3.4.5", "[::ffff:127.0.0.1]"]
+    )
     async def test_of_our_own_network_are_refused_however_they_are_written(
         self, receiver: Receiver, secret: SecretReference, host: str
     ) -> None:

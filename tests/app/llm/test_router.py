@@ -9,7 +9,7 @@ import pytest
 
 from app.errors import FailureKind, ProviderError, Refused
 from app.llm.breaker import BreakerStatus
-from app.llm.fleet import BreakerChanged
+from app.llm.fleet import BreakerChanged, build_fleet
 from app.llm.messages import EmbedCall, Embedded, ModelCall, TextDelta
 from app.llm.metrics import AttemptFinished
 from app.llm.router import Rerouted, Routed
@@ -362,6 +362,31 @@ class TestStrategies:
         preference = RoutingPreference(strategy=RoutingStrategy.LEAST_LATENCY)
         firsts = Counter(bench.plan(preference=preference).targets[0].provider for _ in range(100))
         assert firsts["a"] > 90
+
+
+class TestPrivateImages:
+    NEEDS = CallNeeds(10, private_image=("messages", "0", "parts", "0", "image", "url"))
+
+    def test_go_only_to_providers_that_may_have_them(self) -> None:
+        bench = Bench({"a": [HELLO], "b": [HELLO]})
+        allowing = bench.settings.providers[1].model_copy(update={"allow_private_image_urls": True})
+        settings = bench.settings.model_copy(update={"providers": (bench.settings.providers[0], allowing)})
+        fleet = build_fleet(settings, bench.providers, bench.clock)
+        plan = fleet.router.plan(None, RoutingPreference(), self.NEEDS, no_price)
+        assert [target.provider for target in plan.targets] == ["b"]
+        told = {each.target: each.reason for each in fleet.router.explain(None, RoutingPreference(), self.NEEDS, no_price)}
+        assert told["a/m"] == "the provider is not given images at private addresses"
+
+    def test_are_refused_with_their_path_where_no_provider_may_have_them(self) -> None:
+        with pytest.raises(Refused) as caught:
+            Bench({"a": [HELLO], "b": [HELLO]}).plan(needs=self.NEEDS)
+        refusal = problem(caught.value, InvalidInput)
+        assert (refusal.code, refusal.path) == (ProblemCode.INVALID_INPUT, self.NEEDS.private_image)
+
+    def test_are_no_reason_where_no_target_is_left_anyway(self) -> None:
+        with pytest.raises(Refused) as caught:
+            Bench({"a": [HELLO]}).plan(preference=RoutingPreference(avoid=("a",)), needs=self.NEEDS)
+        assert problem(caught.value, InvalidInput).code is ProblemCode.NO_ROUTE
 
 
 class TestExplain:

@@ -1,0 +1,84 @@
+"""Which hosts of URLs are the public internet's. A host is judged as it is written: names are not looked up.
+
+URL parsers differ, so every spelling counts that any of them reads as an address: full-width digits, percent escapes, invisible
+characters, a dot at the end, IPv4 inside IPv6. What is made of numbers (`127.1`, `2130706433`, `0x7f.1`) and is no address in its
+usual form is not public, whatever a resolver would make of it.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from typing import TypeAlias
+from urllib.parse import unquote, urlsplit
+
+Address: TypeAlias = IPv4Address | IPv6Address
+
+_NOT_PUBLIC_V4 = tuple(
+    IPv4Network(network)
+    for network in (
+        "0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "168.63.129.16/32", "169.254.0.0/16", "172.16.0.0/12",
+        "192.0.0.0/24", "192.0.2.0/24", "192.88.99.0/24", "192.168.0.0/16", "198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24",
+        "224.0.0.0/4", "240.0.0.0/4",
+    )
+)  # fmt: skip
+"""168.63.129.16 is a cloud's metadata; those of the others are link-local, shared (100.64.0.0/10) or 192.0.0.0/24."""
+_PUBLIC_V6 = IPv6Network("2000::/3")
+_NOT_PUBLIC_V6 = tuple(IPv6Network(network) for network in ("2001::/23", "2001:db8::/32", "3fff::/20"))
+_NAT64 = IPv6Network("64:ff9b::/96")
+_PART = re.compile(r"0x[0-9a-f]*|[0-9]+", re.ASCII)
+_DOTS = str.maketrans({"。": ".", "．": ".", "｡": "."})
+
+
+def is_public_address(address: Address) -> bool:
+    """False for every address that is not one of the public internet's, also inside another kind of address."""
+    if isinstance(address, IPv4Address):
+        return not any(address in network for network in _NOT_PUBLIC_V4)
+    inner = address.ipv4_mapped or address.sixtofour
+    if address in _NAT64:
+        inner = IPv4Address(int(address) & 0xFFFFFFFF)
+    if inner is not None:
+        return is_public_address(inner)
+    return address in _PUBLIC_V6 and not any(address in network for network in _NOT_PUBLIC_V6)
+
+
+def is_public_host(host: str) -> bool:
+    """`host` as in a URL, without brackets. Names are public but for `localhost` and those below it."""
+    host = _plain(host)
+    if not host or host == "localhost" or host.endswith(".localhost"):
+        return False
+    try:
+        return is_public_address(ip_address(host.partition("%")[0]))
+    except ValueError:
+        return not is_numeric(host)
+
+
+def is_public_url(url: str) -> bool:
+    """False also for a URL that parsers read differently: with a backslash, a blank or a control character."""
+    if any(letter == "\\" or letter.isspace() or not letter.isprintable() for letter in url.strip()):
+        return False
+    try:
+        return is_public_host(urlsplit(url.strip()).hostname or "")
+    except ValueError:
+        return False
+
+
+def is_numeric(host: str) -> bool:
+    """Made of numbers, so that parsers take it for an IPv4 address or for nothing."""
+    return _PART.fullmatch(_plain(host).rpartition(".")[2]) is not None
+
+
+def is_written_in_full(host: str) -> bool:
+    """An address in its usual form: four decimal numbers, or IPv6."""
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _plain(host: str) -> str:
+    """As a browser reads it: escapes, compatibility forms and invisible characters resolved."""
+    text = unicodedata.normalize("NFKC", unquote(host)).translate(_DOTS).casefold()
+    return "".join(letter for letter in text if unicodedata.category(letter) not in {"Cf", "Mn"}).rstrip(".")
