@@ -142,7 +142,7 @@ _CHANGEABLE = {
 class BudgetAuthority:
     """On whose behalf budgets are made and changed: the installation (`tenant` is None), a tenant, or one agent.
 
-    An agent of a key that may act in every tenant has a tenant of None too, and still acts for the agent alone.
+    With an agent it acts for that agent alone, also if `tenant` is None: a key can have both an agent and ADMIN.
     """
 
     tenant: str | None = None

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
@@ -24,11 +25,12 @@ from app.costs.budgets import (
 )
 from app.costs.ledger import PostgresLedger
 from app.db.sessions import Sessions
-from app.errors import Refused
+from app.errors import Forbidden, Refused
 from app.paging import PageRequest
 from app.problems import Conflict, InvalidInput, NotFound
 from app.usage import Label
 from tests.app.costs.calls import asked, attempt, settlement
+from tests.app.costs.test_ledger_settle import waits_for_a_lock
 
 pytestmark = pytest.mark.anyio
 
@@ -175,6 +177,28 @@ class TestDelete:
         assert (await budgets.page(BudgetFilter("acme"), PageRequest())).nodes == ()
         with pytest.raises(Refused):
             await budgets.delete(made.key, ACME)
+
+
+class TestChangeThatWaitedForAnother:
+    @pytest.mark.parametrize(
+        ("meanwhile", "error"), [("owner = 'INSTALLATION'", Forbidden), ("deleted_at = now(), version = version + 1", Refused)]
+    )
+    @pytest.mark.parametrize("deletes", [True, False])
+    async def test_is_refused_for_what_the_budget_became(
+        self, budgets: BudgetStore, sessions: Sessions, *, deletes: bool, meanwhile: str, error: type[Exception]
+    ) -> None:
+        made = await budgets.create(NEW)
+        change = BudgetChange(1, limit_usd=Decimal(99))
+        async with sessions.write() as session:
+            await session.execute(text("select from budget_periods for update"))
+            await session.execute(text(f"update budgets set {meanwhile}"))
+            waiting = asyncio.create_task(budgets.delete(made.key, ACME) if deletes else budgets.update(made.key, change, ACME))
+            await waits_for_a_lock(sessions, "lock_periods")
+        with pytest.raises(error):
+            await waiting
+        found = await budgets.by_key(made.key, "acme")
+        assert found is not None
+        assert (found.limit_usd, found.version - (found.deleted_at is not None)) == (Decimal(10), 1)
 
 
 class TestPage:
