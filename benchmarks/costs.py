@@ -14,9 +14,13 @@ import sys
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from uuid import UUID, uuid4
 
 from sqlalchemy import text
 
+from app.access.key_rows import NewKey
+from app.access.keys import KeyStore
+from app.access.principal import Scope
 from app.clock import SystemClock
 from app.costs.export import CostExports, ExportFormat
 from app.costs.periods import Segment
@@ -92,9 +96,15 @@ async def in_database(sessions: Sessions, query: CostQuery) -> float:
     return statistics.median(times)
 
 
+async def new_key(sessions: Sessions) -> UUID:
+    new = NewKey(str(uuid4()), "default", frozenset({Scope.COSTS}))
+    return (await KeyStore(sessions, SystemClock()).create(new)).key.key
+
+
 async def export(sessions: Sessions) -> None:
     exports, now = CostExports(sessions, SystemClock(), ""), datetime.now(UTC)
-    link = await exports.create(CostFilter(now - timedelta(days=EXPORTED_DAYS), now, ("acme",)), ExportFormat.CSV, ())
+    where, key = CostFilter(now - timedelta(days=EXPORTED_DAYS), now, ("acme",)), await new_key(sessions)
+    link = await exports.create(where, ExportFormat.CSV, (), key)
     ticket = await exports.ticket(link.url.rpartition("/")[2])
     before, started = rss_mb(), time.perf_counter()
     most, size, lines = before, 0, 0

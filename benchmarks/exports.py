@@ -22,7 +22,7 @@ from app.db.engines import build_engines
 from app.db.sessions import Sessions
 from app.money import format_decimal
 from app.settings import DatabaseSettings
-from benchmarks.costs import FILL, ROLL_UP
+from benchmarks.costs import FILL, ROLL_UP, new_key
 from benchmarks.overspend import private_database
 
 _MEGABYTE = 1024 * 1024
@@ -30,7 +30,7 @@ _MEGABYTE = 1024 * 1024
 
 async def write(sessions: Sessions, format_: ExportFormat, where: CostFilter) -> None:
     exports, memory = CostExports(sessions, SystemClock(), ""), psutil.Process().memory_info
-    made = await exports.create(where, format_, ())
+    made = await exports.create(where, format_, (), await new_key(sessions))
     ticket = await exports.ticket(made.url.rpartition("/")[2])
     before = most = memory().rss
     started, cpu, lines, size, last = time.perf_counter(), time.process_time(), 0, 0, b""

@@ -29,7 +29,7 @@ from app.costs.holds import AdmissionRequest, Admitted, Estimate, Payer, Settlem
 from app.costs.ledger import PostgresLedger
 from app.costs.prices import PriceBook
 from app.db.engines import build_engines
-from app.db.migrate import migrate, serving_role
+from app.db.migrate import migrate
 from app.db.sessions import Sessions
 from app.embedded.stores import PrivateStores
 from app.errors import Refused
@@ -59,12 +59,13 @@ class Seen:
 
 @contextmanager
 def private_database() -> Iterator[str]:
+    """The URL of its owner, who may also empty tables."""
     with tempfile.TemporaryDirectory(prefix="greenlang-bench-") as directory:
         stores = PrivateStores.launch(Path(directory) / "data", valkey=False)
         try:
             stores.wait()
-            url = stores.database.reveal()
-            asyncio.run(migrate(stores.owner.reveal(), serving=serving_role(url)))
+            url = stores.owner.reveal()
+            asyncio.run(migrate(url))
             yield url
         finally:
             stores.stop()

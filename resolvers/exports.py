@@ -17,4 +17,5 @@ async def cost_export_create(
     request: Annotated[CostExportInput, strawberry.argument(name="input", description="The file to write.")],
 ) -> CostExport:
     where = request.filter.to_domain(info.context.principal)
-    return await info.context.services.exports.create(where, request.format, tuple(request.group_by or ()))
+    key = info.context.principal.key_id
+    return await info.context.services.exports.create(where, request.format, tuple(request.group_by or ()), key)

@@ -1,4 +1,4 @@
-"""`greenlang`: serve, migrate, keys, doctor, simulate.
+"""`greenlang`: serve, migrate, keys, exports, doctor, simulate.
 
 Exit status: 0 done, 1 it could not be done, 2 the command or the configuration is wrong.
 
@@ -69,6 +69,10 @@ def _parser() -> argparse.ArgumentParser:
 
     keys = commands.add_parser("keys", help="API keys").add_subparsers(required=True, metavar="ACTION")
     _add_keys_parsers(keys, anywhere)
+
+    exports = commands.add_parser("exports", help="links to files of costs").add_subparsers(required=True, metavar="ACTION")
+    command = exports.add_parser("rotate-secret", parents=[anywhere], help="sign links with a new secret; ends all there are")
+    command.set_defaults(command="exports", action="rotate-secret")
     return parser
 
 

@@ -1,7 +1,8 @@
 """Costs as a file of any size, by a link that expires.
 
-The link says what is in the file and is signed; whoever has it needs no key. Rows come from a cursor of the database, a batch at
-a time, and rows and total are of one snapshot.
+The link says what is in the file and is signed; whoever has it needs no key. It works until it expires, until the API key that
+made it is revoked or expires, or until the secret that signs links is changed. Rows come from a cursor of the database, a batch
+at a time, and rows and total are of one snapshot.
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ import hashlib
 import hmac
 import zlib
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import Enum
+from uuid import UUID
 
 import msgspec
-from sqlalchemy import select, text
+from sqlalchemy import or_, select, text
 
 from app.clock import Clock
 from app.costs.export_rows import (
@@ -40,16 +42,18 @@ from app.costs.report_statements import (
     segments_of,
 )
 from app.db.sessions import ReadSession, Sessions
+from app.db.tables.access import api_keys
 from app.db.tables.usage import usage_records
 from app.errors import Refused
 from app.problems import InvalidInput, NotFound
 
 PATH = "/exports"
 LIFETIME = timedelta(hours=1)
+SECRET_SECONDS = 5.0
 LONGEST_TOKEN = 6000
 BATCH = 500
 _LONGEST_TICKET = 1024 * 1024
-_GONE = NotFound("The link is not one of ours, or it has expired.")
+_GONE = NotFound("The link is not one of ours, or it has ended.")
 
 
 class ExportFormat(Enum):
@@ -70,6 +74,8 @@ class Ticket(msgspec.Struct, frozen=True):
     format: ExportFormat
     group_by: tuple[CostDimension, ...]
     expires_at: datetime
+    key: UUID
+    """The API key that made the link."""
 
     @property
     def media_type(self) -> str:
@@ -87,31 +93,33 @@ class CostExports:
         self._sessions = sessions
         self._clock = clock
         self._address = address
-        self._secret: bytes | None = None
+        self._signer: _Signer | None = None
 
-    async def create(self, where: CostFilter, format_: ExportFormat, group_by: tuple[CostDimension, ...]) -> CostExport:
-        """Without dimensions one row a usage record. Raises Refused(InvalidInput) and StoreUnavailable."""
+    async def create(
+        self, where: CostFilter, format_: ExportFormat, group_by: tuple[CostDimension, ...], key: UUID
+    ) -> CostExport:
+        """Without dimensions one row a usage record. The link ends with `key`. Raises Refused(InvalidInput), StoreUnavailable."""
         if CostDimension.LABEL in group_by:
             raise Refused(InvalidInput("An export cannot be grouped by a label; leave groupBy out to get labels.", ("groupBy",)))
         CostQuery(where, group_by)
         expires_at = (self._clock.now() + LIFETIME).replace(microsecond=0)
-        packed = zlib.compress(msgspec.json.encode(Ticket(where, format_, group_by, expires_at)))
-        token = _text(packed + await self._signature(packed))
+        packed = zlib.compress(msgspec.json.encode(Ticket(where, format_, group_by, expires_at, key)))
+        token = _text((await self._read_signer()).sign(packed))
         if len(token) > LONGEST_TOKEN:
             raise Refused(InvalidInput("The filter is too long for a link; name fewer.", ("filter",)))
         return CostExport(f"{self._address}{PATH}/{token}", expires_at)
 
     async def ticket(self, token: str) -> Ticket:
-        """Raises Refused(NotFound) for a link that is not ours or has expired, and StoreUnavailable."""
+        """Raises Refused(NotFound) for a link that is not ours or has ended, and StoreUnavailable."""
         try:
             data = base64.urlsafe_b64decode(token + "=" * (-len(token) % 4))
         except (binascii.Error, ValueError):
             raise Refused(_GONE) from None
-        packed, signature = data[:-_SIGNATURE_BYTES], data[-_SIGNATURE_BYTES:]
-        if not hmac.compare_digest(signature, await self._signature(packed)):
+        packed = (await self._signer_of(int.from_bytes(data[:_VERSION_BYTES]))).open(data)
+        if packed is None:
             raise Refused(_GONE)
         ticket = msgspec.json.decode(zlib.decompressobj().decompress(packed, _LONGEST_TICKET), type=Ticket)
-        if ticket.expires_at <= self._clock.now():
+        if ticket.expires_at <= self._clock.now() or not await self._is_good(ticket.key):
             raise Refused(_GONE)
         return ticket
 
@@ -130,15 +138,66 @@ class CostExports:
             found = (await session.execute(costs_statement(totals, segments_of(totals), None))).mappings().one()
         yield writer.rows("total", [total_row(found, len(columns))])
 
-    async def _signature(self, packed: bytes) -> bytes:
-        if self._secret is None:
-            async with self._sessions.read() as session:
-                self._secret = (await session.execute(_SECRET)).scalar_one()
-        return hmac.digest(self._secret, b"greenlang cost export" + packed, hashlib.sha256)
+    async def _signer_of(self, version: int) -> _Signer:
+        """The secret in force, as it was at most SECRET_SECONDS ago. One that a link names as newer is read at once."""
+        known = self._signer
+        if known is None or known.version < version or known.read_at + SECRET_SECONDS <= self._clock.monotonic():
+            return await self._read_signer()
+        return known
+
+    async def _read_signer(self) -> _Signer:
+        async with self._sessions.read(primary=True) as session:
+            version, secret = (await session.execute(_SECRET)).one()
+        self._signer = _Signer(version, secret, self._clock.monotonic())
+        return self._signer
+
+    async def _is_good(self, key: UUID) -> bool:
+        good = select(api_keys.c.id).where(
+            api_keys.c.id == key,
+            api_keys.c.revoked_at.is_(None),
+            or_(api_keys.c.expires_at.is_(None), api_keys.c.expires_at > self._clock.now()),
+        )
+        async with self._sessions.read(primary=True) as session:
+            return (await session.execute(good)).first() is not None
+
+
+@dataclass(frozen=True, slots=True)
+class _Signer:
+    """Signed is the version of the secret, and what follows it."""
+
+    version: int
+    secret: bytes = field(repr=False)
+    read_at: float
+
+    def sign(self, packed: bytes) -> bytes:
+        signed = self.version.to_bytes(_VERSION_BYTES) + packed
+        return signed + self._signature(signed)
+
+    def open(self, data: bytes) -> bytes | None:
+        """None if it was not signed with this version of the secret."""
+        signed, signature = data[:-_SIGNATURE_BYTES], data[-_SIGNATURE_BYTES:]
+        if int.from_bytes(signed[:_VERSION_BYTES]) != self.version or not hmac.compare_digest(signature, self._signature(signed)):
+            return None
+        return signed[_VERSION_BYTES:]
+
+    def _signature(self, signed: bytes) -> bytes:
+        return hmac.digest(self.secret, b"greenlang cost export" + signed, hashlib.sha256)
+
+
+async def rotate_export_secret(sessions: Sessions) -> int:
+    """Ends every link that was made before, in every process within SECRET_SECONDS. The version of the new secret."""
+    async with sessions.write() as session:
+        version: int = (await session.execute(_ROTATE)).scalar_one()
+        return version
 
 
 _SIGNATURE_BYTES = hashlib.sha256().digest_size
-_SECRET = text("select secret from installation_secrets where name = 'cost_exports'")
+_VERSION_BYTES = 4
+_SECRET = text("select version, secret from installation_secrets where name = 'cost_exports'")
+_ROTATE = text(
+    "update installation_secrets set version = version + 1, secret = uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid())"
+    " where name = 'cost_exports' returning version"
+)
 
 
 async def _records(session: ReadSession, where: CostFilter, writer: RowWriter) -> AsyncGenerator[bytes, None]:

@@ -15,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from hashlib import sha512
 from typing import TypeAlias
+from uuid import UUID
 
 import aiohttp
 import pytest
@@ -25,7 +26,7 @@ from sqlalchemy.pool import AsyncAdaptedQueuePool
 from starlette.applications import Starlette
 from yarl import URL
 
-from app.costs.export import LIFETIME, CostExport, CostExports, ExportFormat
+from app.costs.export import LIFETIME, SECRET_SECONDS, CostExport, CostExports, ExportFormat, rotate_export_secret
 from app.costs.export_endpoint import build_export_routes
 from app.costs.export_rows import CsvWriter
 from app.costs.ledger import PostgresLedger
@@ -44,6 +45,7 @@ pytestmark = pytest.mark.anyio
 
 EVER = CostFilter(datetime(2026, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC), ("acme",))
 JSON_LINES = ExportFormat.JSON_LINES
+KEY = UUID(int=7)
 Rows: TypeAlias = "list[dict[str, str]]"
 
 
@@ -59,7 +61,15 @@ def clock() -> ManualClock:
 
 
 @pytest.fixture
-def exports(sessions: Sessions, clock: ManualClock) -> CostExports:
+async def exports(sessions: Sessions, clock: ManualClock) -> CostExports:
+    async with sessions.write() as session:
+        await session.execute(
+            text(
+                "insert into api_keys (id, tenant, name, hint, secret_hash, scopes)"
+                " values (:key, 'acme', 'finance', 'hint', sha256('x'), array['COSTS'])"
+            ),
+            {"key": KEY},
+        )
     return CostExports(sessions, clock, "https://greenlang.example.com")
 
 
@@ -69,7 +79,7 @@ async def fetch(exports: CostExports, made: CostExport) -> bytes:
 
 
 async def csv_rows(exports: CostExports, *group_by: CostDimension) -> Rows:
-    content = await fetch(exports, await exports.create(EVER, ExportFormat.CSV, group_by))
+    content = await fetch(exports, await exports.create(EVER, ExportFormat.CSV, group_by, KEY))
     return list(csv.DictReader(io.StringIO(content.decode("utf-8-sig"), newline="")))
 
 
@@ -106,7 +116,7 @@ class TestRows:
     async def test_as_json_lines_keep_their_types(self, ledger: PostgresLedger, exports: CostExports) -> None:
         await spend(ledger, "0.25", "a", team="search")
         await spend(ledger, None)
-        content = await fetch(exports, await exports.create(EVER, ExportFormat.JSON_LINES, ()))
+        content = await fetch(exports, await exports.create(EVER, ExportFormat.JSON_LINES, (), KEY))
         first, second, total = map(json.loads, content.splitlines())
         assert (first["kind"], first["costUsd"], first["labels"]) == ("usage", "0.25", {"team": "search"})
         assert (first["inputTokens"], first["confirmed"]) == (1000, True)
@@ -149,14 +159,14 @@ class TestSpreadsheets:
         assert next(csv.reader(io.StringIO(content, newline="")))[1] == cell
 
     async def test_know_the_encoding(self, exports: CostExports) -> None:
-        assert (await fetch(exports, await exports.create(EVER, ExportFormat.CSV, ()))).startswith(b"\xef\xbb\xbfkind,id,")
+        assert (await fetch(exports, await exports.create(EVER, ExportFormat.CSV, (), KEY))).startswith(b"\xef\xbb\xbfkind,id,")
 
 
 class TestLinks:
     async def test_work_in_every_process_until_they_expire(
         self, sessions: Sessions, exports: CostExports, clock: ManualClock
     ) -> None:
-        made = await exports.create(EVER, ExportFormat.CSV, ())
+        made = await exports.create(EVER, ExportFormat.CSV, (), KEY)
         assert made.url.startswith("https://greenlang.example.com/exports/")
         assert made.expires_at == clock.now() + LIFETIME
         elsewhere = CostExports(sessions, clock, "")
@@ -166,8 +176,39 @@ class TestLinks:
             await elsewhere.ticket(made.url.rpartition("/")[2])
         assert isinstance(refused.value.reason, NotFound)
 
+    @pytest.mark.parametrize("end", ["revoked_at = now()", "expires_at = '2026-01-01'"])
+    async def test_end_with_the_key_that_made_them(self, exports: CostExports, sessions: Sessions, end: str) -> None:
+        token = (await exports.create(EVER, ExportFormat.CSV, (), KEY)).url.rpartition("/")[2]
+        assert (await exports.ticket(token)).key == KEY
+        async with sessions.write() as session:
+            await session.execute(text(f"update api_keys set {end} where id = :key"), {"key": KEY})
+        with pytest.raises(Refused):
+            await exports.ticket(token)
+
+    async def test_end_in_every_process_when_the_secret_is_changed(
+        self, exports: CostExports, sessions: Sessions, clock: ManualClock
+    ) -> None:
+        elsewhere = CostExports(sessions, clock, "")
+        before = (await exports.create(EVER, ExportFormat.CSV, (), KEY)).url.rpartition("/")[2]
+        assert (await elsewhere.ticket(before)).filter == EVER
+        assert await rotate_export_secret(sessions) == 2
+        after = (await exports.create(EVER, ExportFormat.CSV, (), KEY)).url.rpartition("/")[2]
+        assert (await elsewhere.ticket(after)).filter == EVER
+        for process in (exports, elsewhere):
+            with pytest.raises(Refused):
+                await process.ticket(before)
+
+    async def test_of_an_old_secret_end_within_seconds_where_no_new_link_was_seen(
+        self, exports: CostExports, sessions: Sessions, clock: ManualClock
+    ) -> None:
+        token = (await exports.create(EVER, ExportFormat.CSV, (), KEY)).url.rpartition("/")[2]
+        await rotate_export_secret(sessions)
+        clock.move(SECRET_SECONDS)
+        with pytest.raises(Refused):
+            await exports.ticket(token)
+
     async def test_that_were_changed_are_not_ours(self, exports: CostExports) -> None:
-        token = (await exports.create(EVER, ExportFormat.CSV, ())).url.rpartition("/")[2]
+        token = (await exports.create(EVER, ExportFormat.CSV, (), KEY)).url.rpartition("/")[2]
         for place in range(0, len(token), 7):
             other = "A" if token[place] != "A" else "B"
             with pytest.raises(Refused):
@@ -189,7 +230,7 @@ class TestLinks:
             ),
         ):
             with pytest.raises(Refused) as refused:
-                await exports.create(where, ExportFormat.CSV, group_by)
+                await exports.create(where, ExportFormat.CSV, group_by, KEY)
             assert isinstance(refused.value.reason, InvalidInput)
             assert refused.value.reason.path == path
 
@@ -197,7 +238,7 @@ class TestLinks:
 class TestDownload:
     async def test_is_a_file_that_needs_no_key(self, ledger: PostgresLedger, exports: CostExports) -> None:
         await spend(ledger, "1")
-        url = URL((await exports.create(EVER, ExportFormat.CSV, ())).url)
+        url = URL((await exports.create(EVER, ExportFormat.CSV, (), KEY)).url)
         app = Starlette(routes=build_export_routes(exports, new_misuse(), Settings()))
         async with serving(app) as port, aiohttp.ClientSession(f"http://127.0.0.1:{port}") as session:
             async with session.get(url.path) as answer:
@@ -213,7 +254,7 @@ class TestDownload:
         await spend(ledger, "1")
         async with sessions.write() as session:
             await session.execute(text(_COPIES), {"copies": 60_000})
-        url = URL((await exports.create(EVER, ExportFormat.JSON_LINES, ())).url)
+        url = URL((await exports.create(EVER, ExportFormat.JSON_LINES, (), KEY)).url)
         pool = sessions.engines.primary.sync_engine.pool
         assert isinstance(pool, AsyncAdaptedQueuePool)
         before = pool.checkedout()
@@ -234,8 +275,10 @@ class TestSlowReaders:
         await spend(ledger, "1")
         async with sessions.write() as session:
             await session.execute(text(_COPIES), {"copies": 60_000})
-        made = {tenant: await exports.create(replace(EVER, tenants=(tenant,)), JSON_LINES, ()) for tenant in ("acme", "globex")}
-        everybody = await exports.create(replace(EVER, tenants=None), JSON_LINES, ())
+        made = {
+            tenant: await exports.create(replace(EVER, tenants=(tenant,)), JSON_LINES, (), KEY) for tenant in ("acme", "globex")
+        }
+        everybody = await exports.create(replace(EVER, tenants=None), JSON_LINES, (), KEY)
         return {name: URL(each.url).path for name, each in {**made, "everybody": everybody}.items()}
 
     async def test_leave_places_to_other_tenants_and_administrators(self, exports: CostExports, urls: dict[str, str]) -> None:
