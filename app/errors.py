@@ -179,8 +179,13 @@ class ProviderError(GreenLangError):
 
     @property
     def retryable(self) -> bool:
-        """The same target may be asked again. An answer that was billed and cannot be read is not bought a second time."""
-        return self.kind in _RETRYABLE and not (self.kind is FailureKind.MALFORMED and self.usage is not None)
+        """The same target may be asked again."""
+        return self.kind in _RETRYABLE
+
+    @property
+    def was_bought(self) -> bool:
+        """An answer that cannot be read and is charged all the same: it is rather asked for elsewhere, and here once more."""
+        return self.kind is FailureKind.MALFORMED and self.usage is not None
 
     @property
     def concerns_key(self) -> bool:

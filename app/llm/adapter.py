@@ -7,7 +7,7 @@ the request may have arrived and no answer came, it may be billed too, and an es
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from typing import ClassVar, TypeVar
 
 import httpx2
@@ -25,12 +25,15 @@ from app.llm.messages import (
     ModelCall,
     ReasoningEffort,
     StreamPart,
+    TextDelta,
+    ToolCallDelta,
     merged,
 )
 from app.llm.schema_check import AnswerCheck, SchemaChecks
+from app.llm.sse import SseReader
 from app.llm.unsupported import Notes
-from app.llm.upstream import EventStream, ParameterRefused, Phase, Upstream, answer_had_begun, patience
-from app.llm.usage_mapping import BYTES_PER_TOKEN, broken_answer_usage, estimated_usage, unanswered_usage
+from app.llm.upstream import Begun, BrokenAnswer, EventStream, ParameterRefused, Phase, Upstream, patience
+from app.llm.usage_mapping import estimated_usage, salvaged_usage, unanswered_usage
 from app.llm.wire_text import Malformed
 from app.settings import ProviderSettings
 from app.usage import TokenUsage
@@ -83,6 +86,10 @@ class Adapter(ABC):
         """Raises Malformed."""
 
     @abstractmethod
+    def read_billed(self, body: Mapping[str, object], call: ModelCall, output_bytes: int) -> TokenUsage | None:
+        """What an answer that cannot be used says that it cost; None where it does not."""
+
+    @abstractmethod
     def reader(self, call: ModelCall, notes: Notes, provider_request_id: str | None) -> AnswerReader: ...
 
     @abstractmethod
@@ -93,7 +100,7 @@ class Adapter(ABC):
         check = self._checks.prepare(call.response_format)
         allowed = patience(self._settings.timeouts, call.max_output_tokens)
 
-        async def send(body: bytes) -> httpx2.Response:
+        async def send(body: bytes) -> Begun:
             return await self._upstream.post(
                 self.completions_path,
                 body,
@@ -103,18 +110,44 @@ class Adapter(ABC):
                 holder=call.holder,
             )
 
+        began_at = self._clock.monotonic()
         try:
-            response, notes = await self._send(call, send, stream=False)
-        except ProviderError as failure:
-            failure.usage = self._perhaps_billed(failure, call)
+            begun, notes = await self._send(call, send, stream=False)
+        except BrokenAnswer as broken:
+            broken.usage = self._salvaged(broken.received, call, broken.seconds)
             raise
+        except ProviderError as failure:
+            if failure.unanswered_seconds is not None:
+                failure.usage = unanswered_usage(call, failure.unanswered_seconds)
+            raise
+        raw = bytes(begun.received)
+        whole = self._read_whole(raw, call, notes, begun.response, self._clock.monotonic() - began_at)
+        return self._answer(whole, check, notes, begun.response)
+
+    def _read_whole(self, raw: bytes, call: ModelCall, notes: Notes, response: httpx2.Response, seconds: float) -> WholeAnswer:
+        """Also of a server that streams although it was not asked to. Raises ProviderError, with what the answer cost."""
         try:
-            whole = self.read_answer(response.content, call, notes)
+            if raw.lstrip().startswith((b"data:", b"event:", b":")):
+                return self._read_events(raw, call, notes)
+            return self.read_answer(raw, call, notes)
         except Malformed:
-            error, size = self._malformed(response), min(len(response.content), BYTES_PER_TOKEN * call.max_output_tokens)
-            error.usage = broken_answer_usage(response.content, estimated_usage(call, size))
+            error = self._malformed(response)
+            error.usage = self._salvaged(raw, call, seconds)
             raise error from None
-        return self._answer(whole, check, notes, response)
+        except ProviderError as error:
+            error.provider_request_id = self._upstream.request_id(response)
+            raise
+
+    def _read_events(self, raw: bytes, call: ModelCall, notes: Notes) -> WholeAnswer:
+        reader, events = self.reader(call, notes, None), SseReader()
+        for payload in [*events.feed(raw), *events.flush()]:
+            reader.read(payload)
+        if not reader.complete:
+            raise Malformed
+        return reader.answer()
+
+    def _salvaged(self, raw: bytes, call: ModelCall, seconds: float) -> TokenUsage | None:
+        return salvaged_usage(raw, call, seconds, self.read_billed)
 
     async def stream(self, call: ModelCall) -> AsyncGenerator[StreamPart, None]:
         check = self._checks.prepare(call.response_format)
@@ -135,6 +168,10 @@ class Adapter(ABC):
             shown = False
             while not reader.stopped:
                 parts, failure = await self._read(source, reader)
+                if source.ended and source.document:
+                    async for piece in self._document(source, call, check, notes):
+                        yield piece
+                    return
                 if failure is not None and not shown:
                     raise failure
                 for part in merged(parts):
@@ -142,13 +179,33 @@ class Adapter(ABC):
                     yield part
                 if failure is not None:
                     raise failure
-            answer = self._answer(reader.answer(), check, notes, source.response)
+            answer = self._answer(self._whole_of(reader, source), check, notes, source.response)
             try:
                 yield AnswerEnd(answer)
             finally:
                 await source.drain()
         finally:
             await source.close()
+
+    def _whole_of(self, reader: AnswerReader, source: EventStream) -> WholeAnswer:
+        try:
+            return reader.answer()
+        except Malformed:
+            error = self._malformed(source.response)
+            error.usage = reader.usage()
+            raise error from None
+
+    async def _document(
+        self, source: EventStream, call: ModelCall, check: AnswerCheck | None, notes: Notes
+    ) -> AsyncGenerator[StreamPart, None]:
+        """The answer of a server that does not stream although it was asked to."""
+        whole = self._read_whole(source.document, call, notes, source.response, source.seconds)
+        if whole.text:
+            yield TextDelta(whole.text)
+        for made in whole.tool_calls:
+            yield ToolCallDelta(made.id, "", made.name)
+            yield ToolCallDelta(made.id, made.arguments)
+        yield AnswerEnd(self._answer(whole, check, notes, source.response))
 
     async def probe(self) -> None:
         """A server that answers is up, also one that lists no models, or not so often."""
@@ -225,14 +282,6 @@ class Adapter(ABC):
             status_code=source.response.status_code,
             provider_request_id=self._upstream.request_id(source.response),
         )
-
-    def _perhaps_billed(self, failure: ProviderError, call: ModelCall) -> TokenUsage | None:
-        """Of an answer that had begun the whole was made; of one that had not, what can be made in that time."""
-        if answer_had_begun(failure):
-            return estimated_usage(call, BYTES_PER_TOKEN * call.max_output_tokens)
-        if failure.unanswered_seconds is None:
-            return failure.usage
-        return unanswered_usage(call, failure.unanswered_seconds)
 
     def _malformed(self, response: httpx2.Response) -> ProviderError:
         return ProviderError(

@@ -12,13 +12,14 @@ from app.errors import FailureKind, ProviderError
 from app.llm.adapter import Adapter
 from app.llm.answers import WholeAnswer
 from app.llm.anthropic_request import encode_request
-from app.llm.anthropic_response import read_answer
+from app.llm.anthropic_response import read_answer, read_billed
 from app.llm.anthropic_stream import AnthropicStream
 from app.llm.keyring import build_keyring
 from app.llm.messages import EmbedCall, Embedded, JsonSchemaFormat, ModelCall
 from app.llm.unsupported import Notes
 from app.llm.upstream import Sdk, Upstream, client_options, silence
 from app.settings import ProviderSettings
+from app.usage import TokenUsage
 
 _BASE_URL = "https://api.anthropic.com"
 _KEY_OF_EACH_REQUEST = "-"
@@ -61,6 +62,9 @@ class AnthropicProvider(Adapter):
 
     def read_answer(self, raw: bytes, call: ModelCall, notes: Notes) -> WholeAnswer:
         return read_answer(raw, call, notes)
+
+    def read_billed(self, body: Mapping[str, object], call: ModelCall, output_bytes: int) -> TokenUsage | None:
+        return read_billed(body, call, output_bytes)
 
     def reader(self, call: ModelCall, notes: Notes, provider_request_id: str | None) -> AnthropicStream:
         by_tool = call.response_format is not None and _native_format(call) is None

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from app.llm.answers import UNKNOWN_FINISH, WholeAnswer
 from app.llm.anthropic_request import JSON_TOOL, REASONING_FORMAT
+from app.llm.failures import stream_failure
 from app.llm.messages import FinishReason, Json, ModelCall, ToolCall
 from app.llm.unsupported import Notes
-from app.llm.usage_mapping import AnthropicUsage, answer_bytes, anthropic_usage, estimated_usage
-from app.llm.wire_text import Malformed, clean, decode
+from app.llm.usage_figures import Figures, anthropic_figures
+from app.llm.usage_mapping import answer_bytes, anthropic_usage
+from app.llm.wire_text import Malformed, clean, decode, word
 from app.usage import TokenUsage
 
 _FINISHED = {
@@ -23,27 +27,22 @@ _FINISHED = {
     "refusal": FinishReason.CONTENT_FILTER,
 }
 _REASONING = {"thinking", "redacted_thinking"}
+UNKNOWN_PART = "A part of the answer that is of no kind known here was left out."
 
 
-class ContentBlock(msgspec.Struct, gc=False):
-    type: str
-    text: str = ""
-    id: str = ""
-    name: str = ""
-    input: msgspec.Raw = msgspec.Raw(b"{}")
+class _RawBlock(msgspec.Struct, gc=False):
+    input: msgspec.Raw = msgspec.Raw(b"")
 
 
-class MessageBody(msgspec.Struct, gc=False):
-    content: list[msgspec.Raw]
-    model: str
-    stop_reason: str | None = None
-    usage: msgspec.Raw = msgspec.Raw(b"null")
+class _RawBody(msgspec.Struct, gc=False):
+    content: list[_RawBlock]
 
 
-_MESSAGE = msgspec.json.Decoder(MessageBody)
-_BLOCK = msgspec.json.Decoder(ContentBlock)
-_USAGE: msgspec.json.Decoder[AnthropicUsage | None] = msgspec.json.Decoder(AnthropicUsage | None)
-_OBJECT = msgspec.json.Decoder(dict[str, Any])
+_BODY: msgspec.json.Decoder[Any] = msgspec.json.Decoder(Any)
+_RAW_BODY = msgspec.json.Decoder(_RawBody)
+_WITHOUT_WORDS = {"max_tokens", "model_context_window_exceeded", "refusal", "pause_turn"}
+_SILENT_TOKENS = 8
+"""An answer without any words may have as many tokens: those that only end it."""
 
 
 class Content:
@@ -57,7 +56,7 @@ class Content:
         self._model = call.model
         self.texts: list[str] = []
         self.tool_calls: list[ToolCall] = []
-        self._reasoning: list[Json] = []
+        self._reasoning: list[tuple[int, dict[str, Json]]] = []
 
     def is_answer(self, tool_name: str) -> bool:
         """The tool that we added ourselves, to be given JSON."""
@@ -71,7 +70,19 @@ class Content:
 
     def add_reasoning(self, block: dict[str, Json]) -> None:
         place = len(self._reasoning) + len(self.tool_calls) + bool(self.texts)
-        self._reasoning.append([place, block])
+        self._reasoning.append((place, block))
+
+    @property
+    def output_bytes(self) -> int:
+        kept = sum(len(msgspec.json.encode(block)) for _, block in self._reasoning)
+        return answer_bytes("".join(self.texts), self.tool_calls) + kept
+
+    def require_words(self, stop_reason: str | None, figures: Figures) -> None:
+        """Raises Malformed where an answer has ended well, was billed for words, and has none that can be read."""
+        if self.texts or self.tool_calls or self._reasoning or stop_reason in _WITHOUT_WORDS:
+            return
+        if (figures.output or 0) > _SILENT_TOKENS or not figures:
+            raise Malformed
 
     def whole(self, stop_reason: str | None, usage: TokenUsage, model: str, notes: Notes) -> WholeAnswer:
         """An answer by the tool we added has stopped: it calls nothing."""
@@ -92,40 +103,83 @@ class Content:
     def _kept_reasoning(self) -> Json:
         if not self._reasoning:
             return None
-        return {"format": REASONING_FORMAT, "model": self._model, "blocks": self._reasoning}
-
-
-def read_usage(raw: bytes | msgspec.Raw) -> AnthropicUsage | None:
-    """None where there is none that can be read; a billed answer is not lost for its figures."""
-    try:
-        return decode(_USAGE, bytes(raw))
-    except Malformed:
-        return None
-
-
-def billed(usage: AnthropicUsage | None, call: ModelCall, output_bytes: int) -> TokenUsage:
-    if usage is None or usage.output_tokens is None:
-        return estimated_usage(call, output_bytes)
-    return anthropic_usage(usage)
+        return {"format": REASONING_FORMAT, "model": self._model, "blocks": [[place, block] for place, block in self._reasoning]}
 
 
 def read_answer(raw: bytes, call: ModelCall, notes: Notes) -> WholeAnswer:
-    """Raises Malformed."""
-    message = decode(_MESSAGE, raw)
+    """Raises Malformed, and ProviderError for an error body."""
+    message = decode(_BODY, raw)
+    if not isinstance(message, Mapping):
+        raise Malformed
+    if message.get("type") == "error" or ("content" not in message and message.get("error")):
+        raise stream_failure(message, None)
+    stop_reason = word(message.get("stop_reason"))
+    figures = anthropic_figures(message.get("usage"), notes)
     content = Content(call)
-    for raw_block in message.content:
-        _add_block(content, bytes(raw_block), notes)
-    usage = billed(read_usage(message.usage), call, answer_bytes("".join(content.texts), content.tool_calls))
-    return content.whole(message.stop_reason, usage, clean(message.model), notes)
+    written = _inputs(raw)
+    for place, block in enumerate(_blocks(message.get("content"), stop_reason)):
+        _add_block(content, block, notes, written.get(place))
+    content.require_words(stop_reason, figures)
+    usage = anthropic_usage(figures, call, content.output_bytes, notes)
+    return content.whole(stop_reason, usage, clean(word(message.get("model")) or call.model), notes)
 
 
-def _add_block(content: Content, raw: bytes, notes: Notes) -> None:
-    block = decode(_BLOCK, raw)
-    if block.type == "text":
-        content.texts.append(clean(block.text))
-    elif block.type == "tool_use":
-        content.add_tool_use(block.id, block.name, bytes(block.input).decode("utf-8", "replace"))
-    elif block.type in _REASONING:
-        content.add_reasoning(decode(_OBJECT, raw))
+def read_billed(body: Mapping[str, object], call: ModelCall, output_bytes: int) -> TokenUsage | None:
+    """What an answer that cannot be used says that it cost."""
+    figures = anthropic_figures(body.get("usage"))
+    return anthropic_usage(figures, call, output_bytes) if figures else None
+
+
+def _blocks(content: object, stop_reason: str | None) -> Sequence[object]:
+    if isinstance(content, list):
+        return content
+    if isinstance(content, (str, Mapping)):
+        return (content,)
+    if content is None and stop_reason in _WITHOUT_WORDS:
+        return ()
+    raise Malformed
+
+
+def _inputs(raw: bytes) -> dict[int, str]:
+    """The arguments of tool calls as they were written, by the place of their block."""
+    try:
+        blocks = decode(_RAW_BODY, raw).content
+    except Malformed:
+        return {}
+    return {
+        place: bytes(block.input).decode("utf-8", "replace")
+        for place, block in enumerate(blocks)
+        if bytes(block.input)[:1] == b"{"
+    }
+
+
+def _add_block(content: Content, block: object, notes: Notes, written: str | None) -> None:
+    if isinstance(block, str):
+        block = {"type": "text", "text": block}
+    if not isinstance(block, Mapping):
+        raise Malformed
+    kind, text = block.get("type"), block.get("text")
+    if kind in _REASONING:
+        content.add_reasoning(dict(block))
+    elif kind == "tool_use":
+        name = word(block.get("name"))
+        if name is None:
+            raise Malformed
+        content.add_tool_use(str(block.get("id") or new_tool_use_id()), name, written or tool_input(block.get("input")))
+    elif isinstance(text, str):
+        content.texts.append(clean(text))
+    elif kind is None or kind == "text" or not isinstance(kind, str):
+        raise Malformed
     else:
-        notes.add("A part of the answer that is of no kind known here was left out.")
+        notes.add(UNKNOWN_PART)
+
+
+def tool_input(value: object) -> str:
+    """JSON text, as it is sent on."""
+    if isinstance(value, str):
+        return value or "{}"
+    return "{}" if value is None else msgspec.json.encode(value).decode()
+
+
+def new_tool_use_id() -> str:
+    return f"toolu_{os.urandom(12).hex()}"

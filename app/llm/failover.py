@@ -123,13 +123,13 @@ class Failover:
         return reasons.pop() or ProblemCode.PROVIDER_ERROR
 
     def _seconds_of_waiting(self, guarded: Guarded) -> float:
-        return 0.0 if guarded.breaker.seconds_to_probe > 0 else guarded.limiter.seconds_until(self._tokens)
+        return 0.0 if guarded.breaker.seconds_to_probe > 0 else guarded.seconds_until(self._tokens)
 
     def _pass_over(self, guarded: Guarded) -> None:
         if guarded.target not in self._passed_over:
             self._passed_over.add(guarded.target)
             guarded.skip(AttemptOutcome.SKIPPED_LIMIT, self.journey)
-            seconds = guarded.limiter.seconds_until(self._tokens)
+            seconds = guarded.seconds_until(self._tokens)
             message = f"The rate limit of {guarded.name} has no room."
             self._refused = RateLimited(message, timedelta(seconds=max(1.0, seconds)), guarded.name)
 

@@ -140,13 +140,16 @@ def _number(text: str | None) -> float | None:
 
 def rate_limits(headers: Mapping[str, str], requests: str, tokens: tuple[str, ...]) -> RateLimitReport | None:
     """What the named headers say is left, the smallest of `tokens`; None where they say nothing."""
-    requests_left = _count(headers.get(requests))
-    tokens_left = [count for name in tokens if (count := _count(headers.get(name))) is not None]
+    requests_left = _left(headers, requests)
+    tokens_left = [count for name in tokens if (count := _left(headers, name)) is not None]
     if requests_left is None and not tokens_left:
         return None
     return RateLimitReport(requests_left, min(tokens_left, default=None))
 
 
-def _count(text: str | None) -> int | None:
-    value = _number(text)
-    return int(min(max(value, 0.0), _LARGEST_COUNT)) if value is not None else None
+def _left(headers: Mapping[str, str], name: str) -> int | None:
+    """A negative number says that nothing is known, and so does nothing left of a limit of nothing."""
+    remaining, limit = _number(headers.get(name)), _number(headers.get(name.replace("remaining", "limit")))
+    if remaining is None or remaining < 0 or (limit is not None and limit <= 0):
+        return None
+    return int(min(remaining, _LARGEST_COUNT))

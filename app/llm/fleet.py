@@ -16,6 +16,7 @@ from prometheus_client import CollectorRegistry
 
 from app.clock import Clock
 from app.errors import SettingsError
+from app.llm.allowance import ModelAllowance
 from app.llm.breaker import Breaker, BreakerState, BreakerStatus
 from app.llm.breaker_shared import SharedBreaker
 from app.llm.coordination import Coordination
@@ -131,7 +132,7 @@ class _Member:
             health=self.monitor.health,
             checked_at=self.monitor.checked_at,
             breakers=tuple(ModelBreaker(model, guarded.breaker.state) for model, guarded in self.guards.items()),
-            limiters=tuple(self.limiter.states),
+            limiters=(*self.limiter.states, *(state for guarded in self.guards.values() for state in guarded.allowance.states())),
             metrics=self._fleet.metrics.window(self.settings.name).metrics(),
         )
 
@@ -150,6 +151,7 @@ class _Member:
             self.provider,
             breaker=SharedBreaker(breaker, str(target), fleet.board, settings.probe_after.total_seconds()),
             limiter=self.limiter,
+            allowance=ModelAllowance(target, rates_of(self.settings), self.settings.limits.queue_timeout, fleet.clock),
             retry=self.retry,
             clock=fleet.clock,
             finished=fleet.publish,

@@ -16,6 +16,7 @@ from app.attempts import Attempt, AttemptOutcome
 from app.clock import Clock
 from app.errors import FailureKind, GreenLangError, ProviderError, Refused
 from app.ids import new_uuid
+from app.llm.allowance import ModelAllowance
 from app.llm.breaker import BreakerState, Permit
 from app.llm.limiter import Limiter, Reservation
 from app.llm.messages import Answer, AnswerEnd, EmbedCall, Embedded, ModelCall, StreamPart
@@ -174,7 +175,7 @@ class _Try:
         self._is_open = False
         self._guarded.breaker.succeeded(self._permit)
         self._hold.settle(result.usage)
-        self._heed(result.rate_limits)
+        self._apply(result.rate_limits)
         self._report(
             AttemptOutcome.SUCCEEDED,
             status_code=result.status_code,
@@ -190,7 +191,7 @@ class _Try:
         else:
             self._guarded.breaker.released(self._permit)
         self._settle_failure(error)
-        self._heed(error.rate_limits)
+        self._apply(error.rate_limits)
         outcome = _OUTCOMES.get(kind, AttemptOutcome.FAILED)
         reason = _REASONS.get(kind, ProblemCode.PROVIDER_ERROR)
         self._report(
@@ -216,9 +217,9 @@ class _Try:
             self._hold.keep()
             self._report(AttemptOutcome.CANCELLED, reason=ProblemCode.CANCELLED)
 
-    def _heed(self, report: RateLimitReport | None) -> None:
+    def _apply(self, report: RateLimitReport | None) -> None:
         if report is not None:
-            self._guarded.limiter.correct(report)
+            self._guarded.allowance.apply(report)
 
     def _settle_failure(self, error: ProviderError) -> None:
         if error.unanswered_seconds is not None:
@@ -272,11 +273,13 @@ class Guarded:
         retry: Retry,
         clock: Clock,
         finished: Callable[[AttemptFinished], None],
+        allowance: ModelAllowance,
         max_output_tokens: int | None = None,
     ) -> None:
         self.target = target
         self.breaker = breaker
         self.limiter = limiter
+        self.allowance = allowance
         self.clock = clock
         self._provider = provider
         self._retry = retry
@@ -335,6 +338,10 @@ class Guarded:
     async def close(self) -> None:
         """The provider is closed by whoever made it."""
 
+    def seconds_until(self, tokens: int) -> float:
+        """About how long a call with so many tokens would wait for room now."""
+        return max(self.limiter.seconds_until(tokens), self.allowance.seconds_until(tokens))
+
     def skip(self, outcome: AttemptOutcome, journey: Journey) -> None:
         """Records that nothing was sent here."""
         now = self.clock.now()
@@ -375,6 +382,7 @@ class Guarded:
             cap = cap or call.max_output_tokens
             cap = cap if self._max_output_tokens is None else min(cap, self._max_output_tokens)
         try:
+            await self.allowance.take(journey.input_tokens + cap, call.deadline)
             hold = await self.limiter.acquire(journey.tenant, journey.input_tokens + cap, call.deadline)
         except Refused as refused:
             refusal = cast(RateLimited, refused.reason)

@@ -20,7 +20,7 @@ from app.clock import Clock
 from app.errors import ProviderError, Refused
 from app.llm.routing import RateLimited
 from app.settings import ProviderLimits, ProviderSettings
-from app.usage import RateLimitReport, TokenUsage
+from app.usage import TokenUsage
 
 _SMALLEST_WAIT = 0.001
 
@@ -124,10 +124,6 @@ class Buckets(Protocol):
         """Puts back, or with negative amounts takes, what a settlement corrects."""
         ...
 
-    def correct(self, report: RateLimitReport) -> None:
-        """The provider says less is left than was thought."""
-        ...
-
     def states(self, waiting: int) -> list[LimiterState]: ...
 
 
@@ -163,11 +159,6 @@ class LocalBuckets:
             self._requests.change(requests)
         if self._tokens is not None and tokens:
             self._tokens.change(tokens)
-
-    def correct(self, report: RateLimitReport) -> None:
-        for bucket, remaining in ((self._requests, report.requests_remaining), (self._tokens, report.tokens_remaining)):
-            if bucket is not None and remaining is not None and remaining < bucket.available:
-                bucket.change(remaining - bucket.available)
 
     def missing(self) -> tuple[float, float]:
         """Requests and tokens that are not there for the moment."""
@@ -340,9 +331,6 @@ class Limiter:
         if requests or tokens:
             self._buckets.give(requests, tokens)
             self._woken.set()
-
-    def correct(self, report: RateLimitReport) -> None:
-        self._buckets.correct(report)
 
     async def close(self) -> None:
         if self._pump is not None:

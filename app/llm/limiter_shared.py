@@ -15,7 +15,6 @@ from app.clock import Clock
 from app.errors import StoreUnavailable
 from app.llm.limiter import LimiterKind, LimiterState, LocalBuckets, Rates
 from app.redis.clients import RedisClient, Script
-from app.usage import RateLimitReport
 
 _HAND_SHARE = 0.05
 _LOOK_EVERY_SECONDS = 2.0
@@ -73,7 +72,6 @@ class SharedBuckets:
         self._hand = [0.0, 0.0]
         self._used = [0.0, 0.0]
         self._wished = [0.0, 0.0]
-        self._most = [_UNKNOWN, _UNKNOWN]
         self._seen = [limit or 0.0 for limit in self._limits]
         self._seen_at = clock.monotonic()
         self._stale = True
@@ -130,15 +128,6 @@ class SharedBuckets:
         else:
             self._change_hand(requests, tokens)
 
-    def correct(self, report: RateLimitReport) -> None:
-        if self._alone is not None:
-            self._alone.correct(report)
-            return
-        for i, remaining in enumerate((report.requests_remaining, report.tokens_remaining)):
-            if remaining is not None and self._limits[i] is not None and remaining < self._left()[i]:
-                self._most[i] = float(remaining)
-                self._hand[i] = min(self._hand[i], float(remaining))
-
     def states(self, waiting: int) -> list[LimiterState]:
         if self._alone is not None:
             return self._alone.states(waiting)
@@ -172,9 +161,8 @@ class SharedBuckets:
                 self._go_alone()
 
     def _has_news(self) -> bool:
-        corrected = any(most != _UNKNOWN for most in self._most)
         looked = self._clock.monotonic() - self._seen_at < _LOOK_EVERY_SECONDS and not self._stale
-        return corrected or any(self._wished) or any(self._surplus()) or not looked
+        return any(self._wished) or any(self._surplus()) or not looked
 
     async def _level(self) -> None:
         surplus = self._surplus()
@@ -235,10 +223,9 @@ class SharedBuckets:
 
     async def _exchange(self, given: list[float], needed: list[float], patience: float) -> tuple[list[float], float]:
         """One round trip: what was taken, and the seconds until it may be used."""
-        most, self._most = self._most, [_UNKNOWN, _UNKNOWN]
         limits = [_UNKNOWN if limit is None else limit for limit in self._limits]
         wished = [max(0.0, wish - max(0.0, hand)) for wish, hand in zip(self._wished, self._hand, strict=True)]
-        arguments = (*limits, *given, *most, *needed, *wished, patience)
+        arguments = (*limits, *given, *needed, *wished, patience)
         answer = cast(list[bytes], await self._redis.evaluate(self._script, self._key, *arguments))
         requests, tokens, seconds, *self._seen = (float(part) for part in answer)
         self._seen_at = self._clock.monotonic()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from openai import APIConnectionError, APIStatusError, AsyncOpenAI, DefaultAioHttpClient, Omit
 
 from app.clock import Clock
@@ -11,13 +13,14 @@ from app.llm.answers import WholeAnswer
 from app.llm.keyring import build_keyring
 from app.llm.messages import EmbedCall, Embedded, ModelCall
 from app.llm.openai_request import PARAMETERS, encode_embedding, encode_request
-from app.llm.openai_response import read_answer, read_embeddings
+from app.llm.openai_response import read_answer, read_billed, read_embeddings
 from app.llm.openai_stream import OpenAIStream
 from app.llm.unsupported import Notes
-from app.llm.upstream import Sdk, Upstream, answer_had_begun, client_options, silence
-from app.llm.usage_mapping import broken_answer_usage, estimated_embedding_usage, openai_usage
+from app.llm.upstream import BrokenAnswer, Sdk, Upstream, client_options, silence
+from app.llm.usage_mapping import embedding_usage, estimated_embedding_usage, salvaged_embedding_usage
 from app.llm.wire_text import Malformed, clean
 from app.settings import ProviderKindName, ProviderSettings
+from app.usage import TokenUsage
 
 _BASE_URL = "https://api.openai.com/v1"
 _KEY_OF_EACH_REQUEST = "-"
@@ -58,13 +61,16 @@ class OpenAIProvider(Adapter):
     def read_answer(self, raw: bytes, call: ModelCall, notes: Notes) -> WholeAnswer:
         return read_answer(raw, call, notes)
 
+    def read_billed(self, body: Mapping[str, object], call: ModelCall, output_bytes: int) -> TokenUsage | None:
+        return read_billed(body, call, output_bytes)
+
     def reader(self, call: ModelCall, notes: Notes, provider_request_id: str | None) -> OpenAIStream:
         return OpenAIStream(call, notes, provider_request_id)
 
     async def embed(self, call: EmbedCall) -> Embedded:
         """Vectors of another length than `dimensions` are SCHEMA_MISMATCH: a server that ignores it must not go unnoticed."""
         try:
-            response = await self._upstream.post(
+            begun = await self._upstream.post(
                 "/embeddings",
                 encode_embedding(call),
                 model=call.model,
@@ -73,20 +79,21 @@ class OpenAIProvider(Adapter):
                 holder=call.holder,
             )
         except ProviderError as error:
-            if answer_had_begun(error) or error.unanswered_seconds is not None:
+            if isinstance(error, BrokenAnswer) or error.unanswered_seconds is not None:
                 error.usage = estimated_embedding_usage(call)
             raise
+        response, raw = begun.response, bytes(begun.received)
         request_id = self._upstream.request_id(response)
         try:
-            vectors, figures, model = read_embeddings(response.content, len(call.texts))
+            vectors, figures, model = read_embeddings(raw, len(call.texts))
         except Malformed:
             raise ProviderError(
                 FailureKind.MALFORMED,
                 status_code=response.status_code,
                 provider_request_id=request_id,
-                usage=broken_answer_usage(response.content, estimated_embedding_usage(call)),
+                usage=salvaged_embedding_usage(raw, call),
             ) from None
-        usage = openai_usage(figures) if figures is not None else estimated_embedding_usage(call)
+        usage = embedding_usage(figures, call)
         if call.dimensions is not None and any(len(vector) != call.dimensions for vector in vectors):
             raise ProviderError(
                 FailureKind.SCHEMA_MISMATCH,

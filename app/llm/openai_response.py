@@ -16,11 +16,14 @@ import msgspec
 
 from app.errors import FailureKind, ProviderError
 from app.llm.answers import UNKNOWN_FINISH, WholeAnswer
+from app.llm.failures import stream_failure
 from app.llm.messages import FinishReason, Json, ModelCall, ToolCall
-from app.llm.openai_request import REASONING_FIELDS, REASONING_FORMAT
+from app.llm.openai_content import CallPiece, MessageParts, first_choice, read_message
+from app.llm.openai_request import REASONING_FORMAT
 from app.llm.unsupported import Notes
-from app.llm.usage_mapping import OpenAIUsage, answer_bytes, estimated_usage, openai_usage
-from app.llm.wire_text import Malformed, clean, decode
+from app.llm.usage_figures import Figures, openai_figures, openai_figures_of
+from app.llm.usage_mapping import answer_bytes, openai_usage
+from app.llm.wire_text import Malformed, clean, decode, word
 from app.usage import TokenUsage
 
 _FINISHED = {
@@ -32,96 +35,88 @@ _FINISHED = {
 }
 _BROKEN_OFF = {"abort": FailureKind.TRUNCATED, "error": FailureKind.SERVER_ERROR}
 """Finish reasons of compatible servers that mean there is no whole answer."""
-
-
-class Function(msgspec.Struct, gc=False):
-    name: str | None = None
-    arguments: str | dict[str, Any] | None = None
-
-
-class ToolCallBody(msgspec.Struct, gc=False):
-    index: int | None = None
-    id: str | None = None
-    function: Function | None = None
-
-
-class MessageBody(msgspec.Struct, gc=False):
-    content: str | None = None
-    refusal: str | None = None
-    tool_calls: list[ToolCallBody] | None = None
-    reasoning_content: str | None = None
-    reasoning: Any = None
-
-
-class Choice(msgspec.Struct, gc=False):
-    message: MessageBody
-    finish_reason: str | None = None
-
-
-class CompletionBody(msgspec.Struct, gc=False):
-    choices: list[Choice]
-    model: str | None = None
-    usage: msgspec.Raw = msgspec.Raw(b"null")
-    service_tier: Any = None
+_WITHOUT_WORDS = {"length", "content_filter", *_BROKEN_OFF}
 
 
 class EmbeddingBody(msgspec.Struct, gc=False):
     embedding: str | list[float]
-    index: int | None = None
+    index: Any = None
 
 
 class EmbeddingsBody(msgspec.Struct, gc=False):
     data: list[EmbeddingBody]
-    model: str | None = None
-    usage: msgspec.Raw = msgspec.Raw(b"null")
+    model: Any = None
+    usage: Any = None
 
 
-_COMPLETION = msgspec.json.Decoder(CompletionBody)
+_BODY = msgspec.json.Decoder(Any)
 _EMBEDDINGS = msgspec.json.Decoder(EmbeddingsBody)
-_USAGE: msgspec.json.Decoder[OpenAIUsage | None] = msgspec.json.Decoder(OpenAIUsage | None)
-
-
-def read_usage(raw: bytes | msgspec.Raw) -> OpenAIUsage | None:
-    """None where there is none that can be read; a billed answer is not lost for its figures."""
-    if raw == b"null":
-        return None
-    try:
-        usage = decode(_USAGE, bytes(raw))
-    except Malformed:
-        return None
-    return usage if usage is not None and usage.prompt_tokens is not None else None
-
-
-def billed(usage: OpenAIUsage | None, call: ModelCall, output_bytes: int, service_tier: object) -> TokenUsage:
-    return openai_usage(usage, service_tier) if usage is not None else estimated_usage(call, output_bytes)
+_SILENT_TOKENS = 8
+"""An answer without any words may have as many tokens: those that only end it."""
 
 
 def read_answer(raw: bytes, call: ModelCall, notes: Notes) -> WholeAnswer:
-    """Raises Malformed, and ProviderError where the finish reason says that the answer is not whole."""
-    body = decode(_COMPLETION, raw)
-    if not body.choices:
+    """Raises Malformed, and ProviderError for an error body or where the finish reason says that the answer is not whole."""
+    body = decode(_BODY, raw)
+    if not isinstance(body, Mapping):
         raise Malformed
-    message = body.choices[0].message
-    tool_calls = tuple(map(_tool_call, message.tool_calls or ()))
+    choice = first_choice(body.get("choices"))
+    if choice is None:
+        if body.get("error") or body.get("object") == "error":
+            raise stream_failure(body, None)
+        raise Malformed
+    finish = word(choice.get("finish_reason"))
+    parts = read_message(_message(choice, finish), notes)
+    figures = openai_figures_of(body, notes)
+    if parts.text is None and figures.output != 0:
+        require_words(parts, finish, silent_tokens=-1, figures=figures)
+    tool_calls = tuple(map(_tool_call, parts.calls))
+    output_bytes = answer_bytes(parts.text or parts.refusal, tool_calls) + sum(
+        len(text.encode()) for text in parts.reasoning.values()
+    )
     return build_answer(
-        text=message.content,
-        refusal=message.refusal,
-        tool_calls=tool_calls,
-        reasoning={name: value for name in REASONING_FIELDS if isinstance(value := getattr(message, name), str) and value},
-        finish=body.choices[0].finish_reason,
-        usage=billed(
-            read_usage(body.usage), call, answer_bytes(message.content or message.refusal, tool_calls), body.service_tier
-        ),
-        model=body.model or call.model,
+        parts.text,
+        parts.refusal,
+        tool_calls,
+        reasoning=parts.reasoning,
+        finish=finish,
+        usage=openai_usage(figures, call, output_bytes, body.get("service_tier"), notes),
+        model=word(body.get("model")) or call.model,
         notes=notes,
     )
 
 
+def read_billed(body: Mapping[str, object], call: ModelCall, output_bytes: int) -> TokenUsage | None:
+    """What an answer that cannot be used says that it cost."""
+    figures = openai_figures_of(body)
+    return openai_usage(figures, call, output_bytes, body.get("service_tier")) if figures else None
+
+
+def require_words(parts: MessageParts, finish: str | None, *, figures: Figures, silent_tokens: int = _SILENT_TOKENS) -> None:
+    """Raises Malformed where an answer has ended well, was billed for words, and has none that can be read."""
+    shown = (figures.output or 0) - (figures.reasoning or 0)
+    if parts.is_empty and finish not in _WITHOUT_WORDS and (shown > silent_tokens or not figures):
+        raise Malformed
+
+
+def _message(choice: Mapping[str, object], finish: str | None) -> Mapping[str, object]:
+    for name in ("message", "delta"):
+        message = choice.get(name)
+        if isinstance(message, Mapping):
+            return message
+    text = choice.get("text", choice.get("message"))
+    if isinstance(text, str):
+        return {"content": text}
+    if finish in _WITHOUT_WORDS:
+        return {}
+    raise Malformed
+
+
 def build_answer(
-    *,
     text: str | None,
     refusal: str | None,
     tool_calls: tuple[ToolCall, ...],
+    *,
     reasoning: Mapping[str, str],
     finish: str | None,
     usage: TokenUsage,
@@ -146,28 +141,25 @@ def new_tool_call_id() -> str:
     return f"call_{os.urandom(12).hex()}"
 
 
-def arguments_text(arguments: str | dict[str, Any] | None) -> str:
-    """Some servers send an object where the protocol has its JSON text."""
-    if isinstance(arguments, dict):
-        return msgspec.json.encode(arguments).decode()
-    return clean(arguments or "")
-
-
-def _tool_call(body: ToolCallBody) -> ToolCall:
-    if body.function is None or not body.function.name:
+def _tool_call(piece: CallPiece) -> ToolCall:
+    if piece.name is None:
         raise Malformed
-    call_id = clean(body.id) if body.id else new_tool_call_id()
-    return ToolCall(call_id, clean(body.function.name), arguments_text(body.function.arguments) or "{}")
+    call_id = clean(piece.id) if piece.id else new_tool_call_id()
+    return ToolCall(call_id, clean(piece.name), clean(piece.arguments) or "{}")
 
 
-def read_embeddings(raw: bytes, count: int) -> tuple[tuple[tuple[float, ...], ...], OpenAIUsage | None, str | None]:
+def read_embeddings(raw: bytes, count: int) -> tuple[tuple[tuple[float, ...], ...], Figures, str | None]:
     """Vectors in the order of the texts, usage and model. Raises Malformed, also where there are not `count` vectors."""
     body = decode(_EMBEDDINGS, raw)
-    rows = sorted(enumerate(body.data), key=lambda row: row[0] if row[1].index is None else row[1].index)
+    rows = sorted(enumerate(body.data), key=lambda row: _place(row[0], row[1].index))
     vectors = tuple(_vector(row.embedding) for _, row in rows)
     if len(vectors) != count or not all(vectors):
         raise Malformed
-    return vectors, read_usage(body.usage), body.model
+    return vectors, openai_figures(body.usage), word(body.model)
+
+
+def _place(place: int, index: object) -> int:
+    return index if isinstance(index, int) else place
 
 
 def _vector(embedding: str | list[float]) -> tuple[float, ...]:

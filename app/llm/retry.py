@@ -12,7 +12,7 @@ from app.errors import ProviderError
 from app.settings import RetrySettings
 
 _SAVED_SECONDS = 10.0
-_TRIES_WITH_FALLBACK = 2
+_SHORT_OF_TRIES = 2
 
 
 class RetryBudget:
@@ -56,10 +56,12 @@ class Retry:
         """Seconds to wait before the next try after `tries` failed ones, or None where there is to be none.
 
         `retry-after` is a lower bound. `patient` is False where another target is left: it is then asked once more at most,
-        and not if that means to wait longer than any backoff.
+        and not if that means to wait longer than any backoff. An answer that was bought and cannot be read is asked for once
+        more where no other target is left.
         """
-        most = self._settings.attempts if patient else min(self._settings.attempts, _TRIES_WITH_FALLBACK)
-        if not error.retryable or tries >= most:
+        is_short = error.was_bought or not patient
+        most = min(self._settings.attempts, _SHORT_OF_TRIES) if is_short else self._settings.attempts
+        if not error.retryable or tries >= most or (error.was_bought and not patient):
             return None
         delay = self.backoff(tries)
         if error.retry_after is not None:

@@ -270,7 +270,7 @@ class Router:
         assert guarded is not None
         if guarded.breaker.seconds_to_probe > 0:
             return f"circuit open for {guarded.breaker.seconds_to_probe:.0f} s more"
-        seconds = guarded.limiter.seconds_until(needs.input_tokens)
+        seconds = guarded.seconds_until(needs.input_tokens)
         return f"rate limit leaves no room for {max(seconds, 0.1):.1f} s" if seconds else None
 
     def _candidate(

@@ -25,7 +25,7 @@ from app.llm.connection_pool import PROBES, ConnectionPool
 from app.llm.failure_table import look_up
 from app.llm.keyring import ApiKey, Keyring
 from app.llm.pace import SHORTEST_WAIT, Ticks, waiting_seconds
-from app.llm.sse import EventTooLarge, SseReader
+from app.llm.sse import LARGEST_EVENT, EventTooLarge, SseReader
 from app.llm.wire_text import clean
 from app.settings import ProviderSettings, ProviderTimeouts
 from app.time_limit import TimeLimit
@@ -38,6 +38,7 @@ _CONNECTING_SHARE = 0.9
 """Of a time limit that is shorter than connecting may take. The rest is for what the SDK does before it connects."""
 _EXACT_SECONDS = 5.0
 _GRACE_SECONDS = 1.0
+"""For the usage of an answer that is complete."""
 _DRAIN_SECONDS = 0.1
 _KEEP_ALIVE_SECONDS = 4.0
 _LONGEST_ID = 200
@@ -73,6 +74,23 @@ class ParameterRefused(ProviderError):
         self.parameter = parameter
 
 
+class BrokenAnswer(ProviderError):
+    """A whole answer that had begun and broke off: what came of it, and in what time."""
+
+    def __init__(self, kind: FailureKind, begun: Begun, seconds: float, provider_request_id: str | None) -> None:
+        super().__init__(kind, status_code=begun.response.status_code, provider_request_id=provider_request_id)
+        self.received = bytes(begun.received)
+        self.seconds = seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """An answer whose head has come, and what has come of its body."""
+
+    response: httpx2.Response
+    received: bytearray
+
+
 def silence(*loggers: str) -> None:
     """At DEBUG the SDKs log keys and prompts, so they never get to, whatever level the service itself logs at."""
     for name in loggers:
@@ -102,11 +120,6 @@ def _before_rounding(seconds: float) -> float:
     return seconds if seconds <= _EXACT_SECONDS else max(_EXACT_SECONDS, seconds - 1)
 
 
-def answer_had_begun(failure: ProviderError) -> bool:
-    """So its provider bills it."""
-    return failure.status_code is not None and failure.status_code < 300
-
-
 def patience(timeouts: ProviderTimeouts, max_output_tokens: int) -> timedelta:
     """How long a whole answer may take. It shows no first token, so a long one gets the same time again for every 2,048
     tokens of its cap; a silent target is still left in bounded time."""
@@ -127,21 +140,21 @@ class Upstream:
 
     async def post(
         self, path: str, body: bytes, *, model: str, deadline: float, patience: timedelta, holder: Holder = NOBODY
-    ) -> httpx2.Response:
-        """The whole answer, status below 300. Raises ProviderError, with that status where an answer had begun."""
+    ) -> Begun:
+        """The whole answer, status below 300. Raises ProviderError, BrokenAnswer where an answer had begun."""
 
-        async def send(key: ApiKey) -> httpx2.Response:
-            begun: list[httpx2.Response] = []
+        async def send(key: ApiKey) -> Begun:
+            begun: list[Begun] = []
             await self._acquire(deadline, holder)
+            began_at = self._clock.monotonic()
             try:
-                return await self._within(partial(self._whole, path, body, begun), key, deadline, patience)
+                await self._within(partial(self._whole, path, body, begun), key, deadline, patience)
+                return begun[0]
             except ProviderError as failure:
                 if not begun:
                     raise
                 kind = FailureKind.TRUNCATED if failure.kind is FailureKind.CONNECTION else failure.kind
-                raise ProviderError(
-                    kind, status_code=begun[0].status_code, provider_request_id=self.request_id(begun[0])
-                ) from None
+                raise BrokenAnswer(kind, begun[0], -self.until(began_at), self.request_id(begun[0].response)) from None
             finally:
                 self._pool.give_back(holder)
 
@@ -153,12 +166,14 @@ class Upstream:
         )
         return response
 
-    async def _whole(self, path: str, body: bytes, begun: list[httpx2.Response], options: Options) -> httpx2.Response:
+    async def _whole(self, path: str, body: bytes, begun: list[Begun], options: Options) -> httpx2.Response:
         """`begun` gets the answer when its head has come."""
         response = await self._head(path, body, options)
-        begun.append(response)
+        received = bytearray()
+        begun.append(Begun(response, received))
         try:
-            await response.aread()
+            async for chunk in response.aiter_bytes():
+                received += chunk
         finally:
             await response.aclose()
         return response
@@ -342,11 +357,13 @@ class EventStream:
         self._holder = holder
         self.phase = Phase.FIRST
         self._upstream = upstream
+        self._opened_at = upstream.later(0)
         self._first_by = first_by
         self._rest_by: float | None = None
         self._deadline = deadline
         self._time_limit = TimeLimit()
         self._reader = SseReader()
+        self._plain: bytearray | None = bytearray()
         self._chunks = _chunks(response)
         self._gathers = False
         self.sends_events = response.headers.get("content-type", "").lower().startswith("text/event-stream")
@@ -366,7 +383,7 @@ class EventStream:
             with self._time_limit.of(limit):
                 chunk = await anext(self._chunks)
             self._gathers = len(chunk) < _LARGE_CHUNK
-            return self._reader.feed(chunk)
+            return self._reader.feed(chunk) if self._plain is None else self._feed_first(chunk)
         except StopAsyncIteration:
             self.ended = True
             return self._reader.flush()
@@ -375,6 +392,28 @@ class EventStream:
             if self.phase is Phase.COMPLETE:
                 return None
             raise self._failure(error, kind) from None
+
+    @property
+    def document(self) -> bytes:
+        """The body, where it is one JSON object and no stream of events."""
+        return bytes(self._plain or b"")
+
+    def _feed_first(self, chunk: bytes) -> list[bytes]:
+        """Until it shows what the body is. A line of an event stream never begins with a brace."""
+        assert self._plain is not None
+        self._plain += chunk
+        begin = self._plain.lstrip()
+        if not begin or begin.startswith(b"{"):
+            if len(self._plain) > LARGEST_EVENT:
+                raise EventTooLarge
+            return []
+        chunk, self._plain = bytes(self._plain), None
+        return self._reader.feed(chunk)
+
+    @property
+    def seconds(self) -> float:
+        """Since it was opened."""
+        return -self._upstream.until(self._opened_at)
 
     async def drain(self) -> None:
         """Reads on to the end of a finished body for a moment, so that its connection can be used again."""

@@ -43,3 +43,8 @@ def _repair(match: re.Match[bytes]) -> bytes:
 def clean(text: str) -> str:
     """NUL becomes U+FFFD."""
     return text.replace("\0", REPLACEMENT) if "\0" in text else text
+
+
+def word(value: object) -> str | None:
+    """The text, where it is one that says something."""
+    return value if isinstance(value, str) and value else None

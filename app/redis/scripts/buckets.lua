@@ -2,9 +2,8 @@
 -- KEYS[1]  hash: requests, tokens (what is available), at (seconds)
 -- ARGV     1 requests a minute, 2 tokens a minute (-1: no limit)
 --          3 requests, 4 tokens given back (negative: used beyond what was taken)
---          5 requests, 6 tokens known to be left at most (-1: unknown)
---          7 requests, 8 tokens needed, 9 requests, 10 tokens wished for on top
---          11 patience: seconds that the asker would wait at most
+--          5 requests, 6 tokens needed, 7 requests, 8 tokens wished for on top
+--          9 patience: seconds that the asker would wait at most
 -- Returns  requests and tokens taken, seconds to wait before they may be used, requests and tokens available
 -- What is needed and not there yet is taken in advance where the asker has the patience: so askers are served in the order
 -- they came, and a large one is not starved by small ones. What is wished for is only taken from the upper half.
@@ -17,13 +16,11 @@ local limit, available, needed, wished = {}, {}, {}, {}
 local wait = 0
 for i = 1, 2 do
   limit[i] = tonumber(ARGV[i])
-  needed[i] = tonumber(ARGV[6 + i])
-  wished[i] = tonumber(ARGV[8 + i])
+  needed[i] = tonumber(ARGV[4 + i])
+  wished[i] = tonumber(ARGV[6 + i])
   if limit[i] >= 0 then
     local amount = math.min(limit[i], (tonumber(held[i]) or limit[i]) + elapsed * limit[i] / 60)
     amount = math.max(-limit[i], math.min(limit[i], amount + tonumber(ARGV[2 + i])))
-    local most = tonumber(ARGV[4 + i])
-    if most >= 0 then amount = math.min(amount, most) end
     available[i] = amount
     needed[i] = math.min(needed[i], limit[i])
     wait = math.max(wait, (needed[i] - amount) / (limit[i] / 60))
@@ -34,7 +31,7 @@ local taken = {0, 0}
 for i = 1, 2 do
   if limit[i] < 0 then
     taken[i] = needed[i] + wished[i]
-  elseif wait <= tonumber(ARGV[11]) then
+  elseif wait <= tonumber(ARGV[9]) then
     taken[i] = needed[i]
     if wait == 0 then
       taken[i] = taken[i] + math.max(0, math.min(wished[i], available[i] - needed[i] - limit[i] / 2))

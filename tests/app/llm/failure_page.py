@@ -44,8 +44,8 @@ _MOVES = {True: "yes", False: "no"}
 
 def _effect(kind: FailureKind) -> str:
     error = ProviderError(kind)
-    bought = ProviderError(kind, usage=TokenUsage(confirmed=False))
-    retried = _MOVES[error.retryable] if error.retryable == bought.retryable else "unless it is charged"
+    bought = ProviderError(kind, usage=TokenUsage(confirmed=False)).was_bought
+    retried = "once, if it is charged and no target is left" if bought else _MOVES[error.retryable]
     cells = (
         kind.value,
         _MOVES[error.concerns_key],

@@ -87,4 +87,20 @@ class TestRateLimits:
 
     def test_are_unknown_where_nothing_readable_is_said(self) -> None:
         assert rate_limits({"r": "many"}, "r", ("t",)) is None
-        assert rate_limits({"t": "-1"}, "r", ("t",)) == RateLimitReport(None, 0)
+
+    @pytest.mark.parametrize(
+        "headers",
+        [
+            {"x-remaining-t": "-1", "x-limit-t": "-1", "x-remaining-r": "-1"},
+            {"x-remaining-t": "0", "x-limit-t": "0"},
+            {"x-remaining-t": "nan"},
+            {"x-remaining-t": ""},
+            {"x-remaining-t": "unlimited"},
+        ],
+    )
+    def test_that_are_unknown_are_not_nothing(self, headers: dict[str, str]) -> None:
+        assert rate_limits(headers, "x-remaining-r", ("x-remaining-t",)) is None
+
+    def test_of_nothing_left_are_nothing_left(self) -> None:
+        headers = {"x-remaining-t": "0", "x-limit-t": "6000"}
+        assert rate_limits(headers, "x-remaining-r", ("x-remaining-t",)) == RateLimitReport(None, 0)

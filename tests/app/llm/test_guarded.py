@@ -124,18 +124,20 @@ class TestSettling:
         assert one.bench.attempts == []
         assert (one.available(LimiterKind.REQUESTS), one.available(LimiterKind.TOKENS)) == (100, 10_000)
 
-    async def test_a_report_of_the_provider_corrects_the_limiter(self) -> None:
+    async def test_a_report_of_the_provider_is_a_hint_of_its_model_alone(self) -> None:
         answer = replace(text_answer("x"), rate_limits=RateLimitReport(requests_remaining=3))
         one = One(Reply(answer))
         await one.guarded.complete(one.bench.call(), one.journey)
-        assert one.available(LimiterKind.REQUESTS) == 3
+        assert [(state.model, state.available) for state in one.guarded.allowance.states()] == [("m", 3)]
+        assert one.available(LimiterKind.REQUESTS) == 99
 
-    async def test_so_does_the_report_of_a_failure(self) -> None:
+    async def test_so_is_the_report_of_a_failure(self) -> None:
         error = ProviderError(FailureKind.RATE_LIMITED, status_code=429, rate_limits=RateLimitReport(tokens_remaining=30))
         one = One(Fail(error))
         waiting = asyncio.create_task(one.guarded.complete(one.bench.call(), one.journey))
         await settle()
-        assert one.available(LimiterKind.TOKENS) == 30
+        assert [(state.kind, state.available) for state in one.guarded.allowance.states()] == [(LimiterKind.TOKENS, 30)]
+        assert one.guarded.seconds_until(110) > 0
         waiting.cancel()
         await asyncio.gather(waiting, return_exceptions=True)
 

@@ -12,7 +12,7 @@ from app.errors import FailureKind, ProviderError, Refused
 from app.llm.limiter import Limiter, LimiterKind, LocalBuckets, Rates, Reservation, rates_of
 from app.llm.routing import RateLimited
 from app.settings import ProviderKindName, ProviderLimits, ProviderSettings
-from app.usage import RateLimitReport, TokenUsage
+from app.usage import TokenUsage
 from tests.app.llm.fleets import problem
 from tests.clocks import ManualClock, settle
 
@@ -239,16 +239,6 @@ class TestThroughput:
             await bench.limiter.close()
 
         asyncio.run(scenario())
-
-
-class TestProvidersHeaders:
-    async def test_they_only_correct_downwards(self) -> None:
-        bench = Bench()
-        bench.limiter.correct(RateLimitReport(requests_remaining=5, tokens_remaining=100_000))
-        assert bench.available(LimiterKind.REQUESTS) == 5
-        assert bench.available(LimiterKind.TOKENS) == 6_000
-        bench.limiter.correct(RateLimitReport(tokens_remaining=0))
-        assert bench.limiter.seconds_until(100) == pytest.approx(1)
 
 
 class TestRates:

@@ -16,7 +16,7 @@ from app.llm.limiter import Limiter, LimiterKind, LimiterState, Rates
 from app.llm.limiter_shared import SharedBuckets
 from app.redis.clients import RedisClient, Script, connect_redis
 from app.settings import ProviderLimits, RedisSettings
-from app.usage import RateLimitReport, TokenUsage
+from app.usage import TokenUsage
 from tests.services import full_redis
 
 pytestmark = pytest.mark.anyio
@@ -139,14 +139,6 @@ class TestOneLimitForAll:
         await one.coordination.sync()
         await two.buckets.fetch(1, 0)
         assert two.state().available < 3_200
-
-    async def test_a_providers_header_corrects_all_of_them(self, start: Start) -> None:
-        one, two = start(Rates(60, 6_000)), start(Rates(60, 6_000))
-        one.limiter.correct(RateLimitReport(tokens_remaining=50))
-        await one.coordination.sync()
-        await two.coordination.sync()
-        assert two.state().available < 120
-        assert two.state(LimiterKind.REQUESTS).available > 50
 
 
 class TestInHand:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from app.errors import FailureKind, ProviderError
 from app.llm.retry import Retry, RetryBudget
 from app.settings import RetrySettings
+from app.usage import TokenUsage
 from tests.clocks import ManualClock
 
 BROKEN = ProviderError(FailureKind.SERVER_ERROR)
@@ -55,6 +56,13 @@ class TestWhoIsAskedAgain:
         deadline = clock.monotonic() + 600
         assert [retry.delay(tries, BROKEN, deadline, patient=True) is None for tries in (1, 4, 5)] == [False, False, True]
         assert [retry.delay(tries, BROKEN, deadline, patient=False) is None for tries in (1, 2)] == [False, True]
+
+    def test_once_more_where_an_answer_that_cannot_be_read_was_paid_and_only_without_another_target(self) -> None:
+        retry, clock = build()
+        deadline = clock.monotonic() + 600
+        paid = ProviderError(FailureKind.MALFORMED, usage=TokenUsage(confirmed=False))
+        assert [retry.delay(tries, paid, deadline, patient=True) is None for tries in (1, 2)] == [False, True]
+        assert retry.delay(1, paid, deadline, patient=False) is None
 
     def test_a_long_retry_after_is_sat_out_only_where_no_other_target_is_left(self) -> None:
         retry, clock = build()
