@@ -27,6 +27,7 @@ _SALT_BYTES: Final = 16
 _NONCE_BYTES: Final = 12
 _OPEN: Final = b"\x00"
 _SEALED: Final = b"\x01"
+_BYTE_ORDER_MARK: Final = "\ufeff"
 _REFERENCE: Final = 'a secret is { env = "NAME" } or { file = "PATH" }'
 
 
@@ -50,7 +51,7 @@ class SecretReference(BaseModel):
         return self
 
     def reveal(self) -> str:
-        """The secret's value without blanks around it; raises SettingsError where there is none."""
+        """The secret's value without blanks or a byte order mark around it; raises SettingsError where there is none."""
         if self.env is not None:
             return _not_empty(os.environ.get(self.env, ""), f"env {self.env}", "is not set")
         assert self.file is not None
@@ -142,7 +143,7 @@ def _from_base64(text: str) -> bytes:
 
 
 def _not_empty(text: str, where: str, problem: str) -> str:
-    value = text.strip()
+    value = text.strip().strip(_BYTE_ORDER_MARK).strip()
     if not value:
         raise SettingsError(where, problem)
     return value

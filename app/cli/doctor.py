@@ -14,6 +14,7 @@ from app.db.sessions import Sessions
 from app.errors import FailureKind, GreenLangError, ProviderError, SettingsError
 from app.health.checks import Check
 from app.health.stores import postgres_check, redis_check
+from app.llm.doubts import doubts
 from app.llm.registry import build_providers
 from app.redis.clients import connect_redis
 from app.settings import ProviderSettings, Settings
@@ -51,6 +52,8 @@ def _examine(options: argparse.Namespace, clock: Clock) -> Iterator[Finding]:
         yield Finding("configuration", False, str(error))
         return
     yield Finding("configuration", True, f"{len(settings.providers)} providers, {len(settings.routes)} routes")
+    for place, problem in doubts(settings):
+        yield Finding("configuration", False, f"{place}: {problem}")
     yield from _stores(settings, clock)
     if keeps_content_in_clear(settings):
         yield Finding("content", True, "answers are kept in clear: configure content.encryption_keys", warns=True)

@@ -55,6 +55,8 @@ _STILL_UP = {
     FailureKind.UNSUPPORTED,
     FailureKind.UNKNOWN_REFUSAL,
 }
+READING_ERRORS = (Malformed, ValueError, TypeError, LookupError, AttributeError, RecursionError)
+"""An answer that makes its reader fail is one that cannot be read."""
 _UNCHECKED = {FinishReason.TOOL_CALLS, FinishReason.CONTENT_FILTER}
 
 _T = TypeVar("_T")
@@ -130,7 +132,7 @@ class Adapter(ABC):
             if raw.lstrip().startswith((b"data:", b"event:", b":")):
                 return self._read_events(raw, call, notes)
             return self.read_answer(raw, call, notes)
-        except Malformed:
+        except READING_ERRORS:
             error = self._malformed(response)
             error.usage = self._salvaged(raw, call, seconds)
             raise error from None
@@ -190,7 +192,7 @@ class Adapter(ABC):
     def _whole_of(self, reader: AnswerReader, source: EventStream) -> WholeAnswer:
         try:
             return reader.answer()
-        except Malformed:
+        except READING_ERRORS:
             error = self._malformed(source.response)
             error.usage = reader.usage()
             raise error from None
@@ -264,7 +266,7 @@ class Adapter(ABC):
         for payload in payloads:
             try:
                 parts += reader.read(payload)
-            except Malformed:
+            except READING_ERRORS:
                 if reader.complete:
                     reader.stopped = True
                     break

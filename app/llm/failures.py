@@ -5,6 +5,7 @@ A provider's raw text never leaves this file and the table of failures: it can h
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from app.llm.failure_table import look_up
 from app.settings import ProviderKindName
 from app.usage import RateLimitReport
 
+_log = logging.getLogger(__name__)
 _NO_CONNECTION = (aiohttp.ConnectionTimeoutError, httpx2.PoolTimeout)
 _UNSENT = (aiohttp.ClientConnectorError, *_NO_CONNECTION)
 _BROKEN = (
@@ -76,6 +78,17 @@ def stream_failure(error: object, provider_request_id: str | None, kind: Provide
     words = error_words(error)
     failure = look_up(kind, words.status, words.error_type, words.code, words.message)
     return ProviderError(failure, status_code=words.status or 200, provider_request_id=provider_request_id)
+
+
+def unforeseen(error: Exception, where: str) -> ProviderError:
+    """What no adapter should raise, as a failure of the provider or target that is named. Its text is not logged: it can hold the
+    prompt or a part of a key."""
+    frame = error.__traceback__
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    line = None if frame is None else f"{frame.tb_frame.f_code.co_filename}:{frame.tb_lineno}"
+    _log.error("an adapter failed unforeseen", extra={"target": where, "error": type(error).__name__, "line": line})
+    return ProviderError(FailureKind.UNFORESEEN)
 
 
 def transport_failure(error: BaseException) -> FailureKind:

@@ -18,6 +18,7 @@ from app.errors import FailureKind, GreenLangError, ProviderError, Refused
 from app.ids import new_uuid
 from app.llm.allowance import ModelAllowance
 from app.llm.breaker import BreakerState, Permit
+from app.llm.failures import unforeseen
 from app.llm.limiter import Limiter, Reservation
 from app.llm.messages import Answer, AnswerEnd, EmbedCall, Embedded, ModelCall, StreamPart
 from app.llm.metrics import AttemptFinished
@@ -134,6 +135,7 @@ class _Result(Protocol):
 
 Call = TypeVar("Call", ModelCall, EmbedCall)
 Result = TypeVar("Result", bound=_Result)
+_Step = TypeVar("_Step")
 
 
 class _Try:
@@ -308,9 +310,9 @@ class Guarded:
         shown = False
         for tries in itertools.count(1):
             current = await self._enter(call, journey, tries, streamed=True)
-            parts = self._provider.stream(_fit(call, self.target, current.cap))
+            parts = aiter(self._provider.stream(_fit(call, self.target, current.cap)))
             try:
-                async for part in parts:
+                while (part := await self._foreseen(anext(parts, None))) is not None:
                     current.saw_token()
                     if isinstance(part, AnswerEnd):
                         current.succeeded(part.answer)
@@ -359,7 +361,7 @@ class Guarded:
         for tries in itertools.count(1):
             current = await self._enter(call, journey, tries, streamed=False)
             try:
-                result = await send(_fit(call, self.target, current.cap))
+                result = await self._foreseen(send(_fit(call, self.target, current.cap)))
                 current.succeeded(result)
                 return result
             except ProviderError as error:
@@ -399,6 +401,15 @@ class Guarded:
         if tries == 1:
             self._retry.budget.request()
         return _Try(self, journey, permit, hold, cap, streamed=streamed)
+
+    async def _foreseen(self, step: Awaitable[_Step]) -> _Step:
+        """Whatever else an adapter raises is a failure of its target, so that another one may answer."""
+        try:
+            return await step
+        except (ProviderError, Refused):
+            raise
+        except Exception as error:  # noqa: BLE001  # logged, and told as the target's failure
+            raise unforeseen(error, str(self.target)) from None
 
     def _skipped(self, outcome: AttemptOutcome, journey: Journey, refusal: RateLimited | None = None) -> TargetSkipped:
         self.skip(outcome, journey)

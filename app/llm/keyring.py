@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from app.clock import Clock
 from app.errors import SettingsError
+from app.llm.doubts import is_header_value
 from app.secrets import SecretReference
 from app.settings import ProviderKindName, ProviderSettings
 
@@ -26,6 +27,10 @@ class ApiKey:
 
     place: int
     secret: str | None = field(repr=False)
+
+    @property
+    def can_be_sent(self) -> bool:
+        return self.secret is None or is_header_value(self.secret)
 
 
 def build_keyring(settings: ProviderSettings, clock: Clock) -> Keyring:
@@ -70,7 +75,7 @@ class Keyring:
         if len(self._aside) >= _REMEMBERED:
             self._aside.clear()
         if not self._until(key, model):
-            _log.warning("a provider refuses its key", extra={"key": self._named(key), "model": model})
+            _log.warning("a key is refused, or cannot be sent", extra={"key": self._named(key), "model": model})
         self._aside[key.place, model] = self._clock.monotonic() + SET_ASIDE_SECONDS
 
     def _until(self, key: ApiKey, model: str | None) -> float:

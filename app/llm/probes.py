@@ -12,6 +12,7 @@ from random import Random
 from app.clock import Clock
 from app.errors import FailureKind, ProviderError
 from app.llm.breaker import BreakerStatus
+from app.llm.failures import unforeseen
 from app.llm.provider import Provider
 
 EVERY_SECONDS = 30.0
@@ -77,9 +78,11 @@ class Monitor:
         try:
             async with asyncio.timeout(_PATIENCE_SECONDS):
                 await self._provider.probe()
-        except (ProviderError, TimeoutError) as error:
+        except Exception as error:  # noqa: BLE001  # a probe that ends for ever would leave the health as it was last
             if isinstance(error, ProviderError) and error.kind is FailureKind.POOL_EXHAUSTED:
                 return
+            if not isinstance(error, (ProviderError, TimeoutError)):
+                unforeseen(error, self._provider.name)
             self._failures = (self._failures or 0) + 1
         else:
             self._failures = 0

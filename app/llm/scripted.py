@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from app.clock import Clock
-from app.errors import ProviderError, Refused
+from app.errors import ProviderError
 from app.llm.messages import Answer, AnswerEnd, EmbedCall, Embedded, FinishReason, ModelCall, StreamPart, TextDelta
 from app.usage import TokenUsage
 
@@ -28,7 +28,7 @@ class Reply:
 class Fail:
     """`error` after `delay` seconds. Streamed, `first` is sent before it, `gap` seconds apart."""
 
-    error: ProviderError | Refused
+    error: Exception
     delay: float = 0.0
     first: tuple[StreamPart, ...] = ()
     gap: float = 0.0

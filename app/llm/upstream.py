@@ -129,6 +129,7 @@ def patience(timeouts: ProviderTimeouts, max_output_tokens: int) -> timedelta:
 class Upstream:
     def __init__(self, sdk: Sdk, settings: ProviderSettings, keys: Keyring, clock: Clock) -> None:
         self._sdk = sdk
+        self._name = settings.name
         self._kind = settings.kind
         self._timeouts = settings.timeouts
         self._keys = keys
@@ -263,6 +264,9 @@ class Upstream:
         tried: set[ApiKey] = set()
         while len(tried) < 2 * len(self._keys) and (key := self._keys.pick(model, tried)) is not None:
             tried.add(key)
+            if not key.can_be_sent:
+                self._keys.refuse(key, None)
+                continue
             try:
                 return await send(key)
             except ProviderError as error:
@@ -310,6 +314,8 @@ class Upstream:
                 raise ProviderError(kind) from None
             waited = -self.until(began_at) if failures.may_have_arrived(error) else None
             raise ProviderError(failed_by, unanswered_seconds=waited) from None
+        except Exception as error:  # noqa: BLE001  # whatever a library raises is this target's failure
+            raise failures.unforeseen(error, self._name) from None
         finally:
             limit.close()
 

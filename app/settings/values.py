@@ -7,7 +7,7 @@ from datetime import timedelta
 from decimal import Decimal
 from ipaddress import ip_network
 from typing import Annotated, TypeAlias
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer
 
@@ -35,19 +35,28 @@ def _model_name(text: str) -> str:
     return text
 
 
-def _url(text: str) -> str:
-    parts = urlsplit(text)
+def _address(text: str) -> SplitResult:
+    try:
+        parts = urlsplit(text)
+        parts.port  # noqa: B018  # reading it checks it
+    except ValueError as error:
+        raise ValueError('an address is "http://host…" or "https://host…", with a port from 1 to 65535 if it has one') from error
     if parts.scheme not in {"http", "https"} or not parts.hostname:
         raise ValueError('an address is "http://host…" or "https://host…"')
+    if not text.isprintable() or " " in text:
+        raise ValueError("an address has no blanks and no characters that cannot be printed")
+    return parts
+
+
+def _url(text: str) -> str:
+    parts = _address(text)
     if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
         raise ValueError("an address holds no user, password, query or fragment")
     return text.rstrip("/")
 
 
 def _webhook_url(text: str) -> str:
-    parts = urlsplit(text)
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
-        raise ValueError('an address is "http://host…" or "https://host…"')
+    parts = _address(text)
     if parts.username is not None or parts.password is not None or parts.fragment:
         raise ValueError("a webhook's address holds no user, password or fragment")
     return text

@@ -29,6 +29,7 @@ from uvicorn.importer import import_from_string
 from app.clock import Clock
 from app.embedded.stores import PrivateStores, StoreAddresses
 from app.errors import GreenLangError
+from app.llm.doubts import doubts
 from app.llm.registry import load_adapters
 from app.settings import Settings
 from app.settings.defaults import SIMULATOR_KEY, needs_simulator, simulated_providers, with_simulator
@@ -169,6 +170,8 @@ def serve(settings: Settings, clock: Clock, target: str, announce: Callable[[Sta
     """Returns when a signal has stopped it and nothing of it is left. Raises GreenLangError where it cannot start, SettingsError
     before it has started anything."""
     require_secrets(settings)
+    for place, problem in doubts(settings):
+        _log.warning("a provider cannot be used", extra={"place": place, "problem": problem})
     raise_open_file_limit()
     forbid_core_dumps()
     grace = settings.server.shutdown_grace.total_seconds() + _MARGIN_SECONDS

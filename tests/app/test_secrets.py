@@ -23,6 +23,11 @@ class TestReference:
         (tmp_path / "key").write_text("hidden\n")
         assert SecretReference(file=tmp_path / "key").reveal() == "hidden"
 
+    @pytest.mark.parametrize("raw", [b"\xef\xbb\xbfhidden\r\n", b" \xef\xbb\xbf hidden", b"hidden\n\n"])
+    def test_has_no_blanks_or_byte_order_mark_around_it(self, tmp_path: Path, raw: bytes) -> None:
+        (tmp_path / "key").write_bytes(raw)
+        assert SecretReference(file=tmp_path / "key").reveal() == "hidden"
+
     def test_it_shows_where_and_never_what(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("KEY", "hidden")
         reference = SecretReference(env="KEY")

@@ -93,6 +93,25 @@ class TestWhatAnAttemptSays:
         assert one.available(LimiterKind.REQUESTS) == 100
 
 
+class TestWhatNoAdapterShouldRaise:
+    @pytest.mark.parametrize("streamed", [False, True])
+    @pytest.mark.parametrize("error", [ValueError("hidden"), RecursionError(), UnicodeError(), KeyError("hidden")], ids=repr)
+    async def test_is_a_failure_of_the_target_that_others_mend(
+        self, error: Exception, caplog: pytest.LogCaptureFixture, *, streamed: bool
+    ) -> None:
+        bench = Bench({"a": [Fail(error)], "b": [HELLO]})
+        if streamed:
+            await bench.stream()
+        else:
+            await bench.complete()
+        assert bench.outcomes == ["a FAILED", "b SUCCEEDED"]
+        [record] = caplog.records
+        assert (vars(record)["error"], "hidden" in str(vars(record))) == (type(error).__name__, False)
+        guarded = bench.fleet.find(Target("a", "m"))
+        assert guarded is not None
+        assert guarded.breaker.state.consecutive_failures == 0
+
+
 class TestSettling:
     @pytest.mark.parametrize(
         ("kind", "requests", "tokens"),

@@ -102,6 +102,12 @@ class TestARefusedKey:
         keys.refuse(first, None)
         assert len(caplog.records) == 2
 
+    @pytest.mark.parametrize("secret", ["sk-1\nsk-2", "sk-\u00fc", "sk-\x00"])
+    def test_that_no_header_can_hold_is_known(self, clock: ManualClock, tmp_path: Path, secret: str) -> None:
+        key = Keyring([key_file(tmp_path, "odd", secret)], clock).pick("m")
+        assert key is not None
+        assert not key.can_be_sent
+
     def test_shows_its_secret_nowhere(self, keys: Keyring) -> None:
         assert "sk-" not in repr(keys.pick("m"))
 
