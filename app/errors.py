@@ -125,6 +125,7 @@ _RETRYABLE = frozenset(
         FailureKind.SERVER_ERROR,
         FailureKind.MALFORMED,
         FailureKind.TRUNCATED,
+        FailureKind.NOT_IMPLEMENTED,
     }
 )
 _FINAL = frozenset(

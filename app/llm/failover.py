@@ -23,7 +23,6 @@ _NOT_WORTH_REPEATING = frozenset(
         FailureKind.KEY_REFUSED,
         FailureKind.MODEL_NOT_FOUND,
         FailureKind.CONTEXT_TOO_LONG,
-        FailureKind.NOT_IMPLEMENTED,
         FailureKind.UNSUPPORTED,
         FailureKind.UNKNOWN_REFUSAL,
     }

@@ -48,7 +48,7 @@ class TestWhoIsAskedAgain:
     def test_only_failures_that_a_retry_can_mend(self, kind: FailureKind) -> None:
         retry, clock = build()
         delay = retry.delay(1, ProviderError(kind), clock.monotonic() + 600, patient=True)
-        mendable = {"connection", "rate_limited", "overloaded", "server_error", "malformed", "truncated"}
+        mendable = {"connection", "rate_limited", "overloaded", "server_error", "malformed", "truncated", "not_implemented"}
         assert (delay is not None) == (kind.value in mendable)
 
     def test_five_times_in_all_or_twice_where_another_target_is_left(self) -> None:

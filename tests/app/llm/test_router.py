@@ -81,7 +81,7 @@ class TestFailover:
         bench = Bench({"a": [fail(FailureKind.CONTEXT_TOO_LONG)], "b": [HELLO]}, models=windows)
         assert (await bench.complete()).target == Target("b", "m")
 
-    @pytest.mark.parametrize("kind", [FailureKind.UNSUPPORTED, FailureKind.NOT_IMPLEMENTED, FailureKind.MODEL_NOT_FOUND])
+    @pytest.mark.parametrize("kind", [FailureKind.UNSUPPORTED, FailureKind.MODEL_NOT_FOUND])
     async def test_what_one_target_alone_cannot_do_goes_on_to_the_next_at_once(self, kind: FailureKind) -> None:
         bench = Bench({"a": [fail(kind)], "b": [fail(kind)], "c": [HELLO]})
         assert (await bench.complete()).target == Target("c", "m")
