@@ -29,12 +29,15 @@ from urllib.parse import urlsplit
 from benchmarks.product import Product, running
 
 ROUNDS = 5
-CALLS = 80
+CALLS = 50
 MAX_RATIO = 3.0
 PLACES = 100
 """Of the product in this run: few, so that the greedy key needs few connections to take all it can get."""
 HELD_CALLS = 0.7 * PLACES
-SLOW_CALLS = SLOW_BODIES = 150
+HELD_BODIES = 50
+SLOW_CALLS, CALL_GAP_SECONDS = 150, 0.02
+SLOW_BODIES = 60
+"""Fewer than the key may hold: the calls need places for their own bodies."""
 SILENT_SOCKETS = 3_000
 SLOW_READERS = 12
 HELD_EXPORTS = 4
@@ -144,7 +147,7 @@ class Held:
 
     @property
     def enough(self) -> bool:
-        return self.calls >= HELD_CALLS and self.bodies >= HELD_CALLS and self.exports >= HELD_EXPORTS
+        return self.calls >= HELD_CALLS and self.bodies >= HELD_BODIES and self.exports >= HELD_EXPORTS
 
 
 class Greedy:
@@ -161,9 +164,10 @@ class Greedy:
         read = f"GET {self._export} HTTP/1.1\r\nhost: x\r\n\r\n".encode()
         self._silent = [await self._open(b"") for _ in range(SILENT_SOCKETS)]
         self._exports = [await self._open(read, receive_bytes=4096) for _ in range(SLOW_READERS)]
-        self._calls = [await self._open(self._server.request(COMPLETION, call)) for _ in range(SLOW_CALLS)]
-        await asyncio.sleep(1)  # their bodies need the places that the slow ones keep
         self._bodies = [await self._open(self._server.head(1000) + b"{") for _ in range(SLOW_BODIES)]
+        for _ in range(SLOW_CALLS):
+            self._calls.append(await self._open(self._server.request(COMPLETION, call)))
+            await asyncio.sleep(CALL_GAP_SECONDS)
 
     async def _open(self, first: bytes, receive_bytes: int = 0) -> socket.socket:
         opened = socket.socket()
