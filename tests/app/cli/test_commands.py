@@ -202,3 +202,9 @@ class TestSimulate:
             assert b'"address"' in process.stdout.readline()
             process.terminate()
         assert process.returncode == 0
+
+
+class TestExports:
+    def test_the_secret_of_links_is_changed_each_time(self, data_dir: Path) -> None:
+        printed = [run("exports", "rotate-secret", "--data-dir", data_dir).stdout for _ in range(2)]
+        assert ["secret 2" in printed[0], "secret 3" in printed[1]] == [True, True]

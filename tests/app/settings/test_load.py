@@ -132,6 +132,9 @@ class TestFaults:
             ("[server]\nshare_per_key = 1.5", "server.share_per_key", "less than or equal to 1"),
             ("[server]\nshare_for_admin = 1", "server.share_for_admin", ""),
             ("[limits]\ntrusted_only = true", "limits.trusted_documents", "the file of the documents"),
+            ('[database]\nowner = { env = "OWNER" }\n', "database.owner", "needs database.primary"),
+            ('[[webhooks]]\nurl = "http://127.1/"\nsecret = { env = "S" }\n', "webhooks[0].url", "all its four numbers"),
+            ('[[webhooks]]\nurl = "http://1.2.3:80/"\nsecret = { env = "S" }\n', "webhooks[0].url", "all its four numbers"),
         ],
     )
     def test_in_the_file(self, file: Path, text: str, path: str, right: str) -> None:
