@@ -1,7 +1,4 @@
-# make run      installs what is needed and serves;  make run ARGS="--port 8500 --data-dir DIR --config FILE --workers 2"
-# make test     installs what the tests need and runs them;  make test ARGS="-k breaker"
-# make lint     every check that is not a test
-# make pins     writes requirements/ anew from pyproject.toml (needs uv)
+# `make help` lists the targets.
 
 PYTHON ?= python3
 ARGS ?=
@@ -14,23 +11,30 @@ ifneq ($(shell .venv/bin/python -c 'print(1)' 2>/dev/null),1)
 .PHONY: .venv/made
 endif
 
-.PHONY: run test lint pins
+.PHONY: help run test lint pins
 .DELETE_ON_ERROR:
 
-run: .venv/installed
+.DEFAULT_GOAL := help
+
+help: ## list the targets; starts nothing
+	@echo "GreenLang. Targets:"
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo "Arguments go in ARGS: make run ARGS=\"--port 8500 --data-dir DIR --config FILE --workers 2\", make test ARGS=\"-k breaker\""
+
+run: .venv/installed ## install what is needed and serve
 	@exec .venv/bin/python -m app.cli serve --stop-with-parent $(ARGS)
 
-test: .venv/installed-test
+test: .venv/installed-test ## install what the tests need and run them
 	@.venv/bin/python -m pytest -n 2 --dist loadfile $(ARGS)
 
-lint: .venv/installed-test
+lint: .venv/installed-test ## run every check that is not a test
 	@.venv/bin/ruff format --check .
 	@.venv/bin/ruff check .
 	@.venv/bin/python -m mypy
 	@.venv/bin/lint-imports
 	@.venv/bin/python -m pytest -q -p no:xdist tests/test_house_rules.py
 
-pins:
+pins: ## write requirements/ from pyproject.toml (needs uv)
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate \
 	  pyproject.toml --group build --output-file requirements/run.txt
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate \

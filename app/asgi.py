@@ -20,33 +20,33 @@ from starlette.types import Scope as ConnectionScope
 
 from app.access.allowance import Allowance
 from app.access.principal import Principal, Scope
-from app.clock import SystemClock
 from app.context import OperationContext
 from app.costs.estimate import Estimator
 from app.costs.export_endpoint import build_export_routes
 from app.costs.prices import PriceBook
+from app.domain.errors import Forbidden, SettingsError, StoreUnavailable, Unauthenticated
 from app.embedded.stores import has_private_store
-from app.errors import Forbidden, SettingsError, StoreUnavailable, Unauthenticated
 from app.graphql.routes import build_graphql_routes
 from app.health.endpoints import build_health_routes
 from app.loaders import Loaders
+from app.runtime.clock import SystemClock
+from app.runtime.tasks import count_tasks
 from app.services import Services, build_services
 from app.settings import ServerSettings, Settings
-from app.tasks import count_tasks
 from app.web.bearer import bearer_token
 from app.web.client_address import TrustedProxies
 from app.web.misuse import Door, Misuse, Origin
 from app.web.protocols import KNOWN, extension
 from app.web.request_ids import RequestIds
 from app.web.security import SecurityHeaders
-from app.web.strangers import STATE as STRANGERS
-from app.web.strangers import Strangers
+from app.web.unauthenticated import STATE as UNAUTHENTICATED_CONNECTIONS
+from app.web.unauthenticated import UnauthenticatedConnections
 from schema.build import build_schema
 
 _METHOD_NOT_ALLOWED = 405
 _NOT_FOUND = 404
 _SECRET_BYTES = 32
-_NOTHING_HERE = "there is nothing at this path: the API is at /graphql"
+_NOTHING_HERE = "there is nothing at this path; the API is at /graphql"
 
 Authenticate = Callable[[Mapping[str, str]], Awaitable[Principal]]
 
@@ -58,12 +58,13 @@ def create_app(settings: Settings) -> Starlette:
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[dict[str, object]]:
-        """Hands the server the grace that begins when it is told to stop, and the strangers that its connections count as."""
+        """Gives the server the grace period, which begins when the process is asked to stop, and the count of unauthenticated
+        connections."""
         async with build_services(settings, SystemClock(), estimator, prices, stream_secret=stream_secret) as services:
             count_tasks(services.metrics)
             app.router.routes.extend(_routes(services))
             with _metrics_port(services.metrics, settings.server):
-                yield {"grace": services.grace, STRANGERS: _strangers(settings.server)}
+                yield {"grace": services.grace, UNAUTHENTICATED_CONNECTIONS: _unauthenticated(settings.server)}
 
     def _routes(services: Services) -> list[BaseRoute]:
         async def authenticate(headers: Mapping[str, str]) -> Principal:
@@ -82,7 +83,7 @@ def create_app(settings: Settings) -> Starlette:
                 authenticate=authenticate,
                 make_context=make_context,
                 clock=services.clock,
-                aside=services.aside,
+                offload=services.offload,
                 misuse=services.misuse,
                 simulated=any(provider.simulated for provider in settings.providers),
             ),
@@ -96,11 +97,17 @@ def create_app(settings: Settings) -> Starlette:
     return app
 
 
-def _strangers(server: ServerSettings) -> Strangers:
+def _unauthenticated(server: ServerSettings) -> UnauthenticatedConnections:
     """At least half of the files that the process may open are left to connections with a good key."""
     open_files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    limit = server.strangers if open_files == resource.RLIM_INFINITY else max(1, min(server.strangers, open_files // 2))
-    return Strangers(limit, server.strangers_per_address, is_proxy=TrustedProxies(server.trusted_proxies).trusts)
+    limit = (
+        server.unauthenticated_connections
+        if open_files == resource.RLIM_INFINITY
+        else max(1, min(server.unauthenticated_connections, open_files // 2))
+    )
+    return UnauthenticatedConnections(
+        limit, server.unauthenticated_connections_per_address, is_proxy=TrustedProxies(server.trusted_proxies).trusts
+    )
 
 
 def _middleware(server: ServerSettings) -> list[Middleware]:
@@ -147,7 +154,7 @@ def _metrics_port(metrics: CollectorRegistry, server: ServerSettings) -> Iterato
 
 
 def _metrics_route(metrics: CollectorRegistry, authenticate: Authenticate, misuse: Misuse) -> Route:
-    """For a key with ADMIN; who scrapes without one gets a port of its own (`server.metrics_port`)."""
+    """For a key with ADMIN. A scraper without a key uses a port of its own (`server.metrics_port`)."""
 
     async def expose(request: Request) -> Response:
         try:

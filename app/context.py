@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from app.access.allowance import Allowance
 from app.access.principal import Principal
-from app.clock import Clock
 from app.loaders import Loaders
+from app.runtime.clock import Clock
 from app.services import Services
 
 

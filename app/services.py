@@ -13,10 +13,6 @@ from prometheus_client import CollectorRegistry
 from app.access.keys import KeyStore
 from app.access.limits import KeyLimits
 from app.access.limits_shared import SharedKeyLimits
-from app.aside import Aside
-from app.calls import CallPlanner
-from app.clock import Clock
-from app.completion_documents import CompletionDocuments
 from app.costs.alert_events import TOPIC as ALERTS
 from app.costs.alert_events import BudgetAlertEvents
 from app.costs.alerts import AlertStore
@@ -26,31 +22,35 @@ from app.costs.estimate import Estimator
 from app.costs.export import CostExports
 from app.costs.forecast import Forecasts
 from app.costs.ledger import PostgresLedger
+from app.costs.maintenance import Maintenance
 from app.costs.prices import PriceBook
 from app.costs.reports import CostReports
-from app.costs.upkeep import Upkeep
 from app.db.engines import build_engines
 from app.db.sessions import Sessions
-from app.errors import SettingsError
-from app.events.redis_streams import PATIENCE, RedisStreams
+from app.domain.errors import SettingsError
+from app.events.redis_streams import BLOCKING_MARGIN, RedisStreams
 from app.events.relay import Relay
 from app.events.stream_log import FORGOTTEN_AFTER, LIFETIME, StreamLog
 from app.events.webhooks import Webhooks
-from app.gateway import Gateway
+from app.gateway.gateway import Gateway
+from app.gateway.leases import Leases
+from app.gateway.planning import CallPlanner
+from app.gateway.stored_completions import StoredCompletions
+from app.gateway.streams.seals import StreamSeals
+from app.gateway.streams.streams import CompletionStreams
 from app.health.checks import Health
 from app.health.stores import postgres_check, redis_check
-from app.leases import Leases
 from app.llm.fleet import Fleet, build_fleet
 from app.llm.output_limits import OutputLimits
 from app.llm.provider_events import ProviderEvents
-from app.llm.registry import build_providers
+from app.llm.providers.registry import build_providers
 from app.redis.clients import RedisClient, connect_redis
-from app.secrets import build_sealer
+from app.runtime.clock import Clock
+from app.runtime.offload import Offload
+from app.runtime.tasks import Grace, end_tasks
+from app.secrets.sealing import build_sealer
 from app.settings import ContentSettings, Settings
-from app.stream_seals import StreamSeals
-from app.streams import CompletionStreams
-from app.tasks import Grace, end_tasks
-from app.traces import open_traces
+from app.telemetry.traces import open_traces
 from app.web.client_address import TrustedProxies
 from app.web.misuse import Misuse
 
@@ -59,7 +59,7 @@ from app.web.misuse import Misuse
 class Services:
     settings: Settings
     clock: Clock
-    aside: Aside
+    offload: Offload
     metrics: CollectorRegistry
     misuse: Misuse
     sessions: Sessions
@@ -80,7 +80,7 @@ class Services:
     streams: CompletionStreams
     health: Health
     grace: Grace
-    """Of the calls that run when the process is told to stop."""
+    """For the calls that run when the process is asked to stop."""
 
 
 @asynccontextmanager
@@ -91,27 +91,27 @@ async def build_services(
     async with AsyncExitStack() as stack:
         sessions, redis, event_streams = _connect(settings, clock, stack)
         metrics, misuse = _open_metrics(settings, clock, stack)
-        tell = await stack.enter_async_context(open_traces(settings.telemetry))
+        on_end = await stack.enter_async_context(open_traces(settings.telemetry))
         fleet = build_fleet(settings, build_providers(settings.providers, clock), clock, redis=redis, registry=metrics)
         stack.push_async_callback(fleet.close)
         keys = await _open_keys(settings, sessions, redis, clock, stack)
         ledger = PostgresLedger(sessions, clock, settings, prices)
         stack.push_async_callback(ledger.close)
-        _keep(stack, ledger, Upkeep(sessions, clock, settings.content.ttl))
-        aside = Aside()
-        planner = _plan_calls(settings, clock, fleet, prices, estimator, aside=aside)
+        _start_maintenance(stack, ledger, Maintenance(sessions, clock, settings.content.ttl))
+        offload = Offload()
+        planner = _plan_calls(settings, clock, fleet, prices, estimator, offload=offload)
         documents, seals, log = _content(settings.content, sessions, redis, clock, stream_secret)
         leases = Leases(clock, log, ledger)
-        _keep(stack, leases, seals)
+        _start_maintenance(stack, leases, seals)
         gateway = Gateway(
-            clock=clock, fleet=fleet, ledger=ledger, keys=keys, planner=planner, documents=documents, leases=leases, tell=tell
+            clock=clock, fleet=fleet, ledger=ledger, keys=keys, planner=planner, documents=documents, leases=leases, on_end=on_end
         )
         grace = Grace(settings.server.shutdown_grace.total_seconds(), clock.monotonic)
         stack.push_async_callback(gateway.close, grace)
         streams = CompletionStreams(
             clock=clock, fleet=fleet, gateway=gateway, planner=planner, seals=seals, leases=leases, log=log
         )
-        _keep(stack, streams)
+        _start_maintenance(stack, streams)
         stack.push_async_callback(streams.close, grace)
         relay, alerts = Relay(sessions, clock, streams=event_streams), AlertStore(sessions)
         alert_events = BudgetAlertEvents(alerts, relay, clock)
@@ -122,7 +122,7 @@ async def build_services(
         yield Services(
             settings=settings,
             clock=clock,
-            aside=aside,
+            offload=offload,
             metrics=metrics,
             misuse=misuse,
             sessions=sessions,
@@ -146,45 +146,45 @@ async def build_services(
         )
 
 
-class _Keeper(Protocol):
-    async def keep(self) -> None: ...
+class _Maintained(Protocol):
+    async def run_maintenance(self) -> None: ...
 
 
-def _keep(stack: AsyncExitStack, *keepers: _Keeper) -> None:
+def _start_maintenance(stack: AsyncExitStack, *maintained: _Maintained) -> None:
     """Each has a task until the stack is left."""
-    stack.push_async_callback(end_tasks, [asyncio.create_task(each.keep()) for each in keepers])
+    stack.push_async_callback(end_tasks, [asyncio.create_task(each.run_maintenance()) for each in maintained])
 
 
 def _content(
     content: ContentSettings, sessions: Sessions, redis: RedisClient, clock: Clock, stream_secret: bytes
-) -> tuple[CompletionDocuments, StreamSeals, StreamLog]:
+) -> tuple[StoredCompletions, StreamSeals, StreamLog]:
     """What seals the answer of a call and the entries of its stream, and the log of those."""
-    sealer, keep = build_sealer(content.encryption_keys), content.store
-    seals = StreamSeals(sessions, clock, sealer, keep_content=keep, memory_secret=stream_secret)
-    log = StreamLog(redis, min(LIFETIME, content.ttl) if keep else FORGOTTEN_AFTER)
-    return CompletionDocuments(sealer, keep), seals, log
+    sealer, run_maintenance = build_sealer(content.encryption_keys), content.store
+    seals = StreamSeals(sessions, clock, sealer, keep_content=run_maintenance, memory_secret=stream_secret)
+    log = StreamLog(redis, min(LIFETIME, content.ttl) if run_maintenance else FORGOTTEN_AFTER)
+    return StoredCompletions(sealer, run_maintenance), seals, log
 
 
 def _plan_calls(
-    settings: Settings, clock: Clock, fleet: Fleet, prices: PriceBook, estimator: Estimator, *, aside: Aside
+    settings: Settings, clock: Clock, fleet: Fleet, prices: PriceBook, estimator: Estimator, *, offload: Offload
 ) -> CallPlanner:
     timeouts = {each.name: each.timeouts.total for each in settings.providers}
     limits = OutputLimits(settings, prices.context_tokens)
-    return CallPlanner(clock, fleet, prices, estimator, timeouts, aside=aside, output_limits=limits)
+    return CallPlanner(clock, fleet, prices, estimator, timeouts, offload=offload, output_limits=limits)
 
 
 def _connect(settings: Settings, clock: Clock, stack: AsyncExitStack) -> tuple[Sessions, RedisClient, RedisStreams]:
     if settings.database.primary is None or settings.redis.url is None:
-        raise SettingsError("database.primary and redis.url", "are needed where no embedded stores run")
+        raise SettingsError("database.primary and redis.url", "are needed if no embedded stores run")
     engines = build_engines(
         settings.database.primary.reveal(), [replica.reveal() for replica in settings.database.replicas], settings.database
     )
     stack.push_async_callback(engines.close)
-    patience = settings.redis.model_copy(update={"socket_timeout": settings.redis.socket_timeout + PATIENCE})
-    redis, patient = (connect_redis(settings.redis.url.reveal(), each, clock) for each in (settings.redis, patience))
-    for client in (redis, patient):
+    blocking_settings = settings.redis.model_copy(update={"socket_timeout": settings.redis.socket_timeout + BLOCKING_MARGIN})
+    redis, blocking = (connect_redis(settings.redis.url.reveal(), each, clock) for each in (settings.redis, blocking_settings))
+    for client in (redis, blocking):
         stack.push_async_callback(client.close)
-    return Sessions(engines), redis, RedisStreams(redis, patient)
+    return Sessions(engines), redis, RedisStreams(redis, blocking)
 
 
 def _open_metrics(settings: Settings, clock: Clock, stack: AsyncExitStack) -> tuple[CollectorRegistry, Misuse]:

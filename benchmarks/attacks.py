@@ -2,11 +2,10 @@
 
     python -m benchmarks.attacks
 
-A prober asks for a small file all the while: its slowest answer in a round shows how long the event loop stood still.
-What is told is the median over the rounds, since a busy machine adds pauses of its own. Exit status 1 when an attack is let
-through, takes 100 ms or more (unless its body is over the limit), stalls the loop for more than 50 ms or makes the server grow
-for good: memory is looked at at rest, before and after, when each attack has come a few times before.
-What is allowed must only not stall anybody.
+A prober asks for a small file all the while: its slowest answer in a round shows how long the event loop stood still. The median
+is reported over the rounds, since a busy machine adds pauses of its own. Exit status 1 when an attack is let through, takes 100
+ms or more (unless its body is over the limit), stalls the loop for more than 50 ms or makes the server grow for good: memory is
+looked at at rest, before and after, when each attack has come a few times before. What is allowed must only not stall anybody.
 """
 
 from __future__ import annotations
@@ -41,8 +40,8 @@ HANDSHAKE = (
     b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: graphql-transport-ws\r\n\r\n"
 )
 SLOWEST_MS = 100.0
-LONGEST_STALL_MS = 50.0
-MOST_GROWTH_MB = 30.0
+MAX_STALL_MS = 50.0
+MAX_GROWTH_MB = 30.0
 AT_REST_SECONDS = 3 * REST_SECONDS
 LARGE_FRAME = 500_000
 IMAGE = {"base64": {"data": "QUJD" * 5_000_000, "mediaType": "image/png"}}
@@ -160,7 +159,7 @@ def documents() -> list[Attack]:
 
 
 def allowed() -> list[Attack]:
-    """As dear as a good document can be, never seen before: it runs, and must not hold up the others."""
+    """As expensive as a good document can be, never seen before: it runs, and must not hold up the others."""
     wide = "usageRecords(filter: $f, first: 20) { nodes { id at provider model tenant agent costUsd labels { key value } } }"
     fields = " ".join(f"p{n}: {wide}" for n in range(20))
     now = datetime.now(UTC)
@@ -172,7 +171,7 @@ def allowed() -> list[Attack]:
     return [
         document_allowed("20 cost reports", f"query($f: CostFilter!) {{ {reports} }}", period),
         document_allowed("1,900 messages used twice", TWO_USES, {"i": {"messages": [{"role": "USER", "text": "a"}] * 1_900}}),
-        Attack("20 dear fields", query.encode(), allowed=True),
+        Attack("20 expensive fields", query.encode(), allowed=True),
         document_allowed("300 rows, with a directive", f"query($f: CostFilter!) {{ {conditional} }}", period),
         Attack("introspection, as administrator", json.dumps({"query": get_introspection_query()}).encode(), allowed=True),
         Attack("7,900 messages", many({"role": "USER", "text": "x"}, 7_900), allowed=True),
@@ -306,7 +305,7 @@ def send_as_frame(product: Product, attack: Attack) -> tuple[int, bytes, float]:
 
 
 def socket_floods() -> list[Attack]:
-    """Of a stranger, who needs no key to send them."""
+    """Of a caller without a key."""
     return [
         Attack("40,000 pings", b"\x89\x80\0\0\0\0" * 40_000),
         Attack("40,000 pongs", b"\x8a\x80\0\0\0\0" * 40_000),
@@ -337,7 +336,7 @@ def send_raw(product: Product, attack: Attack, head: bytes = b"") -> tuple[int, 
 
 
 def outcome_of(status: int, body: bytes) -> tuple[str, bool]:
-    """What is told of it, and whether it was refused."""
+    """What is reported of it, and whether it was refused."""
     errors = json.loads(body).get("errors")
     if not errors:
         return f"{status} ran", False
@@ -381,7 +380,7 @@ def measure(product: Product, attack: Attack, send: Callable[[Product, Attack], 
 def show(attack: Attack, found: Found) -> bool:
     """Whether it is within the bounds."""
     fast = found.median_ms < SLOWEST_MS or found.by_size or attack.allowed
-    good = (found.refused or attack.allowed) and fast and found.stall_ms <= LONGEST_STALL_MS
+    good = (found.refused or attack.allowed) and fast and found.stall_ms <= MAX_STALL_MS
     line = f"{attack.name:31} {len(attack.body):>10,} {found.median_ms:>8.1f} {found.stall_ms:>8.1f}"
     print(f"{line}  {'' if good else 'NOT GOOD '}{found.outcome}", flush=True)
     return good
@@ -408,14 +407,14 @@ def main() -> int:
         print("\nthe large ones as frames of a WebSocket")
         for attack in frames:
             failures += not show(attack, measure(product, attack, send_as_frame))
-        print("\nfloods of a stranger")
+        print("\nfloods without a key")
         floods = [*((attack, partial(send_raw, head=HANDSHAKE)) for attack in socket_floods())]
         floods += [(attack, partial(send_raw)) for attack in request_floods()]
         for attack, flood in floods:
             failures += not show(attack, measure(product, attack, flood))
         just_after = (product.resident_bytes() - before) / 1e6
         grown = (resident_at_rest(product) - before) / 1e6
-        failures += grown > MOST_GROWTH_MB
+        failures += grown > MAX_GROWTH_MB
         sent = (len(attacks) + len(frames) + len(floods)) * ROUNDS
         print(f"\n{sent} attacks, {failures} failures; the server holds {just_after:.1f} MB more right after the last of them,")
         print(f"{grown:.1f} MB more {AT_REST_SECONDS:.0f} s later, of {before / 1e6:.0f} MB")

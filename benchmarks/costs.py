@@ -21,14 +21,14 @@ from sqlalchemy import text
 from app.access.key_rows import NewKey
 from app.access.keys import KeyStore
 from app.access.principal import Scope
-from app.clock import SystemClock
 from app.costs.export import CostExports, ExportFormat
 from app.costs.periods import Segment
 from app.costs.queries import CostDimension, CostFilter, CostQuery
 from app.costs.report_statements import costs_statement, segments_of
 from app.db.engines import build_engines
 from app.db.sessions import Sessions
-from app.paging import PageRequest
+from app.domain.paging import PageRequest
+from app.runtime.clock import SystemClock
 from app.settings import DatabaseSettings
 from benchmarks.ledger import measure
 from benchmarks.overspend import private_database

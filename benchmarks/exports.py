@@ -14,13 +14,13 @@ from datetime import UTC, datetime, timedelta
 import psutil
 from sqlalchemy import text
 
-from app.clock import SystemClock
 from app.costs.export import CostExports, ExportFormat
 from app.costs.queries import CostFilter, CostQuery
 from app.costs.reports import CostReports
 from app.db.engines import build_engines
 from app.db.sessions import Sessions
-from app.money import format_decimal
+from app.domain.money import format_decimal
+from app.runtime.clock import SystemClock
 from app.settings import DatabaseSettings
 from benchmarks.costs import FILL, ROLL_UP, new_key
 from benchmarks.overspend import private_database

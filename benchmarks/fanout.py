@@ -36,9 +36,9 @@ from starlette.types import Receive, Scope, Send
 from app.access.allowance import Allowance
 from app.access.audience import Audience
 from app.access.principal import Principal
-from app.aside import Aside
-from app.clock import SystemClock
 from app.graphql.routes import build_graphql_routes
+from app.runtime.clock import SystemClock
+from app.runtime.offload import Offload
 from app.settings import Settings
 from app.web.client_address import TrustedProxies
 from app.web.misuse import Misuse
@@ -113,7 +113,7 @@ def our_app() -> Starlette:
         authenticate=authenticate,
         make_context=make_context,
         clock=SystemClock(),
-        aside=Aside(),
+        offload=Offload(),
         misuse=Misuse(CollectorRegistry(), TrustedProxies(), SystemClock()),
     )
 

@@ -27,19 +27,19 @@ from sqlalchemy import insert, text
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.attempts import Attempt, AttemptOutcome
-from app.clock import SystemClock
-from app.costs.batcher import LARGEST
 from app.costs.holds import AdmissionRequest, Settlement
 from app.costs.ledger import PostgresLedger
+from app.costs.maintenance import tidy
 from app.costs.prices import PriceBook
-from app.costs.upkeep import tidy
 from app.db.engines import build_engines
 from app.db.sessions import Sessions
 from app.db.tables.usage import usage_records
-from app.ids import new_uuid
+from app.domain.attempts import Attempt, AttemptOutcome
+from app.domain.ids import new_uuid
+from app.domain.usage import Operation, TokenUsage
+from app.runtime.batcher import MAX_BATCH
+from app.runtime.clock import SystemClock
 from app.settings import DatabaseSettings, Settings
-from app.usage import Operation, TokenUsage
 from benchmarks.overspend import ESTIMATE, PAYER, private_database
 
 CALLERS = 2000
@@ -152,8 +152,8 @@ async def write_floor(driver: asyncpg.Connection[asyncpg.Record], rows: Sequence
     values = [[row[name] for name in COLUMNS] for row in rows]
     await driver.fetch(statement, *([] for _ in COLUMNS))
     with measured.round():
-        for start in range(0, len(values), LARGEST):
-            await driver.fetch(statement, *map(list, zip(*values[start : start + LARGEST], strict=True)))
+        for start in range(0, len(values), MAX_BATCH):
+            await driver.fetch(statement, *map(list, zip(*values[start : start + MAX_BATCH], strict=True)))
 
 
 async def write_naively(connection: AsyncConnection, rows: Sequence[dict[str, object]], measured: Measured) -> None:

@@ -22,8 +22,6 @@ from uuid import UUID, uuid4
 
 from sqlalchemy import text
 
-from app.attempts import Attempt, AttemptOutcome
-from app.clock import SystemClock
 from app.costs.budgets import BudgetExceeded, BudgetScope, BudgetStore, NewBudget
 from app.costs.holds import AdmissionRequest, Admitted, Estimate, Payer, Settlement
 from app.costs.ledger import PostgresLedger
@@ -31,15 +29,17 @@ from app.costs.prices import PriceBook
 from app.db.engines import build_engines
 from app.db.migrate import migrate
 from app.db.sessions import Sessions
+from app.domain.attempts import Attempt, AttemptOutcome
+from app.domain.errors import Refused
+from app.domain.usage import Operation, TokenUsage
 from app.embedded.stores import PrivateStores
-from app.errors import Refused
+from app.runtime.clock import SystemClock
 from app.settings import DatabaseSettings, Settings
-from app.usage import Operation, TokenUsage
 
-INPUT_USD, TOKEN_USD, CAP, LEAST = Decimal("0.0013"), Decimal("0.00001"), 1000, 10
+INPUT_USD, TOKEN_USD, CAP, MIN_CAP = Decimal("0.0013"), Decimal("0.00001"), 1000, 10
 WORST = INPUT_USD + CAP * TOKEN_USD
 PAYER = Payer("acme", "benchmark", "caller")
-ESTIMATE = Estimate("openai", "gpt-4o", 500, CAP, LEAST, INPUT_USD, TOKEN_USD)
+ESTIMATE = Estimate("openai", "gpt-4o", 500, CAP, MIN_CAP, INPUT_USD, TOKEN_USD)
 PAUSE_SECONDS = 0.01
 RESULT_SECONDS = 300
 PROVIDER_SECONDS = 0.05

@@ -1,4 +1,4 @@
-"""The product itself, started as a stranger would: `greenlang serve` on a fresh data directory and a free port."""
+"""The product itself, started as a new user would: `greenlang serve` on a fresh data directory and a free port."""
 
 from __future__ import annotations
 

@@ -43,8 +43,8 @@ RAMP_SECONDS = 2.0
 WARM_UPS = 1
 CHARS_PER_TOKEN = 4
 """Of the simulator."""
-LONGEST_ROUND_SECONDS = 60.0
-IDLE_SECONDS, LONGEST_IDLE_SECONDS = 6.0, 30.0
+MAX_ROUND_SECONDS = 60.0
+IDLE_SECONDS, MAX_IDLE_SECONDS = 6.0, 30.0
 MEMORY_ALLOWED = 1.10
 ENDS = {"CompletionFinished", "CompletionFailed", "CompletionCancelled"}
 STREAM = """
@@ -119,10 +119,10 @@ class Pace:
         if not self.came:
             return []
         begun = min(at - (count - 1) / TOKENS_PER_SECOND for at, count in self.came)
-        late, told = [], 0
+        late, reported = [], 0
         for at, count in self.came:
-            late += [at - begun - number / TOKENS_PER_SECOND for number in range(told, count)]
-            told = count
+            late += [at - begun - number / TOKENS_PER_SECOND for number in range(reported, count)]
+            reported = count
         return late
 
 
@@ -131,7 +131,7 @@ async def stream_many(server: RunningServer, streams: int, tokens: int) -> Round
     begun = time.monotonic()
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
         numbers = [range(first, min(first + PER_SOCKET, streams)) for first in range(0, streams, PER_SOCKET)]
-        async with asyncio.timeout(LONGEST_ROUND_SECONDS):
+        async with asyncio.timeout(MAX_ROUND_SECONDS):
             await asyncio.gather(*(_socket(server, session, each, tokens, seen) for each in numbers))
     seen.seconds = time.monotonic() - begun
     return seen
@@ -204,7 +204,7 @@ def _note(seen: Round, stream: str, payload: Event, texts: list[str], pace: Pace
 async def read_simulator(simulator: RunningSimulator, streams: int, tokens: int) -> Round:
     """The same from the provider itself, without a server between."""
     seen = Round()
-    timeout = aiohttp.ClientTimeout(total=LONGEST_ROUND_SECONDS)
+    timeout = aiohttp.ClientTimeout(total=MAX_ROUND_SECONDS)
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=timeout) as session:
         reading = []
         for number in range(streams):
@@ -283,7 +283,7 @@ class Baseline:
 
 async def until_nothing(before: Baseline, client: Client, server: RunningServer, simulator: RunningSimulator) -> Left:
     """What is left once nothing is, or at the latest after a while: kept connections and probes end by themselves."""
-    deadline = time.monotonic() + LONGEST_IDLE_SECONDS
+    deadline = time.monotonic() + MAX_IDLE_SECONDS
     while True:
         budgets = cast(Event, (await client.execute(HELD))["budgets"])["nodes"]
         left = Left(

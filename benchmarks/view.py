@@ -35,18 +35,18 @@ from strawberry.extensions import ParserCache, ValidationCache
 from app.access.allowance import Allowance
 from app.access.principal import Principal
 from app.access.principal import Scope as Right
-from app.aside import Aside
-from app.attempts import AttemptOutcome
-from app.clock import SystemClock
 from app.context import OperationContext
 from app.costs.reports import UsageRecord
+from app.domain.attempts import AttemptOutcome
+from app.domain.ids import new_uuid
+from app.domain.paging import Edge, Page, PageInfo
+from app.domain.usage import Operation, TokenUsage
 from app.graphql.routes import build_graphql_routes
-from app.ids import new_uuid
 from app.loaders import Loaders
-from app.paging import Edge, Page, PageInfo
+from app.runtime.clock import SystemClock
+from app.runtime.offload import Offload
 from app.services import Services
 from app.settings import Settings
-from app.usage import Operation, TokenUsage
 from app.web.bearer import bearer_token
 from app.web.client_address import TrustedProxies
 from app.web.misuse import Misuse
@@ -112,7 +112,7 @@ def ours() -> ASGIApp:
         authenticate=authenticate,
         make_context=make_context,
         clock=SystemClock(),
-        aside=Aside(),
+        offload=Offload(),
         misuse=Misuse(CollectorRegistry(), TrustedProxies(), SystemClock()),
     )
     return Starlette(routes=routes, middleware=[Middleware(RequestIds), Middleware(SecurityHeaders)])

@@ -12,14 +12,14 @@ from app.context import OperationContext
 from app.costs.alert_events import BudgetAlertEvent
 from app.costs.alerts import BudgetAlert
 from app.costs.budgets import Budget
-from app.ids import parse_id
-from app.paging import Page
+from app.domain.ids import parse_id
+from app.domain.paging import Page
 from resolvers.info import Info
 from resolvers.inputs.alerts import BudgetAlertFilter, alert_filter
 from resolvers.inputs.paging import After, First, Resume, page_request
 
 Wanted: TypeAlias = Annotated[
-    BudgetAlertFilter | None, strawberry.argument(name="filter", description="Left out: all that the caller may see.")
+    BudgetAlertFilter | None, strawberry.argument(name="filter", description="Omit to get everything that the caller may see.")
 ]
 
 

@@ -9,10 +9,10 @@ from strawberry import ID, UNSET, Parent
 
 from app.access.principal import Principal, Scope
 from app.costs.budgets import Budget, BudgetExceeded
-from app.errors import Refused
-from app.ids import Deleted, parse_id
-from app.paging import Page
-from app.problems import Conflict, InvalidInput, NotFound
+from app.domain.errors import Refused
+from app.domain.ids import Deleted, parse_id
+from app.domain.paging import Page
+from app.domain.problems import Conflict, InvalidInput, NotFound
 from resolvers.info import Info
 from resolvers.inputs.budgets import BudgetCreateInput, BudgetFilter, BudgetUpdateInput, budget_authority, budget_filter
 from resolvers.inputs.paging import After, First, page_request
@@ -24,7 +24,7 @@ BudgetId: TypeAlias = Annotated[ID, strawberry.argument(name="id", description="
 @refusals(InvalidInput, Conflict)
 async def budget_create(
     info: Info,
-    request: Annotated[BudgetCreateInput, strawberry.argument(name="input", description="The budget to make.")],
+    request: Annotated[BudgetCreateInput, strawberry.argument(name="input", description="The budget to create.")],
 ) -> Budget:
     return await info.context.services.budgets.create(request.to_domain(info.context.principal))
 
@@ -52,7 +52,7 @@ async def budget(info: Info, budget_id: BudgetId) -> Budget | None:
 
 async def budgets(
     info: Info,
-    wanted: Annotated[BudgetFilter | None, strawberry.argument(name="filter", description="Left out: all there are.")] = UNSET,
+    wanted: Annotated[BudgetFilter | None, strawberry.argument(name="filter", description="Omit to get all budgets.")] = UNSET,
     first: First = UNSET,
     after: After = UNSET,
 ) -> Page[Budget]:

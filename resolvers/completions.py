@@ -7,13 +7,13 @@ from typing import Annotated, TypeAlias
 import strawberry
 from strawberry import ID, UNSET
 
-from app.completion_events import CompletionEvent, CompletionFailed
-from app.completions import Completion
 from app.costs.budgets import BudgetExceeded
-from app.errors import Refused
-from app.ids import parse_id
+from app.domain.errors import Refused
+from app.domain.ids import parse_id
+from app.domain.problems import Conflict, InvalidInput, NotFound
+from app.gateway.completions import Completion
+from app.gateway.streams.events import CompletionEvent, CompletionFailed
 from app.llm.routing import ProvidersFailed, RateLimited
-from app.problems import Conflict, InvalidInput, NotFound
 from resolvers.info import Info
 from resolvers.inputs.completions import CompletionInput
 from resolvers.inputs.paging import Cursor
@@ -54,7 +54,7 @@ async def completion_events(
     info: Info,
     completion_id: CompletionId,
     after: Annotated[
-        Cursor | None, strawberry.argument(description="Those behind this event's cursor; left out, from the first on.")
+        Cursor | None, strawberry.argument(description="Return events after this cursor. Omit to start from the first event.")
     ] = UNSET,
 ) -> AsyncGenerator[CompletionEvent, None]:
     key = parse_id("cmp", completion_id)
@@ -63,7 +63,7 @@ async def completion_events(
         return
     cursor = after if isinstance(after, str) else None
     async with aclosing(info.context.services.streams.events(key, cursor, info.context.principal)) as events:
-        async for event in _told(events, info):
+        async for event in _with_refusals(events, info):
             yield event
 
 
@@ -74,11 +74,11 @@ async def completion_stream(info: Info, request: Request) -> AsyncGenerator[Comp
         yield CompletionFailed(1, info.context.clock.now(), refused.reason, None)
         return
     async with aclosing(info.context.services.streams.stream(asked, info.context.principal)) as events:
-        async for event in _told(events, info):
+        async for event in _with_refusals(events, info):
             yield event
 
 
-async def _told(events: AsyncGenerator[CompletionEvent, None], info: Info) -> AsyncGenerator[CompletionEvent, None]:
+async def _with_refusals(events: AsyncGenerator[CompletionEvent, None], info: Info) -> AsyncGenerator[CompletionEvent, None]:
     """A refusal is the last event."""
     number = 0
     try:

@@ -9,14 +9,14 @@ from app.access.principal import Principal, Scope
 from app.costs.forecast import CostForecast
 from app.costs.queries import CostDimension, CostQuery
 from app.costs.reports import CostReport, UsageRecord
-from app.ids import parse_id
-from app.paging import Page
+from app.domain.ids import parse_id
+from app.domain.paging import Page
 from resolvers.info import Info
 from resolvers.inputs import costs as inputs
 from resolvers.inputs.checks import check_length, check_texts
 from resolvers.inputs.paging import After, First, page_request
 
-_LONGEST_LABEL_KEY = 64
+_MAX_LABEL_KEY_LENGTH = 64
 
 
 async def costs(
@@ -24,16 +24,16 @@ async def costs(
     wanted: Annotated[inputs.CostFilter, strawberry.argument(name="filter", description="Which costs.")],
     *,
     group_by: Annotated[
-        list[CostDimension] | None, strawberry.argument(description="Up to three dimensions; left out, totals alone.")
+        list[CostDimension] | None, strawberry.argument(description="Up to three dimensions. Omit to get totals only.")
     ] = UNSET,
     label_key: Annotated[str | None, strawberry.argument(description="With LABEL: which label.")] = UNSET,
-    order_by: Annotated[inputs.CostOrder | None, strawberry.argument(description="Left out: dearest first.")] = UNSET,
+    order_by: Annotated[inputs.CostOrder | None, strawberry.argument(description="Omit to sort by cost, highest first.")] = UNSET,
     first: First = UNSET,
     after: After = UNSET,
 ) -> CostReport:
     key = label_key if isinstance(label_key, str) else None
     check_texts(key, ("labelKey",))
-    check_length(key, _LONGEST_LABEL_KEY, ("labelKey",))
+    check_length(key, _MAX_LABEL_KEY_LENGTH, ("labelKey",))
     order = (order_by or inputs.CostOrder()).to_domain()
     where = wanted.to_domain(info.context.principal)
     return await info.context.services.reports.costs(
@@ -44,7 +44,7 @@ async def costs(
 async def cost_forecast(
     info: Info,
     wanted: Annotated[
-        inputs.CostFilter, strawberry.argument(name="filter", description="Which costs; the period may lie ahead.")
+        inputs.CostFilter, strawberry.argument(name="filter", description="Which costs. The period may be in the future.")
     ],
 ) -> CostForecast | None:
     return await info.context.services.forecasts.costs(wanted.to_domain(info.context.principal))

@@ -5,9 +5,9 @@ from typing import Annotated
 import strawberry
 
 from app.costs.budgets import BudgetExceeded
-from app.embeddings import Embeddings
+from app.domain.problems import Conflict, InvalidInput
+from app.gateway.embeddings import Embeddings
 from app.llm.routing import ProvidersFailed, RateLimited
-from app.problems import Conflict, InvalidInput
 from resolvers.info import Info
 from resolvers.inputs.embeddings import EmbeddingsInput
 from resolvers.refusals import refusals

@@ -5,7 +5,7 @@ from typing import Annotated
 import strawberry
 
 from app.costs.export import CostExport
-from app.problems import InvalidInput
+from app.domain.problems import InvalidInput
 from resolvers.info import Info
 from resolvers.inputs.exports import CostExportInput
 from resolvers.refusals import refusals

@@ -1,4 +1,4 @@
-"""What a resolver is told about its operation."""
+"""What a resolver knows about its operation."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ import strawberry
 from strawberry import ID
 
 from app.access.principal import Scope
-from app.errors import Forbidden
+from app.domain.errors import Forbidden
 from app.llm.fleet import ProviderStatus
 from resolvers.alerts import budget_alert
 from resolvers.budgets import budget

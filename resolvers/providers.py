@@ -8,11 +8,11 @@ from strawberry import ID, UNSET, Parent
 
 from app.access.principal import Scope
 from app.costs.prices import PriceUsed
-from app.errors import Refused
+from app.domain.errors import Refused
+from app.domain.problems import NotFound
 from app.llm.fleet import ModelInfo, ProviderStatus
 from app.llm.metrics import ProviderMetrics
 from app.llm.routing import Route, RouteCandidate
-from app.problems import NotFound
 from resolvers.info import Info
 from resolvers.inputs.completions import CompletionInput
 from resolvers.refusals import refusals
@@ -26,7 +26,7 @@ def providers(info: Info) -> list[ProviderStatus]:
 
 def models(
     info: Info,
-    provider: Annotated[str | None, strawberry.argument(description="Only this provider's; left out, all.")] = UNSET,
+    provider: Annotated[str | None, strawberry.argument(description="Only this provider's. Omit to get all.")] = UNSET,
 ) -> list[ModelInfo]:
     return info.context.services.fleet.models(provider if isinstance(provider, str) else None)
 
@@ -39,7 +39,7 @@ def routes(info: Info) -> list[Route]:
 async def breaker_reset(
     info: Info,
     provider: Annotated[str, strawberry.argument(description="Name of the provider, such as `anthropic`.")],
-    model: Annotated[str | None, strawberry.argument(description="Only this model's breaker; left out, all.")] = UNSET,
+    model: Annotated[str | None, strawberry.argument(description="Only this model's breaker. Omit for all.")] = UNSET,
 ) -> ProviderStatus:
     found = await info.context.services.fleet.reset_breaker(provider, model if isinstance(model, str) else None)
     if found is None:
@@ -49,7 +49,7 @@ async def breaker_reset(
 
 async def route_explain(
     info: Info,
-    request: Annotated[CompletionInput, strawberry.argument(name="input", description="The call as it would be.")],
+    request: Annotated[CompletionInput, strawberry.argument(name="input", description="The call to explain.")],
 ) -> list[RouteCandidate]:
     return await info.context.services.planner.explain(await request.read(), info.context.principal)
 

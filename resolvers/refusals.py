@@ -7,7 +7,7 @@ import functools
 from collections.abc import Awaitable, Callable
 from typing import ParamSpec, TypeVar
 
-from app.errors import Refused
+from app.domain.errors import Refused
 
 Arguments = ParamSpec("Arguments")
 Made = TypeVar("Made")

@@ -22,7 +22,7 @@ from schema.values import Node
 @describes(alerts.BudgetAlert, description="Raised once per budget, period and threshold.")
 class BudgetAlert(Node):
     budget = strawberry.field(resolver=resolve.budget_of, graphql_type=Budget, description="The budget as it is now.")
-    budget_name: str = field(description="As it was then.")
+    budget_name: str = field(description="The budget's name when the alert was raised.")
     threshold: int = field(description="Percent of the limit that was reached, such as 90.")
     spent_usd: Decimal = field(description="Spent in the period when it was raised.")
     limit_usd: Decimal = field(description="The limit when it was raised.")
@@ -30,7 +30,7 @@ class BudgetAlert(Node):
     raised_at: datetime = field(description="When it was raised.")
 
 
-@describes(alert_events.BudgetAlertRaised, description="An alert, in the order in which all subscribers are told of it.")
+@describes(alert_events.BudgetAlertRaised, description="An alert. All subscribers get alerts in the same order.")
 class BudgetAlertRaised(StreamEvent):
     alert: BudgetAlert = field(description="The alert itself.")
     replayed: bool = field(description="Raised before the subscriber joined.")
@@ -41,12 +41,12 @@ class BudgetAlertRaised(StreamEvent):
     description="The cursor is older than the kept history; query budgetAlerts for the gap.",
 )
 class BudgetAlertsMissed(StreamEvent):
-    oldest_kept_at: datetime = field(description="How far back the kept history goes.")
+    oldest_kept_at: datetime = field(description="The time of the oldest alert that is still kept.")
 
 
 BudgetAlertEvent: TypeAlias = Annotated[
     BudgetAlertRaised | BudgetAlertsMissed | Heartbeat,
-    strawberry.union("BudgetAlertEvent", description="What a subscriber to alerts is told."),
+    strawberry.union("BudgetAlertEvent", description="An event of the stream of budget alerts."),
 ]
 
 
@@ -65,6 +65,6 @@ class AlertSubscriptions:
         resolver=resolve.budget_alert_events,
         is_subscription=True,
         graphql_type=BudgetAlertEvent,
-        description="Alerts as they are raised; with a cursor, first those missed, in order, each once.",
+        description="Alerts as they are raised. With a cursor, first the missed ones. In order, each once.",
         metadata={"broadcast": Audience.TENANT, "joined": resolve.greet},
     )

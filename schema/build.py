@@ -21,17 +21,17 @@ from schema.scalars import SCALARS
 from schema.viewer import ViewerQueries
 
 
-@strawberry.type(description="What can be read.")
+@strawberry.type(description="Queries.")
 class Query(NodeQueries, ViewerQueries, CompletionQueries, ProviderQueries, CostQueries, BudgetQueries, AlertQueries):
     pass
 
 
-@strawberry.type(description="What can be done.")
+@strawberry.type(description="Mutations.")
 class Mutation(CompletionMutations, EmbeddingMutations, BudgetMutations, ProviderMutations, ExportMutations):
     pass
 
 
-@strawberry.type(description="What can be watched.")
+@strawberry.type(description="Subscriptions.")
 class Subscription(CompletionSubscriptions, AlertSubscriptions, CostSubscriptions, ProviderSubscriptions):
     pass
 

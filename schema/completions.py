@@ -9,11 +9,12 @@ from typing import Annotated, TypeAlias
 import strawberry
 from strawberry import ID, field
 
-from app import completion_events, completions
-from app.completions import CompletionStatus
+from app.domain.usage import CacheTier
+from app.gateway import completions
+from app.gateway.completions import CompletionStatus
+from app.gateway.streams import events as completion_events
 from app.llm import messages
 from app.llm.messages import FinishReason
-from app.usage import CacheTier
 from resolvers import completions as resolve
 from resolvers.inputs.enums import describe_enum
 from schema.budgets import BudgetExceeded
@@ -26,7 +27,7 @@ from schema.values import Attempt, Label, Node, TokenUsage
 
 describe_enum(
     CacheTier,
-    description="Where a cached answer was found, nearest first.",
+    description="Where a cached answer was found. The nearest tier comes first.",
     values={
         "MEMORY": "The memory of the process.",
         "LOCAL_REDIS": "The Redis beside the process.",
@@ -41,14 +42,14 @@ describe_enum(
         "RUNNING": "Not answered yet.",
         "FINISHED": "Answered in whole.",
         "FAILED": "Not answered in whole; `problem` says why.",
-        "CANCELLED": "Stopped on request; what was made so far is there, and charged.",
+        "CANCELLED": "Stopped on request. The partial answer is available and charged.",
     },
 )
 describe_enum(
     FinishReason,
     description="Why the model stopped writing.",
     values={
-        "STOP": "It was done, or met a stop text.",
+        "STOP": "It finished, or met a stop text.",
         "LENGTH": "It reached the output cap.",
         "TOOL_CALLS": "It waits for the results of tools.",
         "CONTENT_FILTER": "The provider's content filter stopped it.",
@@ -57,7 +58,7 @@ describe_enum(
 )
 
 
-@describes(messages.ToolCall, description="A tool that the model asks for.")
+@describes(messages.ToolCall, description="A call of a tool that the model asks for.")
 class ToolCall:
     id: ID = field(description="The model's own id of this call; the result names it.")
     name: str = field(description="Name of the tool, as it was given.")
@@ -68,107 +69,103 @@ class ToolCall:
 class CacheHit:
     tier: CacheTier = field(description="Where it was found.")
     age_seconds: float = field(description="How long ago it was made.")
-    saved_usd: Decimal | None = field(description="What the same call would have cost; null where unknown.")
+    saved_usd: Decimal | None = field(description="What the same call would have cost. Null if unknown.")
 
 
 CompletionProblem: TypeAlias = Annotated[
     BudgetExceeded | RateLimited | ProvidersFailed | InvalidInput | Conflict | NotFound | CursorExpired,
-    strawberry.union("CompletionProblem", description="Why a completion failed, or could not be shown."),
+    strawberry.union("CompletionProblem", description="Why a completion failed or cannot be shown."),
 ]
 
 
-@describes(
-    completions.Completion, description="One call of a language model: what was asked of whom, the answer, and what it cost."
-)
+@describes(completions.Completion, description="One call of a language model: the request, the answer, and the cost.")
 class Completion(Node):
     status: CompletionStatus = field(description="How far it has come.")
-    text: str | None = field(description="The answer's words; null where there are none, or they are no longer kept.")
-    reasoning: JSON | None = field(description="Opaque blocks to give back with the next message of a tool loop.")
-    tool_calls: list[ToolCall] = field(description="Tools that the model asks for; give back their results in the next call.")
+    text: str | None = field(description="The text of the answer. Null if there is none or it is no longer kept.")
+    reasoning: JSON | None = field(description="Opaque blocks. Pass them back with the next message of a tool loop.")
+    tool_calls: list[ToolCall] = field(description="Tools that the model asks for. Send their results in the next call.")
     finish_reason: FinishReason | None = field(description="Why the model stopped; null until it has.")
     problem: CompletionProblem | None = field(description="Why it failed; null otherwise.")
     notes: list[str] = field(
-        description="What was changed on the way, such as a parameter the model does not take; why it was cancelled, if its API "
-        "key was revoked."
+        description="What was changed on the way, such as a parameter the model does not take. If its API key was "
+        "revoked, why it was cancelled."
     )
-    requested_model: str | None = field(description="As it was asked for; null where the call named none.")
-    route: str | None = field(description="Name of the route taken, such as `default`; null where a target was named.")
-    output_cap_tokens: int | None = field(description="The output cap really sent.")
+    requested_model: str | None = field(description="The model as the call named it. Null if it named none.")
+    route: str | None = field(description="Name of the route, such as `default`. Null if the call named a target.")
+    output_cap_tokens: int | None = field(description="The output cap that was sent to the provider.")
     capped_by_budget: bool = field(
-        description="True where a budget lowered the cap: a finish for LENGTH is then the budget's doing."
+        description="True if a budget lowered the cap. A finish reason LENGTH is then due to the budget."
     )
-    provider: str | None = field(description="The target that answered; null until one has.")
+    provider: str | None = field(description="The provider that answered. Null until one has.")
     model: str | None = field(description="The model that answered; null until one has.")
     usage: TokenUsage | None = field(description="Null until known.")
-    cost_usd: Decimal | None = field(description="All attempts together; null where a price is unknown.")
+    cost_usd: Decimal | None = field(description="All attempts together. Null if a price is unknown.")
     cache: CacheHit | None = field(description="Null on a miss.")
-    attempts: list[Attempt] = field(description="Every target tried or passed over, in order.")
+    attempts: list[Attempt] = field(description="Every target that was tried or skipped, in order.")
     latency_ms: float | None = field(description="From the call's arrival to its end; null until then.")
-    overhead_ms: float | None = field(description="Time spent in this service rather than in the provider.")
-    first_token_ms: float | None = field(
-        description="From the call's arrival to the first token; null where it was not streamed."
-    )
+    overhead_ms: float | None = field(description="Time spent in this service, without the time of the providers.")
+    first_token_ms: float | None = field(description="From the call's arrival to the first token. Null if it was not streamed.")
     tenant: str = field(description="Who is charged.")
     agent: str | None = field(description="Which of the tenant's agents called.")
-    labels: list[Label] = field(description="The call's marks.")
-    created_at: datetime = field(description="When it was asked for.")
+    labels: list[Label] = field(description="Labels of the call.")
+    created_at: datetime = field(description="When the call arrived.")
     finished_at: datetime | None = field(description="When it ended; null while it runs.")
 
 
 CompletionCreateResult: TypeAlias = Annotated[
     Completion | BudgetExceeded | RateLimited | ProvidersFailed | InvalidInput | Conflict,
-    strawberry.union("CompletionCreateResult", description="The whole answer, or why there is none."),
+    strawberry.union("CompletionCreateResult", description="The whole answer, or the reason why there is none."),
 ]
 
 CompletionStartResult: TypeAlias = Annotated[
     Completion | BudgetExceeded | RateLimited | InvalidInput | Conflict,
-    strawberry.union("CompletionStartResult", description="The completion that was accepted, or why none was."),
+    strawberry.union("CompletionStartResult", description="The accepted completion, or the reason why it was refused."),
 ]
 CompletionCancelResult: TypeAlias = Annotated[
     Completion | NotFound,
-    strawberry.union("CompletionCancelResult", description="The completion as it ended, or that there is none."),
+    strawberry.union("CompletionCancelResult", description="The completion as it ended, or NotFound."),
 ]
 
 
 @describes(completion_events.CompletionStarted, description="The call was accepted.")
 class CompletionStarted(StreamEvent):
-    completion_id: ID = field(description="By which it can be watched, cancelled and found again.")
+    completion_id: ID = field(description="The id by which it can be watched, cancelled and fetched.")
 
 
 @describes(completion_events.CompletionDelta, description="The next words of the answer.")
 class CompletionDelta(StreamEvent):
-    text: str = field(description="To be put behind what came before.")
+    text: str = field(description="Append it to the text so far.")
 
 
 @describes(completion_events.ToolCallDelta, description="The next piece of a tool call.")
 class ToolCallDelta(StreamEvent):
     tool_call_id: ID = field(description="Which of the answer's tool calls it belongs to.")
-    name: str | None = field(description="Name of the tool, with the call's first piece; null after it.")
-    arguments_delta: str = field(description="JSON text, to be put behind what came before.")
+    name: str | None = field(description="Name of the tool, in the first piece of a call. Null in later pieces.")
+    arguments_delta: str = field(description="JSON text. Append it to the arguments so far.")
 
 
 @describes(
     completion_events.CompletionRerouted,
-    description="A target failed before any of its content was shown; the next is being tried.",
+    description="A target failed before any of its content was shown. The next target is being tried.",
 )
 class CompletionRerouted(StreamEvent):
     attempt: Attempt = field(description="The one that failed.")
 
 
-@describes(completion_events.CompletionFinished, description="The answer is whole, and in the ledger.")
+@describes(completion_events.CompletionFinished, description="The answer is complete and its cost is in the ledger.")
 class CompletionFinished(StreamEvent):
-    completion: Completion = field(description="With the whole answer.")
+    completion: Completion = field(description="The completion with the whole answer.")
 
 
 @describes(completion_events.CompletionFailed, description="What was streamed is not a whole answer.")
 class CompletionFailed(StreamEvent):
     problem: CompletionProblem = field(description="Why.")
-    partial: Completion | None = field(description="With the text so far and what it cost; null where nothing was started.")
+    partial: Completion | None = field(description="The text so far and its cost. Null if nothing was started.")
 
 
 @describes(completion_events.CompletionCancelled, description="Stopped on request.")
 class CompletionCancelled(StreamEvent):
-    completion: Completion = field(description="With what was made so far, which stays charged.")
+    completion: Completion = field(description="The completion with the partial answer, which stays charged.")
 
 
 CompletionEvent: TypeAlias = Annotated[
@@ -189,7 +186,7 @@ class CompletionQueries:
     completion = strawberry.field(
         resolver=resolve.completion,
         graphql_type=Completion | None,
-        description="A completion of the caller's tenant; null where there is none by this id.",
+        description="Fetch a completion of the caller's tenant by its id. Null if there is none.",
     )
 
 
@@ -203,12 +200,12 @@ class CompletionMutations:
     completion_start = strawberry.field(
         resolver=resolve.completion_start,
         graphql_type=CompletionStartResult | None,
-        description="Accept a completion and return at once; watch it with completionEvents.",
+        description="Start a completion and return at once. Watch it with completionEvents.",
     )
     completion_cancel = strawberry.field(
         resolver=resolve.completion_cancel,
         graphql_type=CompletionCancelResult | None,
-        description="What was produced so far stays charged. Gives back the completion as it ended.",
+        description="Cancel a running completion. What was produced so far stays charged. Returns the completion as it ended.",
     )
 
 
@@ -218,12 +215,12 @@ class CompletionSubscriptions:
         resolver=resolve.completion_events,
         is_subscription=True,
         graphql_type=CompletionEvent,
-        description="Events of one completion, from the first or after a cursor; ends after the finished or failed event.",
+        description="Events of one completion, from the first one or after a cursor. Ends after the finished or failed event.",
     )
     completion_stream = strawberry.field(
         resolver=resolve.completion_stream,
         is_subscription=True,
         graphql_type=CompletionEvent,
-        description="Start and watch in one operation; a repeat with the same idempotency key joins the running stream.",
+        description="Start and watch in one operation. A repeat with the same idempotency key joins the running stream.",
         metadata={"spends": True},
     )

@@ -16,12 +16,12 @@ from schema.streams import Heartbeat, StreamEvent
 
 @describes(cost_updates.CostUpdate, description="The totals have changed.")
 class CostUpdate(StreamEvent):
-    totals: CostTotals = field(description="Of all calls of the filter so far.")
+    totals: CostTotals = field(description="Totals of all calls that match the filter, until now.")
 
 
 CostUpdateEvent: TypeAlias = Annotated[
     CostUpdate | Heartbeat,
-    strawberry.union("CostUpdateEvent", description="New totals, or a sign of life after 15 seconds without."),
+    strawberry.union("CostUpdateEvent", description="New totals, or a heartbeat after 15 seconds without a change."),
 ]
 
 
@@ -31,5 +31,5 @@ class CostSubscriptions:
         resolver=resolve.cost_updates,
         is_subscription=True,
         graphql_type=CostUpdateEvent,
-        description="Running totals of a scope, at most one event per interval. The first tells how it stands.",
+        description="Running totals of a scope, at most one event per interval. The first event has the current totals.",
     )

@@ -14,15 +14,15 @@ from schema.describes import describes
 from schema.problems import InvalidInput
 
 
-@describes(export.CostExport, description="A file, made while it is fetched.")
+@describes(export.CostExport, description="A file that is written while it is downloaded.")
 class CostExport:
-    url: str = field(description="Where to fetch the file; whoever has this link needs no key.")
-    expires_at: datetime = field(description="Until when a download may begin.")
+    url: str = field(description="Where to download the file. The link works without a key.")
+    expires_at: datetime = field(description="A download must begin before this time.")
 
 
 CostExportCreateResult: TypeAlias = Annotated[
     CostExport | InvalidInput,
-    strawberry.union("CostExportCreateResult", description="A link to the file, or why there is none."),
+    strawberry.union("CostExportCreateResult", description="A link to the file, or the reason why there is none."),
 ]
 
 

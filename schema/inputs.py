@@ -17,7 +17,7 @@ from resolvers.inputs.checks import check_count
 Value: TypeAlias = Any  # what graphql-core's coercion gives: scalars, enum members, lists and dicts of them
 Build: TypeAlias = Callable[[Value], Value]
 
-_MOST_OBJECTS = 10_000
+_MAX_OBJECTS = 10_000
 
 
 def plan_inputs(schema: GraphQLSchema, config: StrawberryConfig) -> None:
@@ -83,7 +83,7 @@ def _builder(name: str, field_type: object, plans: Mapping[type, Build]) -> Buil
 
 def _list_builder(name: str, each: Build) -> Build:
     def build(items: list[Value]) -> list[Value]:
-        check_count(items, _MOST_OBJECTS, (name,))
+        check_count(items, _MAX_OBJECTS, (name,))
         return [each(item) for item in items]
 
     return build

@@ -13,5 +13,5 @@ class NodeQueries:
     node = strawberry.field(
         resolver=resolve.node,
         graphql_type=Node | None,
-        description="Anything with an id, by its id; null where the caller may see nothing by it.",
+        description="Fetch an object by its id. Null if it does not exist or the caller may not see it.",
     )

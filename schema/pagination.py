@@ -7,29 +7,31 @@ from typing import Generic, TypeVar
 import strawberry
 from strawberry import field
 
-from app import paging
+from app.domain import paging
 from resolvers.inputs.paging import Cursor
 from schema.describes import describes
 
 NodeType = TypeVar("NodeType")
 
 
-@describes(paging.PageInfo, description="Where a page stands in its list.")
+@describes(paging.PageInfo, description="Position of a page in its list.")
 class PageInfo:
-    has_next_page: bool = field(description="There is more after endCursor.")
-    has_previous_page: bool = field(description="There is something before startCursor.")
-    start_cursor: Cursor | None = field(description="Position of the first node; null on an empty page.")
-    end_cursor: Cursor | None = field(description="Position of the last node, to pass as `after`; null on an empty page.")
+    has_next_page: bool = field(description="True if there are items after endCursor.")
+    has_previous_page: bool = field(description="True if there are items before startCursor.")
+    start_cursor: Cursor | None = field(description="Cursor of the first node. Null on an empty page.")
+    end_cursor: Cursor | None = field(
+        description="Cursor of the last node. Pass it as `after` to get the next page. Null on an empty page."
+    )
 
 
-@strawberry.type(description="One entry of a page and its position.")
+@strawberry.type(description="One item of a page with its cursor.")
 class Edge(Generic[NodeType]):
-    cursor: Cursor = field(description="Position of the node, to pass as `after`.")
-    node: NodeType = field(description="The entry itself.")
+    cursor: Cursor = field(description="Cursor of the node. Pass it as `after` to get the items after it.")
+    node: NodeType = field(description="The item itself.")
 
 
 @strawberry.type(description="One page of a list.")
 class Connection(Generic[NodeType]):
-    nodes: list[NodeType] = field(description="The entries of the page, where their positions do not matter.")
-    edges: list[Edge[NodeType]] = field(description="The entries of the page with their positions.")
-    page_info: PageInfo = field(description="Where the page stands in its list.")
+    nodes: list[NodeType] = field(description="The items of the page.")
+    edges: list[Edge[NodeType]] = field(description="The items of the page with their cursors.")
+    page_info: PageInfo = field(description="Position of the page in its list.")

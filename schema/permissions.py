@@ -1,7 +1,7 @@
 """Who may see what, as a table. A type or a root field without a row is refused: the schema does not build.
 
 A row of a root field is checked whenever the field is called. What lies below a root field goes with it: `Rule.WITH_PARENT` says
-that whoever was given the object may read the field.
+that a caller that was given the object may read the field.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from typing import Any, TypeAlias
 from graphql import GraphQLField, GraphQLObjectType, GraphQLSchema
 
 from app.access.principal import Principal, Scope
-from app.errors import Forbidden
+from app.domain.errors import Forbidden
 
 
 class Rule(Enum):
     ANY_KEY = "any good key"
-    WITH_PARENT = "whoever was given the object"
+    WITH_PARENT = "every caller that was given the object"
 
 
 Permission: TypeAlias = Scope | Rule

@@ -18,7 +18,7 @@ import strawberry
 from graphql import GraphQLScalarType, ListValueNode, ObjectValueNode, ValueNode, VariableNode, value_from_ast_untyped
 from strawberry.types.scalar import ScalarDefinition
 
-from app.money import PLACES, format_decimal
+from app.domain.money import PLACES, format_decimal
 from resolvers.inputs.checks import unfit_text
 from resolvers.inputs.paging import Cursor
 
@@ -199,7 +199,7 @@ SCALARS: Mapping[object, ScalarDefinition] = {
     JSON: _JSON,
     Cursor: strawberry.scalar(
         name="Cursor",
-        description="Opaque position in a list or stream: give it back as it came.",
+        description="Opaque position in a list or stream. Pass it back unchanged.",
         serialize=check_cursor,
         parse_value=check_cursor,
     ),

@@ -8,44 +8,44 @@ from decimal import Decimal
 import strawberry
 from strawberry import ID, field
 
-from app import attempts, ids, usage
-from app.attempts import AttemptOutcome
-from app.problems import ProblemCode
+from app.domain import attempts, ids, usage
+from app.domain.attempts import AttemptOutcome
+from app.domain.problems import ProblemCode
 from resolvers.inputs.enums import describe_enum
 from schema.describes import describes
 
 describe_enum(
     AttemptOutcome,
-    description="How one try at one target ended.",
+    description="How one attempt at one target ended.",
     values={
         "SUCCEEDED": "The target answered.",
-        "FAILED": "The target failed, or answered what cannot be used.",
-        "TIMED_OUT": "The target did not answer, or fell silent, within the time given.",
-        "RATE_LIMITED": "The provider itself refused for its rate limit.",
+        "FAILED": "The target failed, or its answer cannot be used.",
+        "TIMED_OUT": "The target did not answer, or stopped answering, within the time limit.",
+        "RATE_LIMITED": "The provider refused the call because of its rate limit.",
         "CANCELLED": "The call was cancelled while the target was working.",
-        "SKIPPED_OPEN_CIRCUIT": "Not tried: the target failed too often of late.",
-        "SKIPPED_LIMIT": "Not tried: the rate limit kept for the target had no room in time.",
+        "SKIPPED_OPEN_CIRCUIT": "Not tried: the target failed too often recently.",
+        "SKIPPED_LIMIT": "Not tried: the target's rate limit had no room in time.",
         "SKIPPED_BUDGET": "Not tried: a budget cannot pay for this target.",
     },
 )
 
 
-@strawberry.interface(description="Something with an id of its own, found again by `node`.")
+@strawberry.interface(description="An object with an id, which `node` can fetch.")
 class Node:
     id: ID = field(
-        description="Opaque and never used again; its letters tell the type, as in `cmp_0199f2c1a4b87c3d9e1f5a6b7c8d9e0f`."
+        description="Opaque and never reused. Its first letters show the type, as in `cmp_0199f2c1a4b87c3d9e1f5a6b7c8d9e0f`."
     )
 
 
-@describes(ids.Deleted, description="What is gone.")
+@describes(ids.Deleted, description="A deleted object.")
 class Deleted:
-    id: ID = field(description="Its id, which is not used again.")
+    id: ID = field(description="Its id, which is never reused.")
 
 
-@describes(usage.Label, description="A mark on a call or a budget by which costs can be split.")
+@describes(usage.Label, description="A key and value on a call or a budget, by which costs can be grouped.")
 class Label:
-    key: str = field(description="What the label says something about, such as `team`.")
-    value: str = field(description="What it says, such as `search`.")
+    key: str = field(description="Key, such as `team`.")
+    value: str = field(description="Value, such as `search`.")
 
 
 @describes(
@@ -54,25 +54,25 @@ class Label:
     "reasoningTokens.",
 )
 class TokenUsage:
-    input_tokens: int = field(description="All that was sent, such as 1200.")
+    input_tokens: int = field(description="Tokens that were sent, such as 1200.")
     cached_input_tokens: int = field(description="Part of inputTokens that the provider read from its prompt cache.")
     cache_write_tokens: int = field(description="Part of inputTokens that the provider wrote to its prompt cache.")
-    output_tokens: int = field(description="All that the model wrote, such as 350.")
+    output_tokens: int = field(description="Tokens that the model wrote, such as 350.")
     reasoning_tokens: int = field(description="Part of outputTokens that the model spent on thinking.")
     total_tokens: int = field(description="inputTokens and outputTokens together.")
-    confirmed: bool = field(description="False where the provider's figures never came and these are estimates.")
+    confirmed: bool = field(description="False if the figures are estimates because the provider's figures never came.")
 
 
-@describes(attempts.Attempt, description="One try at one target.")
+@describes(attempts.Attempt, description="One attempt at one target.")
 class Attempt:
     id: ID = field(description="Such as `att_0199f2c1a4b87c3d9e1f5a6b7c8d9e0f`.")
     provider: str = field(description="Name of the provider, such as `anthropic`.")
     model: str = field(description="Name of the model, such as `claude-sonnet-5-5`.")
     outcome: AttemptOutcome = field(description="How it ended.")
-    status_code: int | None = field(description="The provider's HTTP status, such as 529; null where none came.")
+    status_code: int | None = field(description="The provider's HTTP status, such as 529. Null if none came.")
     reason: ProblemCode | None = field(description="Category of the failure; never the provider's raw text.")
     provider_request_id: str | None = field(description="The provider's own id of the request, for its support.")
-    started_at: datetime = field(description="When it was begun.")
+    started_at: datetime = field(description="When it began.")
     latency_ms: float = field(description="How long it took, in milliseconds.")
-    usage: TokenUsage | None = field(description="Null where nothing was billed or known.")
-    cost_usd: Decimal | None = field(description='Such as `"0.0042"`; null where the price is unknown.')
+    usage: TokenUsage | None = field(description="Null if nothing was billed or known.")
+    cost_usd: Decimal | None = field(description='Cost in US dollars, such as `"0.0042"`. Null if the price is unknown.')

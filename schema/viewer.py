@@ -20,7 +20,7 @@ describe_enum(
         "BUDGETS": "Read, make and change budgets, and watch their alerts.",
         "BUDGETS_READ": "Read budgets and their alerts; BUDGETS includes it.",
         "VECTORS": "Read and write collections of documents.",
-        "CACHE": "Read the cache's figures and invalidate what is in it.",
+        "CACHE": "Read the cache's statistics and invalidate its entries.",
         "PROVIDERS": "Read the state of providers, models and routes.",
         "ADMIN": "Everything, in every tenant.",
     },
@@ -29,15 +29,15 @@ describe_enum(
 
 @describes(
     allowance.Allowance,
-    description="Points a caller may spend on documents; each document's points are in `extensions.cost`.",
+    description="Points a caller may spend on documents. Each document's points are in `extensions.cost`.",
 )
 class Allowance:
-    capacity: int = field(description="The most that can be saved up, such as 100000.")
+    capacity: int = field(description="Maximum number of points, such as 100000.")
     remaining: int = field(description="What is left now.")
     restores_per_second: float = field(description="How fast it fills again, such as 1000.")
 
 
-@describes(Principal, description="Who is calling: what the key says about its bearer.")
+@describes(Principal, description="The caller, as its key describes it.")
 class Viewer:
     tenant: str = field(description="The tenant that the key belongs to.")
     key_name: str = field(description="Name of the key; never the key itself.")

@@ -1,4 +1,4 @@
-"""`python -m simulator`: prints one JSON line with its addresses once it listens, and runs until it is told to stop."""
+"""`python -m simulator`: prints one JSON line with its addresses once it listens, and runs until it is recognised to stop."""
 
 from __future__ import annotations
 

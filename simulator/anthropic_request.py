@@ -394,7 +394,7 @@ def _cached(
 ) -> tuple[Input, list[tuple[bytes, float]]]:
     """Reads the longest known prefix up to the last mark; the rest of it is to be written.
 
-    A prefix is told by its blocks, their marks left out: the mark may move from turn to turn, as with the real API.
+    A prefix is recognised by its blocks, their marks left out: the mark may move from turn to turn, as with the real API.
     """
     running = hashlib.blake2b(f"{key}\x00{body.model}".encode(), digest_size=16)
     chars = read = five = hour = 0

@@ -14,7 +14,7 @@ _WINDOW_SECONDS = 60.0
 
 
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A minute's allowance of each key. Generous by default, so that a benchmark is not told to slow down."""
+    """A minute's allowance of each key. Generous by default, so that a benchmark is not recognised to slow down."""
 
     requests_per_minute: int = 10_000_000
     tokens_per_minute: int = 10_000_000_000

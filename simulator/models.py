@@ -12,7 +12,7 @@ ProviderName: TypeAlias = Literal["anthropic", "openai"]
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """`dimensions` is set for embedding models alone; `reasons` says whether the model thinks unless told not to."""
+    """`dimensions` is set for embedding models alone; `reasons` says whether the model thinks unless recognised not to."""
 
     name: str
     context_tokens: int

@@ -18,7 +18,7 @@ from simulator.models import ProviderName
 from simulator.openai_wire import OpenAIWire
 from simulator.protocol import Dialect, Rejected
 
-_MOST_BODY_BYTES = 32 * 1024 * 1024
+_MAX_BODY_BYTES = 32 * 1024 * 1024
 _CONTROL = "/_simulator/"
 
 
@@ -82,7 +82,7 @@ class Simulator:
     async def _serve(
         self, exchange: Exchange, connection: Connection, place: _Place, scope: Scope, headers: dict[bytes, bytes]
     ) -> None:
-        raw = await connection.body(_MOST_BODY_BYTES)
+        raw = await connection.body(_MAX_BODY_BYTES)
         if raw is None:
             raise Rejected(413)
         exchange.entry.body_hash = body_hash(raw)

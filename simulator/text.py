@@ -28,7 +28,7 @@ _SENTENCES = (
 _PERIOD = ". ".join(_SENTENCES) + ". "
 _STARTS = tuple(_PERIOD.index(sentence) for sentence in _SENTENCES)
 _CORPUS = _PERIOD * 20
-_LONGEST_SLICE = len(_CORPUS) - len(_PERIOD)
+_MAX_SLICE_LENGTH = len(_CORPUS) - len(_PERIOD)
 
 
 def tokens_of(chars: int) -> int:
@@ -41,7 +41,7 @@ def prose(seed: int, tokens: int) -> str:
     if length <= 0:
         return ""
     start = _STARTS[seed % len(_STARTS)]
-    source = _CORPUS if length <= _LONGEST_SLICE else _PERIOD * (length // len(_PERIOD) + 2)
+    source = _CORPUS if length <= _MAX_SLICE_LENGTH else _PERIOD * (length // len(_PERIOD) + 2)
     return source[start : start + length - 1] + "."
 
 

@@ -32,12 +32,12 @@ class ManualClock:
         await wake
 
     def move(self, seconds: float) -> None:
-        """Time passes where nobody sleeps: for code without an event loop."""
+        """Time passes while no task sleeps: for code without an event loop."""
         self._monotonic += seconds
         self._now += timedelta(seconds=seconds)
 
     async def advance(self, seconds: float) -> None:
-        """Time passes; whoever wakes runs, and may sleep again, before time moves on."""
+        """Time passes; a task that wakes runs, and may sleep again, before time moves on."""
         end = self._monotonic + seconds
         await settle()
         while self._sleepers and self._sleepers[0][0] <= end:

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from redis import Redis
 
-from app.completions import CompletionRequest
+from app.gateway.completions import CompletionRequest
 from app.llm.messages import Message, Role, Text
-from app.secrets import SecretReference
+from app.secrets.reference import SecretReference
 from app.settings import (
     BreakerSettings,
     ContentSettings,

@@ -20,7 +20,7 @@ from simulator.models import ProviderName
 from simulator.structured import Json
 
 _ROOT = Path(__file__).parents[1]
-_PATIENCE_SECONDS = 15.0
+_TIMEOUT_SECONDS = 15.0
 
 StepFields: TypeAlias = "dict[str, Json]"
 
@@ -60,7 +60,7 @@ class RunningSimulator:
         return self._wait(lambda _entry: True, count, after)
 
     def _wait(self, counts: Callable[[Entry], bool], count: int, after: int) -> list[Entry]:
-        deadline = time.monotonic() + _PATIENCE_SECONDS
+        deadline = time.monotonic() + _TIMEOUT_SECONDS
         while time.monotonic() < deadline:
             entries = [entry for entry in self.log(after) if counts(entry)]
             if len(entries) >= count:

@@ -5,15 +5,46 @@ from __future__ import annotations
 import ast
 import re
 import subprocess
+import tomllib
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
-LONGEST_FILE = 500
-LONGEST_FUNCTION = 60
+MAX_FILE_LINES = 500
+MAX_FUNCTION_LINES = 60
 BANNED_NAMES = {"utils", "helpers", "common", "manager"}
 SOURCE_ENDINGS = {".py", ".ts", ".js", ".mjs", ".css", ".html", ".lua"}
+WORD_ENDINGS = {".css", ".graphql", ".html", ".js", ".lua", ".md", ".py", ".sql", ".toml"}
+REPLACED_WORDS = [
+    (r"\b_?(?:MOST|LONGEST|LARGEST|SHORTEST|SMALLEST)(?:_[A-Z]\w*)?\b|\b_?LEAST_(?!COST\b|LATENCY\b)[A-Z]\w*", "MAX_… or MIN_…"),
+    (r"(?i)(?<![a-z])tellers?(?![a-z])", "leader"),
+    (r"(?i)(?<![a-z])(?:un)?told(?! apart)(?![a-z])", "published, reported, said, asked"),
+    (r"(?i)(?<![a-z])(?:un)?bur(?:y|ies|ied)(?![a-z])", "reclaim"),
+    (r"(?i)(?<![a-z])from_the_dead(?![a-z])|\bfrom the dead\b", "reclaim an orphan"),
+    (r"(?i)(?<![a-z])journeys?(?![a-z])", "call context"),
+    (r"(?<!set )(?<!set_)(?<![A-Za-z])[Aa]side(?![a-z])", "offload"),
+    (r"(?i)upkeep", "maintenance"),
+    (r"(?i)(?<![a-z])see[sn]?_out(?![a-z])|\bsee[sn]? out\b", "drain"),
+    (r"(?i)(?<![a-z])heed(?:s|ed)?(?![a-z])", "apply"),
+    (r"(?i)(?<![a-z])mend(?:s|ed|ing)?(?![a-z])", "repair"),
+    (r"(?i)tether|farewell", "parent-death signal"),
+    (r"(?i)(?<![a-z])dear(?:er|est)?(?![a-z])", "expensive"),
+    (r"(?i)(?<![a-z])who(?:m)?ever(?![a-z])", "a caller that, every process that"),
+    (r"""(?<![\w@\"'`/])[Nn]obody(?![@\"'`/\w])|_nobody_""", "no caller, no process, not"),
+    (r"(?i)(?<![a-z])strangers?(?![a-z])", "unauthenticated caller, other caller"),
+    (r"(?i)(?<![a-z])crew(?![a-z])", "supervised parts"),
+    (r"\bcheck_form\b|\bJsonForm\b", "JSON complexity check"),
+    (r"(?i)silence[ _]?watch", "stall detector"),
+    (r"\bof late\b", "recently"),
+]
+STORED_NAMES = [
+    ("migrations/*", r"upkeep"),
+    ("app/costs/maintenance.py", r"update upkeep"),
+    ("tests/*", r"(?:from|update|into) upkeep"),
+]
+"""Names in databases, which stay until a migration changes them: files, and what may stand there."""
 
 
 def tracked_files() -> list[Path]:
@@ -26,12 +57,19 @@ def python_files() -> list[Path]:
     return [path for path in tracked_files() if path.suffix == ".py"]
 
 
+def without_allowed(name: str, line: str) -> str:
+    for files, pattern in STORED_NAMES:
+        if fnmatch(name, files):
+            line = re.sub(pattern, "", line)
+    return line
+
+
 class TestSizes:
     def test_no_source_file_is_longer_than_five_hundred_lines(self) -> None:
         long = {
             str(path.relative_to(ROOT)): length
             for path in tracked_files()
-            if path.suffix in SOURCE_ENDINGS and (length := len(path.read_text().splitlines())) > LONGEST_FILE
+            if path.suffix in SOURCE_ENDINGS and (length := len(path.read_text().splitlines())) > MAX_FILE_LINES
         }
         assert long == {}
 
@@ -41,7 +79,7 @@ class TestSizes:
             for path in python_files()
             for node in ast.walk(ast.parse(path.read_text()))
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-            and (length := (node.end_lineno or node.lineno) - node.lineno + 1) > LONGEST_FUNCTION
+            and (length := (node.end_lineno or node.lineno) - node.lineno + 1) > MAX_FUNCTION_LINES
         }
         assert long == {}
 
@@ -69,3 +107,35 @@ class TestWhatIsNeverCommitted:
             and re.search(pattern, path.read_text(), re.MULTILINE)
         ]
         assert found == []
+
+
+class TestWords:
+    """Words that were replaced by the field's own stay replaced: docs/glossary.md has the words to use."""
+
+    @pytest.mark.parametrize(("pattern", "instead"), REPLACED_WORDS, ids=[instead for _, instead in REPLACED_WORDS])
+    def test_no_replaced_word_comes_back(self, pattern: str, instead: str) -> None:
+        found = [
+            f"{name}:{number}: {line.strip()} (say: {instead})"
+            for path in tracked_files()
+            if path.suffix in WORD_ENDINGS and path != Path(__file__)
+            for name in [path.relative_to(ROOT).as_posix()]
+            for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+            if re.search(pattern, without_allowed(name, line))
+        ]
+        assert found == []
+
+
+class TestImportContracts:
+    def test_both_layer_contracts_name_the_same_parts_of_app(self) -> None:
+        contracts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]["contracts"]
+        inside, around = (
+            {part.removeprefix("app.") for layer in contract["layers"] for part in re.split(r" [|:] ", layer)}
+            for contract in contracts
+            if contract["name"] in {"app: every part imports only what is below it", "app lies around schema and resolvers"}
+        )
+        assert around - inside == {"schema", "resolvers"}
+        assert inside - around == set()
+
+    def test_every_package_says_what_lives_there(self) -> None:
+        packages = [path for path in (ROOT / "app").rglob("__init__.py") if "__pycache__" not in path.parts]
+        assert [str(path) for path in packages if ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) is None] == []

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from uuid import UUID
 
-from app.clock import Clock
-from app.errors import LimitExceeded
+from app.domain.errors import LimitExceeded
+from app.runtime.clock import Clock
 
-_MOST_BUCKETS = 10_000
+_MAX_BUCKETS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +42,8 @@ class Allowances:
         self._buckets: dict[UUID, _Bucket] = {}
 
     def take(self, key: UUID, points: int) -> Allowance:
-        """What is left after `points` were taken; raises AllowanceExceeded and takes nothing where they are not there.
-        A document dearer than the whole bucket takes all of a full one, so that it can run at all."""
+        """What is left after `points` were taken; raises AllowanceExceeded and takes nothing if there are too few. A document
+        that costs more than the whole bucket takes all of a full one: otherwise it could never run."""
         bucket = self._filled(key)
         asked = min(points, self._capacity)
         if bucket.points < asked:
@@ -63,7 +63,7 @@ class Allowances:
         now = self._clock.monotonic()
         bucket = self._buckets.get(key)
         if bucket is None:
-            if len(self._buckets) >= _MOST_BUCKETS:
+            if len(self._buckets) >= _MAX_BUCKETS:
                 self._forget_full(now)
             bucket = self._buckets[key] = _Bucket(float(self._capacity), now)
         else:

@@ -1,4 +1,4 @@
-"""Whose subscribers see the same events, so that one execution may serve them all."""
+"""Which subscribers see the same events, so that one execution can serve all of them."""
 
 from __future__ import annotations
 

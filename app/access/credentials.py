@@ -1,7 +1,7 @@
 """The text of a key: `sk-<hint>-<secret part>`. The hint finds the row and may be shown; the rest is 190 random bits.
 
-Only SHA-256 of the whole text is stored. A slow hash protects secrets that people choose; nobody can guess 190 random bits,
-whatever the hash costs, and a slow one would be paid for by every call.
+Only SHA-256 of the whole text is stored. A slow hash protects secrets that people choose; 190 random bits cannot be guessed, so a
+slow hash would protect nothing and slow down every call.
 """
 
 from __future__ import annotations

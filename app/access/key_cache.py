@@ -1,7 +1,7 @@
 """What one process remembers of keys, so that a call costs no SQL.
 
-An entry is what was read from its row and is never written back. It lives for the TTL and no longer, whoever uses it, and
-no older version of a row can take the place of a change that was already seen.
+An entry is what was read from its row and is never written back. It lives for the TTL and no longer, however often it is used. An
+older version of a row never replaces a change that was already seen.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from app.access.principal import Principal
-from app.clock import Clock
+from app.runtime.clock import Clock
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ class KeyCache:
         self._refused.pop(hint, None)
 
     def take_changes(self, recent: Sequence[KeyEntry]) -> tuple[KeyEntry, ...]:
-        """`recent` are all rows that changed of late; gives back those whose version was not seen before."""
+        """`recent` are all rows that changed recently; returns those whose version was not seen before."""
         before, self._changed = self._changed, {entry.hint: entry.version for entry in recent}
         for entry in recent:
             cached = self._entries.get(entry.hint)

@@ -15,14 +15,14 @@ from app.access.key_cache import KeyEntry
 from app.access.principal import Principal, Scope
 from app.db.sessions import ReadSession, WriteSession
 from app.db.tables.access import api_keys
-from app.errors import Refused
-from app.ids import format_id, parse_id
-from app.problems import Conflict, InvalidInput
+from app.domain.errors import Refused
+from app.domain.ids import format_id, parse_id
+from app.domain.problems import Conflict, InvalidInput
 
 _Row: TypeAlias = Row[*tuple[Any, ...]]
 
 CHANNEL: Final = "greenlang_keys"
-LONGEST_NAME: Final = 128
+MAX_NAME_LENGTH: Final = 128
 
 _ENTRY = (
     api_keys.c.hint,
@@ -57,7 +57,7 @@ class NewKey:
         for field, name in (("name", self.name), ("tenant", self.tenant), ("agent", self.agent)):
             if name is not None and not _is_name(name):
                 raise Refused(
-                    InvalidInput(f"{field} has 1 to {LONGEST_NAME} printable characters, no space at its ends", (field,))
+                    InvalidInput(f"{field} has 1 to {MAX_NAME_LENGTH} printable characters and no space at its ends", (field,))
                 )
         if not self.scopes:
             raise Refused(InvalidInput("a key needs at least one scope", ("scopes",)))
@@ -67,7 +67,7 @@ class NewKey:
             raise Refused(InvalidInput("a time needs its offset from UTC", ("expiresAt",)))
         for field, limit in (("requestsPerMinute", self.requests_per_minute), ("maxConcurrent", self.max_concurrent)):
             if limit is not None and not 1 <= limit < 2**31:
-                raise Refused(InvalidInput("a limit is a whole number from 1 on", (field,)))
+                raise Refused(InvalidInput("a limit is a whole number of at least 1", (field,)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +92,7 @@ class ApiKey:
 
 
 def _is_name(text: str) -> bool:
-    return 1 <= len(text) <= LONGEST_NAME and text.isprintable() and text == text.strip()
+    return 1 <= len(text) <= MAX_NAME_LENGTH and text.isprintable() and text == text.strip()
 
 
 async def insert_key(session: WriteSession, key: UUID, new: NewKey, hint: str, secret_hash: bytes) -> ApiKey:
@@ -116,7 +116,7 @@ async def insert_key(session: WriteSession, key: UUID, new: NewKey, hint: str, s
     try:
         return _api_key((await session.execute(statement)).one())
     except IntegrityError as error:
-        raise Refused(Conflict(f"the tenant {new.tenant} has a key {new.name}; revoke it or take another name")) from error
+        raise Refused(Conflict(f"the tenant {new.tenant} has a key {new.name}; revoke it or use another name")) from error
 
 
 async def revoke_key(session: WriteSession, reference: str, tenant: str | None, *, cancel_calls: bool) -> ApiKey | None:

@@ -1,10 +1,10 @@
 """API keys: made once, shown once, checked at every call.
 
-A call costs no SQL while its key is cached, for at most the cache's TTL; within it a key works even while PostgreSQL is
-away, after it the answer is StoreUnavailable. A wrong secret costs the same whether there is a key of its hint or not: one
-hash, and a read of the row unless it was read for a refusal a moment ago. A revocation reaches every process at once by
-NOTIFY and at the latest with the next poll. All keys that are asked for at one time are read in one statement, and only one
-is under way: callers who guess keys cannot take the connections of those who have one.
+A call costs no SQL while its key is cached, for at most the cache's TTL; within it a key works even while PostgreSQL is away,
+after it the answer is StoreUnavailable. A wrong secret costs the same whether there is a key of its hint or not: one hash, and a
+read of the row unless it was read for a refusal a moment ago. A revocation reaches every process at once by NOTIFY and at the
+latest with the next poll. All keys that are asked for at one time are read in one statement, and only one is under way: callers
+who guess keys cannot use up the connections.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from app.access.key_rows import CHANNEL, ApiKey, NewKey, any_key, insert_key, re
 from app.access.limits import KeyLimits, Limits
 from app.access.principal import Principal
 from app.access.running_calls import RunningCalls
-from app.clock import Clock
 from app.db.sessions import Sessions
 from app.db.wakeups import Wakeup, listen
-from app.errors import Refused, RefusedKey, StoreUnavailable, Unauthenticated
-from app.ids import new_uuid
-from app.problems import InvalidInput, NotFound
-from app.tasks import end_tasks
+from app.domain.errors import Refused, RefusedKey, StoreUnavailable, Unauthenticated
+from app.domain.ids import new_uuid
+from app.domain.problems import InvalidInput, NotFound
+from app.runtime.clock import Clock
+from app.runtime.tasks import end_tasks
 
 POLL_SECONDS: Final = 5.0
 READ_SECONDS: Final = 5.0
@@ -104,7 +104,7 @@ class KeyStore:
         await end_tasks(tasks)
 
     async def authenticate(self, bearer: str | None) -> Principal:
-        """`bearer` is what stands behind `Bearer `. Raises Unauthenticated, always in the same words, and StoreUnavailable."""
+        """`bearer` is the text after `Bearer `. Raises Unauthenticated, always in the same words, and StoreUnavailable."""
         if not bearer:
             raise Unauthenticated(_REFUSAL, RefusedKey.MISSING)
         hint = hint_of(bearer)
@@ -124,9 +124,9 @@ class KeyStore:
         return self._limits.slot(principal)
 
     def on_change(self, listener: ChangeListener) -> Callable[[], None]:
-        """Tells of every revocation, in whichever process it happened, once; an expiry is the principal's own date.
+        """Calls `listener` once for every revocation, in any process. Expiry is not a revocation: the principal has its date.
 
-        Gives back how to stop.
+        Returns the function that ends this.
         """
         registration = object()
         self._listeners[registration] = listener

@@ -13,12 +13,12 @@ from typing import Final, Protocol
 from uuid import UUID
 
 from app.access.principal import Principal
-from app.clock import Clock
-from app.errors import GreenLangError
+from app.domain.errors import GreenLangError
+from app.runtime.clock import Clock
 
-MOST_KEYS: Final = 10_000
+MAX_KEYS: Final = 10_000
 CONCURRENCY_RETRY: Final = timedelta(seconds=1)
-"""When a running call ends nobody knows; this is a fair time to try again."""
+"""It is not known when a running call ends; this is a fair time to try again."""
 
 _UNLIMITED: Final = nullcontext()
 _ROUNDING: Final = 1e-9
@@ -112,7 +112,7 @@ class KeyLimits:
     def _use(self, principal: Principal, now: float) -> _Use:
         found = self._uses.get(principal.key_id)
         if found is None:
-            if len(self._uses) >= MOST_KEYS:
+            if len(self._uses) >= MAX_KEYS:
                 self._forget_idle(now)
             found = self._uses[principal.key_id] = _Use(RequestBucket(self._rate(principal), now))
         return found

@@ -18,10 +18,10 @@ from uuid import UUID, uuid4
 
 from app.access.limits import KeyLimits, calls_a_minute, calls_at_once
 from app.access.principal import Principal
-from app.clock import Clock
-from app.errors import StoreUnavailable
+from app.domain.errors import StoreUnavailable
 from app.redis.clients import RedisClient, Script
-from app.tasks import end_tasks
+from app.runtime.clock import Clock
+from app.runtime.tasks import end_tasks
 
 LEASE_SECONDS: Final = 30
 RENEW_SECONDS: Final = 10.0
@@ -110,6 +110,6 @@ class SharedKeyLimits:
             except StoreUnavailable:
                 _log.warning("leases of keys cannot be renewed")
 
-    async def _lease(self, what: str, key_id: UUID, most: int, *leases: str) -> bool:
+    async def _lease(self, what: str, key_id: UUID, max_concurrent: int, *leases: str) -> bool:
         key = f"{self._namespace}:key:{key_id.hex}:running"
-        return bool(await self._redis.evaluate(self._leases, key, what, LEASE_SECONDS, most, *leases))
+        return bool(await self._redis.evaluate(self._leases, key, what, LEASE_SECONDS, max_concurrent, *leases))

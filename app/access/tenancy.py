@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from app.access.principal import Principal, Scope
-from app.errors import Forbidden
+from app.domain.errors import Forbidden
 
 
 def tenant_for(principal: Principal, asked: str | None) -> str:
@@ -11,7 +11,7 @@ def tenant_for(principal: Principal, asked: str | None) -> str:
     if asked is None or asked == principal.tenant:
         return principal.tenant
     if not principal.may(Scope.ADMIN):
-        raise Forbidden("another tenant needs the scope ADMIN")
+        raise Forbidden("access to another tenant needs the scope ADMIN")
     return asked
 
 

@@ -16,9 +16,9 @@ from importlib import import_module
 from pathlib import Path
 
 from app.access.principal import Scope
-from app.clock import SystemClock
-from app.errors import GreenLangError, Refused, SettingsError
-from app.problems import Conflict, InvalidInput, NotFound
+from app.domain.errors import GreenLangError, Refused, SettingsError
+from app.domain.problems import Conflict, InvalidInput, NotFound
+from app.runtime.clock import SystemClock
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -45,14 +45,14 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="greenlang", description="One GraphQL API between agents and model providers.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     anywhere = argparse.ArgumentParser(add_help=False)
-    anywhere.add_argument("--config", type=Path, metavar="FILE", help="default: ./greenlang.toml where it exists")
+    anywhere.add_argument("--config", type=Path, metavar="FILE", help="default: ./greenlang.toml if it exists")
     anywhere.add_argument("--data-dir", type=Path, metavar="DIR", help="default: .greenlang")
 
     command = commands.add_parser("serve", parents=[anywhere], help="serve the API, with everything that it needs")
     command.add_argument("--host", help="default: 127.0.0.1")
     command.add_argument("--port", type=int, help="default: 8400")
     command.add_argument("--workers", type=int, metavar="N", help="server processes; default: 1")
-    command.add_argument("--stop-with-parent", action="store_true", help="stop when the process that started this one is gone")
+    command.add_argument("--stop-with-parent", action="store_true", help="stop when the process that started this one has ended")
     command.set_defaults(command="serve")
 
     command = commands.add_parser("migrate", parents=[anywhere], help="bring the database to the newest schema")
@@ -61,9 +61,9 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("doctor", parents=[anywhere], help="check configuration, stores and provider keys")
     command.set_defaults(command="doctor")
 
-    command = commands.add_parser("simulate", help="run the simulator of the providers alone")
+    command = commands.add_parser("simulate", help="run only the simulator of the providers")
     command.add_argument("--host", default="127.0.0.1")
-    command.add_argument("--port", type=int, default=0, help="default: a free one")
+    command.add_argument("--port", type=int, default=0, help="default: a free port")
     command.add_argument("--log", type=Path, metavar="FILE", help="append every attempt to this file, a JSON line each")
     command.set_defaults(command="simulate")
 
@@ -86,7 +86,7 @@ def _add_keys_parsers(keys: argparse._SubParsersAction[argparse.ArgumentParser],
         type=_scope,
         help=f"required, repeatable: {', '.join(_scopes())}; or ADMIN, for every tenant and without --tenant and --agent",
     )
-    command.add_argument("--agent", help="the one agent that the key may name")
+    command.add_argument("--agent", help="the only agent that the key may use")
     command.add_argument(
         "--expires",
         metavar="TIME",
@@ -96,13 +96,13 @@ def _add_keys_parsers(keys: argparse._SubParsersAction[argparse.ArgumentParser],
     command.add_argument("--max-concurrent", type=int, metavar="N")
     command.set_defaults(command="keys", action="create")
 
-    command = keys.add_parser("list", parents=[anywhere], help="every key, with those that are revoked")
+    command = keys.add_parser("list", parents=[anywhere], help="every key, including revoked ones")
     command.add_argument("--tenant")
     command.set_defaults(command="keys", action="list")
 
-    command = keys.add_parser("revoke", parents=[anywhere], help="end a key's right, for good, in every process")
+    command = keys.add_parser("revoke", parents=[anywhere], help="revoke a key for good, in every process")
     command.add_argument("key", help="its id or its name")
-    command.add_argument("--tenant", help="where keys of several tenants have the name")
+    command.add_argument("--tenant", help="needed if keys of several tenants have the name")
     command.add_argument("--cancel", action="store_true", help="also end the calls that run with it, in every process")
     command.set_defaults(command="keys", action="revoke")
 
@@ -115,4 +115,4 @@ def _scope(text: str) -> Scope:
     try:
         return Scope(text.upper())
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text} is no scope; there are ADMIN, {', '.join(_scopes())}") from None
+        raise argparse.ArgumentTypeError(f"{text} is not a scope; the scopes are ADMIN, {', '.join(_scopes())}") from None

@@ -8,20 +8,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from app.cli.configuration import settings_of
-from app.clock import Clock
 from app.db.engines import build_engines
 from app.db.sessions import Sessions
-from app.errors import FailureKind, GreenLangError, ProviderError, SettingsError
+from app.domain.errors import FailureKind, GreenLangError, ProviderError, SettingsError
 from app.health.checks import Check
 from app.health.stores import postgres_check, redis_check
-from app.llm.doubts import doubts
-from app.llm.registry import build_providers
+from app.llm.providers.registry import build_providers
+from app.llm.providers.unusable_settings import doubts
 from app.redis.clients import connect_redis
+from app.runtime.clock import Clock
 from app.settings import ProviderSettings, Settings
 from app.supervisor.content_key import keeps_content_in_clear
-from app.supervisor.reach import reachable_stores
+from app.supervisor.reachable_stores import reachable_stores
 
-_PATIENCE_SECONDS = 10.0
+_TIMEOUT_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +107,7 @@ async def _provider(settings: ProviderSettings, clock: Clock) -> Finding:
     try:
         provider = build_providers([settings], clock)[settings.name]
         try:
-            async with asyncio.timeout(_PATIENCE_SECONDS):
+            async with asyncio.timeout(_TIMEOUT_SECONDS):
                 await provider.probe()
         finally:
             await provider.close()
@@ -122,7 +122,7 @@ def _keys(settings: ProviderSettings) -> str:
 
 
 async def _within(check: Check) -> None:
-    async with asyncio.timeout(_PATIENCE_SECONDS):
+    async with asyncio.timeout(_TIMEOUT_SECONDS):
         await check.probe()
 
 

@@ -6,13 +6,13 @@ import argparse
 import asyncio
 
 from app.cli.configuration import settings_of
-from app.clock import Clock
 from app.costs.export import rotate_export_secret
 from app.db.engines import build_engines
 from app.db.migrate import prepare_database
 from app.db.sessions import Sessions
+from app.runtime.clock import Clock
 from app.settings import Settings
-from app.supervisor.reach import reachable_stores
+from app.supervisor.reachable_stores import reachable_stores
 
 
 def run(options: argparse.Namespace, clock: Clock) -> int:

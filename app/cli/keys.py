@@ -13,16 +13,16 @@ from app.access.key_rows import ApiKey, NewKey
 from app.access.keys import KeyStore
 from app.access.principal import Scope
 from app.cli.configuration import settings_of
-from app.clock import Clock
 from app.db.engines import build_engines
 from app.db.migrate import prepare_database
 from app.db.sessions import Sessions
-from app.errors import Refused
-from app.problems import InvalidInput
+from app.domain.errors import Refused
+from app.domain.problems import InvalidInput
+from app.runtime.clock import Clock
 from app.settings import Settings
 from app.settings.durations import parse_duration
-from app.supervisor.first_steps import FIRST_TENANT
-from app.supervisor.reach import reachable_stores
+from app.supervisor.bootstrap import FIRST_TENANT
+from app.supervisor.reachable_stores import reachable_stores
 
 DEFAULT_LIFETIME = timedelta(days=365)
 _UNITS = frozenset("smhd")

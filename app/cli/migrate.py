@@ -6,9 +6,9 @@ import argparse
 import asyncio
 
 from app.cli.configuration import settings_of
-from app.clock import Clock
 from app.db.migrate import prepare_database
-from app.supervisor.reach import reachable_stores
+from app.runtime.clock import Clock
+from app.supervisor.reachable_stores import reachable_stores
 
 
 def run(options: argparse.Namespace, clock: Clock) -> int:

@@ -10,12 +10,12 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from app.cli.configuration import settings_of
-from app.clock import Clock
-from app.embedded.tether import follow_parent
+from app.embedded.parent_death import die_with_parent
+from app.runtime.clock import Clock
 from app.settings import ServerSettings
 from app.supervisor.first_key import FILE_NAME, write_first_key
 from app.supervisor.serve import Started, serve
-from app.telemetry import configure_logging
+from app.telemetry.logging import configure_logging
 
 APPLICATION = "app.asgi:create_app"
 _EXPOSED = (
@@ -27,7 +27,7 @@ _log = logging.getLogger(__name__)
 
 def run(options: argparse.Namespace, clock: Clock) -> int:
     if options.stop_with_parent:
-        follow_parent(signal.SIGTERM)
+        die_with_parent(signal.SIGTERM)
     settings = settings_of(options)
     configure_logging(settings.server.log_level)
     if is_exposed(settings.server):

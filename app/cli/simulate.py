@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import NoReturn
 
-from app.clock import Clock
+from app.runtime.clock import Clock
 from app.supervisor.simulator import simulate
 
 

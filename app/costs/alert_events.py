@@ -1,4 +1,4 @@
-"""Alerts as they are raised, to whoever follows: each once and in one order, also across a disconnect.
+"""Alerts as they are raised, for every follower: each once and in one order, also across a disconnect.
 
 A cursor is a position in the log of events. One reader a process feeds all who follow.
 """
@@ -14,13 +14,13 @@ from uuid import UUID
 
 import msgspec
 
-from app.clock import Clock
 from app.costs.alerts import AlertStore, BudgetAlert, BudgetAlertFilter
+from app.domain.ids import format_id
+from app.domain.money import format_decimal
 from app.events.heartbeat import Heartbeat
 from app.events.relay import Relay
-from app.events.topics import Arrived, Lost, Placed, decode_position, encode_position
-from app.ids import format_id
-from app.money import format_decimal
+from app.events.topics import Arrived, Lost, Sequenced, decode_position, encode_position
+from app.runtime.clock import Clock
 
 TOPIC = "budget_alert"
 _CURSOR = "alertEvents"
@@ -56,7 +56,7 @@ class BudgetAlertEvents:
         self.greet = relay.greet
 
     async def follow(self, where: BudgetAlertFilter, after: str | None) -> AsyncGenerator[BudgetAlertEvent, None]:
-        """From behind the cursor or from now on: first what was missed, then a heartbeat, then alerts as they are raised, with a
+        """After the cursor, or from now on: first what was missed, then a heartbeat, then alerts as they are raised, with a
         heartbeat in between every 15 seconds. Raises Refused(InvalidInput) and StoreUnavailable."""
         async with aclosing(self._topic.follow(decode_position(_CURSOR, after), where.tenant)) as steps:
             async for step in steps:
@@ -69,10 +69,10 @@ class BudgetAlertEvents:
                     yield BudgetAlertRaised(cursor, step.event.raised_at, step.event, step.replayed)
 
     async def payloads(self, keys: Collection[UUID]) -> dict[UUID, bytes]:
-        """What webhooks are sent of these alerts."""
+        """The bodies that webhooks get for these alerts."""
         return {key: _payload(alert) for key, alert in (await self._alerts.by_keys(keys)).items()}
 
-    async def _load(self, rows: Sequence[Placed]) -> list[BudgetAlert | None]:
+    async def _load(self, rows: Sequence[Sequenced]) -> list[BudgetAlert | None]:
         found = await self._alerts.by_keys([row.key for row in rows])
         return [found.get(row.key) for row in rows]
 

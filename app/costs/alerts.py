@@ -11,10 +11,10 @@ from uuid import UUID
 from sqlalchemy import RowMapping, text
 
 from app.db.sessions import Sessions
-from app.errors import Refused
-from app.ids import format_id
-from app.paging import Page, PageRequest, build_page, decode_cursor, decode_instant, encode_cursor
-from app.problems import InvalidInput
+from app.domain.errors import Refused
+from app.domain.ids import format_id
+from app.domain.paging import Page, PageRequest, build_page, decode_cursor, decode_instant, encode_cursor
+from app.domain.problems import InvalidInput
 
 _CURSOR = "alerts"
 
@@ -104,7 +104,7 @@ def _position(cursor: str) -> tuple[datetime, UUID]:
     try:
         return decode_instant(at), UUID(hex=key)
     except ValueError as error:
-        raise Refused(InvalidInput("not a cursor of this list", ("after",))) from error
+        raise Refused(InvalidInput("this is not a cursor of this list", ("after",))) from error
 
 
 def _alert(row: RowMapping) -> BudgetAlert:

@@ -21,19 +21,19 @@ import asyncpg
 from sqlalchemy import RowMapping, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
-from app.clock import time_zone
 from app.db.sessions import Sessions, WriteSession
-from app.errors import Forbidden, Refused
-from app.ids import format_id
-from app.money import format_decimal, round_usd
-from app.paging import Page, PageRequest, build_page, decode_cursor, encode_cursor
-from app.problems import Conflict, InvalidInput, NotFound, ProblemCode
-from app.usage import Label
+from app.domain.errors import Forbidden, Refused
+from app.domain.ids import format_id
+from app.domain.money import format_decimal, round_usd
+from app.domain.paging import Page, PageRequest, build_page, decode_cursor, encode_cursor
+from app.domain.problems import Conflict, InvalidInput, NotFound, ProblemCode
+from app.domain.usage import Label
+from app.runtime.clock import time_zone
 
-LONGEST_NAME = 200
-LARGEST_LIMIT = Decimal(10) ** 15
-LARGEST_THRESHOLD = 1000
-MOST_THRESHOLDS = 20
+MAX_NAME_LENGTH = 200
+MAX_LIMIT_USD = Decimal(10) ** 15
+MAX_THRESHOLD_PERCENT = 1000
+MAX_THRESHOLDS = 20
 _CURSOR = "budgets"
 
 
@@ -319,7 +319,8 @@ class BudgetStore:
         )
 
     async def _lock(self, session: WriteSession, key: UUID, authority: BudgetAuthority) -> Budget:
-        """The running period's lock comes first, as in every admission; then nobody changes the budget meanwhile."""
+        """The running period's lock comes first, as in every admission; then no other transaction can change the budget
+        meanwhile."""
         values = {"key": key, "tenant": authority.tenant, "agent": authority.agent}
         if (await session.execute(_LOCK_PERIOD, values)).first() is not None:
             found = await _load(session, key)
@@ -389,17 +390,19 @@ def budget_from_row(row: RowMapping | asyncpg.Record) -> Budget:
 
 
 def _check(*, name: str | None, limit_usd: Decimal | None, thresholds: tuple[int, ...] | None) -> None:
-    if name is not None and (not name.strip() or len(name) > LONGEST_NAME or "\x00" in name):
-        raise Refused(InvalidInput(f"A name has 1 to {LONGEST_NAME} characters.", ("name",)))
+    if name is not None and (not name.strip() or len(name) > MAX_NAME_LENGTH or "\x00" in name):
+        raise Refused(InvalidInput(f"The name must have 1 to {MAX_NAME_LENGTH} characters.", ("name",)))
     if limit_usd is not None:
-        if not limit_usd.is_finite() or not 0 <= limit_usd <= LARGEST_LIMIT:
-            raise Refused(InvalidInput("A limit is not negative and at most 10^15 USD.", ("limitUsd",)))
+        if not limit_usd.is_finite() or not 0 <= limit_usd <= MAX_LIMIT_USD:
+            raise Refused(InvalidInput("The limit must be between 0 and 10^15 USD.", ("limitUsd",)))
         if round_usd(limit_usd) != limit_usd:
-            raise Refused(InvalidInput("A limit has at most 12 decimal places.", ("limitUsd",)))
+            raise Refused(InvalidInput("The limit has at most 12 decimal places.", ("limitUsd",)))
     if thresholds is not None and (
-        len(thresholds) > MOST_THRESHOLDS or not all(1 <= percent <= LARGEST_THRESHOLD for percent in thresholds)
+        len(thresholds) > MAX_THRESHOLDS or not all(1 <= percent <= MAX_THRESHOLD_PERCENT for percent in thresholds)
     ):
-        raise Refused(InvalidInput(f"At most {MOST_THRESHOLDS} thresholds of 1 to {LARGEST_THRESHOLD} percent.", ("thresholds",)))
+        raise Refused(
+            InvalidInput(f"At most {MAX_THRESHOLDS} thresholds of 1 to {MAX_THRESHOLD_PERCENT} percent.", ("thresholds",))
+        )
 
 
 def _check_scope(scope: BudgetScope) -> None:
@@ -408,7 +411,7 @@ def _check_scope(scope: BudgetScope) -> None:
         if value is not None and (not value or "\x00" in value):
             raise Refused(InvalidInput(f"The {name} is empty.", ("scope", name)))
     if scope.label is not None and (not scope.label.key or "\x00" in scope.label.key + scope.label.value):
-        raise Refused(InvalidInput("A label has a key.", ("scope", "label", "key")))
+        raise Refused(InvalidInput("The label needs a key.", ("scope", "label", "key")))
 
 
 def _check_owner(owner: BudgetOwner, scope: BudgetScope) -> None:
@@ -436,4 +439,4 @@ def _cursor_key(text_: str) -> UUID:
     try:
         return UUID(text_)
     except ValueError as error:
-        raise Refused(InvalidInput("not a cursor of this list", ("after",))) from error
+        raise Refused(InvalidInput("this is not a cursor of this list", ("after",))) from error

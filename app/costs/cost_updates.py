@@ -1,4 +1,4 @@
-"""Running totals, computed once a scope however many follow it, and as often as the most eager of them asks."""
+"""Running totals, computed once per scope for all its followers, at the shortest interval that any of them asks for."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TypeAlias
 
-from app.clock import Clock
 from app.costs.queries import CostFilter, CostQuery
 from app.costs.reports import CostReport, CostReports, CostTotals
 from app.db.wakeups import Wakeup
-from app.errors import Refused
+from app.domain.errors import Refused
+from app.domain.paging import encode_cursor
+from app.domain.problems import InvalidInput
 from app.events.heartbeat import Heartbeat
-from app.paging import encode_cursor
-from app.problems import InvalidInput
+from app.runtime.clock import Clock
 
-SHORTEST, LONGEST = timedelta(milliseconds=100), timedelta(hours=1)
+MIN_INTERVAL, MAX_INTERVAL = timedelta(milliseconds=100), timedelta(hours=1)
 HEARTBEAT_SECONDS = 15.0
 _CURSOR = "costUpdates"
 
@@ -50,8 +50,8 @@ class CostUpdates:
 
         Raises Refused(InvalidInput) for an interval out of range, and StoreUnavailable.
         """
-        if not SHORTEST <= interval <= LONGEST:
-            raise Refused(InvalidInput("An interval is 100 to 3600000 milliseconds.", ("minIntervalMs",)))
+        if not MIN_INTERVAL <= interval <= MAX_INTERVAL:
+            raise Refused(InvalidInput("The interval must be 100 to 3600000 milliseconds.", ("minIntervalMs",)))
         shown: CostTotals | None = None
         with self._joined(where, interval) as scope:
             while True:
@@ -93,7 +93,7 @@ class _Scope:
         self._task = asyncio.create_task(self._compute())
 
     def join(self, interval: timedelta) -> None:
-        """A follower with a shorter interval than all others is told nothing that is older than it asks for."""
+        """A follower with a shorter interval than all others gets nothing older than it asks for."""
         if self._intervals and interval < min(self._intervals):
             self._latest = None
             self._sooner.set()

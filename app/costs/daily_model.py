@@ -15,15 +15,15 @@ from statistics import fmean, quantiles, stdev
 from typing import NamedTuple
 
 WEEK = 7
-LEAST_ELAPSED = 1 / 24
+MIN_ELAPSED = 1 / 24
 """Of a first day: what the first minutes spent says nothing about all of it."""
-LEAST_FOR_LEVEL = 3
-LEAST_FOR_TREND = 2 * WEEK
-LEAST_FOR_PATTERN = 3 * WEEK
-LEAST_SCORES = 5
+MIN_DAYS_FOR_LEVEL = 3
+MIN_DAYS_FOR_TREND = 2 * WEEK
+MIN_DAYS_FOR_PATTERN = 3 * WEEK
+MIN_SCORES = 5
 """Sums of past days, before what was missed of them says how far a forecast may miss."""
 DAMPING = 0.98
-LEAST_CERTAIN = 3.0
+MIN_CERTAINTY = 3.0
 """A line through the history begins to count where its slope is so many times its own standard error."""
 Z = 1.2816
 """Standard deviations to either side that hold 80 of 100 outcomes of a normal distribution."""
@@ -31,8 +31,8 @@ Z = 1.2816
 _GAINS = tuple(product((0.05, 0.1, 0.2, 0.4), (0.0, 0.05)))
 _PATTERN_MUST_GAIN = 0.9
 _LINE_MUST_GAIN = 0.95
-_LEAST_SHARE = 0.2
-_NARROWEST, _WIDEST = 0.25, 4.0
+_MIN_SHARE = 0.2
+_MIN_SCALE, _MAX_SCALE = 0.25, 4.0
 _FLAT = (1.0,) * WEEK
 
 
@@ -91,15 +91,15 @@ class DailyModel:
         """Taken from sums over at least half as many days as are asked for: what is missed grows with them."""
         errors = [day.error_so_far for day in self._days([1.0] * len(self._history))]
         scores = list[float]()
-        for known in range(len(self._history) - WEEK, LEAST_FOR_TREND - 1, -WEEK):
+        for known in range(len(self._history) - WEEK, MIN_DAYS_FOR_TREND - 1, -WEEK):
             came = self._history[known:]
             said = _fit_days(self._history[:known]).expected([1.0] * len(came))
             misses = [abs(missed) for missed in accumulate(usd - other for usd, other in zip(came, said, strict=True))]
             first = max(1, min(ahead, len(came)) // 2) - 1
             scores += [miss / error for miss, error in zip(misses[first:], errors[first : len(came)], strict=True) if error > 0]
-        if len(scores) < LEAST_SCORES:
+        if len(scores) < MIN_SCORES:
             return 1.0
-        return min(max(quantiles(scores, n=5, method="inclusive")[-1] / Z, _NARROWEST), _WIDEST)
+        return min(max(quantiles(scores, n=5, method="inclusive")[-1] / Z, _MIN_SCALE), _MAX_SCALE)
 
     def _days(self, parts: Sequence[float]) -> list[Expectation]:
         """A day's surprise counts itself and, as far as the level and trend would learn from it, in every day after it."""
@@ -127,20 +127,20 @@ def _drift(days: int) -> list[float]:
 def fit_days(history: Sequence[float], so_far: float, elapsed: float) -> DailyModel | None:
     """`history` holds whole days, the oldest first, from the first one with spending on; `so_far` is what was spent in the
     `elapsed` part (0 to 1) of the day after them. None where nothing was ever spent."""
-    if len(history) < LEAST_FOR_LEVEL:
+    if len(history) < MIN_DAYS_FOR_LEVEL:
         return _straight_line(history, so_far, elapsed)
     return _fit_days(history)
 
 
 def _fit_days(history: Sequence[float]) -> DailyModel:
-    if len(history) < LEAST_FOR_TREND:
+    if len(history) < MIN_DAYS_FOR_TREND:
         level = fmean(history)
         error = max(stdev(history), 0.1 * level) * sqrt(1 + 1 / len(history))
         fit = _Fit(level, 0.0, _FLAT, 1 / len(history), 0.0, error, error)
         return DailyModel(f"Mean of {len(history)} days; too few for a trend or a weekday pattern.", fit, history)
     fit = _smooth(history, _FLAT)
     words = "Level and trend"
-    if len(history) >= LEAST_FOR_PATTERN:
+    if len(history) >= MIN_DAYS_FOR_PATTERN:
         patterned = _smooth(history, _pattern(history))
         if patterned.misses < _PATTERN_MUST_GAIN * fit.misses:
             fit, words = patterned, "Level, trend and weekday pattern"
@@ -152,7 +152,7 @@ def _fit_days(history: Sequence[float]) -> DailyModel:
 
 
 def _straight_line(history: Sequence[float], so_far: float, elapsed: float) -> DailyModel | None:
-    spent, days = sum(history) + so_far, max(len(history) + elapsed, LEAST_ELAPSED)
+    spent, days = sum(history) + so_far, max(len(history) + elapsed, MIN_ELAPSED)
     if spent <= 0:
         return None
     level = spent / days
@@ -209,7 +209,7 @@ def _line(history: Sequence[float], pattern: tuple[float, ...]) -> tuple[float, 
     certainty = slope * slope * spread * (days - 2)
     if certainty <= 0:
         return level, 0.0
-    slope *= max(0.0, 1 - LEAST_CERTAIN**2 * squares / certainty)
+    slope *= max(0.0, 1 - MIN_CERTAINTY**2 * squares / certainty)
     return level - slope * centre, slope
 
 
@@ -245,7 +245,7 @@ def _misses(fit: _Fit) -> float:
 
 def _noise(share: float) -> float:
     """How uncertain a day is, compared with an average one."""
-    return max(share, _LEAST_SHARE)
+    return max(share, _MIN_SHARE)
 
 
 def _square_mean(pattern: Sequence[float]) -> float:

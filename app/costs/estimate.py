@@ -1,8 +1,8 @@
 """How many tokens a prompt will be billed as, before it is sent.
 
 Counted with the o200k vocabulary in slices that let the event loop breathe, then corrected by what each model reported for the
-prompts before. The correction follows a rise at once and a fall slowly: too much held is given back, too little held is spend
-that nobody held.
+prompts before. The correction follows a rise at once and a fall slowly: too large a hold is returned, too small a hold is spend
+without a hold.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ _SLICE = 16 * 1024
 _ROUND = 64
 """Characters that are counted in the time in which a text of none is."""
 _CLAUDE_RATIO = 1.35
-_LEAST_RATIO, _MOST_RATIO = 0.25, 4.0
-_LEAST_COUNTED = 50
+_MIN_RATIO, _MAX_RATIO = 0.25, 4.0
+_MIN_COUNTED = 50
 _FALL = 0.02
-_MOST_MODELS = 1000
+_MAX_MODELS = 1000
 
 
 class _Tokenizer(Protocol):
@@ -78,11 +78,11 @@ class Estimator:
 
     def learn(self, provider: str, model: str, counted: int, reported: int) -> None:
         """`reported` is all of the call's input, cached tokens too. Short prompts are mostly overhead and teach nothing."""
-        if counted < _LEAST_COUNTED:
+        if counted < _MIN_COUNTED:
             return
-        seen = min(_MOST_RATIO, max(_LEAST_RATIO, reported / counted))
+        seen = min(_MAX_RATIO, max(_MIN_RATIO, reported / counted))
         known = self._ratios.pop((provider, model), _first_ratio(model))
-        if len(self._ratios) >= _MOST_MODELS:
+        if len(self._ratios) >= _MAX_MODELS:
             self._ratios.popitem(last=False)
         self._ratios[provider, model] = max(seen, known + (seen - known) * _FALL)
 

@@ -1,8 +1,8 @@
 """Costs as a file of any size, by a link that expires.
 
-The link says what is in the file and is signed; whoever has it needs no key. It works until it expires, until the API key that
-made it is revoked or expires, or until the secret that signs links is changed. Rows come from a cursor of the database, a batch
-at a time, and rows and total are of one snapshot.
+The link says what is in the file and is signed; a caller who has it needs no key. It works until it expires, until the API key
+that made it is revoked or expires, or until the secret that signs links is changed. Rows come from a cursor of the database, a
+batch at a time, and rows and total are of one snapshot.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from uuid import UUID
 import msgspec
 from sqlalchemy import or_, select, text
 
-from app.clock import Clock
 from app.costs.export_rows import (
     RECORD_COLUMNS,
     CsvWriter,
@@ -44,16 +43,17 @@ from app.costs.report_statements import (
 from app.db.sessions import ReadSession, Sessions
 from app.db.tables.access import api_keys
 from app.db.tables.usage import usage_records
-from app.errors import Refused
-from app.problems import InvalidInput, NotFound
+from app.domain.errors import Refused
+from app.domain.problems import InvalidInput, NotFound
+from app.runtime.clock import Clock
 
 PATH = "/exports"
 LIFETIME = timedelta(hours=1)
 SECRET_SECONDS = 5.0
-LONGEST_TOKEN = 6000
+MAX_TOKEN_LENGTH = 6000
 BATCH = 500
-_LONGEST_TICKET = 1024 * 1024
-_GONE = NotFound("The link is not one of ours, or it has ended.")
+_MAX_TICKET_BYTES = 1024 * 1024
+_GONE = NotFound("The link is not valid, or it has expired.")
 
 
 class ExportFormat(Enum):
@@ -100,13 +100,17 @@ class CostExports:
     ) -> CostExport:
         """Without dimensions one row a usage record. The link ends with `key`. Raises Refused(InvalidInput), StoreUnavailable."""
         if CostDimension.LABEL in group_by:
-            raise Refused(InvalidInput("An export cannot be grouped by a label; leave groupBy out to get labels.", ("groupBy",)))
+            raise Refused(
+                InvalidInput(
+                    "An export cannot be grouped by a label. Omit groupBy to get the labels of each record.", ("groupBy",)
+                )
+            )
         CostQuery(where, group_by)
         expires_at = (self._clock.now() + LIFETIME).replace(microsecond=0)
         packed = zlib.compress(msgspec.json.encode(Ticket(where, format_, group_by, expires_at, key)))
         token = _text((await self._read_signer()).sign(packed))
-        if len(token) > LONGEST_TOKEN:
-            raise Refused(InvalidInput("The filter is too long for a link; name fewer.", ("filter",)))
+        if len(token) > MAX_TOKEN_LENGTH:
+            raise Refused(InvalidInput("The filter is too long for a link. Give fewer values.", ("filter",)))
         return CostExport(f"{self._address}{PATH}/{token}", expires_at)
 
     async def ticket(self, token: str) -> Ticket:
@@ -118,7 +122,7 @@ class CostExports:
         packed = (await self._signer_of(int.from_bytes(data[:_VERSION_BYTES]))).open(data)
         if packed is None:
             raise Refused(_GONE)
-        ticket = msgspec.json.decode(zlib.decompressobj().decompress(packed, _LONGEST_TICKET), type=Ticket)
+        ticket = msgspec.json.decode(zlib.decompressobj().decompress(packed, _MAX_TICKET_BYTES), type=Ticket)
         if ticket.expires_at <= self._clock.now() or not await self._is_good(ticket.key):
             raise Refused(_GONE)
         return ticket

@@ -11,9 +11,9 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
 from app.costs.export import PATH, CostExports, Ticket
-from app.errors import Overloaded, Refused, StoreUnavailable, Unauthenticated
+from app.domain.errors import Overloaded, Refused, StoreUnavailable, Unauthenticated
 from app.settings import Settings
-from app.web.load import Capacity, Holder, Shares
+from app.web.capacity import Capacity, Holder, Shares
 from app.web.misuse import Door, Misuse, Origin
 from app.web.protocols import ABORT, KNOWN, extension
 

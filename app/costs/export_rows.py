@@ -18,8 +18,8 @@ import msgspec
 from sqlalchemy import RowMapping
 
 from app.costs.report_statements import MEASURES
-from app.ids import format_id
-from app.money import ZERO, format_decimal
+from app.domain.ids import format_id
+from app.domain.money import ZERO, format_decimal
 
 Value: TypeAlias = "str | int | float | bool | Mapping[str, str] | None"
 Row: TypeAlias = Sequence[Value]

@@ -17,24 +17,24 @@ from zoneinfo import ZoneInfo
 import msgspec
 from sqlalchemy import text
 
-from app.clock import Clock
 from app.costs.budgets import Budget
-from app.costs.daily_model import LEAST_FOR_LEVEL, DailyModel, Z, fit_days
+from app.costs.daily_model import MIN_DAYS_FOR_LEVEL, DailyModel, Z, fit_days
 from app.costs.periods import HOUR, QUARTER, grains_within
 from app.costs.queries import CostFilter, CostQuery
 from app.costs.reports import CostReports
 from app.db.sessions import Sessions
-from app.errors import Refused
-from app.money import ZERO
-from app.paging import PageRequest
-from app.problems import InvalidInput
+from app.domain.errors import Refused
+from app.domain.money import ZERO
+from app.domain.paging import PageRequest
+from app.domain.problems import InvalidInput
+from app.runtime.clock import Clock
 
 HISTORY_DAYS = 56
-LONGEST_DAYS = 400
-LEAST_FOR_HOURS = 7
+MAX_DAYS = 400
+MIN_DAYS_FOR_HOURS = 7
 """Days of history from which on the hours of a day count as they usually do; before, all hours count the same."""
 _MILLIONTH = Decimal("0.000001")
-_SPENT_ALREADY = "The period is over: this is what was spent."
+_SPENT_ALREADY = "The period is over. This is what was spent."
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +89,8 @@ class Forecasts:
     async def costs(self, where: CostFilter) -> CostForecast | None:
         """None where nothing was ever spent. Raises Refused(InvalidInput) for a period that ends too far ahead."""
         now = self._clock.now()
-        if where.end > now + timedelta(days=LONGEST_DAYS):
-            raise Refused(InvalidInput(f"At most {LONGEST_DAYS} days ahead can be forecast.", ("filter", "period", "to")))
+        if where.end > now + timedelta(days=MAX_DAYS):
+            raise Refused(InvalidInput(f"At most {MAX_DAYS} days ahead can be forecast.", ("filter", "period", "to")))
         report = await self._reports.costs(CostQuery(where, page=PageRequest(1)))
         spent = report.totals.cost_usd
         if where.end <= now:
@@ -178,12 +178,12 @@ def _whole_days(history: _History, past: Sequence[date], today: date) -> list[fl
     if not past:
         return []
     usd = [float(history.usd.get(past[0] + timedelta(days=number), ZERO)) for number in range((today - past[0]).days)]
-    return usd[1:] if LEAST_FOR_LEVEL < len(usd) < HISTORY_DAYS else usd
+    return usd[1:] if MIN_DAYS_FOR_LEVEL < len(usd) < HISTORY_DAYS else usd
 
 
 def _left_of_today(history: _History, past: Sequence[date], left: float) -> float:
     """The part of a day's spending that usually comes after this time of day; `left` is the part of the day."""
-    if len(past) < LEAST_FOR_HOURS:
+    if len(past) < MIN_DAYS_FOR_HOURS:
         return left
     usd = sum((history.usd[day] for day in past), start=ZERO)
     later = sum((history.later[day] for day in past), start=ZERO)

@@ -12,8 +12,8 @@ from decimal import Decimal
 from typing import Protocol
 from uuid import UUID
 
-from app.attempts import Attempt
-from app.usage import Label, Operation
+from app.domain.attempts import Attempt
+from app.domain.usage import Label, Operation
 
 
 @dataclass(frozen=True, slots=True)

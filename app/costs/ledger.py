@@ -1,7 +1,7 @@
 """The ledger in PostgreSQL: what is held, what was used, and what it cost.
 
-Admissions and settlements go in batches, one of each in flight per process; the database decides a batch in one statement that
-is one transaction. A call that this process has open is renewed until it is settled or released; one that nobody renews is
+Admissions and settlements go in batches, one of each in flight per process; the database decides a batch in one statement that is
+one transaction. A call that this process has open is renewed until it is settled or released; one that is no longer renewed is
 swept at its estimate, and its real figures replace that estimate when they come after all.
 """
 
@@ -21,25 +21,25 @@ import asyncpg
 import msgspec
 from sqlalchemy import Row, text
 
-from app.attempts import Attempt, AttemptOutcome
-from app.clock import Clock
-from app.costs.batcher import Batcher
 from app.costs.budgets import Budget, BudgetExceeded, budget_from_row, exceeded
 from app.costs.holds import AdmissionRequest, Admitted, Estimate, Joined, Payer, Settlement, StoredCall
 from app.costs.ledger_rows import Release, TopUp, asked_rows, settled_rows
 from app.costs.prices import PriceBook
 from app.costs.statements import Statements
 from app.db.sessions import Sessions
-from app.errors import Refused, StoreUnavailable
-from app.problems import Conflict, InvalidInput, ProblemCode
+from app.domain.attempts import Attempt, AttemptOutcome
+from app.domain.errors import Refused, StoreUnavailable
+from app.domain.problems import Conflict, InvalidInput, ProblemCode
+from app.domain.usage import Operation, TokenUsage
+from app.runtime.batcher import Batcher
+from app.runtime.clock import Clock
 from app.settings import BudgetDefault, Settings
-from app.usage import Operation, TokenUsage
 
-ADMIT_PATIENCE = timedelta(seconds=5)
-SETTLE_PATIENCE = timedelta(seconds=30)
-TAKEN_BACK = 2
+ADMIT_MAX_OUTAGE = timedelta(seconds=5)
+SETTLE_MAX_OUTAGE = timedelta(seconds=30)
+MAX_RELEASES = 2
 """So often, a while apart: the first release can overtake an admission that a server which stood still goes on with."""
-KEEP_AT_LEAST = timedelta(hours=24)
+MIN_RETENTION = timedelta(hours=24)
 """How long an idempotency key is remembered where content is kept for less."""
 
 _ADMIT = "select * from ledger_admit($1, $2, $3, $4::text::jsonb, $5, $6, $7)"
@@ -66,7 +66,8 @@ _Verdict: TypeAlias = Admitted | Joined | _Refusal
 
 
 class PostgresLedger:
-    """A Ledger: entered, it renews its calls and sweeps those of the dead; left, it has settled what was under way."""
+    """A Ledger: while it is entered it renews its own calls and sweeps those of dead processes; when it is left, what was under
+    way is settled."""
 
     def __init__(self, sessions: Sessions, clock: Clock, settings: Settings, prices: PriceBook) -> None:
         self._sessions = sessions
@@ -75,27 +76,27 @@ class PostgresLedger:
         self._owner = uuid4()
         self._lease = settings.budgets.hold_ttl
         self._content_ttl = settings.content.ttl
-        self._keep = max(self._content_ttl, KEEP_AT_LEAST)
+        self._retention = max(self._content_ttl, MIN_RETENTION)
         self._defaults = settings.budgets
         self._materialised: set[tuple[str, str]] = set()
         self._open: dict[UUID, _Open] = {}
         self._releasing: set[asyncio.Task[None]] = set()
         self._doubtful: dict[UUID, int] = {}
-        self._keeping: asyncio.Task[None] | None = None
-        self._admitting = Statements(sessions.engines, clock, ADMIT_PATIENCE)
-        self._settling = Statements(sessions.engines, clock, SETTLE_PATIENCE)
+        self._maintaining: asyncio.Task[None] | None = None
+        self._admitting = Statements(sessions.engines, clock, ADMIT_MAX_OUTAGE)
+        self._settling = Statements(sessions.engines, clock, SETTLE_MAX_OUTAGE)
         self._admissions: Batcher[AdmissionRequest | TopUp, _Verdict] = Batcher(
-            self._admit_batch, unwanted=self._give_back, key=_repeatable
+            self._admit_batch, unwanted=self._release_unclaimed, key=_repeatable
         )
         self._settlements: Batcher[Settlement | Release, None] = Batcher(self._settle_batch)
 
     async def __aenter__(self) -> Self:
-        self._keeping = asyncio.create_task(self.keep())
+        self._maintaining = asyncio.create_task(self.run_maintenance())
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if self._keeping is not None:
-            self._keeping.cancel()
+        if self._maintaining is not None:
+            self._maintaining.cancel()
         await self.close()
 
     async def admit(self, request: AdmissionRequest) -> Admitted | Joined:
@@ -158,14 +159,14 @@ class PostgresLedger:
                     self._open[call].renewed = now
         return len(renewed)
 
-    async def take_back(self) -> None:
+    async def release_doubtful(self) -> None:
         """Releases the calls that were refused because PostgreSQL did not answer: it may have admitted them all the same."""
         calls = list(self._doubtful)
         await asyncio.gather(*map(self.release, calls))
         for call in calls:
             if call in self._doubtful:
                 self._doubtful[call] += 1
-                if self._doubtful[call] == TAKEN_BACK:
+                if self._doubtful[call] == MAX_RELEASES:
                     del self._doubtful[call]
 
     async def sweep(self, most: int = 100) -> int:
@@ -173,24 +174,24 @@ class PostgresLedger:
         swept: int = (await self._settling.fetch(_SWEEP, most))[0][0]
         return swept
 
-    async def abandon(self, call: UUID) -> None:
+    async def settle_orphan(self, call: UUID) -> None:
         """Settles at its estimate a call whose owner is known to be dead, without waiting for its lease to end."""
         async with self._sessions.write() as session:
-            await session.execute(_ABANDON, {"call": call, "owner": self._owner})
+            await session.execute(_SETTLE_ORPHAN, {"call": call, "owner": self._owner})
         await self.sweep()
 
-    async def keep(self) -> None:
+    async def run_maintenance(self) -> None:
         """Renews and sweeps until it is cancelled."""
         pause = self._lease.total_seconds() / 6
         while True:
             try:
-                await self.take_back()
+                await self.release_doubtful()
                 await self.renew()
                 while await self.sweep():
                     pass
             except StoreUnavailable:
                 _log.warning("no hold was renewed: PostgreSQL does not answer")
-            except Exception:  # noqa: BLE001 a keeper that ends would let every hold of the process expire
+            except Exception:  # noqa: BLE001 if this loop ended, every hold of the process would expire
                 _log.exception("no hold was renewed")
             await self._clock.sleep(pause)
 
@@ -209,11 +210,11 @@ class PostgresLedger:
             return await answer
         except asyncio.CancelledError:
             if answer.done() and not answer.cancelled() and answer.exception() is None:
-                self._give_back(asked, answer.result())
+                self._release_unclaimed(asked, answer.result())
             raise
 
-    def _give_back(self, asked: AdmissionRequest | TopUp, verdict: _Verdict) -> None:
-        """Who asked is gone: what was admitted for it must not stay held."""
+    def _release_unclaimed(self, asked: AdmissionRequest | TopUp, verdict: _Verdict) -> None:
+        """The caller has left: what was admitted for it must not stay held."""
         if isinstance(asked, TopUp) or not isinstance(verdict, Admitted):
             return
         task = asyncio.create_task(self._release_in_time(verdict.call))
@@ -221,11 +222,11 @@ class PostgresLedger:
         task.add_done_callback(self._releasing.discard)
 
     async def _release_in_time(self, call: UUID) -> None:
-        with suppress(StoreUnavailable):  # it is doubtful then, and taken back
+        with suppress(StoreUnavailable):  # it is doubtful then, and released later
             await self.release(call)
 
     async def _finish(self, item: Settlement | Release) -> None:
-        """Who leaves while it waits does not take the item back: it is written all the same."""
+        """A caller that leaves while it waits does not cancel the item: it is written all the same."""
         try:
             await self._settlements.submit(item)
         finally:
@@ -240,7 +241,7 @@ class PostgresLedger:
                 _ADMIT,
                 self._owner,
                 self._lease,
-                self._keep,
+                self._retention,
                 msgspec.json.encode(list(defaults.values())).decode(),
                 asked.payers,
                 asked.targets,
@@ -274,7 +275,7 @@ class PostgresLedger:
         found = [(item, None if (call := opened.get(item.call)) is None else call.at) for item in batch]
         rows = settled_rows(found, self._prices)
         await self._settling.fetch(
-            _SETTLE, self._owner, self._keep, rows.payers, rows.prices, rows.calls, rows.attempts, rows.documents
+            _SETTLE, self._owner, self._retention, rows.payers, rows.prices, rows.calls, rows.attempts, rows.documents
         )
         return [None] * len(batch)
 
@@ -301,7 +302,7 @@ _CHARGED = text(
     " cache_write_5m_tokens, cache_write_1h_tokens, visible_output_tokens, reasoning_tokens, confirmed, cost_usd"
     " from usage_records where tenant = :tenant and at = :at and completion = :call order by key"
 )
-_ABANDON = text(
+_SETTLE_ORPHAN = text(
     "update completions set lease_until = now() - interval '1 second'"
     " where key = :call and owner <> :owner and status = 'RUNNING'"
 )
@@ -309,7 +310,7 @@ _RENEW = text(
     "update completions set lease_until = now() + :lease where key in (select key from completions where key = any(:calls)"
     " and owner = :owner and status = 'RUNNING' order by key for update skip locked) returning key"
 )
-"""Locks in the order that everybody keeps. What somebody else has locked is renewed the next time."""
+"""Locks in the order that every statement keeps. A call that another transaction has locked is renewed next time."""
 
 
 def _attempt(row: Row[Any], admitted_at: datetime) -> Attempt:
@@ -338,10 +339,10 @@ def _reason(
     word: str, estimate: Estimate, budget: Budget | None, needed: Decimal | None, remaining: Decimal | None
 ) -> BudgetExceeded | Conflict | InvalidInput:
     if word == "mismatch":
-        return Conflict("The idempotency key was used with another input.", ProblemCode.IDEMPOTENCY_MISMATCH)
+        return Conflict("The idempotency key was used before, with another input.", ProblemCode.IDEMPOTENCY_MISMATCH)
     if budget is None or needed is None or remaining is None:
         return InvalidInput(
-            f"{estimate.provider}/{estimate.model} has no price, so a budget cannot be kept; price it in the configuration.",
+            f"{estimate.provider}/{estimate.model} has no price, so no budget can be enforced. Set a price in the configuration.",
             ("model",),
             ProblemCode.UNPRICED_MODEL,
         )

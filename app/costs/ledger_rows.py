@@ -14,10 +14,10 @@ from uuid import UUID
 
 import msgspec
 
-from app.attempts import Attempt
 from app.costs.holds import AdmissionRequest, Estimate, Payer, Settlement
 from app.costs.prices import PriceBook, PriceUsed
-from app.usage import TokenUsage
+from app.domain.attempts import Attempt
+from app.domain.usage import TokenUsage
 
 Row: TypeAlias = tuple[object, ...]
 Key = TypeVar("Key", bound=Hashable)

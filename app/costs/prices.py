@@ -15,9 +15,9 @@ from decimal import Decimal
 from genai_prices.data_snapshot import get_snapshot
 from genai_prices.types import ConditionalPrice, ModelInfo, ModelPrice, PriceContext, TieredPrices
 
-from app.money import ZERO, round_usd
+from app.domain.money import ZERO, round_usd
+from app.domain.usage import ServiceTier, TokenUsage
 from app.settings import PriceSettings, ProviderKindName, Settings
-from app.usage import ServiceTier, TokenUsage
 
 _LISTED = {ProviderKindName.ANTHROPIC: "anthropic", ProviderKindName.OPENAI: "openai"}
 _PER_MILLION = -6

@@ -7,13 +7,13 @@ from datetime import datetime
 from enum import Enum
 from zoneinfo import ZoneInfo
 
-from app.clock import time_zone
-from app.errors import Refused
-from app.paging import PageRequest
-from app.problems import InvalidInput
-from app.usage import Label, Operation
+from app.domain.errors import Refused
+from app.domain.paging import PageRequest
+from app.domain.problems import InvalidInput
+from app.domain.usage import Label, Operation
+from app.runtime.clock import time_zone
 
-MOST_DIMENSIONS = 3
+MAX_DIMENSIONS = 3
 
 
 class CostDimension(Enum):
@@ -68,7 +68,7 @@ class CostFilter:
 
     def __post_init__(self) -> None:
         if self.start >= self.end:
-            raise Refused(InvalidInput("The period ends where it starts or before.", ("filter", "period", "to")))
+            raise Refused(InvalidInput("The period must end after it starts.", ("filter", "period", "to")))
         try:
             time_zone(self.time_zone)
         except ValueError as error:
@@ -94,17 +94,17 @@ class CostQuery:
     page: PageRequest = PageRequest()
 
     def __post_init__(self) -> None:
-        if len(self.group_by) > MOST_DIMENSIONS:
-            raise Refused(InvalidInput(f"At most {MOST_DIMENSIONS} dimensions.", ("groupBy",)))
+        if len(self.group_by) > MAX_DIMENSIONS:
+            raise Refused(InvalidInput(f"At most {MAX_DIMENSIONS} dimensions.", ("groupBy",)))
         if len(set(self.group_by)) < len(self.group_by):
-            raise Refused(InvalidInput("A dimension is named twice.", ("groupBy",)))
+            raise Refused(InvalidInput("A dimension is given twice.", ("groupBy",)))
         times = TIMES.intersection(self.group_by)
         if len(times) > 1:
             raise Refused(InvalidInput("At most one of HOUR, DAY and MONTH.", ("groupBy",)))
         if (CostDimension.LABEL in self.group_by) != (self.label_key is not None):
-            raise Refused(InvalidInput("LABEL and labelKey need each other.", ("labelKey",)))
+            raise Refused(InvalidInput("LABEL needs labelKey, and labelKey needs LABEL.", ("labelKey",)))
         if self.order.field is CostOrderField.PERIOD and not times:
-            raise Refused(InvalidInput("To order by PERIOD group by HOUR, DAY or MONTH.", ("orderBy", "field")))
+            raise Refused(InvalidInput("To sort by PERIOD, group by HOUR, DAY or MONTH.", ("orderBy", "field")))
 
     @property
     def time(self) -> CostDimension | None:

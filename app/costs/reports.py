@@ -14,7 +14,6 @@ from uuid import UUID
 
 from sqlalchemy import RowMapping, select, tuple_
 
-from app.attempts import AttemptOutcome
 from app.costs.prices import PriceUsed
 from app.costs.queries import CostFilter, CostQuery
 from app.costs.report_statements import (
@@ -28,14 +27,15 @@ from app.costs.report_statements import (
 )
 from app.db.sessions import Sessions
 from app.db.tables.usage import usage_records
-from app.errors import Refused
-from app.ids import format_id
-from app.paging import Edge, Page, PageInfo, PageRequest, build_page, decode_cursor, decode_instant, encode_cursor
-from app.problems import InvalidInput
-from app.usage import CacheTier, Label, Operation, TokenUsage
+from app.domain.attempts import AttemptOutcome
+from app.domain.errors import Refused
+from app.domain.ids import format_id
+from app.domain.paging import Edge, Page, PageInfo, PageRequest, build_page, decode_cursor, decode_instant, encode_cursor
+from app.domain.problems import InvalidInput
+from app.domain.usage import CacheTier, Label, Operation, TokenUsage
 
 _ROWS, _RECORDS = "costs", "usage"
-_MOST_PLACES = 64
+_MAX_PLACES = 64
 _AT_ONCE = 4
 """To build a statement takes milliseconds: so many are built before others have their turn."""
 
@@ -165,8 +165,8 @@ def _after(request: PageRequest) -> tuple[Decimal, str] | None:
         found = Decimal(rank)
     except InvalidOperation:
         found = Decimal("NaN")
-    if not found.is_finite() or abs(found.adjusted()) > _MOST_PLACES:
-        raise Refused(InvalidInput("not a cursor of this list", ("after",)))
+    if not found.is_finite() or abs(found.adjusted()) > _MAX_PLACES:
+        raise Refused(InvalidInput("this is not a cursor of this list", ("after",)))
     return found, place
 
 
@@ -175,7 +175,7 @@ def _record_position(cursor: str) -> tuple[datetime, UUID]:
     try:
         return decode_instant(at), UUID(hex=key)
     except ValueError as error:
-        raise Refused(InvalidInput("not a cursor of this list", ("after",))) from error
+        raise Refused(InvalidInput("this is not a cursor of this list", ("after",))) from error
 
 
 def _place(row: RowMapping) -> str:

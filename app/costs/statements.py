@@ -13,14 +13,14 @@ from datetime import timedelta
 import asyncpg
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.clock import Clock
 from app.db.engines import Engines
 from app.db.failures import DATABASE_ERRORS, is_unavailable
-from app.errors import StoreUnavailable
+from app.domain.errors import StoreUnavailable
+from app.runtime.clock import Clock
 
 STATEMENT_SECONDS = 20.0
 FIRST_PAUSE_SECONDS = 0.05
-LONGEST_PAUSE_SECONDS = 0.5
+MAX_PAUSE_SECONDS = 0.5
 COLLISIONS_ALLOWED = 20
 
 _COLLISION = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError, asyncpg.UniqueViolationError)
@@ -28,12 +28,12 @@ _log = logging.getLogger(__name__)
 
 
 class Statements:
-    """`patience` is how long the database may be away before StoreUnavailable is raised."""
+    """`max_outage` is how long the database may be away before StoreUnavailable is raised."""
 
-    def __init__(self, engines: Engines, clock: Clock, patience: timedelta) -> None:
+    def __init__(self, engines: Engines, clock: Clock, max_outage: timedelta) -> None:
         self._engines = engines
         self._clock = clock
-        self._patience = patience.total_seconds()
+        self._max_outage = max_outage.total_seconds()
         self._connection: AsyncConnection | None = None
         self._driver: asyncpg.Connection[asyncpg.Record] | None = None
         self._turn = asyncio.Lock()
@@ -41,7 +41,7 @@ class Statements:
     async def fetch(self, statement: str, *arguments: object) -> list[asyncpg.Record]:
         """Committed when it returns. Any other error of the database is raised as asyncpg raises it."""
         async with self._turn:
-            until = self._clock.monotonic() + self._patience
+            until = self._clock.monotonic() + self._max_outage
             pause = FIRST_PAUSE_SECONDS
             collisions = 0
             while True:
@@ -61,7 +61,7 @@ class Statements:
                         raise StoreUnavailable("PostgreSQL") from error
                     _log.warning("the ledger waits for PostgreSQL", extra={"reason": type(error).__name__})
                 await self._clock.sleep(pause)
-                pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
+                pause = min(pause * 2, MAX_PAUSE_SECONDS)
 
     async def close(self) -> None:
         async with self._turn:

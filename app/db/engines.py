@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
-from app.db.silence import SilenceWatch
+from app.db.stall_detector import StallDetector
 from app.settings import DatabaseSettings
 
-_SILENCE_SECONDS = 2.0
+_STALL_SECONDS = 2.0
 """A server that stands still does not end a statement that takes too long; so much later we do."""
 
 
@@ -32,9 +32,9 @@ def build_engine(url: str, settings: DatabaseSettings) -> AsyncEngine:
     )
 
 
-def build_watch(url: str, settings: DatabaseSettings) -> SilenceWatch:
+def build_stall_detector(url: str, settings: DatabaseSettings) -> StallDetector:
     engine = create_async_engine(_driver_url(url), poolclass=NullPool, hide_parameters=True, connect_args=_connect_args(settings))
-    return SilenceWatch(engine)
+    return StallDetector(engine)
 
 
 def _driver_url(url: str) -> str:
@@ -44,7 +44,7 @@ def _driver_url(url: str) -> str:
 def _connect_args(settings: DatabaseSettings) -> dict[str, object]:
     connect_args: dict[str, object] = {
         "timeout": settings.connect_timeout.total_seconds(),
-        "command_timeout": settings.statement_timeout.total_seconds() + _SILENCE_SECONDS,
+        "command_timeout": settings.statement_timeout.total_seconds() + _STALL_SECONDS,
         "server_settings": {
             "application_name": "greenlang",
             "statement_timeout": str(int(settings.statement_timeout.total_seconds() * 1000)),
@@ -57,11 +57,11 @@ def _connect_args(settings: DatabaseSettings) -> dict[str, object]:
 
 @dataclass(frozen=True)
 class Engines:
-    """`watches` has one for each engine."""
+    """`stall_detectors` has one for each engine."""
 
     primary: AsyncEngine
     replicas: tuple[AsyncEngine, ...]
-    watches: Mapping[AsyncEngine, SilenceWatch]
+    stall_detectors: Mapping[AsyncEngine, StallDetector]
     _turn: itertools.count[int] = field(default_factory=itertools.count)
 
     def reader(self) -> AsyncEngine:
@@ -71,13 +71,13 @@ class Engines:
         return self.replicas[next(self._turn) % len(self.replicas)]
 
     async def close(self) -> None:
-        for watch in self.watches.values():
-            await watch.close()
+        for detector in self.stall_detectors.values():
+            await detector.close()
         for engine in (self.primary, *self.replicas):
             await engine.dispose()
 
 
 def build_engines(primary: str, replicas: Sequence[str], settings: DatabaseSettings) -> Engines:
-    watches = {build_engine(url, settings): build_watch(url, settings) for url in (primary, *replicas)}
-    first, *others = watches
-    return Engines(first, tuple(others), watches)
+    stall_detectors = {build_engine(url, settings): build_stall_detector(url, settings) for url in (primary, *replicas)}
+    first, *others = stall_detectors
+    return Engines(first, tuple(others), stall_detectors)

@@ -21,7 +21,7 @@ from sqlalchemy.pool import NullPool
 
 from app.db.failures import is_unavailable
 from app.db.roles import grant_serving, limit_idle_transactions
-from app.errors import GreenLangError, SettingsError, StoreUnavailable
+from app.domain.errors import GreenLangError, SettingsError, StoreUnavailable
 from app.settings import DatabaseSettings
 
 _SCRIPTS = Path(__file__).resolve().parents[2] / "migrations"

@@ -13,7 +13,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.db.failures import is_unavailable
-from app.errors import SettingsError
+from app.domain.errors import SettingsError
 
 
 async def grant_serving(connection: AsyncConnection, role: str) -> None:

@@ -1,6 +1,6 @@
-"""NOTIFY as a wake-up call: it carries no data, so that whoever is woken re-reads the table and one lost call loses nothing.
+"""NOTIFY as a wake-up call: it carries no data, so its receiver re-reads the table, and a lost notification loses nothing.
 
-It needs a connection that is its own for good: behind a pooler in transaction mode nothing arrives, and only polling is left.
+It needs a connection of its own: through a pooler in transaction mode nothing arrives, and only polling is left.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from collections.abc import Callable
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from app.clock import Clock
 from app.db.failures import DATABASE_ERRORS
+from app.runtime.clock import Clock
 
 RECONNECT_SECONDS = 1.0
 CHECK_SECONDS = 15.0
@@ -49,7 +49,8 @@ class Wakeup:
 
 
 async def listen(engine: AsyncEngine, channel: str, wake: Callable[[], None], clock: Clock) -> None:
-    """Calls `wake` at every NOTIFY on `channel` and after every connect, for what came while nobody listened; never returns."""
+    """Calls `wake` at every NOTIFY on `channel` and after every connect, for what came while it was not listening; never
+    returns."""
     while True:
         try:
             async with engine.connect() as connection:

@@ -1,7 +1,7 @@
 """The account that the private stores run as. PostgreSQL refuses root, so root steps down first: inside a user namespace of its
-own, where files stay root's, else as the owner of the data directory or of the folder it lies in, else as nobody. It also refuses
-an account without a name, which a container may have: then it gets nobody's name in a user namespace.
-"""
+own, where files stay root's, else as the owner of the data directory or of the folder around it, else as the system's
+unprivileged account (65534). It also refuses an account without a name, which a container may have: then it gets a name in a user
+namespace."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from app.errors import SettingsError
+from app.domain.errors import SettingsError
 
-NOBODY = 65534
-_NAMESPACE = ("unshare", "--user", f"--map-user={NOBODY}", f"--map-group={NOBODY}", "--")
+NO_HOLDER = 65534
+_NAMESPACE = ("unshare", "--user", f"--map-user={NO_HOLDER}", f"--map-group={NO_HOLDER}", "--")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ def _candidates(data_dir: Path) -> Iterator[Account]:
     yield Account(_NAMESPACE, 0, 0)
     if folder.st_uid != 0:
         yield _switched(folder.st_uid, folder.st_gid)
-    yield _switched(NOBODY, NOBODY)
+    yield _switched(NO_HOLDER, NO_HOLDER)
 
 
 def _switched(uid: int, gid: int) -> Account:

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from app.errors import SettingsError
+from app.domain.errors import SettingsError
 
-OLDEST_POSTGRES = 15
+MIN_POSTGRES_MAJOR = 15
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ def _postgres_binaries() -> Iterator[PostgresBinaries]:
         if not _version(folder / "initdb"):
             continue
         version = re.search(r"PostgreSQL\) (\d+)", _version(folder / "postgres"))
-        if version is not None and int(version[1]) >= OLDEST_POSTGRES:
+        if version is not None and int(version[1]) >= MIN_POSTGRES_MAJOR:
             yield PostgresBinaries(folder, int(version[1]))
 
 

@@ -1,4 +1,4 @@
-"""A store's process as its keeper runs it: the system sends it `farewell` when the keeper dies, however that happens."""
+"""A store's process and how its parent runs it: the system sends it `stop_signal` when the parent dies, for whatever reason."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from app.embedded.tether import following
-from app.errors import GreenLangError
+from app.domain.errors import GreenLangError
+from app.embedded.parent_death import parent_death_setter
 
-_LARGEST_LOG = 16 * 1024 * 1024
+_MAX_LOG_BYTES = 16 * 1024 * 1024
 _LAST_LINES = 5
 
 
@@ -23,10 +23,10 @@ class StoreFailed(GreenLangError):
 
 @dataclass(frozen=True, slots=True)
 class Child:
-    """`farewell` asks for an orderly end."""
+    """`stop_signal` asks for an orderly end."""
 
     process: subprocess.Popen[bytes]
-    farewell: signal.Signals
+    stop_signal: signal.Signals
     log: Path
     log_start: int
 
@@ -42,11 +42,11 @@ class Child:
 
     def stop(self, seconds: float) -> None:
         """In order within `seconds`, else by force."""
-        for sign, patience in ((self.farewell, seconds), (signal.SIGQUIT, 2.0), (signal.SIGKILL, 5.0)):
+        for sign, wait_seconds in ((self.stop_signal, seconds), (signal.SIGQUIT, 2.0), (signal.SIGKILL, 5.0)):
             with suppress(ProcessLookupError):
                 self.process.send_signal(sign)
             with suppress(subprocess.TimeoutExpired):
-                self.process.wait(patience)
+                self.process.wait(wait_seconds)
                 return
 
     def _last_words(self) -> str:
@@ -56,10 +56,10 @@ class Child:
         return " | ".join(lines[-_LAST_LINES:])
 
 
-def start_child(command: Sequence[str | Path], folder: Path, log: Path, farewell: signal.Signals, lock: int) -> Child:
+def start_child(command: Sequence[str | Path], folder: Path, log: Path, stop_signal: signal.Signals, lock: int) -> Child:
     """`folder` becomes the working directory; `lock` is a descriptor that is held as long as any process of the store lives."""
     log.parent.mkdir(mode=0o700, exist_ok=True)
-    if log.is_file() and log.stat().st_size > _LARGEST_LOG:
+    if log.is_file() and log.stat().st_size > _MAX_LOG_BYTES:
         log.replace(log.with_suffix(".old.log"))
     with log.open("ab") as output:
         start = output.tell()
@@ -70,6 +70,6 @@ def start_child(command: Sequence[str | Path], folder: Path, log: Path, farewell
             stdout=output,
             stderr=output,
             pass_fds=(lock,),
-            preexec_fn=following(farewell),  # noqa: PLW1509 - the keeper has one thread
+            preexec_fn=parent_death_setter(stop_signal),  # noqa: PLW1509 - its parent has one thread
         )
-    return Child(process, farewell, log, start)
+    return Child(process, stop_signal, log, start)

@@ -1,7 +1,8 @@
 """The private stores of a data directory, seen from the process that wants them: launch, wait, use the addresses, stop.
 
-They live exactly as long as their launcher: a pipe held by it is their keeper's lifeline. A lock on the data directory is held by
-every one of their processes, so two sets never run on the same files, and what a killed launcher left is waited for or ended.
+They live exactly as long as the process that launched them: it holds a pipe, and their supervisor stops when the pipe ends. A
+lock on the data directory is held by every one of their processes, so two sets never run on the same files, and what a killed
+launcher left is waited for or ended.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from app.domain.errors import GreenLangError
 from app.embedded.account import choose_account
 from app.embedded.addresses import DATABASE_URL, OWNER_URL, REDIS_URL
-from app.errors import GreenLangError
-from app.secrets import SecretReference
+from app.secrets.reference import SecretReference
 from app.settings import Settings
 
 _SOURCE = Path(__file__).resolve().parents[2]
@@ -56,13 +57,13 @@ class StoreAddresses:
 class PrivateStores(StoreAddresses):
     """Start by `launch`."""
 
-    keeper: subprocess.Popen[str]
+    store_supervisor: subprocess.Popen[str]
 
     @classmethod
     def launch(cls, data_dir: Path, *, postgres: bool = True, valkey: bool = True, volatile: bool = False) -> PrivateStores:
         """Returns while they start. The caller owns the data directory: what still runs in it is a killed owner's and is ended.
 
-        Raises SettingsError where no account can run them and StoresFailed where something will not let go.
+        Raises SettingsError if no account can run them, and StoresFailed if an old process does not end.
         """
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         data_dir = data_dir.resolve()
@@ -76,9 +77,9 @@ class PrivateStores(StoreAddresses):
                 *(["--valkey"] if valkey else []),
                 *(["--volatile"] if volatile else []),
             ]
-            program = [sys.executable, "-m", "app.embedded.keeper", "--data-dir", str(data_dir), "--lock", str(lock)]
+            program = [sys.executable, "-m", "app.embedded.store_supervisor", "--data-dir", str(data_dir), "--lock", str(lock)]
             environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
-            keeper = subprocess.Popen(  # noqa: S603 - our own module
+            store_supervisor = subprocess.Popen(  # noqa: S603 - our own module
                 [*account.prefix, *program, *wanted],
                 cwd=data_dir,
                 env=environment | {"PYTHONPATH": str(_SOURCE), "PYTHONDONTWRITEBYTECODE": "1"},
@@ -90,28 +91,28 @@ class PrivateStores(StoreAddresses):
             )
         finally:
             os.close(lock)
-        return cls(data_dir, keeper)
+        return cls(data_dir, store_supervisor)
 
     def wait(self) -> None:
         """Returns once they answer; raises StoresFailed."""
-        assert self.keeper.stdout is not None
-        said = self.keeper.stdout.readline().strip()
+        assert self.store_supervisor.stdout is not None
+        said = self.store_supervisor.stdout.readline().strip()
         if said != "ready":
             self.stop()
-            raise StoresFailed(said.removeprefix("failed: ") or "the private stores' keeper ended at once")
+            raise StoresFailed(said.removeprefix("failed: ") or "the private stores' supervisor ended at once")
 
     def stop(self) -> None:
         """In order; returns when no process of theirs is left."""
-        self.let_go()
+        self.close_pipes()
         try:
-            self.keeper.wait(_STOP_SECONDS)
+            self.store_supervisor.wait(_STOP_SECONDS)
         except subprocess.TimeoutExpired:
-            self.keeper.kill()
-            self.keeper.wait()
+            self.store_supervisor.kill()
+            self.store_supervisor.wait()
 
-    def let_go(self) -> None:
+    def close_pipes(self) -> None:
         """Drops this process's ends of the pipes: what a forked child does first, or the stores would outlive the launcher."""
-        for pipe in (self.keeper.stdin, self.keeper.stdout):
+        for pipe in (self.store_supervisor.stdin, self.store_supervisor.stdout):
             if pipe is not None:
                 pipe.close()
 

@@ -1,4 +1,4 @@
-"""What every stream says when it has nothing to say."""
+"""The event of a stream in which nothing happened."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from datetime import datetime
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """All before the cursor has been told."""
+    """Everything before the cursor has been delivered."""
 
     cursor: str
     at: datetime

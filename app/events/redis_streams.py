@@ -1,8 +1,8 @@
 """The latest events as a copy in Redis Streams, so that one process asks PostgreSQL for all.
 
-One process at a time is the teller: it has a lease and writes what it reads from PostgreSQL to a stream that nobody else writes
-to; the next teller begins another. Positions count without gaps, so whoever finds one missing, or no answer, reads PostgreSQL:
-what is here may be lost or late, and is never wrong.
+One process at a time is the leader: it holds a lease and writes what it reads from PostgreSQL to a stream that only it writes to.
+The next leader begins a new stream. Positions have no gaps, so a follower that finds one missing, or gets no answer, reads
+PostgreSQL: what is here may be lost or late, and is never wrong.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from uuid import uuid4
 from app.redis.clients import RedisClient, Script, Server
 
 LEASE = timedelta(seconds=3)
-LONGEST = 10_000
+MAX_EVENTS = 10_000
 """Events kept in one stream."""
 LIFETIME = timedelta(minutes=10)
 """Of a stream that grows no more."""
 WAIT = timedelta(milliseconds=500)
 """For something new."""
-PATIENCE = timedelta(seconds=1)
+BLOCKING_MARGIN = timedelta(seconds=1)
 """By so much longer must the client that waits be ready to wait: an idle server looks at its clock ten times a second."""
 PAGE = 500
-_TELLER = Script("teller")
+_LEADER = Script("leader")
 
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """`event` is what its topic makes of it; empty for one that is not to be told."""
+    """`event` is what its topic makes of it; empty if it is not to be published."""
 
     position: int
     topic: str
@@ -39,8 +39,8 @@ class Copy:
 
 
 @dataclass(frozen=True, slots=True)
-class Teller:
-    """`position` is how far it has told, at least; `is_self`: it is us."""
+class Leader:
+    """`position` is how far it has published, at least; `is_self`: it is this process."""
 
     name: str
     position: int
@@ -50,20 +50,20 @@ class Teller:
 class RedisStreams:
     """Every method raises StoreUnavailable while Redis is away."""
 
-    def __init__(self, redis: RedisClient, patient: RedisClient) -> None:
+    def __init__(self, redis: RedisClient, blocking: RedisClient) -> None:
         self._redis = redis
-        self._patient = patient
+        self._blocking = blocking
         self._name = uuid4().hex
 
-    async def claim(self, log: str, position: int) -> Teller:
-        """Renews our office, or takes it where it is vacant; gives whoever has it."""
+    async def acquire_lease(self, log: str, position: int) -> Leader:
+        """Renews our lease, or acquires a free one; returns the leader."""
         milliseconds = int(LEASE.total_seconds() * 1000)
-        found = await self._redis.evaluate(_TELLER, f"greenlang:events:{{{log}}}", self._name, milliseconds, position)
-        name, told = cast("tuple[bytes, bytes]", found)
-        return Teller(name.decode(), int(told), name.decode() == self._name)
+        found = await self._redis.evaluate(_LEADER, f"greenlang:events:{{{log}}}", self._name, milliseconds, position)
+        name, reached = cast("tuple[bytes, bytes]", found)
+        return Leader(name.decode(), int(reached), name.decode() == self._name)
 
     def resign(self) -> None:
-        """What we wrote is no longer to be followed: we are another one from now on, and write another stream."""
+        """What we wrote is no longer to be followed: from now on we have another name and write another stream."""
         self._name = uuid4().hex
 
     async def write(self, log: str, copies: Sequence[Copy]) -> None:
@@ -76,27 +76,27 @@ class RedisStreams:
                     key,
                     {b"topic": copy.topic, b"tenant": copy.tenant, b"event": copy.event},
                     id=f"{copy.position}-0",
-                    maxlen=LONGEST,
+                    maxlen=MAX_EVENTS,
                     approximate=True,
                 )
             pipeline.expire(key, LIFETIME)
             await pipeline.execute()
 
-        await self._redis.run(act)
+        await self._redis.execute(act)
 
-    async def read(self, log: str, teller: Teller, after: int) -> Sequence[Copy]:
+    async def read(self, log: str, leader: Leader, after: int) -> Sequence[Copy]:
         """What comes after the position, as soon as there is something; nothing after a while without."""
-        key = _key(log, teller.name)
+        key = _key(log, leader.name)
 
         async def act(server: Server) -> object:
             return await server.xread({key: f"{after}-0"}, count=PAGE, block=int(WAIT.total_seconds() * 1000))
 
-        found = cast("Sequence[tuple[bytes, Sequence[tuple[bytes, dict[bytes, bytes]]]]]", await self._patient.run(act))
+        found = cast("Sequence[tuple[bytes, Sequence[tuple[bytes, dict[bytes, bytes]]]]]", await self._blocking.execute(act))
         return [_copy(place, fields) for _, entries in found or () for place, fields in entries]
 
 
-def _key(log: str, teller: str) -> str:
-    return f"greenlang:events:{{{log}}}:{teller}"
+def _key(log: str, leader: str) -> str:
+    return f"greenlang:events:{{{log}}}:{leader}"
 
 
 def _copy(place: bytes, fields: dict[bytes, bytes]) -> Copy:

@@ -1,11 +1,11 @@
 """The log of events: rows of the outbox get their positions in the order of commits, and all processes read them in that order.
 
 A position is given after the commit, under a lock, never at the insert: a row that commits late with a lower number would be
-missed for good. NOTIFY only wakes; whoever is woken places what is there and reads on from where it was, so that a lost call
-loses nothing.
+missed for good. NOTIFY only wakes: its receiver sequences the rows that are there and reads on from where it was, so a lost
+notification loses nothing.
 
-With Redis only one process reads, and the others follow what it tells in a stream there. Positions and so cursors are the same
-whichever way an event came; whatever is missing or doubtful there is read here.
+With Redis only the leader reads, and the others follow the stream that it writes there. Positions, and so cursors, are the same
+either way; what is missing or doubtful in Redis is read here.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from datetime import timedelta
 import msgspec
 from sqlalchemy import RowMapping, text
 
-from app.clock import Clock
 from app.db.sessions import Sessions
 from app.db.tables.budgets import outbox
 from app.db.wakeups import Wakeup, listen
-from app.errors import StoreUnavailable
-from app.events.redis_streams import Copy, RedisStreams, Teller
-from app.events.topics import Event, Load, Placed, PlacedPage, Told, Topic
-from app.tasks import end_tasks
+from app.domain.errors import StoreUnavailable
+from app.events.redis_streams import Copy, Leader, RedisStreams
+from app.events.topics import Event, Load, Published, Sequenced, SequencedPage, Topic
+from app.runtime.clock import Clock
+from app.runtime.tasks import end_tasks
 
 CHANNEL = "greenlang_outbox"
 KEPT = timedelta(days=30)
 POLL_SECONDS = 2.0
 RENEWAL_SECONDS = 1.0
 CHECK_SECONDS = 15.0
-"""So long a process may follow what another tells before it looks for itself."""
+"""How long a process may follow the leader's stream before it looks in PostgreSQL itself."""
 BEAT_SECONDS = 15.0
 GREETING_SECONDS = 0.5
 """Between two beats that newcomers ask for."""
@@ -51,7 +51,7 @@ class Relay:
         self._kept = kept
         self._streams = streams
         self._history = ""
-        self._teller: Teller | None = None
+        self._leader: Leader | None = None
         self._wakeup = Wakeup(clock)
         self._newcomer = Wakeup(clock)
         self._topics: list[Topic[object]] = []
@@ -64,12 +64,12 @@ class Relay:
         self._topics.append(made)  # type: ignore[arg-type]  # a topic's events are known to its own load alone
         return made
 
-    def on_told(self, listener: Callable[[], None]) -> None:
-        """`listener` is called when events have been told; it must not block."""
+    def on_published(self, listener: Callable[[], None]) -> None:
+        """`listener` is called when events have been published; it must not block."""
         self._listeners.append(listener)
 
     def greet(self) -> None:
-        """Somebody follows who is shown what others are shown: a beat tells them where they are."""
+        """A subscriber has joined a stream that others share: a heartbeat gives it the position."""
         self._newcomer.set()
 
     def wake(self) -> None:
@@ -77,34 +77,34 @@ class Relay:
         self._wakeup.set()
 
     async def run(self) -> None:
-        """Places, reads and tells until it is cancelled."""
+        """Sequences, reads and publishes until it is cancelled."""
         listening = listen(self._sessions.engines.primary, CHANNEL, self.wake, self._clock)
         tasks = [asyncio.create_task(each) for each in (listening, self._work(), self.beat(), self._forget())]
         try:
             await asyncio.gather(*tasks)
         except Exception:
-            _log.exception("events are told no more")
+            _log.exception("events are no longer published")
             raise
         finally:
             await end_tasks(tasks)
 
     async def catch_up(self) -> None:
-        """All that was committed before is placed and told when this returns. Raises StoreUnavailable."""
+        """Everything that was committed before is sequenced and published when this returns. Raises StoreUnavailable."""
         async with self._sessions.statements() as session:
-            while (await session.execute(_PLACE, {"most": PAGE})).scalar_one():
+            while (await session.execute(_SEQUENCE, {"most": PAGE})).scalar_one():
                 pass
         while await self._read():
             pass
 
-    async def page(self, topic: str, tenant: str | None, after: int, upto: int) -> PlacedPage:
+    async def page(self, topic: str, tenant: str | None, after: int, upto: int) -> SequencedPage:
         async with self._sessions.read(primary=True) as session:
             found = await session.execute(
                 _PAGE, {"topic": topic, "tenant": tenant, "after": after, "upto": upto, "most": PAGE + 1}
             )
-            rows = list(map(_placed, found.mappings().all()))
+            rows = list(map(_sequenced, found.mappings().all()))
             edge = (await session.execute(_EDGE)).one()
         kept = tuple(row for row in rows[:PAGE] if row.position > edge.gone)
-        return PlacedPage(kept, len(rows) > PAGE, edge.gone, edge.oldest_at or self._clock.now())
+        return SequencedPage(kept, len(rows) > PAGE, edge.gone, edge.oldest_at or self._clock.now())
 
     async def has(self, position: int) -> bool:
         async with self._sessions.read(primary=True) as session:
@@ -119,45 +119,45 @@ class Relay:
                 await self.catch_up()
                 pause = await self._share()
             except StoreUnavailable:
-                _log.warning("no events are told: PostgreSQL does not answer")
+                _log.warning("no events are published: PostgreSQL does not answer")
             if pause or self._position == before:
                 await self._wakeup.wait(pause or RENEWAL_SECONDS)
 
     async def _share(self) -> float:
-        """Where another process tells, takes what it tells until PostgreSQL has to be asked, and then gives 0; else the seconds
-        after which to ask it unless something wakes us."""
+        """If another process is the leader, takes what it publishes until PostgreSQL has to be asked, and then returns 0; else
+        the seconds after which to ask PostgreSQL unless something wakes us."""
         if self._streams is None or self._position is None:
             return POLL_SECONDS
         try:
             return await self._follow(self._streams, self._position)
         except StoreUnavailable:
-            self._told_by(None)
+            self._set_leader(None)
         except Exception:  # noqa: BLE001 whatever Redis says, PostgreSQL has the events
-            self._told_by(None)
+            self._set_leader(None)
             _log.exception("events cannot be shared through Redis")
         return POLL_SECONDS
 
     async def _follow(self, streams: RedisStreams, position: int) -> float:
         until = self._clock.monotonic() + CHECK_SECONDS
         while self._clock.monotonic() < until:
-            teller = await streams.claim(self._history, position)
-            self._told_by(teller)
-            if teller.is_self:
+            leader = await streams.acquire_lease(self._history, position)
+            self._set_leader(leader)
+            if leader.is_self:
                 return RENEWAL_SECONDS
-            copies = await streams.read(self._history, teller, position)
-            told = self._next(copies, position)
-            if told:
+            copies = await streams.read(self._history, leader, position)
+            published = self._next(copies, position)
+            if published:
                 self._wakeup.taken()
-                position = told[-1].position
-                self._tell(told, position)
-            elif copies or teller.position > position or self._wakeup.taken():
+                position = published[-1].position
+                self._publish(published, position)
+            elif copies or leader.position > position or self._wakeup.taken():
                 break
         return 0
 
-    def _next(self, copies: Sequence[Copy], position: int) -> list[Told]:
+    def _next(self, copies: Sequence[Copy], position: int) -> list[Published]:
         """What comes right after the position, as far as nothing is missing and all can be read."""
         topics = {topic.name: topic for topic in self._topics}
-        found: list[Told] = []
+        found: list[Published] = []
         for copy in copies:
             if copy.position != position + len(found) + 1 or copy.topic not in topics:
                 break
@@ -165,13 +165,13 @@ class Relay:
                 event = topics[copy.topic].decode(copy.event) if copy.event else None
             except msgspec.DecodeError:
                 break
-            found.append(Told(copy.position, copy.topic, copy.tenant, event))
+            found.append(Published(copy.position, copy.topic, copy.tenant, event))
         return found
 
-    def _told_by(self, teller: Teller | None) -> None:
-        if teller is None and self._teller is not None:
+    def _set_leader(self, leader: Leader | None) -> None:
+        if leader is None and self._leader is not None:
             _log.warning("events come from PostgreSQL alone: Redis does not answer")
-        self._teller = teller
+        self._leader = leader
 
     async def _read(self) -> bool:
         """True where there may be more."""
@@ -183,12 +183,12 @@ class Relay:
             if head == self._position:
                 return False
             found = await session.execute(_NEXT, {"after": self._position, "head": head, "most": PAGE})
-            rows = list(map(_placed, found.mappings().all()))
+            rows = list(map(_sequenced, found.mappings().all()))
         await self._take(rows, head if len(rows) < PAGE else rows[-1].position)
         return len(rows) == PAGE
 
     def _open(self, head: int, history: str) -> None:
-        """At the start, and where the primary has forgotten what it had confirmed: followers then ask again."""
+        """At the start, and when the primary has lost what it had confirmed: followers then ask again."""
         if self._position is not None:
             _log.error("the log of events is shorter than it was", extra={"was": self._position, "is": head})
         self._position, self._history = head, history
@@ -197,31 +197,31 @@ class Relay:
         for topic in self._topics:
             topic.open(head)
 
-    async def _take(self, rows: Sequence[Placed], position: int) -> None:
-        told = [each for topic in self._topics for each in await topic.load(rows)]
-        self._tell(told, position)
-        if self._streams is not None and self._teller is not None and self._teller.is_self:
-            await self._copy(self._streams, told)
+    async def _take(self, rows: Sequence[Sequenced], position: int) -> None:
+        published = [each for topic in self._topics for each in await topic.load(rows)]
+        self._publish(published, position)
+        if self._streams is not None and self._leader is not None and self._leader.is_self:
+            await self._copy(self._streams, published)
 
-    def _tell(self, told: Sequence[Told], position: int) -> None:
+    def _publish(self, published: Sequence[Published], position: int) -> None:
         for topic in self._topics:
-            topic.take(told, position)
+            topic.take(published, position)
         self._position = position
         for listener in self._listeners:
             listener()
 
-    async def _copy(self, streams: RedisStreams, told: Sequence[Told]) -> None:
+    async def _copy(self, streams: RedisStreams, published: Sequence[Published]) -> None:
         """Rows of topics that are not known here are left out: to those who know them they are missing."""
         try:
-            await streams.write(self._history, sorted(map(_copied, told), key=_position))
+            await streams.write(self._history, sorted(map(_copied, published), key=_position))
         except StoreUnavailable:
-            self._told_by(None)
-        except Exception:  # noqa: BLE001 whatever Redis refuses, here all has been told, and others read PostgreSQL
-            self._told_by(None)
+            self._set_leader(None)
+        except Exception:  # noqa: BLE001 here all has been published, and others read PostgreSQL
+            self._set_leader(None)
             _log.exception("events cannot be shared through Redis")
 
     async def beat(self) -> None:
-        """Every 15 seconds, and for newcomers, until it is cancelled: a sign of life for whoever follows."""
+        """Every 15 seconds, and for newcomers, until it is cancelled: a sign of life for every follower."""
         while True:
             greeting = await self._newcomer.wait(BEAT_SECONDS)
             for topic in self._topics:
@@ -245,7 +245,7 @@ class Relay:
 
 
 _ROW = outbox.c.position, outbox.c.key, outbox.c.topic, outbox.c.tenant, outbox.c.payload, outbox.c.placed_at
-_PLACE = text("select outbox_place(:most)")
+_SEQUENCE = text("select outbox_place(:most)")
 _HEAD = text(
     "select head, history || '-' || (select oid from pg_database where datname = current_database()) as history from event_log"
 )
@@ -263,13 +263,18 @@ _EDGE = text(
 )
 
 
-def _copied(told: Told) -> Copy:
-    return Copy(told.position, told.topic, told.tenant, b"" if told.event is None else msgspec.msgpack.encode(told.event))
+def _copied(published: Published) -> Copy:
+    return Copy(
+        published.position,
+        published.topic,
+        published.tenant,
+        b"" if published.event is None else msgspec.msgpack.encode(published.event),
+    )
 
 
 def _position(copy: Copy) -> int:
     return copy.position
 
 
-def _placed(row: RowMapping) -> Placed:
-    return Placed(row["position"], row["key"], row["topic"], row["tenant"], row["payload"], row["placed_at"])
+def _sequenced(row: RowMapping) -> Sequenced:
+    return Sequenced(row["position"], row["key"], row["topic"], row["tenant"], row["payload"], row["placed_at"])

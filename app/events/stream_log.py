@@ -1,7 +1,7 @@
 """The shared log of a running stream, in Redis: entries by number, the owner's lease, and the wish to cancel it.
 
-An entry is in the log before anybody is shown it, so whoever watches from another process sees the same entries in the same
-order. The log is a copy that can be lost: while Redis is away a stream goes on for those who watch it where it runs.
+An entry is in the log before it is shown, so watchers in other processes see the same entries in the same order. The log is a
+copy that can be lost: while Redis is away a stream goes on for those who watch it where it runs.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from datetime import timedelta
 from typing import cast
 from uuid import UUID
 
-from app.errors import StoreUnavailable
-from app.liveness import has_died, identity
+from app.domain.errors import StoreUnavailable
 from app.redis.clients import RedisClient, Script, Server
+from app.runtime.process_identity import has_died, identity
 
 LEASE = timedelta(seconds=5)
 LIFETIME = timedelta(hours=1)
 FORGOTTEN_AFTER = timedelta(minutes=1)
 """Where content is not to be kept: those who watch have so long to read the end."""
-LONGEST = 20_000
+MAX_ENTRIES = 20_000
 """Entries kept of one stream."""
 _CANCEL_LIFETIME = timedelta(minutes=10)
 _FIELD = b"e"
@@ -58,7 +58,7 @@ class StreamLog:
         self._owner = (identity() if owner is None else owner).encode()
 
     async def write(self, batch: Sequence[LogWrite]) -> Sequence[None]:
-        """All in one round trip. An entry whose number is there already, or behind, changes nothing."""
+        """All in one round trip. An entry whose number is there already, or lower, changes nothing."""
 
         async def act(server: Server) -> list[object]:
             pipeline = server.pipeline(transaction=False)
@@ -68,7 +68,7 @@ class StreamLog:
                     pipeline.delete(log, _cancel(write.key))
                     pipeline.set(lease, self._owner, px=LEASE)
                 for number, entry in write.entries:
-                    pipeline.xadd(log, {_FIELD: entry}, id=f"{number}-0", maxlen=LONGEST, approximate=True)
+                    pipeline.xadd(log, {_FIELD: entry}, id=f"{number}-0", maxlen=MAX_ENTRIES, approximate=True)
                     if number % _PER_PROLONGATION == 1:
                         pipeline.expire(log, LIFETIME)
                 if write.ends:
@@ -76,7 +76,7 @@ class StreamLog:
                     pipeline.delete(lease)
             return cast("list[object]", await pipeline.execute(raise_on_error=False))
 
-        for answer in await self._redis.run(act):
+        for answer in await self._redis.execute(act):
             if isinstance(answer, Exception) and _THERE_ALREADY not in str(answer):
                 raise StoreUnavailable("Redis") from answer
         return [None] * len(batch)
@@ -90,7 +90,7 @@ class StreamLog:
                 pipeline.xrange(_log(key), min=f"({after}-0", max="+", count=most)
             return cast("list[list[tuple[bytes, dict[bytes, bytes]]]]", await pipeline.execute())
 
-        found = await self._redis.run(act)
+        found = await self._redis.execute(act)
         return [_page(entries, after) for (_, after), entries in zip(batch, found, strict=True)]
 
     async def newest(self, key: UUID) -> tuple[int, bytes] | None:
@@ -99,11 +99,11 @@ class StreamLog:
         async def act(server: Server) -> list[tuple[bytes, dict[bytes, bytes]]]:
             return cast("list[tuple[bytes, dict[bytes, bytes]]]", await server.xrevrange(_log(key), count=1))
 
-        found = await self._redis.run(act)
+        found = await self._redis.execute(act)
         return _entry(*found[0]) if found else None
 
     async def renew(self, keys: Collection[UUID]) -> set[UUID]:
-        """Renews the leases of the streams that run here; gives those that somebody wants cancelled."""
+        """Renews the leases of the streams that run here; returns those that are to be cancelled."""
         ordered = list(keys)
 
         async def act(server: Server) -> list[object]:
@@ -113,34 +113,34 @@ class StreamLog:
                 pipeline.exists(_cancel(key))
             return cast("list[object]", await pipeline.execute())
 
-        answers = await self._redis.run(act)
+        answers = await self._redis.execute(act)
         return {key for key, wanted in zip(ordered, answers[1::2], strict=True) if wanted}
 
     async def owner(self, key: UUID) -> str | None:
-        """The process that has the lease, dead or alive; None where nobody has it."""
+        """The process that holds the lease, dead or alive; None if no process holds it."""
 
         async def act(server: Server) -> bytes | None:
             return cast("bytes | None", await server.get(_lease(key)))
 
-        found = await self._redis.run(act)
+        found = await self._redis.execute(act)
         return None if found is None else found.decode()
 
     async def is_free(self, key: UUID) -> bool:
-        """Nobody has the lease. Asked by a write, because where Redis takes none no owner can renew."""
+        """No process holds the lease. Asked by a write: if Redis takes no writes, no owner can renew its lease either."""
 
         async def act(server: Server) -> bool:
             return bool(await server.set(_lease(key), self._owner, nx=True, px=1))
 
-        return await self._redis.run(act)
+        return await self._redis.execute(act)
 
     async def is_owned(self, key: UUID) -> bool:
-        """Somebody has the lease who is not known to be dead."""
+        """A process that is not known to be dead holds the lease."""
         owner = await self.owner(key)
         return owner is not None and not has_died(owner)
 
-    async def take_from_the_dead(self, key: UUID) -> bool:
-        """True for the one who took the lease away from an owner that is known to be dead. Whoever comes later finds no lease, or
-        that of the next run, which may begin at once."""
+    async def take_lease_of_dead_owner(self, key: UUID) -> bool:
+        """Takes the lease of an owner that is known to be dead; True for the one process that got it. A later one finds no lease,
+        or the lease of the next run, which may begin at once."""
         owner = await self.owner(key)
         if owner is None or not has_died(owner):
             return False
@@ -152,7 +152,7 @@ class StreamLog:
         async def act(server: Server) -> None:
             await server.set(_cancel(key), b"1", ex=_CANCEL_LIFETIME)
 
-        await self._redis.run(act)
+        await self._redis.execute(act)
 
 
 def _page(found: Sequence[tuple[bytes, dict[bytes, bytes]]], after: int) -> LogPage:

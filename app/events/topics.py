@@ -1,7 +1,7 @@
-"""Events of one kind, as everybody in this process sees them: in the order of their positions, each once, without a gap.
+"""Events of one kind, as every follower in this process sees them: in the order of their positions, each once, without a gap.
 
-A follower has no queue of its own, only a position. What it has not seen it takes from the latest events in memory or, where it
-is further behind, from the table; so a slow one costs no memory and none is left out.
+A follower has no queue of its own, only a position. It takes what it has not seen from the latest events in memory or, if it is
+further behind, from the table. So a slow follower costs no memory and misses nothing.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from uuid import UUID
 
 import msgspec
 
-from app.errors import Refused, StoreUnavailable
-from app.paging import decode_cursor, encode_cursor
-from app.problems import InvalidInput
+from app.domain.errors import Refused, StoreUnavailable
+from app.domain.paging import decode_cursor, encode_cursor
+from app.domain.problems import InvalidInput
 
 Event = TypeVar("Event")
 
@@ -28,7 +28,7 @@ OPENING_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class Placed:
+class Sequenced:
     """A row of the log. `key` is the event's own, `payload` what it carries where it has no table."""
 
     position: int
@@ -40,19 +40,19 @@ class Placed:
 
 
 @dataclass(frozen=True, slots=True)
-class PlacedPage:
+class SequencedPage:
     """`more`: there are further rows in the span. `gone` is the last position whose row is no longer kept, `oldest_at` when the
     oldest kept row was placed."""
 
-    rows: tuple[Placed, ...]
+    rows: tuple[Sequenced, ...]
     more: bool
     gone: int
     oldest_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """A row with what its topic made of it; None where it is not to be told."""
+class Published:
+    """A row with what its topic made of it; None if it is not to be published."""
 
     position: int
     topic: str
@@ -60,13 +60,13 @@ class Told:
     event: object | None
 
 
-class PlacedRows(Protocol):
-    async def page(self, topic: str, tenant: str | None, after: int, upto: int) -> PlacedPage:
-        """In order, from behind `after` up to `upto`; raises StoreUnavailable."""
+class SequencedRows(Protocol):
+    async def page(self, topic: str, tenant: str | None, after: int, upto: int) -> SequencedPage:
+        """In order, after `after` up to `upto`; raises StoreUnavailable."""
         ...
 
     async def has(self, position: int) -> bool:
-        """Whether the log has come so far; if so the topics are told soon. Raises StoreUnavailable."""
+        """Whether the log has reached the position; if so the topics get it soon. Raises StoreUnavailable."""
         ...
 
 
@@ -89,18 +89,18 @@ class Lost:
 
 @dataclass(frozen=True, slots=True)
 class Beat:
-    """Nothing up to `position` is left to tell."""
+    """Everything up to `position` has been delivered."""
 
     position: int
 
 
 Step: TypeAlias = Arrived[Event] | Lost | Beat
-Load: TypeAlias = Callable[[Sequence[Placed]], Awaitable[Sequence[Event | None]]]
-"""The events of these rows, in their order; None for one that is not to be told."""
+Load: TypeAlias = Callable[[Sequence[Sequenced]], Awaitable[Sequence[Event | None]]]
+"""The events of these rows, in their order; None for one that is not to be published."""
 
 
 class Topic(Generic[Event]):
-    def __init__(self, name: str, kind: type[Event], load: Load[Event], rows: PlacedRows) -> None:
+    def __init__(self, name: str, kind: type[Event], load: Load[Event], rows: SequencedRows) -> None:
         """`kind` is what msgspec can decode an event as."""
         self.name = name
         self._decoder = msgspec.msgpack.Decoder(kind)
@@ -113,22 +113,22 @@ class Topic(Generic[Event]):
         self._opened = asyncio.Event()
         self._grown = asyncio.Event()
         self._ahead = 0
-        """Followers who were told elsewhere what is still to be told here."""
+        """Followers that got elsewhere what is still to be published here."""
         self._beats = 0
 
-    async def load(self, rows: Sequence[Placed]) -> list[Told]:
+    async def load(self, rows: Sequence[Sequenced]) -> list[Published]:
         """Those of this topic."""
         own = [row for row in rows if row.topic == self.name]
         events = await self._load(own) if own else ()
-        return [Told(row.position, row.topic, row.tenant, event) for row, event in zip(own, events, strict=True)]
+        return [Published(row.position, row.topic, row.tenant, event) for row, event in zip(own, events, strict=True)]
 
     def decode(self, data: bytes) -> object:
         """An event that was encoded elsewhere. Raises msgspec.DecodeError."""
         return self._decoder.decode(data)
 
-    def take(self, told: Sequence[Told], position: int) -> None:
+    def take(self, published: Sequence[Published], position: int) -> None:
         """The next events up to `position`, of this topic and others."""
-        own = [each for each in told if each.topic == self.name]
+        own = [each for each in published if each.topic == self.name]
         for each in own:
             if each.event is not None:
                 self._positions.append(each.position)
@@ -161,7 +161,7 @@ class Topic(Generic[Event]):
         if position > joined:
             position = joined
             yield Lost(joined, (await self._rows.page(self.name, tenant, joined, joined)).oldest_at)
-        told: int | None = None
+        shown_beats: int | None = None
         while True:
             upto = self._position
             if upto < position:
@@ -175,24 +175,24 @@ class Topic(Generic[Event]):
             position = upto
             if position < self._position:
                 continue
-            if told == self._beats:
+            if shown_beats == self._beats:
                 await self._grown.wait()
             else:
-                told = self._beats
+                shown_beats = self._beats
                 yield Beat(position)
 
     async def _join(self, after: int) -> int:
-        """Where the log stands, not before `after`: where another process was quicker to tell, nothing of it is told again."""
+        """The head of the log, but not before `after`: if another process was quicker to publish, nothing is delivered again."""
         try:
             async with asyncio.timeout(OPENING_SECONDS):
                 await self._opened.wait()
                 if self._position < after and await self._rows.has(after):
-                    await self._until_told(after)
+                    await self._until_published(after)
         except TimeoutError:
             raise StoreUnavailable("PostgreSQL") from None
         return self._position
 
-    async def _until_told(self, position: int) -> None:
+    async def _until_published(self, position: int) -> None:
         self._ahead += 1
         try:
             while self._position < position:
@@ -234,5 +234,5 @@ def decode_position(stream: str, cursor: str | None) -> int | None:
         return None
     (digits,) = decode_cursor(stream, cursor, 1)
     if not (digits.isascii() and digits.isdigit() and len(digits) <= 18):
-        raise Refused(InvalidInput("not a cursor of this stream", ("after",)))
+        raise Refused(InvalidInput("this is not a cursor of this stream", ("after",)))
     return int(digits)

@@ -19,15 +19,15 @@ import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
-from app.clock import Clock
-from app.errors import GreenLangError, SettingsError
-from app.hosts import is_public_host
-from app.secrets import SecretReference
+from app.domain.errors import GreenLangError, SettingsError
+from app.domain.hosts import is_public_host
+from app.runtime.clock import Clock
+from app.secrets.reference import SecretReference
 from app.settings import WebhookSettings
 
 TOTAL_SECONDS = 15.0
 _PREFIX = "whsec_"
-_SHORTEST, _LONGEST = 24, 64
+_MIN_KEY_BYTES, _MAX_KEY_BYTES = 24, 64
 _GONE = 410
 
 
@@ -37,7 +37,7 @@ class PrivateAddress(GreenLangError):
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """`failure` is None where the receiver has it; `gone`: it wants no more."""
+    """`failure` is None where the receiver has it; `gone`: it wants no further events."""
 
     failure: str | None = None
     gone: bool = False
@@ -56,9 +56,11 @@ def signing_key(reference: SecretReference) -> bytes:
         key = base64.b64decode(text, validate=True)
     except binascii.Error:
         key = b""
-    if not _SHORTEST <= len(key) <= _LONGEST:
+    if not _MIN_KEY_BYTES <= len(key) <= _MAX_KEY_BYTES:
         where = f"env {reference.env}" if reference.env is not None else f"file {reference.file}"
-        raise SettingsError(where, f"is no webhook secret: {_PREFIX} and {_SHORTEST} to {_LONGEST} random bytes in base64")
+        raise SettingsError(
+            where, f"is no webhook secret: {_PREFIX} and {_MIN_KEY_BYTES} to {_MAX_KEY_BYTES} random bytes in base64"
+        )
     return key
 
 

@@ -17,12 +17,12 @@ from uuid import UUID
 
 from sqlalchemy import text
 
-from app.clock import Clock
 from app.db.sessions import Sessions
 from app.db.wakeups import Wakeup
-from app.errors import GreenLangError, SettingsError, StoreUnavailable
+from app.domain.errors import GreenLangError, SettingsError, StoreUnavailable
 from app.events.relay import Relay
 from app.events.webhook_sender import Sent, WebhookSender, signing_key
+from app.runtime.clock import Clock
 from app.settings import WebhookSettings
 
 Render: TypeAlias = Callable[[Collection[UUID]], Awaitable[Mapping[UUID, bytes]]]
@@ -76,7 +76,7 @@ class _Endpoint:
         self._sessions = sessions
         self._wakeup = Wakeup(clock)
         self._random = SystemRandom()
-        relay.on_told(self._wakeup.set)
+        relay.on_published(self._wakeup.set)
 
     async def run(self) -> None:
         while True:

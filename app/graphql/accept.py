@@ -13,7 +13,7 @@ class MediaType(StrEnum):
 
 
 _JSON_TYPES = (MediaType.JSON, MediaType.RESPONSE_JSON)
-_MOST_RANGES = 32
+_MAX_RANGES = 32
 
 
 def negotiate(accept: str | None, *, html: bool = False) -> MediaType | None:
@@ -38,7 +38,7 @@ def is_named(media: MediaType, accept: str | None) -> bool:
 
 def _ranges(accept: str) -> list[tuple[str, float]]:
     found = []
-    for part in accept.split(",")[:_MOST_RANGES]:
+    for part in accept.split(",")[:_MAX_RANGES]:
         name, *parameters = (piece.strip().lower() for piece in part.split(";"))
         quality = 1.0
         for parameter in parameters:

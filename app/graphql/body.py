@@ -20,26 +20,26 @@ import msgspec
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive
 
-from app.aside import Aside
-from app.errors import LimitExceeded
+from app.domain.errors import LimitExceeded
 from app.graphql.errors import Code, Description, RequestFailed, failed_by, failure
-from app.web.load import Share
+from app.runtime.offload import Offload
+from app.web.capacity import Share
 
-MOST_JSON_VALUES = 100_000
-MOST_JSON_OBJECTS = 8_000
-MOST_ESCAPES = 1_500_000
-MOST_WIDE_BYTES = 6 * 1024 * 1024
+MAX_JSON_VALUES = 100_000
+MAX_JSON_OBJECTS = 8_000
+MAX_ESCAPES = 1_500_000
+MAX_WIDE_BYTES = 6 * 1024 * 1024
 """Of strings that are not all ASCII, which unfold to four times the space in one step; that of an image in base64 is."""
-MOST_DIGITS = 64
-MOST_DIGITS_TOGETHER = 2_000_000
+MAX_DIGITS = 64
+MAX_TOTAL_DIGITS = 2_000_000
 _ALL_DIGITS_ALIKE = bytes.maketrans(b"123456789", b"000000000")
-_TOO_LONG = b"0" * (MOST_DIGITS + 1)
+_TOO_LONG = b"0" * (MAX_DIGITS + 1)
 _NUMBER = re.compile(rb"0+")
 _WIDE_ESCAPE = re.compile(rb"\\u(?!00[0-7])")
-_MOST_QUOTES_A_VALUE = 4
+_MAX_QUOTES_PER_VALUE = 4
 _CUT_ESCAPE = re.compile(rb"\\(?:u[0-9a-fA-F]{0,3})?\Z")
-_LONGEST_CUT_ESCAPE = 5
-_MOST_BYTES_A_CHARACTER = 6
+_MAX_CUT_ESCAPE_LENGTH = 5
+_MAX_BYTES_PER_CHARACTER = 6
 _PIECE = 64 * 1024
 
 
@@ -133,16 +133,16 @@ class BodyReader:
 
 @dataclass(frozen=True, slots=True)
 class BodyParser:
-    """Takes documents of `document_bytes` at most; large bodies are read `aside`."""
+    """Takes documents of `document_bytes` at most; large bodies are read in the threads of `offload`."""
 
     document_bytes: int
-    aside: Aside
+    offload: Offload
 
     async def parse(self, body: bytes) -> GraphQLRequest:
         """Raises RequestFailed: 413 for what unfolds to too much; 400 for anything that is not one JSON object with fields of
         the right kinds, and for a document so long that it need not be unescaped to see that it is too long."""
         try:
-            await check_form(body)
+            await check_json_complexity(body)
         except ValueError as error:
             raise _malformed(body, error) from None
         return await self.parse_checked(body)
@@ -151,13 +151,13 @@ class BodyParser:
         """The same for what is known to unfold to little."""
         if len(body) <= _PIECE:
             return _parse(body, self.document_bytes)
-        return await self.aside.run(len(body), partial(_parse, body, self.document_bytes))
+        return await self.offload.run_in_thread(len(body), partial(_parse, body, self.document_bytes))
 
 
 def _parse(body: bytes | msgspec.Raw, document_bytes: int) -> GraphQLRequest:
     try:
         found = _body_decoder.decode(body)
-        if len(found.query) > _MOST_BYTES_A_CHARACTER * document_bytes + 2:
+        if len(found.query) > _MAX_BYTES_PER_CHARACTER * document_bytes + 2:
             raise failed_by(LimitExceeded("document bytes", len(found.query) - 2, document_bytes), "")
         query = _text_decoder.decode(found.query)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError) as error:
@@ -186,13 +186,13 @@ async def _json_parameter(fields: Mapping[str, str], name: str) -> dict[str, obj
     if not text:
         return None
     raw = text.encode()
-    await check_form(raw)
+    await check_json_complexity(raw)
     return _object_decoder.decode(raw)
 
 
-class JsonForm:
+class JsonComplexity:
     """Counts what a JSON text that is given piece by piece will unfold to: values outside of its strings, and the strings that
-    are dear to unfold. Takes time in proportion to the text, whatever it is."""
+    are expensive to unfold. Takes time in proportion to the text, whatever it is."""
 
     def __init__(self) -> None:
         self.values = 0
@@ -213,11 +213,11 @@ class JsonForm:
         outside = b'"'.join(parts[self._in_string :: 2])
         self.objects += outside.count(b"{")
         self.values += outside.count(b",") + outside.count(b"[") + outside.count(b"{")
-        _within("JSON objects", self.objects, MOST_JSON_OBJECTS)
-        _within("JSON values", self.values, MOST_JSON_VALUES)
+        _within("JSON objects", self.objects, MAX_JSON_OBJECTS)
+        _within("JSON values", self.values, MAX_JSON_VALUES)
         self._count_digits(outside)
         self._quotes += len(parts) - 1
-        if self._quotes > _MOST_QUOTES_A_VALUE * (self.values + 1):
+        if self._quotes > _MAX_QUOTES_PER_VALUE * (self.values + 1):
             raise ValueError("texts follow each other with nothing between")
         self._weigh(parts[not self._in_string :: 2], all_plain=plain)
         self._in_string ^= len(parts) % 2 == 0
@@ -228,9 +228,9 @@ class JsonForm:
         if not escapes and not self._escape:
             return piece, piece.isascii()
         self._escapes += escapes
-        _within("escapes in JSON", self._escapes, MOST_ESCAPES)
+        _within("escapes in JSON", self._escapes, MAX_ESCAPES)
         text = (self._escape + piece).replace(b"\\\\", b"//").replace(b'\\"', b"//")
-        cut = _CUT_ESCAPE.search(text, max(0, len(text) - _LONGEST_CUT_ESCAPE))
+        cut = _CUT_ESCAPE.search(text, max(0, len(text) - _MAX_CUT_ESCAPE_LENGTH))
         self._escape = b"" if cut is None else cut[0]
         text = text if cut is None else text[: cut.start()]
         return text, _is_plain(text)
@@ -248,14 +248,14 @@ class JsonForm:
             elif not (all_plain or _is_plain(string)):
                 self._is_wide = True
                 self.wide_bytes += self._string_bytes
-        _within("bytes of text beyond ASCII", self.wide_bytes, MOST_WIDE_BYTES)
+        _within("bytes of text beyond ASCII", self.wide_bytes, MAX_WIDE_BYTES)
 
     def _count_digits(self, outside: bytes) -> None:
         alike = outside.translate(_ALL_DIGITS_ALIKE)
         self._digits += alike.count(b"0")
         if _TOO_LONG in alike:
-            raise LimitExceeded("digits of a number", max(map(len, _NUMBER.findall(alike))), MOST_DIGITS)
-        _within("digits of all numbers", self._digits, MOST_DIGITS_TOGETHER)
+            raise LimitExceeded("digits of a number", max(map(len, _NUMBER.findall(alike))), MAX_DIGITS)
+        _within("digits of all numbers", self._digits, MAX_TOTAL_DIGITS)
 
 
 def _is_plain(text: bytes) -> bool:
@@ -268,11 +268,11 @@ def _within(limit: str, had: int, allowed: int) -> None:
         raise LimitExceeded(limit, had, allowed)
 
 
-async def check_form(raw: bytes) -> None:
-    """Others have their turn after each piece. Raises RequestFailed, and ValueError where it is no JSON."""
-    if len(raw) <= MOST_JSON_OBJECTS:
+async def check_json_complexity(raw: bytes) -> None:
+    """Other tasks can run after each piece. Raises RequestFailed, and ValueError if it is no JSON."""
+    if len(raw) <= MAX_JSON_OBJECTS:
         return
-    form = JsonForm()
+    form = JsonComplexity()
     try:
         for start in range(0, len(raw), _PIECE):
             form.add(raw[start : start + _PIECE])

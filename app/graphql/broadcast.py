@@ -1,8 +1,8 @@
-"""One execution and one encoding for everybody who asks the same of the same source.
+"""One execution and one encoding for all subscribers that ask the same of the same source.
 
 A subscription field marked with an Audience has the same events for all its subscribers from the moment they join. Subscribers
-with the same document, variables and rights share one source, one execution an event and one text; each has a bounded queue.
-Whoever falls behind is told so and left out; the others never wait for it.
+with the same document, variables and rights share one source, one execution an event and one text; each has a bounded queue. A
+subscriber that falls behind gets an error and is removed; the others never wait for it.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ import msgspec
 
 from app.access.audience import Audience
 from app.access.principal import Scope
-from app.aside import Aside
-from app.digests import digest
 from app.graphql.engine import Caller, Engine, Prepared, Run
 from app.graphql.errors import RequestFailed, failed_by
+from app.runtime.offload import Offload
+from app.runtime.request_hash import digest
 
 _AT_ONCE = 200
 _SMALL = 16 * 1024
@@ -56,9 +56,9 @@ class _Share:
 
 
 class Broadcasts:
-    def __init__(self, engine: Engine, aside: Aside) -> None:
+    def __init__(self, engine: Engine, offload: Offload) -> None:
         self._engine = engine
-        self._aside = aside
+        self._offload = offload
         self._shares: dict[Subject, _Share] = {}
 
     def __len__(self) -> int:
@@ -97,7 +97,7 @@ class Broadcasts:
         )
 
     async def _digest(self, variables: dict[str, object], size: int) -> bytes:
-        return digest(variables) if size <= _SMALL else await self._aside.run(size, partial(digest, variables))
+        return digest(variables) if size <= _SMALL else await self._offload.run_in_thread(size, partial(digest, variables))
 
     def leave(self, member: Member, subject: Subject) -> None:
         """The last to leave closes the source."""
@@ -117,7 +117,7 @@ class Broadcasts:
                 share.opened.set_result(None)
                 async for payload in events:
                     await _deliver(msgspec.json.encode(payload).decode(), share.members)
-        except Exception as error:  # noqa: BLE001 (told to whoever waits for the stream to open, masked and logged)
+        except Exception as error:  # noqa: BLE001 (masked and logged, and raised for those who wait for the stream to open)
             failed = error if isinstance(error, RequestFailed) else failed_by(error, caller.request_id)
             if not share.opened.done():
                 share.opened.set_exception(failed)

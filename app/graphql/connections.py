@@ -17,8 +17,8 @@ from typing import Protocol, TypeAlias
 from uuid import UUID
 
 from app.access.principal import Principal
-from app.clock import Clock
-from app.errors import GreenLangError, LimitExceeded, Unauthenticated
+from app.domain.errors import GreenLangError, LimitExceeded, Unauthenticated
+from app.runtime.clock import Clock
 
 logger = logging.getLogger(__name__)
 
@@ -32,8 +32,8 @@ class Ending(Enum):
     """Why a stream was ended from outside."""
 
     KEY_GONE = "the key has expired, was revoked or has other rights now"
-    NOT_READING = "nothing was read for too long"
-    SILENT = "no sign of life"
+    NOT_READING = "the client did not read for too long"
+    SILENT = "the client did not answer pings"
 
 
 class Connection(Protocol):
@@ -87,7 +87,7 @@ class Connections:
         try:
             while self._open:
                 await self._clock.sleep(SWEEP_SECONDS)
-                self.look_over()
+                self.sweep_open()
                 if checking is None or checking.done():
                     checking = asyncio.create_task(self.check_keys())
         finally:
@@ -95,8 +95,8 @@ class Connections:
             if checking is not None:
                 checking.cancel()
 
-    def look_over(self) -> None:
-        """What is seen without asking anybody: this waits for no store."""
+    def sweep_open(self) -> None:
+        """What can be seen in memory: this waits for no store."""
         now = self._clock.monotonic()
         wall = self._clock.now()
         for connection, ping_at in list(self._open.items()):

@@ -31,8 +31,8 @@ from graphql import (
     is_list_type,
 )
 
+from app.domain.paging import PageRequest
 from app.graphql.fields import metadata_of, whole_number
-from app.paging import PageRequest
 
 DEFAULT_PAGE = PageRequest().first
 DEFAULT_LIST = 10
@@ -51,8 +51,8 @@ PageSize: TypeAlias = int | PageVariable
 
 @dataclass(slots=True)
 class CostNode:
-    """One response key: its own points, how many items it may bring, and what each of them holds. Where objects of different
-    types share the key, the dearest counts."""
+    """One response key: its own points, how many items it may bring, and what each of them holds. If objects of different types
+    share the key, the most expensive one counts."""
 
     weight: int
     sizes: list[PageSize] = field(default_factory=list)
@@ -86,7 +86,7 @@ class OperationCost:
         self._fixed = None if root.varies else max(1, root.requested({}))
 
     def requested(self, variables: Mapping[str, object]) -> int:
-        """Points. A page size that cannot be counts as none: whoever reads the page refuses it."""
+        """Points. An impossible page size counts as none: the resolver of the page refuses it."""
         return max(1, self._root.requested(variables)) if self._fixed is None else self._fixed
 
     def actual(self, data: object) -> int:

@@ -1,7 +1,7 @@
 """A document is read, guarded and validated once, then kept by its text; only good ones are kept, within a bound of tokens.
 
 Cheap checks come first: bytes, tokens, the guard's pass, and only then validation, whose cost the others bound. Long documents
-are read aside, so that they never hold up the event loop.
+are read in a thread, so that they never block the event loop.
 """
 
 from __future__ import annotations
@@ -29,8 +29,7 @@ from graphql import (
 )
 
 from app.access.audience import Audience
-from app.aside import Aside
-from app.errors import LimitExceeded, Overloaded, SettingsError
+from app.domain.errors import LimitExceeded, Overloaded, SettingsError
 from app.graphql.body import GraphQLRequest
 from app.graphql.cost import CostBuilder, OperationCost
 from app.graphql.errors import Code, RequestFailed, failed_by, failure, format_document_error
@@ -38,6 +37,7 @@ from app.graphql.fields import Joined, audience_of, joined_of, spends
 from app.graphql.guard import Guard
 from app.graphql.plans import Plans
 from app.graphql.variable_uses import Uses, VariableUses
+from app.runtime.offload import Offload
 from app.settings import LimitSettings
 
 # Comments count: reading one costs as much as a token. An unterminated string is one token to its end, so that the count is
@@ -50,9 +50,9 @@ _TOKEN = re.compile(
 _TOKENS_KEPT = 200_000
 _PERSISTED_BYTES_KEPT = 8 * 1024 * 1024
 _ABOUT_THE_SCHEMA = frozenset({"__schema", "__type"})
-_MOST_ERRORS = 20
+_MAX_ERRORS = 20
 _TRY_AGAIN_MS = 1000
-MOST_IN_LINE = 8
+MAX_QUEUED = 8
 _SHORT_TEXT = 200
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -141,7 +141,7 @@ class PersistedQueries:
             raise failure(Code.BAD_USER_INPUT, "provided sha does not match query", 400)
         return request.query
 
-    def keep(self, text: str) -> None:
+    def remember(self, text: str) -> None:
         """Called once the document has proved good."""
         key = hashlib.sha256(text.encode()).hexdigest()
         if key in self._by_hash:
@@ -154,12 +154,12 @@ class PersistedQueries:
 
 
 class Documents:
-    def __init__(self, schema: GraphQLSchema, limits: LimitSettings, aside: Aside) -> None:
+    def __init__(self, schema: GraphQLSchema, limits: LimitSettings, offload: Offload) -> None:
         self._schema = schema
         self._limits = limits
         self._kept: OrderedDict[str, Document] = OrderedDict()
         self._tokens = 0
-        self._aside = aside
+        self._offload = offload
         self._examining: dict[tuple[str, bool], asyncio.Task[Document]] = {}
         self._in_line: Counter[UUID] = Counter()
         self._trusted = TrustedDocuments(limits.trusted_documents)
@@ -177,23 +177,24 @@ class Documents:
                 document = self._examine(text, hide_suggestions=hide_suggestions)
             else:
                 document = await self._examined(text, key, hide_suggestions=hide_suggestions)
-            self._keep(document)
+            self._remember(document)
         else:
             self._kept.move_to_end(text)
         if extension is not None:
-            self._persisted.keep(text)
+            self._persisted.remember(text)
         return document
 
     async def _examined(self, text: str, key: UUID, *, hide_suggestions: bool) -> Document:
-        """Who asks for the same meanwhile waits for the same; a key with too many in line is refused, and the others go on."""
+        """Callers that ask for the same document wait for the same task. A key with too many in the queue is refused, and the
+        others go on."""
         wanted = text, hide_suggestions
         task = self._examining.get(wanted)
         if task is None:
-            if self._in_line[key] >= MOST_IN_LINE:
+            if self._in_line[key] >= MAX_QUEUED:
                 raise failed_by(Overloaded(_TRY_AGAIN_MS), "")
             self._in_line[key] += 1
             examine = partial(self._examine, text, hide_suggestions=hide_suggestions)
-            task = self._examining[wanted] = asyncio.create_task(self._aside.run(len(text), examine))
+            task = self._examining[wanted] = asyncio.create_task(self._offload.run_in_thread(len(text), examine))
             task.add_done_callback(lambda done: self._examination_ends(done, wanted, key))
         return await asyncio.shield(task)
 
@@ -203,7 +204,7 @@ class Documents:
         if not self._in_line[key]:
             del self._in_line[key]
         if not task.cancelled():
-            task.exception()  # told to whoever still waits
+            task.exception()  # raised for those who still wait
 
     def _text(self, request: GraphQLRequest, extension: object) -> str:
         if request.document_id is not None:
@@ -214,7 +215,7 @@ class Documents:
         if extension is not None:
             return self._persisted.resolve(request, extension)
         if request.query is None:
-            raise failure(Code.BAD_USER_INPUT, "no query: send the document as `query`", 400)
+            raise failure(Code.BAD_USER_INPUT, "there is no query: send the document as `query`", 400)
         return request.query
 
     def _examine(self, text: str, *, hide_suggestions: bool) -> Document:
@@ -243,7 +244,7 @@ class Documents:
         errors = validate(
             self._schema,
             node,
-            max_errors=_MOST_ERRORS,
+            max_errors=_MAX_ERRORS,
             hide_suggestions=hide_suggestions,
             allow_empty_selection_sets=False,
         )
@@ -274,7 +275,7 @@ class Documents:
         introspection_only = bool(asked) and asked <= _ABOUT_THE_SCHEMA
         return Operation(node, node.operation, costs.build(node), spending, audience, joined, introspection_only, uses.of(node))
 
-    def _keep(self, document: Document) -> None:
+    def _remember(self, document: Document) -> None:
         if document.text in self._kept:
             return
         self._kept[document.text] = document

@@ -19,9 +19,7 @@ from strawberry import Schema
 from app.access.allowance import Allowance, AllowanceExceeded, Allowances
 from app.access.audience import Audience
 from app.access.principal import Principal, Scope
-from app.aside import Aside
-from app.clock import Clock
-from app.errors import DeadlineExceeded, Forbidden, GreenLangError, LimitExceeded
+from app.domain.errors import DeadlineExceeded, Forbidden, GreenLangError, LimitExceeded
 from app.graphql.body import GraphQLRequest
 from app.graphql.documents import Document, Documents, Operation
 from app.graphql.errors import (
@@ -34,6 +32,8 @@ from app.graphql.errors import (
     format_field_error,
 )
 from app.graphql.plans import PlannedExecutor
+from app.runtime.clock import Clock
+from app.runtime.offload import Offload
 from app.settings import Settings
 from app.web.misuse import Misuse, Origin
 
@@ -60,7 +60,8 @@ class Prepared:
 
     @property
     def audience(self) -> Audience | None:
-        """Who may share the events: nobody where the stream is taken up behind a cursor, since each has missed something else."""
+        """Who may share the events. None if the stream resumes after a cursor, since each subscriber has missed something
+        else."""
         return None if self._resumes() else self.operation.audience
 
     def _resumes(self) -> bool:
@@ -90,15 +91,15 @@ class Run:
 
 class Engine:
     def __init__(
-        self, schema: Schema, settings: Settings, make_context: MakeContext, *, clock: Clock, aside: Aside, misuse: Misuse
+        self, schema: Schema, settings: Settings, make_context: MakeContext, *, clock: Clock, offload: Offload, misuse: Misuse
     ) -> None:
         self._schema = schema._schema
         self._limits = settings.limits
         self._production = settings.server.production
         self._make_context = make_context
         self._allowances = Allowances(settings.limits.allowance_capacity, settings.limits.allowance_per_second, clock)
-        self._documents = Documents(self._schema, settings.limits, aside)
-        self._aside = aside
+        self._documents = Documents(self._schema, settings.limits, offload)
+        self._offload = offload
         self._misuse = misuse
 
     async def prepare(self, request: GraphQLRequest, caller: Caller) -> Prepared:
@@ -115,20 +116,20 @@ class Engine:
 
     async def execute(self, prepared: Prepared, caller: Caller) -> Payload:
         """The result of a query or mutation, ready to encode. Raises RequestFailed."""
-        return await self.carry_out(await self.admit(prepared, caller), prepared, caller)
+        return await self.execute_admitted(await self.admit_operation(prepared, caller), prepared, caller)
 
-    async def carry_out(self, run: Run, prepared: Prepared, caller: Caller) -> Payload:
+    async def execute_admitted(self, run: Run, prepared: Prepared, caller: Caller) -> Payload:
         """The result of what was admitted. Raises RequestFailed."""
         run.executor.context_value = self._context(run, caller)
         try:
             async with asyncio.timeout(self._limits.execution_timeout.total_seconds()):
                 if prepared.operation.introspection_only:
-                    outcome = await self._aside.run(len(prepared.document.text), run.executor.execute_operation)
+                    outcome = await self._offload.run_in_thread(len(prepared.document.text), run.executor.execute_operation)
                 else:
                     outcome = run.executor.execute_operation()
                 result = cast("ExecutionResult", await outcome if run.executor.is_awaitable(outcome) else outcome)
         except TimeoutError:
-            raise failed_by(DeadlineExceeded("the operation ran out of its time"), caller.request_id) from None
+            raise failed_by(DeadlineExceeded("the operation took too long"), caller.request_id) from None
         return self._payload(result, run, prepared, caller)
 
     async def subscribe(self, run: Run, caller: Caller) -> AsyncGenerator[Payload, None]:
@@ -146,11 +147,11 @@ class Engine:
         if prepared.operation.joined is not None:
             prepared.operation.joined(self._context(run, caller))
 
-    async def admit(self, prepared: Prepared, caller: Caller) -> Run:
+    async def admit_operation(self, prepared: Prepared, caller: Caller) -> Run:
         """The operation with its variables read and its points taken; nothing runs yet. Raises RequestFailed."""
         try:
             if prepared.request.size > _LARGE_VARIABLES:
-                executor = await self._aside.run(prepared.request.size, partial(self._executor, prepared, caller))
+                executor = await self._offload.run_in_thread(prepared.request.size, partial(self._executor, prepared, caller))
             else:
                 executor = self._executor(prepared, caller)
             cost = prepared.operation.cost.requested(executor.variable_values.coerced)
@@ -171,7 +172,7 @@ class Engine:
                     event = await anext(iterator)
                 except StopAsyncIteration:
                     return
-                except Exception as error:  # noqa: BLE001 (whatever ends a source is told to its subscriber, masked and logged)
+                except Exception as error:  # noqa: BLE001 (whatever ends a source is reported to its subscriber, masked and logged)
                     self._misuse.note(error, caller.origin, caller.principal.hint)
                     raise failed_by(error, caller.request_id) from None
                 planned = run.executor.complete_event(event)
@@ -189,7 +190,7 @@ class Engine:
                 outcome = executor.execute_operation(False)
                 result = cast("ExecutionResult", await outcome if executor.is_awaitable(outcome) else outcome)
         except TimeoutError:
-            return failed_by(DeadlineExceeded("the event ran out of its time"), caller.request_id).payload
+            return failed_by(DeadlineExceeded("the event took too long"), caller.request_id).payload
         except RequestFailed as failed:
             return failed.payload
         return self._result_payload(result, caller)

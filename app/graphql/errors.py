@@ -1,4 +1,4 @@
-"""What callers are told when something goes wrong: a closed list of codes, and one masked sentence for every surprise.
+"""What callers see when something goes wrong: a closed list of codes, and one masked sentence for every unexpected error.
 
 A message is shown only where it was written for the caller: a fault of the document, or an error we raise by name. Anything
 else is INTERNAL with an id that is also in the log.
@@ -15,16 +15,8 @@ from typing import TypeAlias
 
 from graphql import GraphQLError
 
-from app.errors import (
-    DeadlineExceeded,
-    Forbidden,
-    LimitExceeded,
-    Overloaded,
-    Refused,
-    StoreUnavailable,
-    Unauthenticated,
-)
-from app.problems import InvalidInput
+from app.domain.errors import DeadlineExceeded, Forbidden, LimitExceeded, Overloaded, Refused, StoreUnavailable, Unauthenticated
+from app.domain.problems import InvalidInput
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +40,7 @@ class Code(StrEnum):
 
 
 class RequestFailed(Exception):
-    """Nothing was executed, or nothing of it can be told. `in_document` marks what `application/json` answers with 200."""
+    """Nothing was executed, or nothing of it can be shown. `in_document` marks what `application/json` answers with 200."""
 
     def __init__(
         self,
@@ -71,7 +63,7 @@ class RequestFailed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """What a caller is told of one error, and the HTTP status where it is all there is to tell."""
+    """How one error is shown, and the HTTP status if it is the whole answer."""
 
     code: Code
     message: str
@@ -122,7 +114,7 @@ def _known(error: Exception) -> Description | None:
             wait: dict[str, object] = {"retryAfterMs": error.retry_after_ms}
             return Description(Code.OVERLOADED, str(error), 503, wait, ((b"retry-after", seconds),))
         case DeadlineExceeded():
-            return Description(Code.TIMEOUT, str(error) or "the time given has run out", 504)
+            return Description(Code.TIMEOUT, str(error) or "the deadline has passed", 504)
         case StoreUnavailable():
             return Description(Code.STORE_UNAVAILABLE, str(error), 503)
         case Refused(reason=InvalidInput() as reason):

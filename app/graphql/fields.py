@@ -2,7 +2,7 @@
 
 `cost`: points a call of the field takes, 1 where left out. `list_size`: how many items an unpaged list is taken to have.
 `spends`: a query field that costs money and so is never answered by GET. `broadcast`: see Audience. `joined`: called with the
-context of whoever joins a stream that others are shown already, so that it can greet.
+context of a subscriber that joins a shared stream, so that it can be greeted.
 """
 
 from __future__ import annotations

@@ -5,9 +5,9 @@ from __future__ import annotations
 import msgspec
 from starlette.types import Message
 
-_LONGEST_ID = 256
-_LONGEST_PING = 1024
-_LONGEST_HEAD = 4096
+_MAX_ID_LENGTH = 256
+_MAX_PING_LENGTH = 1024
+_MAX_HEAD_BYTES = 4096
 
 
 class ProtocolBroken(Exception):
@@ -39,7 +39,7 @@ def read_frame(message: Message) -> Frame:
 
 def read_head(raw: bytes) -> Frame:
     """A frame without its payload, which must come last, as it does from all clients known. Raises ProtocolBroken."""
-    head, _, _ = raw[:_LONGEST_HEAD].partition(b'"payload"')
+    head, _, _ = raw[:_MAX_HEAD_BYTES].partition(b'"payload"')
     return decode_frame(head + b'"payload":null}')
 
 
@@ -54,7 +54,7 @@ def decode_frame(text: str | bytes) -> Frame:
 def pong_to(ping: Frame) -> str:
     """Gives back what came with it. Raises ProtocolBroken."""
     given = bytes(ping.payload).decode()
-    if len(given) > _LONGEST_PING:
+    if len(given) > _MAX_PING_LENGTH:
         raise ProtocolBroken(4400, "the payload of a ping is too long")
     fields_of(ping)
     return f'{{"type":"pong","payload":{given}}}' if given else '{"type":"pong"}'
@@ -62,8 +62,8 @@ def pong_to(ping: Frame) -> str:
 
 def id_of(frame: Frame) -> str:
     """Raises ProtocolBroken."""
-    if not frame.id or len(frame.id) > _LONGEST_ID:
-        raise ProtocolBroken(4400, f"{frame.type} needs an id of 1 to {_LONGEST_ID} characters")
+    if not frame.id or len(frame.id) > _MAX_ID_LENGTH:
+        raise ProtocolBroken(4400, f"{frame.type} needs an id of 1 to {_MAX_ID_LENGTH} characters")
     return frame.id
 
 

@@ -1,8 +1,8 @@
 """What a document may ask for, decided in one pass before validation, whose own cost it bounds.
 
 Fragments are measured once and added up by arithmetic, so the pass is linear in the text however often they are spread.
-Introspection counts as fields but not towards depth: the standard query is deeper than any honest document. It is asked for
-on its own, since its answer takes long and is made aside, where nothing else can run.
+Introspection counts as fields but not towards depth: the standard query is deeper than any honest document. It must be asked for
+on its own: its answer takes long and is made in a thread, where nothing else can run.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from graphql import (
     SelectionSetNode,
 )
 
-from app.errors import LimitExceeded
+from app.domain.errors import LimitExceeded
 from app.settings import LimitSettings
 
 _INTROSPECTION = frozenset({"__schema", "__type"})
-_MOST_INTROSPECTIONS = 2
+_MAX_INTROSPECTIONS = 2
 
 
 @dataclass(slots=True)
@@ -99,7 +99,7 @@ class Guard:
         _within("directives", self.directives, limits.directives)
         for measure in measures[: len(operations)]:
             _within("root fields", measure.roots, limits.root_fields)
-            _within("introspection fields", measure.introspections, _MOST_INTROSPECTIONS)
+            _within("introspection fields", measure.introspections, _MAX_INTROSPECTIONS)
             if measure.introspections:
                 others = measure.roots - measure.introspections - measure.typenames
                 _within("other root fields beside introspection", others, 0)

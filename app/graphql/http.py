@@ -17,7 +17,7 @@ from graphql import OperationType
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
-from app.errors import DeadlineExceeded, LimitExceeded
+from app.domain.errors import DeadlineExceeded, LimitExceeded
 from app.graphql.accept import MediaType, is_named, negotiate
 from app.graphql.body import BodyReader, GraphQLRequest, parse_query_string
 from app.graphql.console import ConsolePage
@@ -63,7 +63,7 @@ class _Streamed:
 
 
 class GraphQLEndpoint:
-    """`/graphql`: the console page for a browser where there is one, operations for everybody else."""
+    """`/graphql`: the console page for a browser where there is one, operations for every other caller."""
 
     def __init__(self, operations: Operations, bodies: BodyReader, console: ConsolePage | None) -> None:
         self._engine = operations.engine
@@ -123,7 +123,7 @@ class GraphQLEndpoint:
                     return _Streamed(prepared, caller)
                 try:
                     return await self._engine.execute(prepared, caller)
-                except asyncio.CancelledError:  # a server that is told to stop does so once its grace is over
+                except asyncio.CancelledError:  # a server that is asked to stop does so once its grace period is over
                     raise failed_by(DeadlineExceeded("the server stopped before the operation ended"), "") from None
 
     async def _stream(self, scope: Scope, headers: HeaderView, receive: Receive, send: Send, streamed: _Streamed | None) -> None:
@@ -177,7 +177,7 @@ class GraphQLEndpoint:
 def check_method_of(prepared: Prepared, method: str) -> None:
     """GET may be repeated and prefetched by anybody on the way, so it never changes or spends anything."""
     if method == "GET" and not prepared.operation.may_be_read_by_get:
-        failed = failure(Code.METHOD_NOT_ALLOWED, "GET is for what spends and changes nothing: use POST", 405)
+        failed = failure(Code.METHOD_NOT_ALLOWED, "this operation spends or changes something: use POST", 405)
         failed.headers = ((b"allow", b"POST"),)
         raise failed
 

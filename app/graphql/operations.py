@@ -5,21 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from app.access.principal import Principal, Scope
-from app.aside import Aside
-from app.clock import Clock
 from app.graphql.body import BodyParser
 from app.graphql.broadcast import Broadcasts
 from app.graphql.connections import Authenticate, Connections
 from app.graphql.engine import Engine
+from app.runtime.clock import Clock
+from app.runtime.offload import Offload
 from app.settings import LimitSettings
-from app.web.load import Capacity, Holder
+from app.web.capacity import Capacity, Holder
 from app.web.misuse import Misuse
 
 
 @dataclass(frozen=True, slots=True)
 class Operations:
     """`bodies` counts the bodies that are being received, `calls` queries and mutations in flight, `body_bytes` what they came
-    in; each is shared among keys and tenants. What is large is read `aside`."""
+    in; each is shared among keys and tenants. What is large is read in the threads of `offload`."""
 
     engine: Engine
     authenticate: Authenticate
@@ -29,7 +29,7 @@ class Operations:
     calls: Capacity
     body_bytes: Capacity
     parser: BodyParser
-    aside: Aside
+    offload: Offload
     limits: LimitSettings
     clock: Clock
     misuse: Misuse

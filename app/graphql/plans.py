@@ -2,7 +2,7 @@
 graphql-core would do field by field.
 
 A plan never decides anything new. Whatever is not plain (a resolver, an argument, a union, a null where none may be, a value that
-does not fit) makes it step aside, and graphql-core completes the same value in its own way, with its own errors; reading an
+does not fit) makes it give up, and graphql-core completes the same value in its own way, with its own errors; reading an
 attribute twice does no harm.
 """
 
@@ -42,7 +42,7 @@ Complete: TypeAlias = Callable[[Any], object]
 Plans: TypeAlias = dict[tuple[object, ...], Complete | None]
 
 _TYPENAME = "__typename"
-_SMALLEST, _LARGEST = -(2**31), 2**31 - 1
+_MIN_INT, _MAX_INT = -(2**31), 2**31 - 1
 
 
 class NotPlain(Exception):
@@ -68,7 +68,7 @@ def _number(value: object) -> object:
 
 
 def _whole_number(value: object) -> object:
-    if type(value) is not int or not _SMALLEST <= value <= _LARGEST:
+    if type(value) is not int or not _MIN_INT <= value <= _MAX_INT:
         raise NotPlain
     return value
 

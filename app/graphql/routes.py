@@ -8,9 +8,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from strawberry import Schema
 
 from app.access.principal import Scope as AccessScope
-from app.aside import Aside
-from app.clock import Clock
-from app.errors import Forbidden, GreenLangError
+from app.domain.errors import Forbidden, GreenLangError
 from app.graphql.accept import MediaType
 from app.graphql.body import BodyParser, BodyReader
 from app.graphql.broadcast import Broadcasts
@@ -21,8 +19,10 @@ from app.graphql.errors import failed_by
 from app.graphql.http import GraphQLEndpoint, HeaderView, send_json
 from app.graphql.operations import Operations
 from app.graphql.websocket import WebSocketEndpoint
+from app.runtime.clock import Clock
+from app.runtime.offload import Offload
 from app.settings import Settings
-from app.web.load import Capacity, Shares
+from app.web.capacity import Capacity, Shares
 from app.web.memory import BodyCapacity
 from app.web.misuse import Door, Misuse, Origin
 from app.web.request_ids import request_id_of
@@ -31,7 +31,7 @@ PATH = "/graphql"
 
 
 class SchemaDocument:
-    """The SDL: for everybody, in production for keys that may introspect."""
+    """The SDL: for every caller; in production only for keys that may introspect."""
 
     def __init__(self, sdl: str, authenticate: Authenticate, misuse: Misuse, *, production: bool) -> None:
         self._sdl = sdl
@@ -63,7 +63,7 @@ def build_graphql_routes(
     authenticate: Authenticate,
     make_context: MakeContext,
     clock: Clock,
-    aside: Aside,
+    offload: Offload,
     misuse: Misuse,
     simulated: bool = False,
 ) -> list[BaseRoute]:
@@ -72,17 +72,17 @@ def build_graphql_routes(
     limits, server = settings.limits, settings.server
     places, retry_after = server.max_in_flight, server.retry_after
     shares = Shares(server.share_per_key, server.share_per_tenant, server.share_for_admin)
-    engine = Engine(schema, settings, make_context, clock=clock, aside=aside, misuse=misuse)
+    engine = Engine(schema, settings, make_context, clock=clock, offload=offload, misuse=misuse)
     operations = Operations(
         engine,
         authenticate,
         Connections(authenticate, clock, per_key=limits.sockets_per_key, send_timeout=limits.send_timeout),
-        Broadcasts(engine, aside),
+        Broadcasts(engine, offload),
         Capacity(places, retry_after, shares),
         Capacity(places, retry_after, shares),
         BodyCapacity(limits.bytes_in_flight, retry_after, clock, shares=shares, largest=limits.body_bytes),
-        BodyParser(limits.document_bytes, aside),
-        aside,
+        BodyParser(limits.document_bytes, offload),
+        offload,
         limits,
         clock,
         misuse,

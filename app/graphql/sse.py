@@ -15,15 +15,15 @@ from graphql import OperationType
 from starlette.types import Receive, Scope, Send
 
 from app.access.principal import Principal
-from app.clock import Clock
-from app.errors import Overloaded
+from app.domain.errors import Overloaded
 from app.graphql.connections import Connections, Ending
 from app.graphql.engine import Caller, Prepared, Run
 from app.graphql.errors import Code, RequestFailed, failed_by, failure
 from app.graphql.operations import Operations, holder_of
-from app.web.protocols import ABORT, ALONE, extension
+from app.runtime.clock import Clock
+from app.web.protocols import ABORT, LAST_REQUEST, extension
 
-_MOST_WAITING = 256
+_MAX_WAITING = 256
 _COMPLETE = b"event: complete\ndata:\n\n"
 _PING = b":\n\n"
 
@@ -39,7 +39,7 @@ class _Queue:
     async def deliver(self, payload: str) -> None:
         if self._ended:
             return
-        if self._waiting.qsize() >= _MOST_WAITING:
+        if self._waiting.qsize() >= _MAX_WAITING:
             self.finish(failed_by(Overloaded(1000), ""))
         else:
             self._waiting.put_nowait(payload)
@@ -73,7 +73,7 @@ class EventStream:
         self._receive = receive
         self._send_message = send
         self._abort = extension(scope, ABORT)
-        self._be_alone = extension(scope, ALONE)
+        self._claim_last_request = extension(scope, LAST_REQUEST)
         self._clock = clock
         self._sending_since: float | None = None
         self._pumping: asyncio.Task[None] | None = None
@@ -99,7 +99,7 @@ class EventStream:
         """Sends every result as an event until the source or the client ends it. Raises RequestFailed, LimitExceeded and
         Overloaded, before anything is sent."""
         with connections.joined(self):
-            if not self._be_alone():
+            if not self._claim_last_request():
                 raise failure(Code.BAD_USER_INPUT, "a request that is answered by a stream is the last of its connection", 400)
             async with streamer.open(prepared, self._caller) as texts:
                 await self._start()
@@ -107,7 +107,7 @@ class EventStream:
         await self._close()
 
     async def refuse(self, failed: RequestFailed) -> None:
-        """A fault of the document is told as an event, as the protocol wants it."""
+        """An error in the document is sent as an event, as the protocol wants it."""
         await self._start()
         await self._send(_event(encode(failed.payload)) + _COMPLETE)
         await self._close()
@@ -182,10 +182,10 @@ class Streamer:
         if prepared.operation.kind is not OperationType.SUBSCRIPTION:
             with ExitStack() as slot:
                 slot.enter_context(self._calls.of(holder_of(caller.principal)).one())
-                run = await self._engine.admit(prepared, caller)
+                run = await self._engine.admit_operation(prepared, caller)
                 yield self._result(run, prepared, caller, slot)
             return
-        run = await self._engine.admit(prepared, caller)
+        run = await self._engine.admit_operation(prepared, caller)
         if prepared.audience is None:
             async with aclosing(await self._engine.subscribe(run, caller)) as payloads:
                 yield (encode(payload) async for payload in payloads)
@@ -200,7 +200,7 @@ class Streamer:
     async def _result(self, run: Run, prepared: Prepared, caller: Caller, slot: ExitStack) -> AsyncGenerator[str, None]:
         """The one result; the call's `slot` is free before it is sent."""
         try:
-            payload = await self._engine.carry_out(run, prepared, caller)
+            payload = await self._engine.execute_admitted(run, prepared, caller)
         except RequestFailed:
             raise
         except Exception as error:  # noqa: BLE001 (every surprise becomes one masked sentence and a log entry)

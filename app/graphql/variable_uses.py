@@ -24,12 +24,12 @@ from graphql import (
     VariableNode,
 )
 
-from app.errors import LimitExceeded
-from app.graphql.body import MOST_JSON_OBJECTS, MOST_JSON_VALUES
+from app.domain.errors import LimitExceeded
+from app.graphql.body import MAX_JSON_OBJECTS, MAX_JSON_VALUES
 
-MOST_VALUES = MOST_JSON_VALUES // 2
-MOST_OBJECTS = MOST_JSON_OBJECTS // 2
-MOST_CHARACTERS = 32 * 1024 * 1024
+MAX_VALUES = MAX_JSON_VALUES // 2
+MAX_OBJECTS = MAX_JSON_OBJECTS // 2
+MAX_CHARACTERS = 32 * 1024 * 1024
 
 
 @dataclass(slots=True)
@@ -59,9 +59,9 @@ class Uses:
         total = Weight()
         for name, count in self.counts.items():
             total.add(_weigh(given[name]) if name in given else self.defaults.get(name, Weight()), count)
-        _within("JSON values, at each use of a variable", total.values, MOST_VALUES)
-        _within("JSON objects, at each use of a variable", total.objects, MOST_OBJECTS)
-        _within("characters of text, at each use of a variable", total.characters, MOST_CHARACTERS)
+        _within("JSON values, at each use of a variable", total.values, MAX_VALUES)
+        _within("JSON objects, at each use of a variable", total.objects, MAX_OBJECTS)
+        _within("characters of text, at each use of a variable", total.characters, MAX_CHARACTERS)
 
 
 class VariableUses:

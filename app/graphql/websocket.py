@@ -19,8 +19,8 @@ from starlette.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 
 from app.access.principal import Principal
-from app.errors import Forbidden, GreenLangError, LimitExceeded, Overloaded, StoreUnavailable, Unauthenticated
-from app.graphql.body import GraphQLRequest, Malformed, check_form
+from app.domain.errors import Forbidden, GreenLangError, LimitExceeded, Overloaded, StoreUnavailable, Unauthenticated
+from app.graphql.body import GraphQLRequest, Malformed, check_json_complexity
 from app.graphql.broadcast import Subject
 from app.graphql.connections import Ending
 from app.graphql.engine import Caller, Prepared, Run
@@ -34,7 +34,7 @@ from app.web.request_ids import request_id_of
 Parse: TypeAlias = Callable[[msgspec.Raw], Awaitable[GraphQLRequest]]
 
 SUBPROTOCOL = "graphql-transport-ws"
-_MOST_WAITING = 256
+_MAX_WAITING = 256
 _WAIT_ABOVE = 8
 _WITHOUT_PAUSE = 16
 """Events that one stream may send in a row where it never waits; then others have their turn."""
@@ -57,7 +57,7 @@ class _Member:
 
     def finish(self, failed: RequestFailed | None) -> None:
         if failed is None:
-            self._session.complete(self._id)
+            self._session.finish_operation(self._id)
         else:
             self._session.fail(self._id, failed)
 
@@ -147,12 +147,12 @@ class _Session:
     async def _take_large(self, raw: bytes) -> None:
         """What it unfolds to is looked at before it is read, and even that takes long."""
         try:
-            await check_form(raw)
-            frame = await self._operations.aside.run(len(raw), partial(decode_frame, raw))
+            await check_json_complexity(raw)
+            frame = await self._operations.offload.run_in_thread(len(raw), partial(decode_frame, raw))
             await self._take(frame, self._operations.parser.parse_checked)
         except RequestFailed as failed:
             head = read_head(raw)
-            await self._until_room(_MOST_WAITING)
+            await self._until_room(_MAX_WAITING)
             self._begin(id_of(head))
             self.fail(id_of(head), failed)
         except ValueError:
@@ -161,7 +161,7 @@ class _Session:
     async def _take(self, frame: Frame, parse: Parse) -> None:
         match frame.type:
             case "subscribe":
-                await self._until_room(_MOST_WAITING)
+                await self._until_room(_MAX_WAITING)
                 await self.subscribe(frame, parse)
             case "complete":
                 self._forget(id_of(frame))
@@ -178,7 +178,7 @@ class _Session:
     # ------------------------------------------------------------------ sending
     def post(self, head: str, payload: str) -> bool:
         """Queues a frame, its head and payload joined only when it is sent; False where the reader is too far behind."""
-        if len(self._outbox) >= _MOST_WAITING:
+        if len(self._outbox) >= _MAX_WAITING:
             return False
         self._put(head, payload)
         return True
@@ -232,7 +232,7 @@ class _Session:
         finally:
             self._flusher = None
 
-    def complete(self, id_: str) -> None:
+    def finish_operation(self, id_: str) -> None:
         """The operation has ended by itself."""
         if self._forget(id_):
             self._put(f'{{"id":{_text(id_)},"type":"complete"}}', "")
@@ -291,12 +291,12 @@ class _Session:
                     with self._operations.calls.of(self._holder).one():
                         payload = await self._engine.execute(prepared, caller)
                     await self._send(next_head(id_), _text(payload))
-                    self.complete(id_)
+                    self.finish_operation(id_)
                     return
-                run = await self._engine.admit(prepared, caller)
+                run = await self._engine.admit_operation(prepared, caller)
                 if prepared.audience is None:
                     await self._stream(id_, run, caller)
-                    self.complete(id_)
+                    self.finish_operation(id_)
                 else:
                     await self._join(id_, operation, prepared, run, caller)
                     operation.kept = kept.pop_all()

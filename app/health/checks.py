@@ -1,5 +1,5 @@
-"""Whether this process can serve. It is not ready only when something is away that it cannot serve without; whatever else is
-away degrades it, and taking it out of service would help nobody."""
+"""Whether this process can serve. It is not ready only when something is away that it cannot serve without; anything else that is
+away degrades it, and taking it out of service would not help."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from app.clock import Clock
-from app.errors import GreenLangError
+from app.domain.errors import GreenLangError
+from app.runtime.clock import Clock
 
 READY_CACHED_SECONDS = 5.0
 STARTED_CACHED_SECONDS = 30.0
-PATIENCE_SECONDS = 0.8
+TIMEOUT_SECONDS = 0.8
 _log = logging.getLogger(__name__)
 
 
@@ -68,7 +68,7 @@ class Health:
 
 
 class _Cached:
-    """Whoever asks while the checks run waits for that same run."""
+    """A caller that asks while the checks run waits for that same run."""
 
     def __init__(self, checks: Sequence[Check], seconds: float, clock: Clock, *, keep_failures: bool) -> None:
         self._checks = checks
@@ -99,11 +99,11 @@ class _Cached:
 async def _find(check: Check, clock: Clock) -> Finding:
     begun = clock.monotonic()
     probe = asyncio.ensure_future(check.probe())
-    patience = asyncio.ensure_future(clock.sleep(PATIENCE_SECONDS))
+    timer = asyncio.ensure_future(clock.sleep(TIMEOUT_SECONDS))
     try:
-        await asyncio.wait({probe, patience}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({probe, timer}, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        patience.cancel()
+        timer.cancel()
         if not probe.done():
             probe.cancel()
     error = probe.exception() if probe.done() and not probe.cancelled() else TimeoutError()

@@ -22,7 +22,7 @@ def postgres_check(sessions: Sessions) -> Check:
 
 def redis_check(client: RedisClient) -> Check:
     async def probe() -> None:
-        await client.run(_ping)
+        await client.execute(_ping)
 
     return Check("redis", probe)
 

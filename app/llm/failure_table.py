@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
-from app.errors import FailureKind
+from app.domain.errors import FailureKind
 from app.settings import ProviderKindName
 
 MAX_WORDS_READ = 2000

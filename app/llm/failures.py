@@ -1,4 +1,4 @@
-"""How one try failed, told by what the provider says and by the type of the exception, once for both adapters.
+"""How one attempt failed, decided by what the provider says and by the type of the exception, once for both adapters.
 
 A provider's raw text never leaves this file and the table of failures: it can hold the prompt or a part of a key.
 """
@@ -15,10 +15,10 @@ from email.utils import parsedate_to_datetime
 import aiohttp
 import httpx2
 
-from app.errors import FailureKind, ProviderError
+from app.domain.errors import FailureKind, ProviderError
+from app.domain.usage import RateLimitReport
 from app.llm.failure_table import look_up
 from app.settings import ProviderKindName
-from app.usage import RateLimitReport
 
 _log = logging.getLogger(__name__)
 _NO_CONNECTION = (aiohttp.ConnectionTimeoutError, httpx2.PoolTimeout)
@@ -31,8 +31,8 @@ _BROKEN = (
     aiohttp.SocketTimeoutError,
     ConnectionError,
 )
-_LONGEST_RETRY_AFTER = 86_400.0
-_LARGEST_COUNT = 2**53
+_MAX_RETRY_AFTER_SECONDS = 86_400.0
+_MAX_COUNT = 2**53
 _WRAPPERS = ("error", "detail")
 
 
@@ -138,7 +138,7 @@ def retry_after(headers: Mapping[str, str], now: datetime) -> timedelta | None:
 
 
 def _wait(seconds: float) -> timedelta:
-    return timedelta(seconds=min(max(seconds, 0.0), _LONGEST_RETRY_AFTER))
+    return timedelta(seconds=min(max(seconds, 0.0), _MAX_RETRY_AFTER_SECONDS))
 
 
 def _number(text: str | None) -> float | None:
@@ -165,4 +165,4 @@ def _left(headers: Mapping[str, str], name: str) -> int | None:
     remaining, limit = _number(headers.get(name)), _number(headers.get(name.replace("remaining", "limit")))
     if remaining is None or remaining < 0 or (limit is not None and limit <= 0):
         return None
-    return int(min(remaining, _LARGEST_COUNT))
+    return int(min(remaining, _MAX_COUNT))

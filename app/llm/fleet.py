@@ -14,28 +14,28 @@ from typing import TypeAlias
 
 from prometheus_client import CollectorRegistry
 
-from app.clock import Clock
-from app.errors import SettingsError
-from app.llm.allowance import ModelAllowance
-from app.llm.breaker import Breaker, BreakerState, BreakerStatus
-from app.llm.breaker_shared import SharedBreaker
-from app.llm.coordination import Coordination
-from app.llm.guarded import Guarded
-from app.llm.limiter import Buckets, Limiter, LimiterState, LocalBuckets, rates_of
+from app.domain.errors import SettingsError
 from app.llm.messages import UnsupportedPolicy
 from app.llm.metrics import AttemptFinished, Metrics, ProviderMetrics
 from app.llm.output_limits import known_output_tokens
 from app.llm.probes import HealthChanged, HealthStatus, Monitor
 from app.llm.provider import Provider
-from app.llm.retry import Retry
+from app.llm.resilience.allowance import ModelAllowance
+from app.llm.resilience.breaker import Breaker, BreakerState, BreakerStatus
+from app.llm.resilience.breaker_shared import SharedBreaker
+from app.llm.resilience.coordination import Coordination
+from app.llm.resilience.guarded import Guarded
+from app.llm.resilience.limiter import Buckets, Limiter, LimiterState, LocalBuckets, rates_of
+from app.llm.resilience.retry import Retry
 from app.llm.router import Router
 from app.llm.routing import Route, RoutingStrategy, Target, parse_target
 from app.llm.strategies import Latencies, Ordering
 from app.redis.clients import RedisClient
+from app.runtime.clock import Clock
+from app.runtime.tasks import end_tasks
 from app.settings import ModelSettings, ProviderKindName, ProviderSettings, RouteSettings, Settings
-from app.tasks import end_tasks
 
-_MOST_UNLISTED_MODELS = 200
+_MAX_UNLISTED_MODELS = 200
 _log = logging.getLogger(__name__)
 
 
@@ -105,10 +105,10 @@ class _Member:
         return not self.listed or model in self.listed
 
     def guard(self, model: str) -> Guarded:
-        """Made at first use. Models that nobody listed are bounded: the one made first is forgotten."""
+        """Made at first use. The number of unlisted models is bounded: the oldest one is forgotten."""
         guarded = self.guards.get(model)
         if guarded is None:
-            if len(self.guards) >= len(self.listed) + _MOST_UNLISTED_MODELS:
+            if len(self.guards) >= len(self.listed) + _MAX_UNLISTED_MODELS:
                 forgotten, _ = self.guards.popitem(last=False)
                 if self._fleet.board is not None:
                     self._fleet.board.leave(f"{self.settings.name}/{forgotten}")
@@ -141,7 +141,7 @@ class _Member:
 
         def changed(state: BreakerState) -> None:
             fleet.publish(BreakerChanged(name, model, state, state.changed_at))
-            self.monitor.tell()
+            self.monitor.publish_health()
 
         settings = self.settings.breaker
         target = Target(name, model)

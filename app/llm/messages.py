@@ -8,8 +8,8 @@ from datetime import timedelta
 from enum import Enum
 from typing import TypeAlias
 
-from app.usage import RateLimitReport, TokenUsage
-from app.web.load import NOBODY, Holder
+from app.domain.usage import RateLimitReport, TokenUsage
+from app.web.capacity import NO_HOLDER, Holder
 
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 
@@ -142,7 +142,7 @@ class Timeouts:
 @dataclass(frozen=True, slots=True)
 class ModelCall:
     """One call as it is to be sent to one model. `deadline` is in the Clock's monotonic seconds; `input_tokens` is what was
-    counted before, 0 where nobody has. `holder` shares the connections to the provider with others."""
+    counted before, 0 if it was not counted. `holder` shares the connections to the provider with others."""
 
     model: str
     messages: tuple[Message, ...]
@@ -158,7 +158,7 @@ class ModelCall:
     seed: int | None = None
     unsupported: UnsupportedPolicy = UnsupportedPolicy.DROP
     input_tokens: int = 0
-    holder: Holder = NOBODY
+    holder: Holder = NO_HOLDER
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,7 +231,7 @@ class EmbedCall:
     texts: tuple[str, ...]
     deadline: float
     dimensions: int | None = None
-    holder: Holder = NOBODY
+    holder: Holder = NO_HOLDER
 
 
 @dataclass(frozen=True, slots=True)

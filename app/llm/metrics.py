@@ -15,11 +15,11 @@ from decimal import Decimal
 from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client import Counter as PrometheusCounter
 
-from app.attempts import Attempt, AttemptOutcome
-from app.clock import Clock
-from app.errors import FailureKind
+from app.domain.attempts import Attempt, AttemptOutcome
+from app.domain.errors import FailureKind
+from app.domain.usage import TokenUsage
 from app.llm.routing import Target
-from app.usage import TokenUsage
+from app.runtime.clock import Clock
 
 WINDOW_SECONDS = 300
 _SLOT_SECONDS = 10

@@ -1,4 +1,4 @@
-"""Whether a provider is up: asked every 30 seconds by the cheapest call it has, where its own traffic does not already tell."""
+"""Whether a provider is up: asked every 30 seconds by the cheapest call it has, unless its own traffic shows it."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from datetime import datetime
 from enum import Enum
 from random import Random
 
-from app.clock import Clock
-from app.errors import FailureKind, ProviderError
-from app.llm.breaker import BreakerStatus
+from app.domain.errors import FailureKind, ProviderError
 from app.llm.failures import unforeseen
 from app.llm.provider import Provider
+from app.llm.resilience.breaker import BreakerStatus
+from app.runtime.clock import Clock
 
 EVERY_SECONDS = 30.0
 _JITTER = 0.2
-_PATIENCE_SECONDS = 10.0
+_TIMEOUT_SECONDS = 10.0
 _FAILURES_TO_BE_DOWN = 2
 
 
@@ -52,7 +52,7 @@ class Monitor:
         self._clock = clock
         self._random = random
         self._failures: int | None = None
-        self._told = HealthStatus.UNKNOWN
+        self._published = HealthStatus.UNKNOWN
         self.checked_at: datetime | None = None
 
     @property
@@ -74,9 +74,9 @@ class Monitor:
             await self._clock.sleep(EVERY_SECONDS * (1 + _JITTER * (2 * self._random.random() - 1)))
 
     async def probe(self) -> None:
-        """Says nothing where our own calls have every connection."""
+        """Changes nothing if our own calls use every connection."""
         try:
-            async with asyncio.timeout(_PATIENCE_SECONDS):
+            async with asyncio.timeout(_TIMEOUT_SECONDS):
                 await self._provider.probe()
         except Exception as error:  # noqa: BLE001  # a probe that ends for ever would leave the health as it was last
             if isinstance(error, ProviderError) and error.kind is FailureKind.POOL_EXHAUSTED:
@@ -87,11 +87,11 @@ class Monitor:
         else:
             self._failures = 0
         self.checked_at = self._clock.now()
-        self.tell()
+        self.publish_health()
 
-    def tell(self) -> None:
-        """Tells of the health where it is not what was told last."""
+    def publish_health(self) -> None:
+        """Publishes the health if it has changed."""
         health = self.health
-        if health is not self._told:
-            self._told = health
+        if health is not self._published:
+            self._published = health
             self._changed(HealthChanged(self._provider.name, health, self._clock.now()))

@@ -24,7 +24,7 @@ class Provider(Protocol):
 
     @property
     def kind(self) -> str:
-        """A ProviderKind's value, with ` (simulator)` behind it where no real provider answers."""
+        """A ProviderKind's value, followed by ` (simulator)` if no real provider answers."""
         ...
 
     async def complete(self, call: ModelCall) -> Answer: ...

@@ -1,6 +1,6 @@
-"""Changes of health and circuits, told to whoever follows in whichever process, in one order and resumable.
+"""Changes of health and circuits, published to the followers in all processes, in one order and resumable.
 
-Every process watches the providers for itself; a change that several notice is told once.
+Every process watches the providers for itself; a change that several notice is published once.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from typing import TypeAlias
 import msgspec
 from sqlalchemy import text
 
-from app.clock import Clock
 from app.db.sessions import Sessions
-from app.errors import StoreUnavailable
+from app.domain.errors import StoreUnavailable
 from app.events.heartbeat import Heartbeat
 from app.events.relay import Relay
-from app.events.topics import Arrived, Placed, decode_position, encode_position
-from app.llm.breaker import BreakerStatus
+from app.events.topics import Arrived, Sequenced, decode_position, encode_position
 from app.llm.fleet import BreakerChanged, Fleet, FleetEvent, ProviderStatus
 from app.llm.probes import HealthChanged, HealthStatus
+from app.llm.resilience.breaker import BreakerStatus
+from app.runtime.clock import Clock
 
 TOPIC = "provider"
-MOST_WAITING = 1000
+MAX_WAITING = 1000
 RETRY_SECONDS = 1.0
 _CURSOR = "providerEvents"
 _log = logging.getLogger(__name__)
@@ -66,12 +66,12 @@ class ProviderEvents:
         self._clock = clock
         self._topic = relay.topic(TOPIC, _Change, _load)
         self.greet = relay.greet
-        self._noticed: deque[_Change] = deque(maxlen=MOST_WAITING)
+        self._noticed: deque[_Change] = deque(maxlen=MAX_WAITING)
         self._any_noticed = asyncio.Event()
         fleet.listen(self._notice)
 
     async def follow(self, after: str | None) -> AsyncGenerator[ProviderEvent, None]:
-        """From behind the cursor or from now on. Raises Refused(InvalidInput) and StoreUnavailable."""
+        """After the cursor, or from now on. Raises Refused(InvalidInput) and StoreUnavailable."""
         async with aclosing(self._topic.follow(decode_position(_CURSOR, after), None)) as steps:
             async for step in steps:
                 cursor = encode_position(_CURSOR, step.position)
@@ -84,16 +84,17 @@ class ProviderEvents:
                     yield ProviderChanged(cursor, change.at, provider, change.model, change.breaker, change.health)
 
     async def run(self) -> None:
-        """Tells what is noticed here until it is cancelled. While the database is away it waits; the oldest are then left out."""
+        """Publishes what is noticed here until it is cancelled. While the database is away it waits; the oldest are then left
+        out."""
         while True:
             await self._any_noticed.wait()
             self._any_noticed.clear()
             while self._noticed:
                 change = self._noticed[0]
                 try:
-                    await self._tell(change)
+                    await self._publish(change)
                 except StoreUnavailable:
-                    _log.warning("changes of providers are told later: PostgreSQL does not answer")
+                    _log.warning("changes of providers are published later: PostgreSQL does not answer")
                     await self._clock.sleep(RETRY_SECONDS)
                     continue
                 if self._noticed and self._noticed[0] is change:
@@ -110,11 +111,11 @@ class ProviderEvents:
             return
         self._any_noticed.set()
 
-    async def _tell(self, change: _Change) -> None:
+    async def _publish(self, change: _Change) -> None:
         state = change.health if change.breaker is None else change.breaker
         async with self._sessions.statements() as session:
             await session.execute(
-                _TELL,
+                _PUBLISH,
                 {
                     "provider": change.provider,
                     "model": change.model or "",
@@ -124,8 +125,8 @@ class ProviderEvents:
             )
 
 
-_TELL = text("select provider_changed(:provider, :model, :state, cast(cast(:event as text) as jsonb))")
+_PUBLISH = text("select provider_changed(:provider, :model, :state, cast(cast(:event as text) as jsonb))")
 
 
-async def _load(rows: Sequence[Placed]) -> list[_Change | None]:
+async def _load(rows: Sequence[Sequenced]) -> list[_Change | None]:
     return [msgspec.convert(row.payload, _Change) for row in rows]

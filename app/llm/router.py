@@ -11,16 +11,16 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Protocol, TypeAlias
 
-from app.attempts import Attempt
-from app.clock import Clock
-from app.errors import ProviderError, Refused
-from app.llm.failover import Failover
-from app.llm.guarded import Guarded, Journey, TargetSkipped
+from app.domain.attempts import Attempt
+from app.domain.errors import ProviderError, Refused
+from app.domain.problems import InvalidInput, ProblemCode
+from app.domain.usage import Operation
 from app.llm.messages import Answer, AnswerEnd, EmbedCall, Embedded, ModelCall, TextDelta, ToolCallDelta, UnsupportedPolicy
+from app.llm.resilience.failover import Failover
+from app.llm.resilience.guarded import CallContext, Guarded, TargetSkipped
 from app.llm.routing import CallNeeds, Route, RouteCandidate, RoutingPreference, RoutingStrategy, Target, parse_target
 from app.llm.strategies import Latencies, Ordering
-from app.problems import InvalidInput, ProblemCode
-from app.usage import Operation
+from app.runtime.clock import Clock
 
 DEFAULT_ROUTE = "default"
 _DEFAULT_OUTPUT_TOKENS = 4096
@@ -56,7 +56,7 @@ class RoutedVectors:
 
 @dataclass(frozen=True, slots=True)
 class Rerouted:
-    """A target failed before any of its content was shown; the next is being tried."""
+    "A target failed before any of its content was shown. The next target is being tried."
 
     attempt: Attempt
 
@@ -102,7 +102,7 @@ class Router:
             if needs.private_image is not None and self._is_route(candidates, preference, needs):
                 raise Refused(InvalidInput(_PRIVATE_IMAGE, needs.private_image))
             path = "routing" if preference.only or preference.avoid else "model"
-            raise Refused(InvalidInput("No target of the route is left for this call.", (path,), ProblemCode.NO_ROUTE))
+            raise Refused(InvalidInput("No target of the route can serve this call.", (path,), ProblemCode.NO_ROUTE))
         ordered = self._order(route, allowed, preference, needs, estimate)
         return self._plan(route, ordered if preference.fallback else ordered[:1], needs)
 
@@ -125,39 +125,39 @@ class Router:
                 found.append(self._candidate(target, objection, needs, estimate, eligible=False))
         return found
 
-    async def complete(self, plan: Plan, call: ModelCall, admit: Admit, observe: Observe, *, tenant: str) -> Routed:
-        """The first whole answer. `call` is a template: model and output cap are set for every try. `admit` is asked before
-        every try and gives its output cap, None: skip. `observe` gets every attempt in order. Raises Refused(ProvidersFailed
-        | RateLimited | InvalidInput); the last where the first target cannot be told what is asked."""
-        failover = self._failover(plan, call.max_output_tokens, call.deadline, Journey(tenant, 0, admit, observe))
+    async def route_completion(self, plan: Plan, call: ModelCall, admit: Admit, observe: Observe, *, tenant: str) -> Routed:
+        """The first whole answer. `call` is a template: model and output cap are set for every try. `admit` is asked before every
+        try and gives its output cap, None: skip. `observe` gets every attempt in order. Raises Refused(ProvidersFailed |
+        RateLimited | InvalidInput); the last if the call cannot be expressed for the first target."""
+        failover = self._failover(plan, call.max_output_tokens, call.deadline, CallContext(tenant, 0, admit, observe))
         while (guarded := failover.next()) is not None:
             try:
-                return Routed(await guarded.complete(call, failover.journey), guarded.target)
+                return Routed(await guarded.complete(call, failover.call_context), guarded.target)
             except (ProviderError, TargetSkipped, Refused) as error:
                 failover.failed(guarded, error)
         raise failover.refusal()
 
-    async def embed(self, plan: Plan, call: EmbedCall, admit: Admit, observe: Observe, *, tenant: str) -> RoutedVectors:
-        failover = self._failover(plan, 0, call.deadline, Journey(tenant, 0, admit, observe))
+    async def route_embedding(self, plan: Plan, call: EmbedCall, admit: Admit, observe: Observe, *, tenant: str) -> RoutedVectors:
+        failover = self._failover(plan, 0, call.deadline, CallContext(tenant, 0, admit, observe))
         while (guarded := failover.next()) is not None:
             try:
-                return RoutedVectors(await guarded.embed(call, failover.journey), guarded.target)
+                return RoutedVectors(await guarded.embed(call, failover.call_context), guarded.target)
             except (ProviderError, TargetSkipped, Refused) as error:
                 failover.failed(guarded, error)
         raise failover.refusal()
 
-    async def stream(
+    async def route_stream(
         self, plan: Plan, call: ModelCall, admit: Admit, observe: Observe, *, tenant: str
     ) -> AsyncGenerator[RoutedPart, None]:
         """Deltas of the one target that answers, a Rerouted for every target that failed unseen, and as the last part Routed.
         Raises as `complete`, also where content was already shown."""
-        failover = self._failover(plan, call.max_output_tokens, call.deadline, Journey(tenant, 0, admit, observe))
-        told = 0
+        failover = self._failover(plan, call.max_output_tokens, call.deadline, CallContext(tenant, 0, admit, observe))
+        reported = 0
         while (guarded := failover.next()) is not None:
-            for attempt in failover.journey.attempts[told:]:
+            for attempt in failover.call_context.attempts[reported:]:
                 yield Rerouted(attempt)
-            told = len(failover.journey.attempts)
-            parts = guarded.stream(call, failover.journey)
+            reported = len(failover.call_context.attempts)
+            parts = guarded.stream(call, failover.call_context)
             shown = False
             try:
                 async for part in parts:
@@ -168,19 +168,19 @@ class Router:
                     yield part
             except (ProviderError, TargetSkipped, Refused) as error:
                 failover.failed(guarded, error)
-                told = max(told, len(failover.journey.attempts) - 1)
+                reported = max(reported, len(failover.call_context.attempts) - 1)
                 if shown:
                     raise failover.refusal() from error
             finally:
                 await parts.aclose()
         raise failover.refusal()
 
-    def _failover(self, plan: Plan, output_tokens: int, deadline: float, journey: Journey) -> Failover:
-        journey.input_tokens = plan.needs.input_tokens
+    def _failover(self, plan: Plan, output_tokens: int, deadline: float, call_context: CallContext) -> Failover:
+        call_context.input_tokens = plan.needs.input_tokens
         found = [guarded for target in plan.targets if (guarded := self._targets.find(target)) is not None]
         return Failover(
             found,
-            journey,
+            call_context,
             output_tokens,
             deadline=deadline,
             clock=self._clock,
@@ -201,7 +201,7 @@ class Router:
             return route, self._parsed[name]
         target = parse_target(name)
         if target is None:
-            raise _no_route(f"There is no route {_short(name)}; a model is named provider/model.")
+            raise _no_route(f"There is no route {_short(name)}. A model is written provider/model.")
         if not self._targets.knows_provider(target.provider):
             raise _no_route(f"There is no provider {_short(target.provider)}.")
         if self._targets.find(target) is None:
@@ -217,9 +217,9 @@ class Router:
     def _objection(self, target: Target, preference: RoutingPreference, needs: CallNeeds) -> str | None:
         names = {target.provider, str(target)}
         if preference.only and names.isdisjoint(preference.only):
-            return "not among those asked for"
+            return "not in `only`"
         if not names.isdisjoint(preference.avoid):
-            return "to be avoided"
+            return "in `avoid`"
         if self._targets.find(target) is None:
             return "the provider is not enabled"
         if needs.operation is Operation.EMBEDDING and not self._targets.can_embed(target):

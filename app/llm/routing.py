@@ -7,10 +7,10 @@ from datetime import timedelta
 from decimal import Decimal
 from enum import Enum
 
-from app.attempts import Attempt
+from app.domain.attempts import Attempt
+from app.domain.problems import ProblemCode
+from app.domain.usage import Operation
 from app.llm.messages import UnsupportedPolicy
-from app.problems import ProblemCode
-from app.usage import Operation
 
 
 class RoutingStrategy(Enum):
@@ -93,7 +93,7 @@ class RateLimited:
 
 @dataclass(frozen=True, slots=True)
 class ProvidersFailed:
-    """Every target failed, or the failure is one that no other target can mend."""
+    """Every target failed, or the failure is one that another target would repeat."""
 
     message: str
     attempts: tuple[Attempt, ...]

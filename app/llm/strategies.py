@@ -10,16 +10,16 @@ from collections.abc import Callable, Sequence
 from decimal import Decimal
 from random import Random
 
-from app.attempts import AttemptOutcome
-from app.clock import Clock
+from app.domain.attempts import AttemptOutcome
 from app.llm.metrics import AttemptFinished
 from app.llm.routing import RoutingStrategy, Target
+from app.runtime.clock import Clock
 
 _FORGOTTEN_AFTER = 300.0
 _DECAY_SECONDS = 60.0
-_MOST_WEIGHT = 0.9
+_MAX_WEIGHT = 0.9
 _EXPLORED_SHARE = 0.05
-_MOST_TARGETS = 2000
+_MAX_TARGETS = 2000
 
 
 class Latencies:
@@ -41,9 +41,9 @@ class Latencies:
         now = self._clock.monotonic()
         known = self._known.pop(key, None)
         if known is not None:
-            weight = min(_MOST_WEIGHT, math.exp((known[1] - now) / _DECAY_SECONDS))
+            weight = min(_MAX_WEIGHT, math.exp((known[1] - now) / _DECAY_SECONDS))
             sample = known[0] * weight + sample * (1 - weight)
-        elif len(self._known) >= _MOST_TARGETS:
+        elif len(self._known) >= _MAX_TARGETS:
             del self._known[next(iter(self._known))]
         self._known[key] = (sample, now)
 

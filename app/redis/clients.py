@@ -1,9 +1,9 @@
 """Connections to Redis: one server, Sentinel or Cluster, by their URL.
 
 Redis holds copies and coordination, so its outage may slow the service down and never break it: nothing asked of it takes longer
-than tenths of a second, and after the first failures nobody waits for it any more until it answers again. A server alone is timed
-here, so that a delay of our own event loop is not taken for one of Redis. Every failure is StoreUnavailable, also the refusal of
-a server that answers and takes no writes.
+than tenths of a second, and after the first failures no caller waits for it until it answers again. A server alone is timed here,
+so that a delay of our own event loop is not taken for one of Redis. Every failure is StoreUnavailable, also the refusal of a
+server that answers and takes no writes.
 
     redis://host:6379/0   rediss://…   unix:///path
     redis+sentinel://[user:password@]host:26379,host:26379/service/0
@@ -37,10 +37,10 @@ from redis.exceptions import (
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from app.clock import Clock
-from app.errors import SettingsError, StoreUnavailable
+from app.domain.errors import SettingsError, StoreUnavailable
+from app.runtime.await_timeout import TimeLimit
+from app.runtime.clock import Clock
 from app.settings import RedisSettings
-from app.time_limit import TimeLimit
 
 Server: TypeAlias = "Redis | RedisCluster"
 Result = TypeVar("Result")
@@ -48,8 +48,8 @@ Result = TypeVar("Result")
 _POOL_SIZE = 50
 _FAILURES = 3
 _FIRST_PAUSE_SECONDS = 0.5
-_LONGEST_PAUSE_SECONDS = 2.0
-_TELL_EVERY_SECONDS = 60.0
+_MAX_PAUSE_SECONDS = 2.0
+_LOG_EVERY_SECONDS = 60.0
 _AWAY = (
     RedisConnectionError,
     RedisTimeoutError,
@@ -85,14 +85,14 @@ class RedisClient:
         self._failures = 0
         self._pause = _FIRST_PAUSE_SECONDS
         self._closed_until = 0.0
-        self._told_at = float("-inf")
+        self._logged_at = float("-inf")
 
     @property
     def available(self) -> bool:
-        """False while nobody is let through."""
+        """False while every call is refused at once."""
         return self._failures < _FAILURES or self._clock.monotonic() >= self._closed_until
 
-    async def run(self, act: Callable[[Server], Awaitable[Result]]) -> Result:
+    async def execute(self, act: Callable[[Server], Awaitable[Result]]) -> Result:
         """What `act` does with the server; raises StoreUnavailable where it is away, at once if that is known."""
         if not self.available:
             raise StoreUnavailable("Redis")
@@ -106,7 +106,7 @@ class RedisClient:
         except ResponseError as error:
             if not _takes_no_writes(error):
                 raise
-            self._tell(error)
+            self._log_refusal(error)
             raise StoreUnavailable("Redis") from error
         self._failures = 0
         self._pause = _FIRST_PAUSE_SECONDS
@@ -121,16 +121,16 @@ class RedisClient:
             except NoScriptError:
                 return cast(object, await server.eval(script.text, 1, key, *arguments))
 
-        return await self.run(act)
+        return await self.execute(act)
 
     async def close(self) -> None:
         for server in (self._server, *self._sentinels):
             await server.aclose()
 
-    def _tell(self, refusal: ResponseError) -> None:
+    def _log_refusal(self, refusal: ResponseError) -> None:
         now = self._clock.monotonic()
-        if now - self._told_at >= _TELL_EVERY_SECONDS:
-            self._told_at = now
+        if now - self._logged_at >= _LOG_EVERY_SECONDS:
+            self._logged_at = now
             _log.warning("Redis takes no writes", extra={"reason": str(refusal)})
 
     async def _act(self, act: Callable[[Server], Awaitable[Result]]) -> Result:
@@ -147,7 +147,7 @@ class RedisClient:
         self._failures += 1
         if self._failures >= _FAILURES:
             self._closed_until = self._clock.monotonic() + self._pause
-            self._pause = min(_LONGEST_PAUSE_SECONDS, self._pause * 2)
+            self._pause = min(_MAX_PAUSE_SECONDS, self._pause * 2)
 
 
 def connect_redis(url: str, settings: RedisSettings, clock: Clock) -> RedisClient:

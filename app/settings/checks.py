@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from typing import TypeAlias
 from urllib.parse import urlsplit
 
-from app.hosts import is_numeric, is_written_in_full
+from app.domain.hosts import is_numeric, is_written_in_full
 from app.settings.defaults import needs_simulator, simulated_providers
 from app.settings.groups import ProviderKindName, ProviderSettings, RouteSettings, Settings
 from app.settings.shape import Place
@@ -30,7 +30,7 @@ def faults(settings: Settings) -> Iterator[Fault]:
     for index, provider in enumerate(settings.providers):
         yield from _provider_faults(("providers", index), provider)
     if settings.providers and not any(provider.enabled for provider in settings.providers):
-        yield ("providers",), "none is enabled; leave all of them out to run with the simulator"
+        yield ("providers",), "none is enabled; remove all of them to run with the simulator"
     providers = simulated_providers("http://127.0.0.1") if needs_simulator(settings) else settings.providers
     targets = [f"{provider.name}/{model.name}" for provider in providers for model in provider.models]
     for index, route in enumerate(settings.routes):
@@ -55,7 +55,7 @@ def _repeats(place: Place, names: Sequence[str], key: str = "name") -> Iterator[
 def _provider_faults(place: Place, provider: ProviderSettings) -> Iterator[Fault]:
     if provider.kind is ProviderKindName.OPENAI_COMPATIBLE:
         if provider.base_url is None:
-            yield (*place, "base_url"), "it is missing: where the server listens"
+            yield (*place, "base_url"), "it is missing: the address where the server listens"
         if not provider.models:
             yield (*place, "models"), "it is missing: the names of the models that the server has"
     yield from _repeats((*place, "models"), [model.name for model in provider.models])

@@ -6,13 +6,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Final
 
-from app.secrets import SecretReference
+from app.secrets.reference import SecretReference
 from app.settings.groups import ModelSettings, ProviderKindName, ProviderSettings, RouteSettings, Settings
 
 DEFAULT_ROUTE: Final = "default"
 EMBEDDINGS_ROUTE: Final = "embeddings"
 SIMULATOR_KEY: Final = "GREENLANG_SIMULATOR_KEY"
-"""The variable that holds the key for the simulator; whoever starts the simulator sets it."""
+"""The variable that holds the key for the simulator; the process that starts the simulator sets it."""
 UNPRICED_MODEL: Final = "sim-unpriced"
 
 KEY_VARIABLES: Final[Mapping[ProviderKindName, str]] = MappingProxyType(
@@ -54,7 +54,7 @@ def with_default_routes(settings: Settings) -> Settings:
 
 
 def _embedding_models(providers: Iterable[ProviderSettings]) -> Iterator[str]:
-    """Told by their names: `text-embedding-3-small`, `nomic-embed-text`. Anthropic has none."""
+    """Recognised by their names: `text-embedding-3-small`, `nomic-embed-text`. Anthropic has none."""
     for provider in providers:
         if provider.kind is not ProviderKindName.ANTHROPIC:
             yield from (f"{provider.name}/{model.name}" for model in provider.models if "embed" in model.name.lower())

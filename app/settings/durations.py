@@ -11,7 +11,7 @@ SHAPE: Final = 'a length of time is "250ms", "30s", "5m", "24h", "7d" or a numbe
 
 _WRITTEN = re.compile(r"(\d{1,13}(?:\.\d{1,6})?)\s*(ms|s|m|h|d)?", re.ASCII)
 _MICROSECONDS: Final = {"ms": 1_000, "s": 1_000_000, "m": 60_000_000, "h": 3_600_000_000, "d": 86_400_000_000}
-LONGEST: Final = timedelta(days=36_500)
+MAX_DURATION: Final = timedelta(days=36_500)
 
 
 def parse_duration(value: object) -> timedelta:
@@ -22,7 +22,7 @@ def parse_duration(value: object) -> timedelta:
         length = _parse_text(format(value, ".6f") if isinstance(value, float) else str(value))
     else:
         raise ValueError(SHAPE)
-    if not timedelta(0) <= length <= LONGEST:
+    if not timedelta(0) <= length <= MAX_DURATION:
         raise ValueError(SHAPE)
     return length
 

@@ -9,7 +9,7 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from app.secrets import SecretReference
+from app.secrets.reference import SecretReference
 from app.settings.values import (
     Count,
     CountOrNone,
@@ -52,8 +52,8 @@ class ServerSettings(Group):
     share_per_key: Share = 0.8
     share_per_tenant: Share = 0.9
     share_for_admin: Part = 0.01
-    strangers: Count = 10_000
-    strangers_per_address: Count = 1000
+    unauthenticated_connections: Count = 10_000
+    unauthenticated_connections_per_address: Count = 1000
     retry_after: Duration = timedelta(seconds=1)
     production: Flag = False
     allowed_origins: tuple[str, ...] = ()

@@ -15,7 +15,7 @@ from typing import Any, Final
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from app.errors import SettingsError
+from app.domain.errors import SettingsError
 from app.settings.checks import faults
 from app.settings.defaults import with_defaults
 from app.settings.groups import Settings

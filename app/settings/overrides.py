@@ -15,8 +15,8 @@ from typing import Any, Final, get_args, get_origin
 
 from pydantic import BaseModel
 
-from app.errors import SettingsError
-from app.secrets import SecretReference
+from app.domain.errors import SettingsError
+from app.secrets.reference import SecretReference
 from app.settings.groups import Settings
 from app.settings.shape import Place, bare_type, format_place, keys_of, type_at, unknown_key
 

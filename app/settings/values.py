@@ -11,7 +11,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer
 
-from app.clock import time_zone
+from app.runtime.clock import time_zone
 from app.settings.durations import format_duration, parse_duration
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]*", re.ASCII)
@@ -19,7 +19,7 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9_-]*", re.ASCII)
 
 def _positive(length: timedelta) -> timedelta:
     if not length:
-        raise ValueError("it must be longer than nothing")
+        raise ValueError("it must be longer than zero")
     return length
 
 

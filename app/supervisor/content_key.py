@@ -11,8 +11,9 @@ import os
 from pathlib import Path
 from typing import Final
 
-from app.errors import SettingsError
-from app.secrets import SecretReference, build_sealer
+from app.domain.errors import SettingsError
+from app.secrets.reference import SecretReference
+from app.secrets.sealing import build_sealer
 from app.settings import Settings
 
 CONTENT_KEY: Final = "content.key"

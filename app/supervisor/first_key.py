@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Final
 
-from app.errors import GreenLangError
+from app.domain.errors import GreenLangError
 
 FILE_NAME: Final = "first-key"
 

@@ -6,7 +6,7 @@ import errno
 import socket
 from contextlib import ExitStack
 
-from app.errors import GreenLangError
+from app.domain.errors import GreenLangError
 
 BACKLOG = 4096
 

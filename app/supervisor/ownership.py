@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from app.clock import Clock
-from app.errors import GreenLangError, SettingsError
+from app.domain.errors import GreenLangError, SettingsError
+from app.runtime.clock import Clock
 
 _LOCK = "serve.lock"
 _POLL_SECONDS = 0.05
@@ -28,10 +28,10 @@ class DataDirectoryInUse(GreenLangError):
 
 
 @contextmanager
-def owned(data_dir: Path, clock: Clock, patience: float = 0.0) -> Iterator[Path]:
+def owned(data_dir: Path, clock: Clock, wait_seconds: float = 0.0) -> Iterator[Path]:
     """The directory, made where there is none, absolute and this process's own.
 
-    Waits at most `patience` seconds for the processes of an owner that is gone. Raises DataDirectoryInUse and SettingsError.
+    Waits at most `wait_seconds` seconds for the processes of an owner that is gone. Raises DataDirectoryInUse and SettingsError.
     """
     try:
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -39,7 +39,7 @@ def owned(data_dir: Path, clock: Clock, patience: float = 0.0) -> Iterator[Path]
     except OSError as error:
         raise SettingsError("server.data_dir", f"{data_dir} cannot be used: {error.strerror}") from error
     try:
-        _take(lock, data_dir, clock.monotonic() + patience, clock)
+        _take(lock, data_dir, clock.monotonic() + wait_seconds, clock)
         os.ftruncate(lock, 0)
         os.pwrite(lock, str(os.getpid()).encode(), 0)
         yield data_dir.resolve()
@@ -61,7 +61,7 @@ def _take(lock: int, data_dir: Path, deadline: float, clock: Clock) -> None:
 
 
 def _lives(pid: int) -> bool:
-    """A process that has ended and that nobody has waited for is dead too."""
+    """A process that has ended and is still a zombie is dead too."""
     if pid <= 0:
         return False
     try:

@@ -1,7 +1,7 @@
 """What a start does to the database: the newest schema before anything is served, and a first key where there never was one.
 
-Each runs in a process of its own, and the supervisor keeps nothing of it. The first key is made last, when nothing but telling
-it is left to do: a key that is made and never told would be lost, and no later start would make another.
+Each runs in a process of its own, and the supervisor keeps nothing of it. The first key is made last, when only printing it is
+left to do: a key that is made and never printed would be lost, and no later start would make another.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from typing import Generic, TypeVar
 
 from uvicorn.importer import import_from_string
 
-from app.clock import Clock
+from app.domain.errors import GreenLangError, StoreUnavailable
+from app.embedded.parent_death import parent_death_setter
 from app.embedded.stores import PrivateStores
-from app.embedded.tether import following
-from app.errors import GreenLangError, StoreUnavailable
+from app.runtime.clock import Clock
 from app.settings import Settings
 
-_SCHEMA = "app.supervisor.first_steps:take_first_steps"
-_FIRST_KEY = "app.supervisor.first_steps:make_first_key"
+_SCHEMA = "app.supervisor.bootstrap:prepare_schema"
+_FIRST_KEY = "app.supervisor.bootstrap:create_first_key"
 Answer = TypeVar("Answer")
 
 
@@ -71,26 +71,26 @@ def _begin(work: str, settings: Settings, stores: PrivateStores | None, clock: C
             stores.wait()
         return take(settings, clock)
 
-    answer, tell = multiprocessing.Pipe(duplex=False)
+    answer, sender = multiprocessing.Pipe(duplex=False)
     context = multiprocessing.get_context("fork")
-    process = context.Process(target=_prepare, args=(prepare, tell, following(signal.SIGKILL)))
+    process = context.Process(target=_prepare, args=(prepare, sender, parent_death_setter(signal.SIGKILL)))
     process.start()
-    tell.close()
+    sender.close()
     return Preparation(process, answer)
 
 
 def _prepare(
     prepare: Callable[[], Coroutine[None, None, Answer]],
-    tell: Connection[tuple[Answer | None, str | None], None],
-    follow: Callable[[], None],
+    sender: Connection[tuple[Answer | None, str | None], None],
+    set_parent_death_signal: Callable[[], None],
 ) -> None:
     """Ctrl-C reaches it too; it is the supervisor that ends it."""
-    follow()
+    set_parent_death_signal()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     try:
-        tell.send((asyncio.run(prepare()), None))
+        sender.send((asyncio.run(prepare()), None))
     except StoreUnavailable as error:
-        tell.send((None, f"{error} at the address that database.primary gives"))
+        sender.send((None, f"{error} at the address that database.primary gives"))
     except GreenLangError as error:
-        tell.send((None, str(error)))
+        sender.send((None, str(error)))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from app.errors import SettingsError
-from app.secrets import SecretReference
+from app.domain.errors import SettingsError
+from app.secrets.reference import SecretReference
 from app.settings import Settings
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from app.clock import Clock
+from app.runtime.clock import Clock
 
 FIRST_SECONDS = 0.5
-LONGEST_SECONDS = 5.0
+MAX_SECONDS = 5.0
 LONG_LIFE_SECONDS = 30.0
 
 
@@ -28,7 +28,7 @@ class Restarts:
             return
         now = self.clock.monotonic()
         self._deaths = 1 if now - self._started_at >= LONG_LIFE_SECONDS else self._deaths + 1
-        delay = 0.0 if self._deaths == 1 else min(LONGEST_SECONDS, FIRST_SECONDS * 2.0 ** (self._deaths - 2))
+        delay = 0.0 if self._deaths == 1 else min(MAX_SECONDS, FIRST_SECONDS * 2.0 ** (self._deaths - 2))
         self._due_at = now + delay
 
     @property

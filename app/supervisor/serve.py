@@ -2,7 +2,7 @@
 
 It stays single-threaded, or its forks would not be safe, and it answers no request itself. Everything heavy is imported before
 the first fork, while the stores start, so that the server processes share that memory. Server processes stop first, then the
-simulator, then the stores: whoever settles a call still finds its database.
+simulator, then the stores: a call that is being settled still finds its database.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from typing import NoReturn
 from starlette.types import ASGIApp
 from uvicorn.importer import import_from_string
 
-from app.clock import Clock
+from app.domain.errors import GreenLangError
 from app.embedded.stores import PrivateStores, StoreAddresses
-from app.errors import GreenLangError
-from app.llm.doubts import doubts
-from app.llm.registry import load_adapters
+from app.llm.providers.registry import load_adapters
+from app.llm.providers.unusable_settings import doubts
+from app.runtime.clock import Clock
 from app.settings import Settings
 from app.settings.defaults import SIMULATOR_KEY, needs_simulator, simulated_providers, with_simulator
 from app.supervisor.content_key import keeps_content_in_clear, with_content_key
-from app.supervisor.crew import Crew, Part, Server, Simulator, Stores
 from app.supervisor.listening import bind, listen
 from app.supervisor.ownership import owned
 from app.supervisor.preparation import Preparation
 from app.supervisor.required_secrets import require_secrets
 from app.supervisor.simulator import SimulatorProcess
+from app.supervisor.supervised_parts import Part, Server, Simulator, Stores, SupervisedParts
 from app.supervisor.worker import fork_worker
 
 OPEN_FILES = 1 << 18
@@ -54,7 +54,7 @@ class NotServing(GreenLangError):
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """What a start has to tell. `first_key` is the administrator's secret, there alone where there never was a key."""
+    """What a start has to announce. `first_key` is the administrator's secret, there alone where there never was a key."""
 
     address: str
     data_dir: Path
@@ -102,26 +102,26 @@ class _Supervisor:
         self._await_servers()
 
     def started(self, sockets: tuple[socket.socket, ...]) -> Started:
-        """Raises GreenLangError. Whoever asks must tell: a first key is made here and known to nobody else."""
+        """Raises GreenLangError. The caller must show it: a first key is made here and known nowhere else."""
         first_key = None if self._has_keys else Preparation.first_key(self._settings, self._clock).result()
         return Started(_address(sockets), self._data_dir, self._settings, first_key)
 
     def run(self, asked: _Asked, wakeup: int) -> None:
         """Until a signal asks to stop."""
         parts: list[Part] = [part for part in (self._stores, self._simulator) if part is not None]
-        crew = Crew([*parts, *self._servers], self._clock)
+        supervised = SupervisedParts([*parts, *self._servers], self._clock)
         while not asked.times:
             readable, _, _ = select.select([wakeup, self._ready], [], [], _TICK_SECONDS)
             for descriptor in readable:
                 os.read(descriptor, 4096)
-            crew.tend()
+            supervised.restart_dead()
 
     def stop(self, asked: _Asked) -> None:
         """Everything, in order; a second signal cuts the server processes' grace short."""
         for server in self._servers:
             server.running.terminate()
-        patience = self._settings.server.shutdown_grace.total_seconds() + _MARGIN_SECONDS
-        deadline = time.monotonic() + patience
+        wait_seconds = self._settings.server.shutdown_grace.total_seconds() + _MARGIN_SECONDS
+        deadline = time.monotonic() + wait_seconds
         before = asked.times
         for server in self._servers:
             while server.running.is_alive() and time.monotonic() < deadline and asked.times <= max(before, 1):
@@ -175,7 +175,7 @@ def serve(settings: Settings, clock: Clock, target: str, announce: Callable[[Sta
     raise_open_file_limit()
     forbid_core_dumps()
     grace = settings.server.shutdown_grace.total_seconds() + _MARGIN_SECONDS
-    with owned(settings.server.data_dir, clock, patience=grace) as data_dir:
+    with owned(settings.server.data_dir, clock, wait_seconds=grace) as data_dir:
         sockets = bind(settings.server.host, settings.server.port, settings.server.workers)
         supervisor = _Supervisor(settings, data_dir, clock)
         asked = _Asked()

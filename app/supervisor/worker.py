@@ -14,9 +14,9 @@ from multiprocessing.context import ForkProcess
 import uvicorn
 from starlette.types import ASGIApp
 
-from app.embedded.tether import following
+from app.embedded.parent_death import parent_death_setter
+from app.runtime.tasks import Grace
 from app.settings import Settings
-from app.tasks import Grace
 from app.web.protocols import HttpProtocol, WebSocketProtocol
 
 KEEP_ALIVE_SECONDS = 75
@@ -47,8 +47,8 @@ class _Server(uvicorn.Server):
 
 def fork_worker(app: ASGIApp, settings: Settings, listening: socket.socket, ready: int) -> ForkProcess:
     """Writes one byte to `ready` once it answers. SIGTERM: it finishes what is in flight, at most `shutdown_grace` long."""
-    follow = following(signal.SIGTERM)
-    arguments = (app, settings, listening, ready, follow)
+    set_parent_death_signal = parent_death_setter(signal.SIGTERM)
+    arguments = (app, settings, listening, ready, set_parent_death_signal)
     process = multiprocessing.get_context("fork").Process(target=_serve, args=arguments, name="greenlang server")
     process.start()
     return process
@@ -59,12 +59,12 @@ def _serve(
     settings: Settings,
     listening: socket.socket,
     ready: int,
-    follow: Callable[[], None],
+    set_parent_death_signal: Callable[[], None],
 ) -> None:
     signal.set_wakeup_fd(-1)
     for sign in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD):
         signal.signal(sign, signal.SIG_DFL)
-    follow()
+    set_parent_death_signal()
     gc.set_threshold(*GARBAGE_THRESHOLDS)
     sys.setswitchinterval(SWITCH_SECONDS)
     config = uvicorn.Config(

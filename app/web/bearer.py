@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from app.errors import RefusedKey, Unauthenticated
+from app.domain.errors import RefusedKey, Unauthenticated
 
 
 def bearer_token(headers: Mapping[str, str]) -> str:

@@ -11,8 +11,8 @@ import ctypes
 from collections.abc import Callable
 from datetime import timedelta
 
-from app.clock import Clock
-from app.web.load import Capacity, Holder, Shares
+from app.runtime.clock import Clock
+from app.web.capacity import Capacity, Holder, Shares
 
 LARGE_BYTES = 4 * 1024 * 1024
 REST_SECONDS = 5.0

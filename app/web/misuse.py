@@ -1,8 +1,8 @@
 """Requests that are refused for their key: counted by reason, and shown in the log once a minute at most.
 
 The first refusal after a quiet minute is logged at once. Those that follow are logged together, one line a minute, with their
-number and one of them as a sample. Nothing that a stranger sends becomes a label. Of a key only its hint is shown, which is no
-secret.
+number and one of them as a sample. Nothing that an unauthenticated caller sends becomes a label. Of a key only its hint is shown,
+which is no secret.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from prometheus_client import CollectorRegistry
 from prometheus_client import Counter as PrometheusCounter
 from starlette.types import Scope
 
-from app.clock import Clock
-from app.errors import Forbidden, RefusedKey, Unauthenticated
-from app.tasks import end_tasks
+from app.domain.errors import Forbidden, RefusedKey, Unauthenticated
+from app.runtime.clock import Clock
+from app.runtime.tasks import end_tasks
 from app.web.client_address import TrustedProxies
 
 WINDOW_SECONDS: Final = 60.0

@@ -1,14 +1,13 @@
 """uvicorn's own protocols with five things ASGI has no words for, given to the application as functions in scope["extensions"].
 
-`greenlang.abort` drops the connection at once: a plain close waits for a reader that may never read again.
-`greenlang.known` says that the connection has shown a good key: it is no stranger any more.
-`greenlang.trust` lets a WebSocket send messages of the full size; until then they are bounded as for a stranger. It takes the
-key's Share, of which a message holds its bytes until it is whole, and the time it has for that.
-`greenlang.has_room` says whether a WebSocket takes a frame at once, without waiting for its reader.
-A large text frame comes as the bytes it is, in a message's `greenlang.utf8`: to decode it takes long. It holds its bytes
-of that Share until the application calls the message's `greenlang.release`.
-`greenlang.alone` says whether no other request waits behind this one, and drops the connection where one comes: uvicorn would
-tell only the last that the client has gone.
+`greenlang.abort` drops the connection at once: a plain close waits for a reader that may never read again. `greenlang.known` says
+that the connection has shown a good key: it is not an unauthenticated connection any more. `greenlang.trust` lets a WebSocket
+send messages of the full size; until then they are bounded as for an unauthenticated caller. It takes the key's Share, of which a
+message holds its bytes until it is whole, and the time it has for that. `greenlang.has_room` says whether a WebSocket takes a
+frame at once, without waiting for its reader. A large text frame comes as the bytes it is, in a message's `greenlang.utf8`: to
+decode it takes long. It holds its bytes of that Share until the application calls the message's `greenlang.release`.
+`greenlang.alone` says whether this is the last request of the connection, and drops the connection if another comes: uvicorn
+would report only to the last that the client has gone.
 
 And with what uvicorn leaves open: a request's line and headers have a size and a time within which they come, so has what is left
 of a body after the answer, and a connection whose reader takes nothing for long is dropped, also while it is being closed. Every
@@ -33,29 +32,29 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from websockets.frames import Frame
 from websockets.http11 import Request
 
-from app.errors import Overloaded
+from app.domain.errors import Overloaded
+from app.web.capacity import Share
 from app.web.framing import Upgrade, framing_fault, head_without_upgrade, requested_upgrade
-from app.web.load import Share
-from app.web.strangers import Strangers, strangers_of
+from app.web.unauthenticated import UnauthenticatedConnections, unauthenticated_of
 from app.web.write_deadline import WriteDeadline
 
 ABORT = "greenlang.abort"
 KNOWN = "greenlang.known"
 TRUST = "greenlang.trust"
 HAS_ROOM = "greenlang.has_room"
-ALONE = "greenlang.alone"
+LAST_REQUEST = "greenlang.alone"
 UTF8 = "greenlang.utf8"
 RELEASE = "greenlang.release"
-STRANGERS_FRAME_BYTES = 16 * 1024
+UNAUTHENTICATED_FRAME_BYTES = 16 * 1024
 LARGE_TEXT_BYTES = 64 * 1024
 HEAD_BYTES = 64 * 1024
 HEAD_SECONDS = 20.0
 STALL_SECONDS = 30.0
 LINGER_SECONDS = 2.0
-_MOST_FRAGMENTS = 10_000
+_MAX_FRAGMENTS = 10_000
 _PIECE = 16 * 1024
-MOST_FRAMES_AT_ONCE = 1_000
-MOST_PIPELINED = 16
+MAX_FRAMES_PER_READ = 1_000
+MAX_PIPELINED = 16
 _FRAMING_PER_BODY_BYTE = 16
 """A body in chunks of one byte has five bytes of framing for each."""
 
@@ -90,7 +89,7 @@ class HttpProtocol(HttpToolsProtocol):
     head_seconds = HEAD_SECONDS
     stall_seconds = STALL_SECONDS
     _stall: WriteDeadline
-    _strangers: Strangers
+    _unauthenticated: UnauthenticatedConnections
     _head_bytes: int | None = None
     _head_timer: asyncio.TimerHandle | None = None
     _head_fits = True
@@ -106,12 +105,12 @@ class HttpProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         super().connection_made(transport)
         self._stall = WriteDeadline(transport, self.stall_seconds)
-        self._strangers = strangers_of(self.app_state)
-        self._strangers.join(transport, self.client[0] if self.client else "")
+        self._unauthenticated = unauthenticated_of(self.app_state)
+        self._unauthenticated.join(transport, self.client[0] if self.client else "")
         self._head_begins()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._strangers.leave(self.transport)
+        self._unauthenticated.leave(self.transport)
         self._head_ends()
         self._rest_ends()
         self._stall.end()
@@ -213,8 +212,8 @@ class HttpProtocol(HttpToolsProtocol):
         super().on_message_begin()
         self._unset_keepalive_if_required()
         scope = cast("dict[str, Any]", self.scope)
-        known = partial(self._strangers.leave, self.transport)
-        given = {ABORT: self.transport.abort, KNOWN: known, ALONE: self._be_alone}
+        known = partial(self._unauthenticated.leave, self.transport)
+        given = {ABORT: self.transport.abort, KNOWN: known, LAST_REQUEST: self._claim_last_request}
         scope["extensions"] = {**scope.get("extensions", {}), **given}
         if self._head_bytes is None:
             self._head_begins()
@@ -226,7 +225,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._head_ends()
-        self._strangers.heard(self.transport)
+        self._unauthenticated.heard(self.transport)
         self._body_bytes = self._framing_bytes = 0
         self._head_fits = len(self.url) + sum(len(name) + len(value) for name, value in self.headers) <= HEAD_BYTES
         self._fault = framing_fault(self.parser.get_method(), self.parser.get_http_version(), self.headers)
@@ -239,7 +238,7 @@ class HttpProtocol(HttpToolsProtocol):
             self.scope["method"] = self.parser.get_method().decode("ascii")
             return
         super().on_headers_complete()
-        if len(self.pipeline) > MOST_PIPELINED:
+        if len(self.pipeline) > MAX_PIPELINED:
             self.transport.abort()
             raise ValueError
 
@@ -262,7 +261,7 @@ class HttpProtocol(HttpToolsProtocol):
             cycle.keep_alive = False
         await send(message)
 
-    def _be_alone(self) -> bool:
+    def _claim_last_request(self) -> bool:
         self._alone = not self.pipeline
         return self._alone
 
@@ -316,7 +315,7 @@ class HttpProtocol(HttpToolsProtocol):
 class WebSocketProtocol(WebSocketsSansIOProtocol):
     stall_seconds = STALL_SECONDS
     _stall: WriteDeadline
-    _strangers: Strangers
+    _unauthenticated: UnauthenticatedConnections
     _capacity: Share | None = None
     _message_seconds = 0.0
     _held = 0
@@ -328,11 +327,11 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
     def connection_made(self, transport: BaseTransport) -> None:
         super().connection_made(transport)
         self._stall = WriteDeadline(self.transport, self.stall_seconds)
-        self._strangers = strangers_of(self.app_state)
+        self._unauthenticated = unauthenticated_of(self.app_state)
         self._handed_over: set[ExitStack] = set()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._strangers.leave(self.transport)
+        self._unauthenticated.leave(self.transport)
         self._stall.end()
         self._capacity, held = None, self._capacity
         self._hold(held, 0)
@@ -358,12 +357,12 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             self._hold(self._capacity, self._fragments + len(self.conn.reader.buffer))
         except Overloaded:
             self._break(1013, "too much is being sent at once; try again later")
-        if len(self.frames) > _MOST_FRAGMENTS:
+        if len(self.frames) > _MAX_FRAGMENTS:
             self._break(1009, "too many fragments")
 
     def handle_events(self) -> None:
         self._frames_at_once += len(self.conn.events)
-        if self._frames_at_once > MOST_FRAMES_AT_ONCE:
+        if self._frames_at_once > MAX_FRAMES_PER_READ:
             self._break(1008, "too many frames at once")
         else:
             super().handle_events()
@@ -442,7 +441,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             self._message_timer = None
 
     def _refuse_handshake(self) -> None:
-        """Of what the parser did not take for one, such as one with a body; nobody else answers it."""
+        """Of what the parser did not take for one, such as one with a body; no other code answers it."""
         self.transport.write(_refusal("400 Bad Request", "BAD_USER_INPUT", "this is no handshake of a WebSocket"))
         self.transport.close()
         self._stall.last_was_written()
@@ -484,10 +483,10 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         scope = cast("dict[str, Any] | None", getattr(self, "scope", None))
         if scope is None:
             return
-        self.conn.max_message_size = STRANGERS_FRAME_BYTES
+        self.conn.max_message_size = UNAUTHENTICATED_FRAME_BYTES
 
         def trust(capacity: Share, within: timedelta) -> None:
-            self._strangers.leave(self.transport)
+            self._unauthenticated.leave(self.transport)
             self.conn.max_message_size = allowed
             self._capacity = capacity
             self._message_seconds = within.total_seconds()

@@ -1,4 +1,4 @@
--- When each task of upkeep was begun last, by whichever process.
+-- When each maintenance task last began, in any process.
 create table upkeep (
     task text not null,
     begun_at timestamptz not null default '-infinity',

@@ -16,7 +16,7 @@ alter table outbox
 --
 create index ix_outbox_topic on outbox (topic, tenant, position);
 --
--- Gives positions to events that are committed and have none, in one transaction at a time: whoever has seen a position will never
+-- Gives positions to events that are committed and have none, in one transaction at a time: a reader that has seen a position will never
 -- see a lower one appear. Returns how many; 0 says that all that was committed before the call is placed.
 create function outbox_place(most int) returns int
 language plpgsql as $$

@@ -1,4 +1,4 @@
--- What was last told of a provider (its health, where `model` is empty) or of one of its models' circuits.
+-- What was last published of a provider (its health, where `model` is empty) or of one of its models' circuits.
 create table provider_states (
     provider text not null,
     model text not null,
@@ -8,7 +8,7 @@ create table provider_states (
 );
 --
 -- Tells a change once, however many processes notice it. A circuit's is forgotten after a minute: a process that died while it was
--- open told nobody that it is closed.
+-- open has not published that it is closed.
 create function provider_changed(of_provider text, of_model text, to_state text, event jsonb) returns void
 language plpgsql as $$
 begin

@@ -1,4 +1,4 @@
-"""What webhooks have been told, and what they are still to be told."""
+"""What was sent to webhooks, and what is still to be sent."""
 
 from __future__ import annotations
 
@@ -20,4 +20,4 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    raise NotImplementedError("what was told cannot be taken back: restore a backup instead")
+    raise NotImplementedError("what was sent cannot be taken back: restore a backup instead")

@@ -1,4 +1,4 @@
-"""Changes of providers, told once by whichever process noticed first."""
+"""Changes of providers, published once by the process that noticed first."""
 
 from __future__ import annotations
 

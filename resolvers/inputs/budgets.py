@@ -17,17 +17,17 @@ from app.costs.budgets import (
     BudgetScope,
     NewBudget,
 )
-from app.errors import Forbidden
+from app.domain.errors import Forbidden
 from resolvers.inputs.checks import check_length, check_texts
 from resolvers.inputs.labels import LabelInput
 
-_LONGEST = 256
+_MAX_NAME_LENGTH = 256
 
 
-@strawberry.input(description="Whose spending counts; fields left out match all of the tenant's.")
+@strawberry.input(description="Whose spending counts. Omitted fields match everything of the tenant.")
 class BudgetScopeInput:
     tenant: str | None = field(
-        description="Left out: the caller's own. All tenants together, or another one, needs ADMIN. Null: all tenants together.",
+        description="Omit for the caller's own tenant. Null: all tenants together. Null or another tenant needs ADMIN.",
         default=UNSET,
     )
     agent: str | None = field(description="Only this agent's, such as `research-7`.")
@@ -38,7 +38,7 @@ class BudgetScopeInput:
     def to_domain(self, principal: Principal) -> BudgetScope:
         """Raises Forbidden for a tenant or an agent that the caller may not act for."""
         for name in ("agent", "provider", "model"):
-            check_length(getattr(self, name), _LONGEST, ("scope", name))
+            check_length(getattr(self, name), _MAX_NAME_LENGTH, ("scope", name))
         return BudgetScope(
             self._tenant(principal),
             agent_for(principal, self.agent),
@@ -55,13 +55,17 @@ class BudgetScopeInput:
         return None if self.tenant is None else tenant_for(principal, self.tenant)
 
 
-@strawberry.input(description="The name is unique among the budgets of one owner in the scope's tenant: a repeat is a Conflict.")
+@strawberry.input(
+    description="A new budget. Its name is unique among the budgets of one owner in the scope's tenant; a repeat is a Conflict."
+)
 class BudgetCreateInput:
     name: str = field(description="For people: 1 to 200 characters, such as `Research, monthly`.")
     scope: BudgetScopeInput = field(description="Whose spending counts.")
     limit_usd: Decimal = field(description='How much may be spent in a period, such as `"250"`.')
-    period: BudgetPeriod = field(description="After which time it starts anew.", default=BudgetPeriod.MONTH)
-    time_zone: str = field(description="Where days and months begin: an IANA name, such as `Europe/Berlin`.", default="UTC")
+    period: BudgetPeriod = field(description="How often the budget starts again from zero.", default=BudgetPeriod.MONTH)
+    time_zone: str = field(
+        description="The time zone of its days and months: an IANA name, such as `Europe/Berlin`.", default="UTC"
+    )
     thresholds: list[int] = field(
         description="Percent of the limit. An alert is raised at each; at most 20 of 1 to 1000.",
         default_factory=lambda: [80, 90, 100],
@@ -84,12 +88,12 @@ class BudgetCreateInput:
         )
 
 
-@strawberry.input(description="Fields left out stay as they are. What was spent stays counted.")
+@strawberry.input(description="Omitted fields stay as they are. What was spent stays counted.")
 class BudgetUpdateInput:
     id: ID = field(description="Such as `bud_0199f2c1a4b87c3d9e1f5a6b7c8d9e0f`.")
     expected_version: int = field(description="Guards against lost updates. The `version` that the change is based on.")
     name: str | None = field(description="1 to 200 characters.")
-    limit_usd: Decimal | None = field(description="Acts at once, on calls that are not admitted yet.")
+    limit_usd: Decimal | None = field(description="Takes effect at once for calls that are not admitted yet.")
     thresholds: list[int] | None = field(description="Percent of the limit. At most 20 of 1 to 1000.")
     enforcement: BudgetEnforcement | None = field(description="What happens to a call that the budget cannot pay for.")
     owner: BudgetOwner | None = field(description="Who may change the budget from now on. Needs ADMIN.")
@@ -106,10 +110,10 @@ class BudgetUpdateInput:
         )
 
 
-@strawberry.input(description="Which budgets; fields left out match all that the caller may see.")
+@strawberry.input(description="Which budgets. Omitted fields match everything that the caller may see.")
 class BudgetFilter:
-    tenant: str | None = field(description="This tenant's; another one than the caller's needs ADMIN.")
-    agent: str | None = field(description="Those that count only this agent's spending.")
+    tenant: str | None = field(description="Only this tenant's. A tenant other than the caller's needs ADMIN.")
+    agent: str | None = field(description="Only budgets that count this agent's spending.")
 
     def to_domain(self, principal: Principal) -> budgets.BudgetFilter:
         """Raises Forbidden for a tenant or an agent that the caller may not read."""

@@ -11,8 +11,8 @@ from typing import TypeAlias
 from strawberry.types.unset import UnsetType
 from strawberry.utils.str_converters import to_camel_case
 
-from app.errors import Refused
-from app.problems import InvalidInput
+from app.domain.errors import Refused
+from app.domain.problems import InvalidInput
 
 Path: TypeAlias = tuple[str, ...]
 
@@ -24,12 +24,12 @@ def invalid(message: str, path: Path) -> Refused:
 def unfit_text(text: str) -> str | None:
     """What keeps a text from being stored and sent; None where nothing does."""
     if "\0" in text:
-        return "holds the character NUL"
+        return "contains the character NUL"
     if not text.isascii():
         try:
             text.encode()  # takes a fraction of what a search takes
         except UnicodeEncodeError:
-            return "holds half of a surrogate pair"
+            return "contains half of a surrogate pair"
     return None
 
 
@@ -56,15 +56,15 @@ def _find_unfit(value: object) -> tuple[str, Path] | None:
     return None
 
 
-def check_length(text: str | None, most: int, path: Path) -> None:
-    if text is not None and not 1 <= len(text) <= most:
-        raise invalid(f"The text has {len(text)} characters; 1 to {most} are allowed.", path)
+def check_length(text: str | None, maximum: int, path: Path) -> None:
+    if text is not None and not 1 <= len(text) <= maximum:
+        raise invalid(f"The text has {len(text)} characters; 1 to {maximum} are allowed.", path)
 
 
-def check_range(number: float | None, least: float, most: float, path: Path) -> None:
+def check_range(number: float | None, minimum: float, maximum: float, path: Path) -> None:
     """Refuses NaN too."""
-    if number is not None and not least <= number <= most:
-        raise invalid(f"The number is {_written(number)}; {_written(least)} to {_written(most)} are allowed.", path)
+    if number is not None and not minimum <= number <= maximum:
+        raise invalid(f"The number is {_written(number)}; {_written(minimum)} to {_written(maximum)} are allowed.", path)
 
 
 def _written(number: float) -> str:
@@ -72,16 +72,16 @@ def _written(number: float) -> str:
     return format(Decimal(str(number)).normalize(), "f")
 
 
-def check_count(items: Sequence[object] | None, most: int, path: Path) -> None:
-    if items is not None and len(items) > most:
-        raise invalid(f"There are {len(items)}; at most {most} are allowed.", path)
+def check_count(items: Sequence[object] | None, maximum: int, path: Path) -> None:
+    if items is not None and len(items) > maximum:
+        raise invalid(f"There are {len(items)}; at most {maximum} are allowed.", path)
 
 
-def check_names(names: Sequence[str] | None, most: int, longest: int, path: Path) -> tuple[str, ...]:
-    """At most `most` texts of 1 to `longest` characters each."""
-    check_count(names, most, path)
+def check_names(names: Sequence[str] | None, maximum: int, max_length: int, path: Path) -> tuple[str, ...]:
+    """At most `maximum` texts of 1 to `max_length` characters each."""
+    check_count(names, maximum, path)
     for position, name in enumerate(names or ()):
-        check_length(name, longest, (*path, str(position)))
+        check_length(name, max_length, (*path, str(position)))
     return tuple(names or ())
 
 

@@ -12,7 +12,7 @@ import strawberry
 from strawberry import field
 from strawberry.scalars import JSON
 
-from app.completions import CacheMode, CachePolicy, CompletionRequest
+from app.gateway.completions import CacheMode, CachePolicy, CompletionRequest
 from app.llm.messages import (
     Json,
     JsonObjectFormat,
@@ -43,20 +43,20 @@ from resolvers.inputs.messages import MessageInput
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _ASKING = frozenset({Role.USER, Role.TOOL})
 _FEW_PIECES = 200
-_MOST_TOKENS = 10_000_000
-_MOST_MESSAGES = 2048
-_MOST_TOOLS = 128
-_MOST_STOPS = 4
-_LONGEST_STOP = 256
-_MOST_TARGETS = 50
-LONGEST_TARGET = 256
-_MOST_TAGS = 20
-_LONGEST_TAG = 128
-_LONGEST_TTL_SECONDS = 30 * 24 * 3600
-LONGEST_AGENT = 128
-LONGEST_TIMEOUT_MS = 3_600_000
-LONGEST_IDEMPOTENCY_KEY = 255
-_LONGEST_DESCRIPTION = 16 * 1024
+_MAX_TOKENS = 10_000_000
+_MAX_MESSAGES = 2048
+_MAX_TOOLS = 128
+_MAX_STOPS = 4
+_MAX_STOP_LENGTH = 256
+_MAX_TARGETS = 50
+MAX_TARGET_LENGTH = 256
+_MAX_TAGS = 20
+_MAX_TAG_LENGTH = 128
+_MAX_TTL_SECONDS = 30 * 24 * 3600
+MAX_AGENT_LENGTH = 128
+MAX_TIMEOUT_MS = 3_600_000
+MAX_IDEMPOTENCY_KEY_LENGTH = 255
+_MAX_DESCRIPTION_LENGTH = 16 * 1024
 
 
 def _check_name(name: str, path: Path) -> None:
@@ -78,8 +78,8 @@ class ToolInput:
 
     def to_domain(self, path: Path) -> Tool:
         _check_name(self.name, (*path, "name"))
-        if self.description is not None and len(self.description) > _LONGEST_DESCRIPTION:
-            raise invalid(f"The description has over {_LONGEST_DESCRIPTION} characters.", (*path, "description"))
+        if self.description is not None and len(self.description) > _MAX_DESCRIPTION_LENGTH:
+            raise invalid(f"The description has over {_MAX_DESCRIPTION_LENGTH} characters.", (*path, "description"))
         return Tool(self.name, _to_schema(self.parameters, (*path, "parameters")), self.description)
 
 
@@ -99,7 +99,7 @@ class ToolChoiceInput:
         return NamedTool(self.name)
 
 
-@strawberry.input(description="The form that the answer must have.")
+@strawberry.input(description="A JSON Schema that the answer must match.")
 class JsonSchemaInput:
     name: str = field(description="1 to 64 letters, digits, underscores or hyphens, such as `invoice`.")
     schema: JSON = field(description='JSON Schema, such as `{"type": "object", "properties": {"total": {"type": "number"}}}`.')
@@ -109,23 +109,23 @@ class JsonSchemaInput:
         return JsonSchemaFormat(self.name, _to_schema(self.schema, (*path, "schema")))
 
 
-@strawberry.input(one_of=True, description="Left out: plain text.")
+@strawberry.input(one_of=True, description="Omit for plain text.")
 class ResponseFormatInput:
     json_object: bool | None = field(description="True: any JSON object.")
-    json_schema: JsonSchemaInput | None = field(description="JSON of this form.")
+    json_schema: JsonSchemaInput | None = field(description="JSON that matches this schema.")
 
     def to_domain(self) -> ResponseFormat:
         if self.json_schema is not None:
             return self.json_schema.to_domain(("responseFormat", "jsonSchema"))
         if not self.json_object:
-            raise invalid("For plain text leave responseFormat out.", ("responseFormat", "jsonObject"))
+            raise invalid("For plain text omit responseFormat.", ("responseFormat", "jsonObject"))
         return JsonObjectFormat()
 
 
 @strawberry.input(description="Narrows the route for one call.")
 class RoutingInput:
-    strategy: RoutingStrategy | None = field(description="Left out: the route's own.")
-    fallback: bool = field(description="False: one target only, no other after it.", default=True)
+    strategy: RoutingStrategy | None = field(description="Omit for the route's own.")
+    fallback: bool = field(description="False: try only one target.", default=True)
     only: list[str] | None = field(description="Providers or `provider/model` targets; no other is tried.")
     avoid: list[str] | None = field(description="Providers or `provider/model` targets that are not tried.")
 
@@ -133,52 +133,53 @@ class RoutingInput:
         return RoutingPreference(
             self.strategy,
             self.fallback,
-            check_names(self.only, _MOST_TARGETS, LONGEST_TARGET, ("routing", "only")),
-            check_names(self.avoid, _MOST_TARGETS, LONGEST_TARGET, ("routing", "avoid")),
+            check_names(self.only, _MAX_TARGETS, MAX_TARGET_LENGTH, ("routing", "only")),
+            check_names(self.avoid, _MAX_TARGETS, MAX_TARGET_LENGTH, ("routing", "avoid")),
         )
 
 
-@strawberry.input(description="Whether a stored answer to the same question will do.")
+@strawberry.input(description="How stored answers to the same request are used.")
 class CacheInput:
     mode: CacheMode = field(description="How the cache is used.", default=CacheMode.USE)
-    ttl_seconds: int | None = field(description="How long the answer may be given again: 1 second to 30 days.")
-    tags: list[str] | None = field(description="Marks by which stored answers can be invalidated.")
+    ttl_seconds: int | None = field(description="How long the answer may be reused: 1 second to 30 days.")
+    tags: list[str] | None = field(description="Tags by which stored answers can be invalidated.")
 
     def to_domain(self) -> CachePolicy:
-        check_range(self.ttl_seconds, 1, _LONGEST_TTL_SECONDS, ("cache", "ttlSeconds"))
+        check_range(self.ttl_seconds, 1, _MAX_TTL_SECONDS, ("cache", "ttlSeconds"))
         ttl = None if self.ttl_seconds is None else timedelta(seconds=self.ttl_seconds)
-        return CachePolicy(self.mode, ttl, check_names(self.tags, _MOST_TAGS, _LONGEST_TAG, ("cache", "tags")))
+        return CachePolicy(self.mode, ttl, check_names(self.tags, _MAX_TAGS, _MAX_TAG_LENGTH, ("cache", "tags")))
 
 
 @strawberry.input(description="One call of a language model.")
 class CompletionInput:
     messages: list[MessageInput] = field(description="The conversation so far, oldest first; 1 to 2048 messages.")
     model: str | None = field(
-        description="`provider/model`, or a route's name; left out, the default route. Such as `anthropic/claude-sonnet-5-5`."
+        description="`provider/model`, or the name of a route. Omit for the default route. Such as `anthropic/claude-sonnet-5-5`."
     )
     tools: list[ToolInput] | None = field(description="Tools that the model may ask for.")
-    tool_choice: ToolChoiceInput | None = field(description="Left out: the model decides.")
-    response_format: ResponseFormatInput | None = field(description="Left out: plain text.")
+    tool_choice: ToolChoiceInput | None = field(description="Omit to let the model decide.")
+    response_format: ResponseFormatInput | None = field(description="Omit for plain text.")
     max_output_tokens: int | None = field(
-        description="Never exceeded; left out, the route's default. Lowered to the most that the model writes, and where a "
-        "budget can pay only for less, but not below minOutputTokens."
+        description="Maximum output tokens. Omit for the route's default. Lowered to what the model can write and to "
+        "what a budget can pay for, but not below minOutputTokens."
     )
     min_output_tokens: int | None = field(
-        description="Below this the call is refused instead (BudgetExceeded); left out, a quarter of maxOutputTokens."
+        description="If a budget cannot pay for this many output tokens, the call is refused (BudgetExceeded). Omit "
+        "for a quarter of maxOutputTokens."
     )
-    reasoning_effort: ReasoningEffort | None = field(description="How long the model may think; left out, its own default.")
+    reasoning_effort: ReasoningEffort | None = field(description="How long the model may think. Omit for the model's default.")
     temperature: float | None = field(description="0 to 2: how freely the model chooses its words.")
     top_p: float | None = field(description="0 to 1: the share of likely words it chooses from.")
     stop: list[str] | None = field(description="Up to 4 texts at which the answer ends.")
-    seed: int | None = field(description="Asks for the same answer again, where the model can.")
+    seed: int | None = field(description="Asks for the same answer again, if the model supports it.")
     routing: RoutingInput | None = field(description="Narrows the route for this call.")
-    cache: CacheInput | None = field(description="Left out: no caching.")
+    cache: CacheInput | None = field(description="Omit for no caching.")
     agent: str | None = field(description="Who pays, within the caller's tenant, such as `research-7`.")
-    labels: list[LabelInput] | None = field(description="Up to 16 marks by which costs can be split, each key once.")
-    timeout_ms: int | None = field(description="Deadline of the whole call, retries and failover included; up to one hour.")
+    labels: list[LabelInput] | None = field(description="Up to 16 labels by which costs can be grouped, each key once.")
+    timeout_ms: int | None = field(description="Deadline of the whole call, retries and failover included. Up to one hour.")
     idempotency_key: str | None = field(
-        description="Same key and input: the same completion, charged once. Same key, other input: Conflict. "
-        "At most 255 characters."
+        description="The same key and input give the same completion, charged once. The same key with other input is "
+        "a Conflict. At most 255 characters."
     )
 
     async def read(self) -> CompletionRequest:
@@ -188,7 +189,7 @@ class CompletionInput:
 
     def to_domain(self) -> CompletionRequest:
         """Raises Refused(InvalidInput) with the path of the first fault."""
-        check_count(self.messages, _MOST_MESSAGES, ("messages",))
+        check_count(self.messages, _MAX_MESSAGES, ("messages",))
         check_texts(self)
         self._check_figures()
         tools = self._tools()
@@ -203,7 +204,7 @@ class CompletionInput:
             reasoning_effort=self.reasoning_effort,
             temperature=self.temperature,
             top_p=self.top_p,
-            stop=check_names(self.stop, _MOST_STOPS, _LONGEST_STOP, ("stop",)),
+            stop=check_names(self.stop, _MAX_STOPS, _MAX_STOP_LENGTH, ("stop",)),
             seed=self.seed,
             routing=RoutingPreference() if self.routing is None else self.routing.to_domain(),
             cache=None if self.cache is None else self.cache.to_domain(),
@@ -218,22 +219,22 @@ class CompletionInput:
             raise invalid("There are no messages.", ("messages",))
         messages = tuple(message.to_domain(("messages", str(index))) for index, message in enumerate(self.messages))
         if not any(message.role in _ASKING for message in messages):
-            raise invalid("There is no message of USER or TOOL to answer.", ("messages",))
+            raise invalid("There is no USER or TOOL message to answer.", ("messages",))
         return messages
 
     def _tools(self) -> tuple[Tool, ...]:
         if not self.tools:
             return ()
-        check_count(self.tools, _MOST_TOOLS, ("tools",))
+        check_count(self.tools, _MAX_TOOLS, ("tools",))
         check_distinct((tool.name for tool in self.tools), ("tools",))
         return tuple(tool.to_domain(("tools", str(index))) for index, tool in enumerate(self.tools))
 
     def _check_figures(self) -> None:
-        check_length(self.model, LONGEST_TARGET, ("model",))
-        check_length(self.agent, LONGEST_AGENT, ("agent",))
-        check_length(self.idempotency_key, LONGEST_IDEMPOTENCY_KEY, ("idempotencyKey",))
-        check_range(self.max_output_tokens, 1, _MOST_TOKENS, ("maxOutputTokens",))
-        check_range(self.min_output_tokens, 1, self.max_output_tokens or _MOST_TOKENS, ("minOutputTokens",))
+        check_length(self.model, MAX_TARGET_LENGTH, ("model",))
+        check_length(self.agent, MAX_AGENT_LENGTH, ("agent",))
+        check_length(self.idempotency_key, MAX_IDEMPOTENCY_KEY_LENGTH, ("idempotencyKey",))
+        check_range(self.max_output_tokens, 1, _MAX_TOKENS, ("maxOutputTokens",))
+        check_range(self.min_output_tokens, 1, self.max_output_tokens or _MAX_TOKENS, ("minOutputTokens",))
         check_range(self.temperature, 0, 2, ("temperature",))
         check_range(self.top_p, 0, 1, ("topP",))
-        check_range(self.timeout_ms, 1, LONGEST_TIMEOUT_MS, ("timeoutMs",))
+        check_range(self.timeout_ms, 1, MAX_TIMEOUT_MS, ("timeoutMs",))

@@ -8,13 +8,13 @@ from enum import Enum
 import strawberry
 from strawberry.types.enum import has_enum_definition
 
-from app.completions import CacheMode
 from app.costs.budgets import BudgetEnforcement, BudgetOwner, BudgetPeriod
 from app.costs.export import ExportFormat
 from app.costs.queries import CostDimension, CostOrderField, Direction
+from app.domain.usage import Operation
+from app.gateway.completions import CacheMode
 from app.llm.messages import ReasoningEffort, Role, ToolChoiceMode
 from app.llm.routing import RoutingStrategy
-from app.usage import Operation
 
 
 def describe_enum(enum: type[Enum], *, description: str, values: dict[str, str], name: str | None = None) -> None:
@@ -31,10 +31,10 @@ describe_enum(
     Role,
     description="Who speaks in a message.",
     values={
-        "SYSTEM": "Whoever instructs the model.",
-        "USER": "Whoever asks.",
-        "ASSISTANT": "The model itself, earlier in the conversation.",
-        "TOOL": "A tool, answering a call of the model's.",
+        "SYSTEM": "Instructions to the model.",
+        "USER": "The user's part of the conversation.",
+        "ASSISTANT": "The model's part of the conversation.",
+        "TOOL": "A tool's answer to a call of the model.",
     },
 )
 describe_enum(
@@ -51,18 +51,18 @@ describe_enum(
     description="How long the model may think before it answers.",
     values={
         "NONE": "Not at all.",
-        "LOW": "Briefly: quick and cheap.",
+        "LOW": "Briefly: fast and cheap.",
         "MEDIUM": "As long as most questions need.",
-        "HIGH": "As long as hard questions need: slow and dear.",
+        "HIGH": "As long as hard questions need: slow and expensive.",
     },
 )
 describe_enum(
     CacheMode,
     description="How a call uses the cache of answers.",
     values={
-        "OFF": "Neither read nor written.",
-        "USE": "A stored answer will do; a new one is stored.",
-        "REFRESH": "A new answer is made and stored, whatever is there.",
+        "OFF": "The cache is neither read nor written.",
+        "USE": "Use a stored answer if there is one. Store a new one.",
+        "REFRESH": "Make a new answer and store it, even if there is a stored one.",
     },
 )
 describe_enum(
@@ -71,26 +71,26 @@ describe_enum(
     values={
         "PRIORITY": "As they are listed.",
         "LEAST_COST": "Cheapest for this call first.",
-        "LEAST_LATENCY": "Quickest of late first.",
+        "LEAST_LATENCY": "Lowest recent latency first.",
         "ROUND_ROBIN": "Each in turn.",
-        "RANDOM": "By chance.",
+        "RANDOM": "In random order.",
     },
 )
 describe_enum(
     BudgetPeriod,
-    description="After which time a budget starts anew, in its own time zone.",
+    description="How often a budget starts again from zero, in its own time zone.",
     values={
         "HOUR": "Each full hour.",
-        "DAY": "Each midnight.",
-        "WEEK": "Each Monday's midnight.",
-        "MONTH": "Each first of the month.",
+        "DAY": "At each midnight.",
+        "WEEK": "At midnight before each Monday.",
+        "MONTH": "At the first of each month.",
         "TOTAL": "Never.",
     },
 )
 describe_enum(
     BudgetEnforcement,
     description="What happens to a call that a budget cannot pay for.",
-    values={"BLOCK": "It is refused before anything is sent.", "ALERT_ONLY": "It goes through; alerts are raised."},
+    values={"BLOCK": "It is refused before anything is sent.", "ALERT_ONLY": "It goes through. Alerts are raised."},
 )
 describe_enum(
     BudgetOwner,
@@ -128,7 +128,7 @@ describe_enum(
 )
 describe_enum(
     ExportFormat,
-    description="What a file of costs looks like.",
+    description="Format of a cost export.",
     values={
         "CSV": "Comma-separated, for spreadsheets; the last row is the total.",
         "JSON_LINES": "One JSON object a line; the last one is the total.",
@@ -136,7 +136,7 @@ describe_enum(
 )
 describe_enum(
     CostOrderField,
-    description="By which figure rows are ordered.",
+    description="The figure by which rows are sorted.",
     values={
         "COST": "By costUsd.",
         "REQUESTS": "By requests.",
@@ -146,6 +146,6 @@ describe_enum(
 )
 describe_enum(
     Direction,
-    description="Which end comes first.",
+    description="Sort direction.",
     values={"ASC": "The smallest, or the earliest.", "DESC": "The largest, or the latest."},
 )

@@ -8,10 +8,10 @@ from app.costs.queries import CostDimension
 from resolvers.inputs.costs import CostFilter
 
 
-@strawberry.input(description="Which costs, and how they are written down.")
+@strawberry.input(description="Which costs, and the format of the file.")
 class CostExportInput:
     filter: CostFilter = field(description="Which costs.")
-    format: ExportFormat = field(description="What the file looks like.")
+    format: ExportFormat = field(description="Format of the file.")
     group_by: list[CostDimension] | None = field(
-        description="Left out: one row per usage record. Up to three dimensions, LABEL not among them."
+        description="Omit to get one row per usage record. Up to three dimensions, without LABEL."
     )

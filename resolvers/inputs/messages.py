@@ -18,13 +18,13 @@ _MEDIA_TYPES = ("image/gif", "image/jpeg", "image/png", "image/webp")
 _PIECE = 1024 * 1024
 _MANY = 1000
 _SHORT = 256
-_LONGEST_ARGUMENTS = 2 * 1024 * 1024
-_LONGEST_URL = 8192
-_LONGEST_ID = 256
-_LONGEST_NAME = 128
+_MAX_ARGUMENTS_LENGTH = 2 * 1024 * 1024
+_MAX_URL_LENGTH = 8192
+_MAX_ID_LENGTH = 256
+_MAX_NAME_LENGTH = 128
 
 
-@strawberry.input(description="An image in the document's own variables.")
+@strawberry.input(description="An image inside the request.")
 class InlineImageInput:
     data: str = field(description="The image's bytes as base64.")
     media_type: str = field(description="`image/gif`, `image/jpeg`, `image/png` or `image/webp`.")
@@ -54,14 +54,14 @@ def _is_base64(data: str) -> bool:
 
 @strawberry.input(one_of=True, description="An image, by its address or inline.")
 class ImageInput:
-    url: str | None = field(description="An http or https address; passed on to the provider, never fetched here.")
+    url: str | None = field(description="An http or https address. It is passed on to the provider and never fetched here.")
     base64: InlineImageInput | None = field(description="The image itself.")
 
     def to_domain(self, path: Path) -> Part:
         if self.base64 is not None:
             return self.base64.to_domain((*path, "base64"))
         assert self.url is not None
-        check_length(self.url, _LONGEST_URL, (*path, "url"))
+        check_length(self.url, _MAX_URL_LENGTH, (*path, "url"))
         if not _is_web_address(self.url):
             raise invalid("The address is not an http or https URL.", (*path, "url"))
         return ImageUrl(self.url)
@@ -75,10 +75,10 @@ def _is_web_address(url: str) -> bool:
     return parts.scheme in {"http", "https"} and bool(parts.hostname)
 
 
-@strawberry.input(one_of=True, description="A piece of a message.")
+@strawberry.input(one_of=True, description="A part of a message.")
 class PartInput:
-    text: str | None = field(description="Words.")
-    image: ImageInput | None = field(description="A picture; in USER messages only.")
+    text: str | None = field(description="Text.")
+    image: ImageInput | None = field(description="An image. Only in USER messages.")
 
     def to_domain(self, role: Role, path: Path) -> Part:
         if self.image is not None:
@@ -90,7 +90,7 @@ class PartInput:
         return Text(self.text)
 
 
-@strawberry.input(description="A call of a tool that the model asked for, given back as it came.")
+@strawberry.input(description="A tool call that the model asked for, passed back unchanged.")
 class ToolCallInput:
     id: ID = field(description="As the model gave it, such as `toolu_01A`.")
     name: str = field(description="Name of the tool.")
@@ -99,10 +99,10 @@ class ToolCallInput:
     )
 
     def to_domain(self, path: Path) -> ToolCall:
-        check_length(self.id, _LONGEST_ID, (*path, "id"))
-        check_length(self.name, _LONGEST_NAME, (*path, "name"))
+        check_length(self.id, _MAX_ID_LENGTH, (*path, "id"))
+        check_length(self.name, _MAX_NAME_LENGTH, (*path, "name"))
         arguments = self.arguments or "{}"
-        check_length(arguments, _LONGEST_ARGUMENTS, (*path, "arguments"))
+        check_length(arguments, _MAX_ARGUMENTS_LENGTH, (*path, "arguments"))
         try:
             msgspec.json.decode(arguments, type=dict[str, msgspec.Raw])
         except (msgspec.DecodeError, RecursionError):
@@ -110,14 +110,14 @@ class ToolCallInput:
         return ToolCall(self.id, self.name, arguments)
 
 
-@strawberry.input(description="What a tool answered.")
+@strawberry.input(description="The answer of a tool.")
 class ToolResultInput:
-    id: ID = field(description="Of the tool call that this answers.")
+    id: ID = field(description="Id of the tool call that this answers.")
     content: str = field(description="The answer, as text.")
-    is_error: bool = field(description="True where the tool failed.", default=False)
+    is_error: bool = field(description="True if the tool failed.", default=False)
 
     def to_domain(self, path: Path) -> ToolResult:
-        check_length(self.id, _LONGEST_ID, (*path, "id"))
+        check_length(self.id, _MAX_ID_LENGTH, (*path, "id"))
         return ToolResult(self.id, self.content, self.is_error)
 
 
@@ -127,8 +127,8 @@ class ToolResultInput:
 )
 class MessageInput:
     role: Role = field(description="Who speaks.")
-    text: str | None = field(description="What is said, where it is words only.")
-    parts: list[PartInput] | None = field(description="What is said, where it is words and images.")
+    text: str | None = field(description="The message as text.")
+    parts: list[PartInput] | None = field(description="The message as text and images.")
     tool_calls: list[ToolCallInput] | None = field(description="What an ASSISTANT message asked tools to do.")
     tool_result: ToolResultInput | None = field(description="What the tool of a TOOL message answered.")
     reasoning: JSON | None = field(description="The `reasoning` of the completion that made this ASSISTANT message.")
@@ -157,11 +157,11 @@ class MessageInput:
     def _check_shape(self, path: Path) -> None:
         given = [name for name in ("text", "parts", "tool_result") if getattr(self, name) is not None]
         if len(given) > 1:
-            raise invalid("Text, parts and toolResult exclude each other.", path)
+            raise invalid("Only one of text, parts and toolResult can be given.", path)
         if not given and not (self.role is Role.ASSISTANT and self.tool_calls):
             raise invalid("One of text, parts or toolResult is needed.", path)
         if (self.role is Role.TOOL) != (self.tool_result is not None):
-            raise invalid("TOOL messages, and only they, have a toolResult.", (*path, "toolResult"))
+            raise invalid("A TOOL message needs a toolResult; other messages cannot have one.", (*path, "toolResult"))
         if self.tool_calls and self.role is not Role.ASSISTANT:
             raise invalid("Tool calls belong to ASSISTANT messages.", (*path, "toolCalls"))
 

@@ -4,16 +4,14 @@ from typing import Annotated, NewType, TypeAlias
 
 import strawberry
 
-from app.paging import PageRequest
+from app.domain.paging import PageRequest
 
 Cursor = NewType("Cursor", str)
 
-First: TypeAlias = Annotated[int | None, strawberry.argument(description="How many at most: 1 to 100; left out, 50.")]
-After: TypeAlias = Annotated[
-    Cursor | None, strawberry.argument(description="Those behind this position: a `cursor` or `endCursor` of the same list.")
-]
+First: TypeAlias = Annotated[int | None, strawberry.argument(description="Maximum number of items: 1 to 100. Default 50.")]
+After: TypeAlias = Annotated[Cursor | None, strawberry.argument(description="Return items after this cursor.")]
 Resume: TypeAlias = Annotated[
-    Cursor | None, strawberry.argument(description="Those behind this event's cursor; left out, from now on.")
+    Cursor | None, strawberry.argument(description="Return events after this cursor. Omit to start from now.")
 ]
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from app.clock import SystemClock
 from app.costs.estimate import Estimator
 from app.costs.prices import PriceBook
+from app.runtime.clock import SystemClock
 from app.services import Services, build_services
 from app.settings import Settings
 from tests.services import Stores

@@ -13,10 +13,10 @@ from app.access.key_rows import NewKey
 from app.access.keys import KeyStore
 from app.access.principal import Scope
 from app.asgi import create_app
-from app.clock import SystemClock
 from app.db.engines import build_engines
 from app.db.sessions import Sessions
-from app.secrets import SecretReference
+from app.runtime.clock import SystemClock
+from app.secrets.reference import SecretReference
 from app.settings import DatabaseSettings, RedisSettings, ServerSettings, Settings
 from tests.app.graphql.asgi import Answer, Client
 
@@ -103,7 +103,7 @@ class TestRefusedKeys:
 
 
 class TestHealth:
-    async def test_is_told_without_a_key_and_truly(self, settings: Settings) -> None:
+    async def test_is_reported_without_a_key_and_truly(self, settings: Settings) -> None:
         async with running(settings) as app:
             assert (await get(app, "/healthz")).status == 200
             ready = await get(app, "/ready")

@@ -1,4 +1,4 @@
-"""The field's own suite and clients against our server: Node programs from npm, exact versions, run as a stranger would."""
+"""The field's own suite and clients against our server: Node programs from npm, exact versions, run as a other_caller would."""
 
 from __future__ import annotations
 

@@ -96,7 +96,7 @@ async def connection(port: int, tls: ssl.SSLContext) -> AsyncIterator[tuple[asyn
         writer.transport.abort()
 
 
-async def test_tell_the_clients_own_address_and_tls(behind: tuple[Shop, int, ssl.SSLContext]) -> None:
+async def test_report_the_clients_own_address_and_tls(behind: tuple[Shop, int, ssl.SSLContext]) -> None:
     _, port, tls = behind
     forged = b"x-forwarded-for: 203.0.113.9\r\nforwarded: for=203.0.113.9\r\nx-forwarded-proto: http\r\n"
     async with connection(port, tls) as (reader, writer):

@@ -177,7 +177,7 @@ class TestTwoClients:
         ],
     )
     async def test_of_whom_one_leaves_its_end_in_doubt(self, name: str, text: str, head: bytes, tmp_path: Path) -> None:
-        """The proxy may refuse it, close it, or make it plain; nobody else notices."""
+        """The proxy may refuse it, close it, or make it plain; no other client notices."""
         async with recording() as app, behind(name, tmp_path, text, app) as port:
             for segments in ([head + PLAIN], [head, PLAIN]):
                 await attack(port, app, segments, 0.01)

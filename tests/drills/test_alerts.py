@@ -1,4 +1,4 @@
-"""Alerts while server processes die: whoever comes back with a cursor sees each once, and all see them in one order."""
+"""Alerts while server processes die: a subscriber that comes back with a cursor sees each once, and all see them in one order."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BUDGETS = 30
 THRESHOLDS = [80, 90, 100]
 FOLLOWERS = 4
 KILLS = 3
-LONGEST_STAY_SECONDS = 1.5
+MAX_STAY_SECONDS = 1.5
 WATCH = """
 subscription($after: Cursor) {
   budgetAlerts(after: $after) { ... on StreamEvent { cursor } ... on BudgetAlertRaised { alert { id } } }
@@ -43,7 +43,7 @@ class Follower:
     async def follow(self) -> None:
         while True:
             with suppress(aiohttp.ClientError, TimeoutError):
-                async with asyncio.timeout(LONGEST_STAY_SECONDS):
+                async with asyncio.timeout(MAX_STAY_SECONDS):
                     await self.visit()
             await asyncio.sleep(0.05)
 

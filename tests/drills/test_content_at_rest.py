@@ -23,7 +23,7 @@ import psutil
 import pytest
 from redis import Redis
 
-from app.secrets import Sealer
+from app.secrets.sealing import Sealer
 from simulator.structured import Json
 from tests.drills.test_streams import EVENTS, START
 from tests.file_search import files_with

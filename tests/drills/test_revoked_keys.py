@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import aiohttp
 import pytest
 
-from app.lifecycle import KEY_REVOKED
+from app.gateway.lifecycle import KEY_REVOKED
 from tests.drills.agents import until_true
 from tests.servers import ROOT, Client, RunningServer, start_server
 

@@ -1,4 +1,4 @@
-"""A server that is told to stop waits for its calls no longer than its grace, and what they used is in the ledger."""
+"""A server that is asked to stop waits for its calls no longer than its grace, and what they used is in the ledger."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ NOTHING_HELD = {"nodes": [{"heldUsd": "0"}]}
 
 
 async def ask_the_silent(server: RunningServer, key: str) -> None:
-    """A call whose provider never answers; its caller is told when the server stops."""
+    """A call whose provider never answers; its caller is informed when the server stops."""
     messages = [{"role": "USER", "text": "Hello [[simulator fault=silent]]"}]
     async with aiohttp.ClientSession() as session:
         client = Client(session, server, key)

@@ -60,7 +60,7 @@ class TestPostgresGone:
                 sent_before = len(server.simulator_log)
                 with frozen_postgres(server):
                     assert codes(await complete(session, server, key)) == ["STORE_UNAVAILABLE"]
-                    assert len(server.simulator_log) == sent_before, "a provider was asked for a call that nobody could admit"
+                    assert len(server.simulator_log) == sent_before, "a provider was asked for a call that could not be admitted"
                     async with session.get(f"{server.address}/ready") as ready:
                         assert ready.status == 503
                     async with session.get(f"{server.address}/healthz") as alive:

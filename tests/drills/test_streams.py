@@ -1,4 +1,4 @@
-"""Server processes die while streams run: whoever watches, wherever, is told every event once and how it ended."""
+"""Server processes die while streams run: every watcher, in any process, gets each event once and the end."""
 
 from __future__ import annotations
 

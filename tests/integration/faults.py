@@ -20,18 +20,18 @@ from types import MappingProxyType
 from uuid import UUID
 
 from app.access.principal import Scope
-from app.attempts import Attempt
-from app.clock import SystemClock
-from app.completion_events import CompletionDelta, CompletionEvent, CompletionFailed, CompletionFinished
-from app.completions import Completion, CompletionRequest
 from app.costs.estimate import Estimator
 from app.costs.prices import PriceBook
 from app.costs.queries import CostFilter
 from app.costs.reports import UsageRecord
-from app.errors import Refused
+from app.domain.attempts import Attempt
+from app.domain.errors import Refused
+from app.domain.paging import PageRequest
+from app.gateway.completions import Completion, CompletionRequest
+from app.gateway.streams.events import CompletionDelta, CompletionEvent, CompletionFailed, CompletionFinished
 from app.llm.messages import Message, Role, Text
 from app.llm.routing import ProvidersFailed
-from app.paging import PageRequest
+from app.runtime.clock import SystemClock
 from app.services import Services, build_services
 from app.settings import (
     ModelSettings,

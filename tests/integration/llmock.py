@@ -46,7 +46,7 @@ UNSEEN, SHOWN = 1, 7
 RETRYABLE_ONCE = (408, 409, 429, 500, 501, 502, 503, 504, 529)
 REFUSED = (400, 404, 413, 418, 422)
 KEY_REFUSED = (401, 402, 403)
-"""Each with a provider of its own, because it sets a provider's key aside."""
+"""Each with a provider of its own, because it makes a provider's key unusable for a while."""
 FOR_EVER = (429, 500, 501, 503, 529)
 
 FAULTS: Mapping[str, Sequence[Json]] = MappingProxyType(

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from app.attempts import Attempt, AttemptOutcome
-from app.completions import CompletionStatus
+from app.domain.attempts import Attempt, AttemptOutcome
+from app.domain.problems import ProblemCode
+from app.gateway.completions import CompletionStatus
 from app.llm.messages import FinishReason
-from app.problems import ProblemCode
 from tests.integration.faults import CAP, CASES, FAULTS, SCALE, Case, Outcome, ids, priced, run_cases
 from tests.services import Stores
 from tests.simulators import start_simulator
@@ -19,7 +19,7 @@ from tests.simulators import start_simulator
 pytestmark = pytest.mark.timeout(120)
 
 SKIPPED = {AttemptOutcome.SKIPPED_BUDGET, AttemptOutcome.SKIPPED_LIMIT, AttemptOutcome.SKIPPED_OPEN_CIRCUIT}
-MENDED_BY_A_RETRY = {"429-retry-after", "500-once", "reset-once", "slow-first-token", "no-done", "answer-filtered"}
+REPAIRED_BY_A_RETRY = {"429-retry-after", "500-once", "reset-once", "slow-first-token", "no-done", "answer-filtered"}
 FINAL = {"prompt-filtered": ProblemCode.CONTENT_FILTERED}
 PERHAPS_BILLED = {"reset", "silent"}
 """A request that arrived and was never answered: the server cannot know, and says so with an estimate."""
@@ -56,7 +56,7 @@ def outcome(request: pytest.FixtureRequest, outcomes: dict[Case, Outcome]) -> Ou
 
 def answering_target(case: Case) -> str | None:
     """The model that is to give the whole answer; None where a typed failure is right."""
-    if case.fault in MENDED_BY_A_RETRY:
+    if case.fault in REPAIRED_BY_A_RETRY:
         return case.primary
     if not case.fallback or case.fault in FINAL or (case.streamed and case.fault in BREAKS_WHEN_SHOWN):
         return None
@@ -118,7 +118,7 @@ def test_spares_the_providers(outcome: Outcome) -> None:
     assert all(sum(0 <= other - at < 3 / SCALE for other in tries) <= 4 for at in tries)
     if case.fault in ONE_ATTEMPT:
         assert len(tries) == 1
-    elif case.fault in MENDED_BY_A_RETRY:
+    elif case.fault in REPAIRED_BY_A_RETRY:
         assert len(tries) == 2
     if case.streamed and case.fault in BREAKS_WHEN_SHOWN:
         assert len(outcome.entries) == 1
@@ -126,11 +126,11 @@ def test_spares_the_providers(outcome: Outcome) -> None:
         assert len(tries) <= 2
 
 
-def test_tells_every_attempt_that_the_providers_saw(outcome: Outcome) -> None:
-    told = [(attempt.provider, attempt.model) for attempt in sent(outcome)]
-    assert told == [(entry.provider, entry.model) for entry in outcome.entries]
-    ids_told = [attempt.provider_request_id for attempt in sent(outcome)]
-    assert all(told_id in {None, entry.request_id} for told_id, entry in zip(ids_told, outcome.entries, strict=True))
+def test_reports_every_attempt_that_the_providers_saw(outcome: Outcome) -> None:
+    reported = [(attempt.provider, attempt.model) for attempt in sent(outcome)]
+    assert reported == [(entry.provider, entry.model) for entry in outcome.entries]
+    reported_ids = [attempt.provider_request_id for attempt in sent(outcome)]
+    assert all(reported_id in {None, entry.request_id} for reported_id, entry in zip(reported_ids, outcome.entries, strict=True))
     succeeded = [attempt.model for attempt in outcome.attempts if attempt.outcome is AttemptOutcome.SUCCEEDED]
     assert succeeded == ([] if outcome.problem is not None else [answering_target(outcome.case)])
 

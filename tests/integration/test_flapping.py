@@ -16,11 +16,11 @@ from pathlib import Path
 import pytest
 
 from app.access.principal import Scope
-from app.clock import SystemClock
-from app.completion_events import CompletionFinished
-from app.completions import Completion, CompletionRequest
 from app.costs.estimate import Estimator
 from app.costs.prices import PriceBook
+from app.gateway.completions import Completion, CompletionRequest
+from app.gateway.streams.events import CompletionFinished
+from app.runtime.clock import SystemClock
 from app.services import Services, build_services
 from app.settings import BreakerSettings, RetrySettings
 from tests.app.access.principals import principal

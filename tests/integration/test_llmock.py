@@ -1,5 +1,5 @@
 """Every fault that PyPI's llmock can inject, met by a whole server over both wire formats: its verdict on us, and what the caller
-is told. The caller is an agent that asks again where a stream broke off in front of it and it was told that this may help."""
+sees. The caller is an agent that asks again if a stream broke off and the error said that this may help."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ PAUSES = (0.3, 1.2)
 
 @dataclass
 class Seen:
-    """What the caller of one case saw: the last answer or problem, the text shown with it, and every attempt told."""
+    """What the caller of one case saw: the last answer or problem, the text shown with it, and every attempt reported."""
 
     completion: Data | None = None
     problem: Data | None = None
@@ -151,7 +151,7 @@ def case(request: pytest.FixtureRequest) -> Case:
 
 def was_asked_again(finding: Data, requests: Sequence[Data]) -> bool:
     """llmock takes a stream that it had sent to its end, before its client could leave at the broken chunk, for one that was
-    heeded, and what followed for another call. It is the same call where the same was asked again after it."""
+    applied, and what followed for another call. It is the same call where the same was asked again after it."""
     if finding["code"] != "malformed_chunk_ignored":
         return False
     broken = next(each for each in requests if each["seq"] == finding["requests"][-1])
@@ -165,7 +165,7 @@ def test_the_verdict_is_clean(run: Run) -> None:
 
 
 def code_of(case: Case) -> str | None:
-    """The problem that the caller is to be told; None where the whole answer is right."""
+    """The problem that the caller is to be reported; None where the whole answer is right."""
     fault, _, often = case.fault.partition("-")
     if often == "once" and fault in {str(status) for status in (*REFUSED, *KEY_REFUSED)}:
         return "CONTEXT_TOO_LONG" if fault == "413" else "PROVIDER_ERROR"
@@ -197,7 +197,7 @@ def test_the_caller_gets_the_whole_answer_or_a_problem(run: Run, case: Case) -> 
     assert not case.streamed or seen.shown == seen.completion["text"]
 
 
-def test_the_caller_is_told_of_every_request_that_was_made(run: Run, case: Case) -> None:
+def test_the_caller_is_informed_of_every_request_that_was_made(run: Run, case: Case) -> None:
     requests = run.requests_of(case)
     assert len(run.seen[case].attempts) == len(requests)
     assert 1 <= len(requests) <= 6

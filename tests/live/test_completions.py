@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 
 from app.access.principal import Scope
-from app.clock import SystemClock
-from app.completion_events import CompletionDelta, CompletionFinished
-from app.completions import CompletionStatus
 from app.costs.estimate import Estimator
 from app.costs.prices import PriceBook
-from app.embeddings import EmbeddingsRequest
+from app.gateway.completions import CompletionStatus
+from app.gateway.embeddings import EmbeddingsRequest
+from app.gateway.streams.events import CompletionDelta, CompletionFinished
 from app.llm.messages import FinishReason, JsonSchemaFormat, Message, Role, Text, Tool, ToolResult
-from app.secrets import SecretReference
+from app.runtime.clock import SystemClock
+from app.secrets.reference import SecretReference
 from app.services import Services, build_services
 from app.settings import (
     DatabaseSettings,

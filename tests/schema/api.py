@@ -14,9 +14,9 @@ from strawberry.schema.schema import SubscriptionResult
 
 from app.access.allowance import Allowance
 from app.access.principal import Principal, Scope
-from app.clock import SystemClock
 from app.context import OperationContext
 from app.loaders import Loaders
+from app.runtime.clock import SystemClock
 from app.services import Services
 from tests.app.access.principals import principal
 

@@ -5,10 +5,10 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 import strawberry
 
-from app.clock import SystemClock
 from app.costs.estimate import Estimator
 from app.costs.prices import PriceBook
-from app.secrets import SecretReference
+from app.runtime.clock import SystemClock
+from app.secrets.reference import SecretReference
 from app.services import build_services
 from app.settings import SIMULATOR_KEY, DatabaseSettings, RedisSettings, Settings, with_simulator
 from schema.build import build_schema

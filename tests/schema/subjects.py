@@ -7,7 +7,7 @@ import json
 from sqlalchemy import text
 
 from app.access.principal import Principal, Scope
-from app.errors import Forbidden
+from app.domain.errors import Forbidden
 from tests.app.access.principals import principal
 from tests.schema.api import EVERYTHING, Api
 

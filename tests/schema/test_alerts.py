@@ -9,7 +9,7 @@ from contextlib import aclosing
 import pytest
 
 from app.access.principal import Principal
-from app.errors import Forbidden
+from app.domain.errors import Forbidden
 from tests.schema.api import ACME, ADMIN, BOUND, GLOBEX, Api, Data
 from tests.schema.requests import ask, make_budget
 
@@ -90,7 +90,7 @@ class TestWatching:
         async with aclosing(api.events(WATCH, after=seen[0]["cursor"])) as later:
             assert (await next_alert(later))["alert"]["threshold"] == 2
 
-    async def test_shows_nobody_another_tenants_or_agents(self, api: Api) -> None:
+    async def test_shows_no_one_another_tenants_or_agents(self, api: Api) -> None:
         async with aclosing(api.events(WATCH)) as own:
             start = (await anext(own))["budgetAlerts"]["cursor"]
             await raise_alerts(api)

@@ -1,4 +1,4 @@
-"""Documents that nobody thought of: each is answered by the rules of the schema or refused by name, never with a surprise.
+"""Unforeseen documents: each is answered by the rules of the schema or refused by name, never with a surprise.
 
 `ANY_DOCUMENTS=1000` tries more of them.
 """
@@ -19,10 +19,10 @@ from starlette.applications import Starlette
 
 from app.access.allowance import Allowance
 from app.access.principal import Principal
-from app.clock import SystemClock
 from app.context import OperationContext
 from app.graphql.errors import Code
 from app.graphql.routes import build_graphql_routes
+from app.runtime.clock import SystemClock
 from schema.export import EXPORTED
 from tests.app.graphql.asgi import Client
 from tests.schema.api import ACME, ADMIN, Api
@@ -84,7 +84,7 @@ def served(schema: strawberry.Schema, api: Api) -> Starlette:
             authenticate=authenticate,
             make_context=make_context,
             clock=SystemClock(),
-            aside=services.aside,
+            offload=services.offload,
             misuse=services.misuse,
         )
     )

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import text
 
 from app.access.principal import Principal, Scope
-from app.errors import Forbidden
+from app.domain.errors import Forbidden
 from tests.app.access.principals import principal
 from tests.schema.api import ACME, ADMIN, BOUND, GLOBEX, Api, Data
 from tests.schema.requests import ask, make_budget

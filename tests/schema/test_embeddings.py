@@ -8,7 +8,7 @@ import pytest
 from genai_prices import calc_price, extract_usage
 
 from app.access.principal import Principal
-from app.errors import Forbidden
+from app.domain.errors import Forbidden
 from tests.schema.api import ACME, ADMIN, BOUND, GLOBEX, Api, Data
 from tests.schema.requests import EVER, ask, make_budget, spend
 from tests.simulators import RunningSimulator
@@ -155,7 +155,7 @@ class TestAgents:
 
 
 class TestTrouble:
-    async def test_is_told_with_its_attempts_and_costs_nothing(self, api: Api, simulator: RunningSimulator) -> None:
+    async def test_is_reported_with_its_attempts_and_costs_nothing(self, api: Api, simulator: RunningSimulator) -> None:
         simulator.post({"operation": "embedding", "fault": "status", "status": 400, "count": None})
         answer = await embed(api)
         assert (answer["__typename"], answer["retryable"]) == ("ProvidersFailed", False)

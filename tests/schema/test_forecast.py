@@ -7,8 +7,8 @@ from decimal import Decimal
 
 import pytest
 
-from app.errors import Forbidden, Refused
-from app.problems import InvalidInput
+from app.domain.errors import Forbidden, Refused
+from app.domain.problems import InvalidInput
 from tests.schema.api import GLOBEX, POWERLESS, Api, Data
 from tests.schema.requests import EVER, ask, make_budget
 

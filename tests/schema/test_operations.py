@@ -6,8 +6,8 @@ from decimal import Decimal
 
 import pytest
 
-from app.errors import Forbidden, Refused
-from app.problems import InvalidInput
+from app.domain.errors import Forbidden, Refused
+from app.domain.problems import InvalidInput
 from tests.schema.api import ADMIN, BOUND, GLOBEX, Api, Data
 from tests.schema.requests import ASK, COSTS, EVER, ask, make_budget, spend
 from tests.simulators import RunningSimulator
@@ -240,12 +240,12 @@ class TestProviders:
         first, last = (await api.data(explain, input=asked))["routeExplain"]
         assert (first["target"], first["eligible"], first["reason"]) == ("openai/gpt-6-sol", True, "number 1 by PRIORITY")
         assert Decimal(first["estimatedCostUsd"]) > 0
-        assert (last["target"], last["eligible"], last["reason"]) == ("anthropic/claude-sonnet-5-5", False, "to be avoided")
+        assert (last["target"], last["eligible"], last["reason"]) == ("anthropic/claude-sonnet-5-5", False, "in `avoid`")
         assert [entry for entry in simulator.log() if entry.operation != "models"] == []
 
     async def test_one_is_a_node(self, api: Api) -> None:
-        found = await api.data('{ node(id: "prv_openai") { id ... on Provider { name } } nobody: node(id: "prv_x") { id } }')
-        assert found == {"node": {"id": "prv_openai", "name": "openai"}, "nobody": None}
+        found = await api.data('{ node(id: "prv_openai") { id ... on Provider { name } } missing: node(id: "prv_x") { id } }')
+        assert found == {"node": {"id": "prv_openai", "name": "openai"}, "missing": None}
 
     async def test_a_breaker_is_reset_by_name(self, api: Api) -> None:
         reset = """mutation Reset($provider: String!, $model: String) { breakerReset(provider: $provider, model: $model) {

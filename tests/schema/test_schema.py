@@ -1,4 +1,4 @@
-"""Walks the schema: what every type and field must have, whoever adds it."""
+"""Walks the schema: what every type and field must have."""
 
 from __future__ import annotations
 

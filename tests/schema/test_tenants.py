@@ -19,7 +19,7 @@ from graphql import (
 )
 
 from app.access.principal import Principal, Scope
-from app.errors import Forbidden
+from app.domain.errors import Forbidden
 from app.llm.probes import HealthChanged, HealthStatus
 from schema.build import build_schema
 from schema.permissions import PERMISSIONS

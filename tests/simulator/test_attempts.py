@@ -48,7 +48,7 @@ class TestEntry:
         assert not {"x-private", "authorization"} & set(entry.headers)
         assert entry.key == fingerprint("sk-test")
 
-    async def test_tells_a_repeated_body(self, openai_client: AsyncOpenAI, simulator: RunningSimulator) -> None:
+    async def test_reports_a_repeated_body(self, openai_client: AsyncOpenAI, simulator: RunningSimulator) -> None:
         await call(openai_client, "one")
         await call(openai_client, "one")
         await call(openai_client, "two")

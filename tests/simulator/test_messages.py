@@ -367,7 +367,7 @@ class TestModelsAndCounting:
         with pytest.raises(anthropic.NotFoundError):
             await anthropic_client.models.retrieve("claude-missing")
 
-    async def test_without_the_prefix_the_version_header_tells_the_provider(self, simulator: RunningSimulator) -> None:
+    async def test_without_the_prefix_the_version_header_reports_the_provider(self, simulator: RunningSimulator) -> None:
         async with AsyncAnthropic(base_url=simulator.address, api_key="sk-ant", max_retries=0) as client:
             names = [model.id async for model in client.models.list()]
             message = await ask(client, "Hello")

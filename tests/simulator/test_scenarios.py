@@ -164,7 +164,7 @@ class TestScenario:
         entries: list[Entry] = simulator.ended(3)
         assert [(entry.model, entry.status) for entry in entries] == [(GPT, 503), (GPT, 529), (GPT, 404)]
 
-    async def test_an_unknown_fault_is_told(self, openai_client: AsyncOpenAI) -> None:
+    async def test_an_unknown_fault_is_reported(self, openai_client: AsyncOpenAI) -> None:
         with pytest.raises(openai.BadRequestError, match="there is no fault `nonsense`"):
             await gpt(openai_client, model=f"{GPT}@nonsense")
 

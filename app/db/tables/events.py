@@ -1,5 +1,5 @@
-"""Where the log of events stands, whose rows are those of the outbox that have a position; what webhooks are told of it; and
-what was last told of each provider."""
+"""The head of the event log, whose rows are the outbox rows that have a position; the deliveries to webhooks; and the last
+published state of each provider."""
 
 from __future__ import annotations
 

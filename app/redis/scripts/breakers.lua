@@ -1,4 +1,4 @@
--- The circuits that are or were open, by this server's time. A circuit nobody wrote of is closed.
+-- The circuits that are or were open, by this server's time. A circuit without an entry is closed.
 -- KEYS[1]  hash: target -> JSON of status, version, opened, probe_at, lease_until (milliseconds), owner
 -- ARGV     1 what: read | open | probe | close | release | reset, 2 target, 3 owner, 4 milliseconds (open: to the next probe;
 --          probe: of the lease)

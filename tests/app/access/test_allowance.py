@@ -36,7 +36,7 @@ class TestAllowances:
         assert allowances.give_back(ONE, 5).remaining == 7
         assert allowances.give_back(ONE, 50).remaining == 10
 
-    def test_a_document_dearer_than_the_bucket_takes_all_of_a_full_one(self) -> None:
+    def test_a_document_more_expensive_than_the_bucket_takes_all_of_a_full_one(self) -> None:
         allowances = Allowances(10, 1.0, ManualClock())
         assert allowances.take(ONE, 25).remaining == 0
         with pytest.raises(AllowanceExceeded):

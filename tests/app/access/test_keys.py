@@ -14,11 +14,11 @@ from app.access.key_rows import NewKey
 from app.access.keys import POLL_SECONDS, KeyChanged, KeyStore
 from app.access.limits import KeyLimited
 from app.access.principal import Principal, Scope
-from app.clock import Clock, SystemClock
 from app.db.engines import build_engines
 from app.db.sessions import Sessions
-from app.errors import Refused, RefusedKey, StoreUnavailable, Unauthenticated
-from app.problems import Conflict, InvalidInput, NotFound
+from app.domain.errors import Refused, RefusedKey, StoreUnavailable, Unauthenticated
+from app.domain.problems import Conflict, InvalidInput, NotFound
+from app.runtime.clock import Clock, SystemClock
 from app.settings import DatabaseSettings
 from tests.clocks import ManualClock
 
@@ -199,7 +199,7 @@ class TestCache:
         assert {principal.key_name for principal in found} == {str(number) for number in range(20)}
         assert process.lookups <= 2
 
-    async def test_a_caller_who_leaves_takes_nobody_along(self, keys: KeyStore) -> None:
+    async def test_a_caller_who_leaves_takes_no_one_along(self, keys: KeyStore) -> None:
         created = await keys.create(new_key())
         first, second = (asyncio.create_task(keys.authenticate(created.secret)) for _ in range(2))
         await asyncio.sleep(0)
@@ -237,7 +237,7 @@ class TestCache:
         assert known == unknown
         assert set(known) == {(0, 1), (1, 1)}
 
-    async def test_guesses_keep_nobody_from_using_the_key(self, keys: KeyStore, process: Process, clock: ManualClock) -> None:
+    async def test_guesses_keep_no_one_from_using_the_key(self, keys: KeyStore, process: Process, clock: ManualClock) -> None:
         created = await keys.create(new_key())
         for _ in range(40):
             assert await refused(keys, f"sk-{created.key.hint}-{'0' * 32}")
@@ -259,7 +259,9 @@ class TestStoreAway:
         with pytest.raises(StoreUnavailable):
             await keys.authenticate(created.secret)
 
-    async def test_an_unknown_key_cannot_be_told_from_a_good_one(self, keys: KeyStore, process: Process, owner_url: str) -> None:
+    async def test_an_unknown_key_cannot_be_distinguished_from_a_good_one(
+        self, keys: KeyStore, process: Process, owner_url: str
+    ) -> None:
         await self.take_away(process, owner_url)
         with pytest.raises(StoreUnavailable):
             await keys.authenticate(new_secret()[1])

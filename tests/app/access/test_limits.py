@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.access.limits import MOST_KEYS, KeyLimited, KeyLimits, RequestBucket
+from app.access.limits import MAX_KEYS, KeyLimited, KeyLimits, RequestBucket
 from app.access.principal import Principal
 from tests.app.access.principals import principal
 from tests.clocks import ManualClock
@@ -113,26 +113,26 @@ class TestCallsAtOnce:
 class TestMemory:
     async def test_keys_that_are_idle_are_forgotten(self, clock: ManualClock) -> None:
         limits = KeyLimits(clock)
-        for key in range(MOST_KEYS):
+        for key in range(MAX_KEYS):
             assert await taken(limits, principal(requests_per_minute=1, key=key))
         clock.move(60)
-        assert await taken(limits, principal(requests_per_minute=1, key=MOST_KEYS))
+        assert await taken(limits, principal(requests_per_minute=1, key=MAX_KEYS))
         assert len(limits) == 1
 
     async def test_a_key_with_a_running_call_is_not(self, clock: ManualClock) -> None:
-        limits, busy = KeyLimits(clock), principal(max_concurrent=1, key=MOST_KEYS + 1)
+        limits, busy = KeyLimits(clock), principal(max_concurrent=1, key=MAX_KEYS + 1)
         async with limits.slot(busy):
             clock.move(3600)
-            for key in range(MOST_KEYS):
+            for key in range(MAX_KEYS):
                 assert await taken(limits, principal(requests_per_minute=1, key=key))
             clock.move(60)
-            assert await taken(limits, principal(requests_per_minute=1, key=MOST_KEYS))
+            assert await taken(limits, principal(requests_per_minute=1, key=MAX_KEYS))
             assert not await taken(limits, busy)
 
 
 class TestBucket:
     @given(st.integers(1, 1000), st.lists(st.floats(0, 30), max_size=60))
-    def test_is_never_overdrawn_and_tells_the_right_wait(self, rate: int, pauses: list[float]) -> None:
+    def test_is_never_overdrawn_and_reports_the_right_wait(self, rate: int, pauses: list[float]) -> None:
         now = start = 1000.0
         bucket, admitted = RequestBucket(rate, now), 0
         for pause in pauses:

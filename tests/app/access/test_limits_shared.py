@@ -11,15 +11,15 @@ import pytest
 from app.access.limits import KeyLimited, KeyLimits
 from app.access.limits_shared import RENEW_SECONDS, SharedKeyLimits
 from app.access.principal import Principal
-from app.clock import SystemClock
 from app.redis.clients import RedisClient, Script, connect_redis
+from app.runtime.clock import SystemClock
 from app.settings import RedisSettings
 from tests.app.access.principals import principal
 from tests.clocks import ManualClock
 
 pytestmark = pytest.mark.anyio
 
-NOBODY_LISTENS = "redis://127.0.0.1:1"
+NO_SERVER = "redis://127.0.0.1:1"
 
 
 class Processes:
@@ -137,13 +137,13 @@ class TestCallsAtOnce:
 
 class TestRedisAway:
     async def test_each_process_keeps_to_its_share(self, processes: Processes) -> None:
-        alone, _ = await processes.start(NOBODY_LISTENS)
+        alone, _ = await processes.start(NO_SERVER)
         caller = principal(requests_per_minute=4, max_concurrent=2)
         async with alone.slot(caller):
             assert not await taken(alone, caller)
         assert [await taken(alone, caller) for _ in range(2)] == [True, False]
 
     async def test_a_key_without_limits_never_asks(self, processes: Processes) -> None:
-        alone, redis = await processes.start(NOBODY_LISTENS)
+        alone, redis = await processes.start(NO_SERVER)
         assert all([await taken(alone, principal()) for _ in range(10)])
         assert redis.available

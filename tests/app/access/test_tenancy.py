@@ -4,7 +4,7 @@ import pytest
 
 from app.access.principal import Scope
 from app.access.tenancy import agent_for, agents_for, tenant_for, tenants_for
-from app.errors import Forbidden
+from app.domain.errors import Forbidden
 from tests.app.access.principals import principal
 
 READER = principal(Scope.COSTS)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from app.clock import SystemClock
+from app.runtime.clock import SystemClock
 from app.supervisor.ownership import owned
 
 ROOT = Path(__file__).parents[3]

@@ -9,10 +9,10 @@ from uuid import UUID, uuid4
 
 from sqlalchemy import text
 
-from app.attempts import Attempt, AttemptOutcome
 from app.costs.holds import AdmissionRequest, Estimate, IdempotencyKey, Payer, Settlement
 from app.db.sessions import Sessions
-from app.usage import Label, Operation, TokenUsage
+from app.domain.attempts import Attempt, AttemptOutcome
+from app.domain.usage import Label, Operation, TokenUsage
 
 PROVIDER, MODEL = "openai", "gpt-4o"
 STARTED_AT = datetime(2026, 11, 22, tzinfo=UTC)

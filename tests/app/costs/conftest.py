@@ -4,12 +4,12 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from app.clock import SystemClock
 from app.costs.budgets import BudgetStore
 from app.costs.ledger import PostgresLedger
 from app.costs.prices import PriceBook
 from app.db.engines import build_engines
 from app.db.sessions import Sessions
+from app.runtime.clock import SystemClock
 from app.settings import DatabaseSettings, Settings
 
 LedgerMaker = Callable[..., PostgresLedger]

@@ -1,4 +1,4 @@
-"""Alerts as subscribers see them: raised by the ledger, told by the relay."""
+"""Alerts as subscribers see them: raised by the ledger, reported by the relay."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from decimal import Decimal
 
 import pytest
 
-from app.clock import SystemClock
 from app.costs.alert_events import BudgetAlertEvent, BudgetAlertEvents, BudgetAlertRaised, BudgetAlertsMissed
 from app.costs.alerts import AlertStore, BudgetAlertFilter
 from app.costs.budgets import BudgetScope, BudgetStore, NewBudget
 from app.costs.ledger import PostgresLedger
 from app.db.sessions import Sessions
-from app.errors import Refused
+from app.domain.errors import Refused
 from app.events.heartbeat import Heartbeat
 from app.events.relay import Relay
+from app.runtime.clock import SystemClock
 from tests.app.costs.calls import asked, attempt, payer, settlement
 from tests.clocks import ManualClock, settle
 
@@ -121,7 +121,7 @@ class TestSubscribers:
             ("wanted", 90)
         ]
 
-    async def test_with_a_cursor_of_another_history_are_told_of_the_gap(self, process: Process) -> None:
+    async def test_with_a_cursor_of_another_history_are_informed_of_the_gap(self, process: Process) -> None:
         async with aclosing(process.events.follow(EVERYTHING, _cursor('["alertEvents", "7"]'))) as events:
             before, _ = await until_heartbeat(events)
         assert [type(event) for event in before] == [BudgetAlertsMissed]

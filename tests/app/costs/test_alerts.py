@@ -10,8 +10,8 @@ from app.costs.budgets import BudgetEnforcement, BudgetScope, BudgetStore, NewBu
 from app.costs.holds import Admitted
 from app.costs.ledger import PostgresLedger
 from app.db.sessions import Sessions
-from app.errors import Refused
-from app.paging import PageRequest
+from app.domain.errors import Refused
+from app.domain.paging import PageRequest
 from tests.app.costs.calls import asked, attempt, estimate, payer, settlement
 from tests.app.costs.conftest import LedgerMaker
 

@@ -25,10 +25,10 @@ from app.costs.budgets import (
 )
 from app.costs.ledger import PostgresLedger
 from app.db.sessions import Sessions
-from app.errors import Forbidden, Refused
-from app.paging import PageRequest
-from app.problems import Conflict, InvalidInput, NotFound
-from app.usage import Label
+from app.domain.errors import Forbidden, Refused
+from app.domain.paging import PageRequest
+from app.domain.problems import Conflict, InvalidInput, NotFound
+from app.domain.usage import Label
 from tests.app.costs.calls import asked, attempt, settlement
 from tests.app.costs.test_ledger_settle import waits_for_a_lock
 

@@ -1,4 +1,4 @@
-"""Running totals: computed once a scope, told when they change, and never oftener than asked for."""
+"""Running totals: computed once a scope, reported when they change, and never oftener than asked for."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from decimal import Decimal
 
 import pytest
 
-from app.clock import SystemClock
 from app.costs.cost_updates import CostUpdate, CostUpdateEvent, CostUpdates
 from app.costs.ledger import PostgresLedger
 from app.costs.queries import CostFilter, CostQuery
 from app.costs.reports import CostReport, CostReports
 from app.db.sessions import Sessions
-from app.errors import Refused, StoreUnavailable
+from app.domain.errors import Refused, StoreUnavailable
 from app.events.heartbeat import Heartbeat
+from app.runtime.clock import SystemClock
 from tests.app.costs.calls import asked, attempt, payer, settlement
 from tests.clocks import ManualClock
 
@@ -41,7 +41,7 @@ async def next_total(events: AsyncGenerator[CostUpdateEvent, None]) -> Decimal:
 
 
 class Counting(CostReports):
-    """Counts how often the database is asked, and can be told to fail."""
+    """Counts how often the database is asked, and can be asked to fail."""
 
     asked = 0
     failure: Exception | None = None
@@ -54,7 +54,7 @@ class Counting(CostReports):
 
 
 class TestFollowers:
-    async def test_are_told_how_it_stands_and_every_change(self, ledger: PostgresLedger, sessions: Sessions) -> None:
+    async def test_are_informed_how_it_stands_and_every_change(self, ledger: PostgresLedger, sessions: Sessions) -> None:
         await spend(ledger, "1")
         updates = CostUpdates(CostReports(sessions), SystemClock())
         async with aclosing(updates.follow(EVER, TICK)) as events:
@@ -102,7 +102,7 @@ class TestFollowers:
             assert await later == Decimal(2)
         assert len(updates) == 0
 
-    async def test_are_told_no_oftener_than_they_asked(self, ledger: PostgresLedger, sessions: Sessions) -> None:
+    async def test_are_informed_no_oftener_than_they_asked(self, ledger: PostgresLedger, sessions: Sessions) -> None:
         clock = ManualClock()
         updates = CostUpdates(CostReports(sessions), clock)
         async with aclosing(updates.follow(EVER, timedelta(seconds=5))) as events:
@@ -127,8 +127,8 @@ class TestFollowers:
             await clock.advance(15)
             assert isinstance(await waiting, Heartbeat)
 
-    @pytest.mark.parametrize("failure", [StoreUnavailable("PostgreSQL"), ArithmeticError("nobody thought of this")])
-    async def test_are_told_where_the_totals_cannot_be_had(self, sessions: Sessions, failure: Exception) -> None:
+    @pytest.mark.parametrize("failure", [StoreUnavailable("PostgreSQL"), ArithmeticError("unforeseen")])
+    async def test_are_informed_where_the_totals_cannot_be_had(self, sessions: Sessions, failure: Exception) -> None:
         reports = Counting(sessions)
         reports.failure = failure
         updates = CostUpdates(reports, SystemClock())

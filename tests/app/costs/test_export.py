@@ -33,8 +33,8 @@ from app.costs.ledger import PostgresLedger
 from app.costs.queries import CostDimension, CostFilter, CostQuery
 from app.costs.reports import CostReports
 from app.db.sessions import Sessions
-from app.errors import Refused
-from app.problems import InvalidInput, NotFound
+from app.domain.errors import Refused
+from app.domain.problems import InvalidInput, NotFound
 from app.settings import LimitSettings, Settings
 from tests.app.costs.calls import asked, attempt, payer, settlement
 from tests.app.graphql.serving import eventually, serving

@@ -12,10 +12,10 @@ from app.costs.forecast import CostForecast, Forecasts
 from app.costs.queries import CostFilter
 from app.costs.reports import CostReports
 from app.db.sessions import Sessions
-from app.errors import Refused
-from app.ids import new_uuid
-from app.problems import InvalidInput
-from app.usage import Label
+from app.domain.errors import Refused
+from app.domain.ids import new_uuid
+from app.domain.problems import InvalidInput
+from app.domain.usage import Label
 from tests.app.costs.test_reports import record, write
 from tests.clocks import ManualClock
 
@@ -114,7 +114,7 @@ class TestCostForecast:
         await write(sessions, hourly(20, lambda _: "1"))
         found = await of_costs(forecasts, CostFilter(NOON - timedelta(days=2), NOON - timedelta(days=1), ("acme",)))
         assert found.low_usd == found.expected_usd == found.high_usd == 24
-        assert (found.days, found.method) == ((), "The period is over: this is what was spent.")
+        assert (found.days, found.method) == ((), "The period is over. This is what was spent.")
 
     async def test_a_period_ahead_has_only_what_is_expected(self, forecasts: Forecasts, sessions: Sessions) -> None:
         await write(sessions, hourly(20, lambda _: "1"))

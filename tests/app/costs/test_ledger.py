@@ -12,7 +12,6 @@ import asyncpg
 import pytest
 from sqlalchemy import text
 
-from app.attempts import AttemptOutcome
 from app.costs.budgets import BudgetAuthority, BudgetEnforcement, BudgetExceeded, BudgetScope, BudgetStore, NewBudget
 from app.costs.holds import Admitted, IdempotencyKey, Joined
 from app.costs.ledger import PostgresLedger
@@ -20,10 +19,11 @@ from app.costs.prices import PriceBook
 from app.costs.statements import Statements
 from app.db.engines import build_engines
 from app.db.sessions import Sessions
-from app.errors import Refused, StoreUnavailable
-from app.problems import Conflict, InvalidInput, ProblemCode
+from app.domain.attempts import AttemptOutcome
+from app.domain.errors import Refused, StoreUnavailable
+from app.domain.problems import Conflict, InvalidInput, ProblemCode
+from app.domain.usage import Label
 from app.settings import BudgetDefault, BudgetSettings, DatabaseSettings, Settings
-from app.usage import Label
 from tests.app.costs.calls import Sums, asked, attempt, estimate, payer, settlement, sums
 from tests.app.costs.conftest import LedgerMaker
 from tests.clocks import ManualClock
@@ -330,7 +330,7 @@ class TestServerWhoseAnswerWasLost:
         await self.refused(clock, ledger.admit(asked()))
         assert (await sums(sessions, made.key)).held == 4
         relay.cut = False
-        await ledger.take_back()
+        await ledger.release_doubtful()
         assert (await sums(sessions, made.key)).held == 2
 
     async def test_what_it_admitted_is_taken_back_where_it_left_before_it_said_why_it_refused_another(
@@ -342,7 +342,7 @@ class TestServerWhoseAnswerWasLost:
         await self.refused(clock, ledger.admit(asked()), ledger.admit(asked(worst=estimate(input_usd="50"))))
         assert (await sums(sessions, made.key)).held == 4
         relay.cut, relay.fatal = False, None
-        await ledger.take_back()
+        await ledger.release_doubtful()
         assert (await sums(sessions, made.key)).held == 2
 
     async def test_what_could_not_be_released_is_released_later(
@@ -356,7 +356,7 @@ class TestServerWhoseAnswerWasLost:
         await self.refused(clock, ledger.release(request.call))
         assert (await sums(sessions, made.key)).held == 2
         relay.lost = False
-        await ledger.take_back()
+        await ledger.release_doubtful()
         assert (await sums(sessions, made.key)).held == 0
 
 

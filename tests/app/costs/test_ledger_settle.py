@@ -16,13 +16,13 @@ from alembic.config import Config
 from sqlalchemy import Connection, text
 
 import app
-from app.clock import SystemClock
 from app.costs.budgets import BudgetScope, BudgetStore, NewBudget
 from app.costs.ledger import PostgresLedger
 from app.costs.prices import PriceBook
 from app.db.engines import build_engines
 from app.db.migrate import migrate
 from app.db.sessions import Sessions
+from app.runtime.clock import SystemClock
 from app.settings import DatabaseSettings, Settings
 from tests.app.costs.calls import Sums, asked, settlement, sums
 

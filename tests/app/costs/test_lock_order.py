@@ -10,13 +10,13 @@ from decimal import Decimal
 import pytest
 from sqlalchemy import text
 
-from app.clock import SystemClock
 from app.costs.budgets import BudgetAuthority, BudgetChange, BudgetScope, BudgetStore, NewBudget
 from app.costs.holds import Admitted, IdempotencyKey
 from app.costs.ledger import PostgresLedger
 from app.costs.prices import PriceBook
 from app.db.engines import build_engines
 from app.db.sessions import Sessions
+from app.runtime.clock import SystemClock
 from app.settings import DatabaseSettings, Settings
 from tests.app.costs.calls import asked, attempt, estimate, payer, settlement, sums
 
@@ -113,7 +113,7 @@ class Crowd:
         await self.engines.close()
 
 
-async def test_nobody_waits_in_a_circle(database_url: str, sessions: Sessions, owner: Sessions) -> None:
+async def test_no_one_waits_in_a_circle(database_url: str, sessions: Sessions, owner: Sessions) -> None:
     async with owner.write() as session:
         await session.execute(text(DWELL))
         for number, when in enumerate(DWELLS):

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 from sqlalchemy import text
 
-from app.clock import SystemClock
 from app.costs.budgets import (
     BudgetAuthority,
     BudgetChange,
@@ -29,7 +28,8 @@ from app.costs.ledger import PostgresLedger
 from app.costs.prices import PriceBook
 from app.db.engines import Engines, build_engines
 from app.db.sessions import Sessions
-from app.errors import Refused
+from app.domain.errors import Refused
+from app.runtime.clock import SystemClock
 from app.settings import DatabaseSettings, Settings
 from tests.app.costs.calls import asked, attempt, estimate, payer, settlement, sums
 

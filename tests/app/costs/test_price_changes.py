@@ -12,9 +12,9 @@ from app.costs.prices import PriceBook, PriceUsed
 from app.costs.queries import CostFilter, CostQuery
 from app.costs.reports import CostReports, UsageRecord
 from app.db.sessions import Sessions
-from app.paging import PageRequest
+from app.domain.paging import PageRequest
+from app.domain.usage import ServiceTier, TokenUsage
 from app.settings import ModelSettings, PriceSettings, ProviderKindName, ProviderSettings, Settings
-from app.usage import ServiceTier, TokenUsage
 from tests.app.costs.calls import MODEL, PROVIDER, asked, attempt, settlement
 from tests.app.costs.conftest import LedgerMaker
 

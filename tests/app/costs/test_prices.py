@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.costs.prices import PriceBook, PriceUsed
-from app.money import round_usd
+from app.domain.money import round_usd
+from app.domain.usage import ServiceTier, TokenUsage
 from app.settings import ModelSettings, PriceSettings, ProviderKindName, ProviderSettings, Settings
-from app.usage import ServiceTier, TokenUsage
 
 NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
 

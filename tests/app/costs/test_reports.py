@@ -15,10 +15,10 @@ from app.costs.queries import CostDimension, CostFilter, CostOrder, CostOrderFie
 from app.costs.reports import CostReports, CostRow
 from app.db.sessions import Sessions
 from app.db.tables.usage import usage_records
-from app.errors import Refused
-from app.paging import PageRequest, encode_cursor
-from app.problems import InvalidInput
-from app.usage import Label, Operation
+from app.domain.errors import Refused
+from app.domain.paging import PageRequest, encode_cursor
+from app.domain.problems import InvalidInput
+from app.domain.usage import Label, Operation
 
 pytestmark = pytest.mark.anyio
 

@@ -8,11 +8,11 @@ from urllib.parse import urlsplit
 import asyncpg
 import pytest
 
-from app.clock import SystemClock
 from app.costs.statements import Statements
 from app.db.engines import build_engines
 from app.db.sessions import Sessions
-from app.errors import StoreUnavailable
+from app.domain.errors import StoreUnavailable
+from app.runtime.clock import SystemClock
 from app.settings import DatabaseSettings
 from tests.clocks import ManualClock
 
@@ -27,7 +27,7 @@ class TestStatements:
         assert (await statements.fetch("select pg_backend_pid()"))[0][0] != pid
         await statements.close()
 
-    async def test_one_that_was_told_to_end_but_has_not_ended_yet_is_replaced_too(
+    async def test_one_that_was_asked_to_end_but_has_not_ended_yet_is_replaced_too(
         self, sessions: Sessions, database_url: str
     ) -> None:
         server, done = urlsplit(database_url), asyncio.Event()
@@ -71,7 +71,7 @@ class TestStatements:
         assert (await statements.fetch("select collide()"))[0][0] == 3
         await statements.close()
 
-    async def test_patience_ends_where_nobody_answers(self) -> None:
+    async def test_patience_ends_where_no_one_answers(self) -> None:
         engines = build_engines("postgresql://nobody@127.0.0.1:1/none", [], DatabaseSettings())
         clock = ManualClock()
         waiting = asyncio.create_task(Statements(engines, clock, timedelta(seconds=2)).fetch("select 1"))

@@ -8,7 +8,7 @@ import asyncpg
 import pytest
 
 from app.db.migrate import DatabaseIsNewer, migrate
-from app.errors import StoreUnavailable
+from app.domain.errors import StoreUnavailable
 
 pytestmark = pytest.mark.anyio
 

@@ -14,8 +14,8 @@ from sqlalchemy import text
 from app.db.engines import build_engines
 from app.db.migrate import MayNotMigrate, migrate, prepare_database, serving_role
 from app.db.sessions import Sessions
-from app.errors import SettingsError, StoreUnavailable
-from app.secrets import SecretReference
+from app.domain.errors import SettingsError, StoreUnavailable
+from app.secrets.reference import SecretReference
 from app.settings import DatabaseSettings
 
 pytestmark = pytest.mark.anyio

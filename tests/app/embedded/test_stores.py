@@ -110,20 +110,20 @@ class TestFirstStart:
         modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (first_start.data_dir, *first_start.data_dir.iterdir())}
         assert {name for name, mode in modes.items() if mode & 0o077} == set()
 
-    def test_nobody_enters_without_the_password(self, first_start: PrivateStores) -> None:
+    def test_no_one_enters_without_the_password(self, first_start: PrivateStores) -> None:
         wrong = first_start.database.reveal().replace("://greenlang_service:", "://greenlang_service:x")
         with pytest.raises(asyncpg.InvalidPasswordError):
             asyncio.run(asyncpg.connect(wrong, timeout=5))
         assert b"NOAUTH" in _ask(redis(first_start))
 
     def test_no_password_is_seen_from_outside(self, first_start: PrivateStores) -> None:
-        commands = " ".join(word for process in family(first_start.keeper.pid) for word in command(process))
+        commands = " ".join(word for process in family(first_start.store_supervisor.pid) for word in command(process))
         assert first_start.database.reveal().split(":")[2].partition("@")[0] not in commands
         assert first_start.redis.reveal().split(":")[2].partition("@")[0] not in commands
 
     def test_they_listen_on_loopback_alone(self, first_start: PrivateStores) -> None:
         listening: set[str] = set()
-        for process in family(first_start.keeper.pid):
+        for process in family(first_start.store_supervisor.pid):
             with suppress(psutil.NoSuchProcess):  # PostgreSQL's workers come and go
                 found = process.net_connections()
                 listening |= {each.laddr.ip for each in found if each.status == psutil.CONN_LISTEN}
@@ -194,7 +194,7 @@ class TestStopped:
     def test_nothing_is_left(self, data_dir: Path) -> None:
         stores = PrivateStores.launch(data_dir)
         stores.wait()
-        everything = family(stores.keeper.pid)
+        everything = family(stores.store_supervisor.pid)
         stores.stop()
         wait_gone(everything, 1)
 
@@ -230,17 +230,17 @@ class TestEverythingKilled:
             stores.stop()
 
 
-class TestKeeperKilled:
+class TestStoreSupervisorKilled:
     def test_the_stores_end_with_it(self, stores: PrivateStores) -> None:
-        everything = family(stores.keeper.pid)
-        stores.keeper.kill()
+        everything = family(stores.store_supervisor.pid)
+        stores.store_supervisor.kill()
         wait_gone(everything[1:])
 
 
 class TestOneStoreKilled:
     def test_postgresql_comes_back_at_the_same_address(self, stores: PrivateStores) -> None:
         url = stores.database.reveal()
-        (postmaster,) = named(psutil.Process(stores.keeper.pid).children(), "postgres")
+        (postmaster,) = named(psutil.Process(stores.store_supervisor.pid).children(), "postgres")
         postmaster.kill()
         wait_until(lambda: not postmaster.is_running())
         wait_until(lambda: answers(stores))
@@ -248,7 +248,7 @@ class TestOneStoreKilled:
 
     def test_valkey_comes_back_with_what_it_knew(self, stores: PrivateStores) -> None:
         redis(stores).set("kept", "yes")
-        (server,) = named(psutil.Process(stores.keeper.pid).children(), "valkey")
+        (server,) = named(psutil.Process(stores.store_supervisor.pid).children(), "valkey")
         server.kill()
         wait_until(lambda: not server.is_running())
         wait_until(lambda: _pings(stores))
@@ -265,9 +265,9 @@ def _pings(stores: PrivateStores) -> bool:
 class TestTerminalSignals:
     def test_they_are_for_the_owner_to_act_on(self, stores: PrivateStores) -> None:
         for sign in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            stores.keeper.send_signal(sign)
+            stores.store_supervisor.send_signal(sign)
         assert answers(stores)
-        assert stores.keeper.poll() is None
+        assert stores.store_supervisor.poll() is None
 
 
 class TestOnlyOneStoreWanted:
@@ -275,6 +275,6 @@ class TestOnlyOneStoreWanted:
         stores = PrivateStores.launch(data_dir, valkey=False)
         stores.wait()
         try:
-            assert named(family(stores.keeper.pid)[1:], "valkey") == []
+            assert named(family(stores.store_supervisor.pid)[1:], "valkey") == []
         finally:
             stores.stop()

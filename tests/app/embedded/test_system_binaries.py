@@ -42,7 +42,9 @@ def launch(data_dir: Path) -> PrivateStores:
 
 def programs(stores: PrivateStores) -> list[Path]:
     """What PostgreSQL and Redis were started from; both write their titles over their arguments."""
-    started = [Path(words[0].split()[0]) for process in family(stores.keeper.pid) if (words := command(process)) and words[0]]
+    started = [
+        Path(words[0].split()[0]) for process in family(stores.store_supervisor.pid) if (words := command(process)) and words[0]
+    ]
     return [program for program in started if program.name in {"postgres", "valkey-server", "redis-server"}]
 
 
@@ -53,7 +55,7 @@ class TestWithoutWheels:
         monkeypatch.setattr(sys, "executable", bare_python)
         for times in (1, 2):
             stores = launch(tmp_path / "data")
-            everything = family(stores.keeper.pid)
+            everything = family(stores.store_supervisor.pid)
             try:
                 assert {program.parts[1] for program in programs(stores)} == {"usr"}
                 execute(stores, "create table if not exists kept (number int)")
@@ -63,11 +65,13 @@ class TestWithoutWheels:
                 stores.stop()
             wait_gone(everything)
 
-    def test_a_killed_keeper_leaves_nothing(self, tmp_path: Path, bare_python: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_killed_store_supervisor_leaves_nothing(
+        self, tmp_path: Path, bare_python: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setattr(sys, "executable", bare_python)
         stores = launch(tmp_path / "data")
-        everything = family(stores.keeper.pid)
-        stores.keeper.kill()
+        everything = family(stores.store_supervisor.pid)
+        stores.store_supervisor.kill()
         wait_gone(everything)
         stores.stop()
 

@@ -17,16 +17,16 @@ from redis import Redis
 from redis.exceptions import RedisError
 from sqlalchemy import event
 
-from app.clock import SystemClock
 from app.db.engines import Engines, build_engines
 from app.db.sessions import Sessions
 from app.embedded.binaries import find_valkey
-from app.events.redis_streams import PATIENCE, Copy, RedisStreams, Teller
+from app.events.redis_streams import BLOCKING_MARGIN, Copy, Leader, RedisStreams
 from app.events.relay import Relay
-from app.events.topics import Arrived, Beat, Placed, Step, Topic
+from app.events.topics import Arrived, Beat, Sequenced, Step, Topic
 from app.redis.clients import RedisClient, connect_redis
+from app.runtime.clock import SystemClock
+from app.runtime.tasks import end_tasks
 from app.settings import DatabaseSettings, RedisSettings
-from app.tasks import end_tasks
 from tests.processes import wait_until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(90)]
@@ -86,8 +86,8 @@ class Process:
         self.running = asyncio.create_task(self.relay.run())
 
     def streams(self, url: str) -> RedisStreams:
-        patient = RedisSettings(socket_timeout=RedisSettings().socket_timeout + PATIENCE)
-        self.clients += [connect_redis(url, settings, SystemClock()) for settings in (RedisSettings(), patient)]
+        blocking = RedisSettings(socket_timeout=RedisSettings().socket_timeout + BLOCKING_MARGIN)
+        self.clients += [connect_redis(url, settings, SystemClock()) for settings in (RedisSettings(), blocking)]
         return RedisStreams(*self.clients)
 
     async def close(self) -> None:
@@ -101,7 +101,7 @@ class Process:
         self.statements += 1
 
 
-async def _keys(rows: Sequence[Placed]) -> list[UUID]:
+async def _keys(rows: Sequence[Sequenced]) -> list[UUID]:
     return [row.key for row in rows]
 
 
@@ -178,7 +178,7 @@ async def connection(database_url: str) -> AsyncIterator[Connection]:
 
 
 class Ghost:
-    """A teller in office that writes what it is given and no more."""
+    """A leader that writes what it is given and no more."""
 
     def __init__(self, client: RedisClient) -> None:
         self._streams = RedisStreams(client, client)
@@ -188,14 +188,14 @@ class Ghost:
         history = await connection.fetchval("select history from event_log")
         place = await connection.fetchval("select oid from pg_database where datname = current_database()")
         log = f"{history}-{place}"
-        assert (await self._streams.claim(log, 0)).is_self
+        assert (await self._streams.acquire_lease(log, 0)).is_self
         if copies:
             await self._streams.write(log, copies)
         self.tasks.append(asyncio.create_task(self._renew(log)))
 
     async def _renew(self, log: str) -> None:
         while True:
-            await self._streams.claim(log, 0)
+            await self._streams.acquire_lease(log, 0)
             await asyncio.sleep(0.5)
 
 
@@ -242,17 +242,17 @@ class TestSharing:
     async def test_shows_all_the_same_and_one_alone_asks_postgresql(
         self, open_process: Open, follow: Follow, connection: Connection, server: Server
     ) -> None:
-        teller = open_process()
-        followers = [await follow(teller)]
+        leader = open_process()
+        followers = [await follow(leader)]
         await in_office(server)
         others = [open_process() for _ in range(3)]
         followers += [await follow(process) for process in others]
-        before = [process.statements for process in (teller, *others)]
+        before = [process.statements for process in (leader, *others)]
         keys = []
         for number in range(200):
             keys.append(await put(connection))
             await asyncio.gather(*(follower.until(number + 1) for follower in followers))
-        asked = [process.statements - was for process, was in zip((teller, *others), before, strict=True)]
+        asked = [process.statements - was for process, was in zip((leader, *others), before, strict=True)]
         assert all(follower.seen == keys for follower in followers)
         assert asked[0] >= 200
         assert max(asked[1:]) < 100
@@ -260,13 +260,13 @@ class TestSharing:
     async def test_leaves_cursors_as_they_are_without_redis(
         self, open_process: Open, follow: Follow, connection: Connection, server: Server
     ) -> None:
-        teller = open_process()
+        leader = open_process()
         await in_office(server)
         other, alone = open_process(), open_process(redis=False)
         first = await follow(other)
         keys = [await put(connection) for _ in range(5)]
         await first.until(5)
-        await follow(teller)
+        await follow(leader)
         keys += [await put(connection) for _ in range(3)]
         later = await follow(alone, first.position)
         assert await later.until(3) == keys[first.seen.index(keys[4]) + 1 :]
@@ -281,21 +281,21 @@ class TestRedisAway:
         followers = [await follow(open_process()) for _ in range(3)]
         keys: list[UUID] = []
 
-        async def told(count: int) -> None:
+        async def reported(count: int) -> None:
             keys.extend([await put(connection) for _ in range(count)])
             await asyncio.gather(*(follower.until(len(keys)) for follower in followers))
 
         await in_office(server)
-        await told(20)
+        await reported(20)
         server.kill()
-        await told(20)
+        await reported(20)
         server.restart()
         await in_office(server)
-        await told(20)
+        await reported(20)
         server.process.send_signal(signal.SIGSTOP)
-        await told(20)
+        await reported(20)
         server.process.send_signal(signal.SIGCONT)
-        await told(20)
+        await reported(20)
         assert all(follower.seen == keys for follower in followers)
 
     async def test_that_is_flushed_while_events_come_loses_and_repeats_nothing(
@@ -326,8 +326,8 @@ class TestRedisAway:
         assert all(follower.seen == keys for follower in followers)
 
 
-class TestATeller:
-    async def test_that_dies_is_missed_by_nobody(
+class TestALeader:
+    async def test_that_dies_is_missed_by_no_one(
         self, open_process: Open, follow: Follow, connection: Connection, server: Server
     ) -> None:
         dying = open_process()
@@ -348,11 +348,11 @@ class TestATeller:
         [
             pytest.param([], id="nothing"),
             pytest.param([Copy(2, TOPIC, "acme", b"\xc0")], id="the second without the first"),
-            pytest.param([Copy(1, TOPIC, "acme", b"\xc1")], id="what nobody can read"),
+            pytest.param([Copy(1, TOPIC, "acme", b"\xc1")], id="what cannot be read"),
             pytest.param([Copy(1, "newer", "acme", b"\xc0")], id="what is of no topic here"),
         ],
     )
-    async def test_that_tells_wrongly_is_not_believed(
+    async def test_that_reports_wrongly_is_not_believed(
         self, ghost: Ghost, open_process: Open, follow: Follow, connection: Connection, copies: list[Copy]
     ) -> None:
         await ghost.begin(connection, copies)
@@ -361,16 +361,16 @@ class TestATeller:
         assert await follower.until(3) == keys
 
 
-class TestTheOffice:
+class TestTheLease:
     async def test_is_one_processes_until_it_stops_coming_back(self, server: Server, client: RedisClient) -> None:
         one, two = RedisStreams(client, client), RedisStreams(client, client)
-        first = await one.claim("log", 7)
+        first = await one.acquire_lease("log", 7)
         assert (first.position, first.is_self) == (7, True)
-        assert await two.claim("log", 9) == Teller(first.name, 7, is_self=False)
-        assert (await one.claim("log", 8)).position == 8
+        assert await two.acquire_lease("log", 9) == Leader(first.name, 7, is_self=False)
+        assert (await one.acquire_lease("log", 8)).position == 8
         with Redis.from_url(server.url) as direct:
             assert 2000 < int(str(direct.pttl("greenlang:events:{log}"))) <= 3000
             direct.delete("greenlang:events:{log}")
-        assert (await two.claim("log", 9)).is_self
+        assert (await two.acquire_lease("log", 9)).is_self
         two.resign()
-        assert not (await two.claim("log", 9)).is_self
+        assert not (await two.acquire_lease("log", 9)).is_self

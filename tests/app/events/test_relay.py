@@ -12,12 +12,12 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 
-from app.clock import SystemClock
 from app.db.engines import build_engines
 from app.db.sessions import Sessions
 from app.events import topics
 from app.events.relay import Relay
-from app.events.topics import Arrived, Beat, Lost, Placed, Step, Topic
+from app.events.topics import Arrived, Beat, Lost, Sequenced, Step, Topic
+from app.runtime.clock import SystemClock
 from app.settings import DatabaseSettings
 from tests.clocks import ManualClock
 
@@ -36,7 +36,7 @@ class Process:
         self.topic: Topic[UUID] = self.relay.topic(TOPIC, UUID, _keys)
 
 
-async def _keys(rows: Sequence[Placed]) -> list[UUID]:
+async def _keys(rows: Sequence[Sequenced]) -> list[UUID]:
     return [row.key for row in rows]
 
 
@@ -189,7 +189,7 @@ class TestFollowers:
         assert [each.event for each in found] == keys
         assert {each.replayed for each in found} == {False}
 
-    async def test_are_told_where_history_is_gone(self, sessions: Sessions, connect: Connect) -> None:
+    async def test_are_informed_where_history_is_gone(self, sessions: Sessions, connect: Connect) -> None:
         process = Process(sessions, kept=timedelta(hours=1))
         connection = await connect()
         await process.relay.catch_up()
@@ -235,7 +235,7 @@ class TestFollowers:
             assert await until_beat(steps) == ([], 1)
         running.cancel()
 
-    async def test_of_a_position_that_was_never_given_are_told_so(self, process: Process) -> None:
+    async def test_of_a_position_that_was_never_given_are_informed_so(self, process: Process) -> None:
         async with aclosing(process.topic.follow(99, None)) as steps:
             before, position = await until_beat(steps)
         assert [type(step) for step in before] == [Lost]
@@ -243,7 +243,7 @@ class TestFollowers:
 
 
 class TestNewcomers:
-    async def test_are_told_where_they_are_but_not_oftener_than_twice_a_second(self, sessions: Sessions) -> None:
+    async def test_are_informed_where_they_are_but_not_oftener_than_twice_a_second(self, sessions: Sessions) -> None:
         clock = ManualClock()
         relay = Relay(sessions, clock)
         topic = relay.topic(TOPIC, UUID, _keys)
@@ -265,7 +265,7 @@ class TestNewcomers:
 
 
 class TestRunning:
-    async def test_tells_by_itself_and_goes_on_after_the_server_dropped_its_connections(
+    async def test_reports_by_itself_and_goes_on_after_the_server_dropped_its_connections(
         self, process: Process, connect: Connect
     ) -> None:
         connection = await connect()

@@ -8,11 +8,11 @@ from uuid import UUID, uuid4
 import pytest
 from redis.asyncio import Redis
 
-from app.clock import SystemClock
-from app.errors import StoreUnavailable
+from app.domain.errors import StoreUnavailable
 from app.events.stream_log import LogPage, LogWrite, StreamLog
-from app.liveness import identity
 from app.redis.clients import connect_redis
+from app.runtime.clock import SystemClock
+from app.runtime.process_identity import identity
 from app.settings import RedisSettings
 
 pytestmark = pytest.mark.anyio
@@ -95,7 +95,7 @@ class TestLease:
         await log.write([LogWrite(key, entries(1), ends=True)])
         assert not await log.is_owned(key)
 
-    async def test_runs_out_where_nobody_renews_it(self, log: StreamLog, server: Redis) -> None:
+    async def test_runs_out_where_no_one_renews_it(self, log: StreamLog, server: Redis) -> None:
         key = uuid4()
         await log.write([LogWrite(key, begins=True)])
         (name,) = [name async for name in server.scan_iter(f"*{key.hex}*lease")]
@@ -108,12 +108,12 @@ class TestLease:
     async def test_is_taken_from_a_dead_owner_once_and_never_from_another(self, valkey_url: str, log: StreamLog) -> None:
         client = connect_redis(valkey_url, RedisSettings(), SystemClock())
         key, (machine_and_process, _, _) = uuid4(), identity().rpartition(" ")
-        assert not await log.take_from_the_dead(key)
+        assert not await log.take_lease_of_dead_owner(key)
         await StreamLog(client, owner=f"{machine_and_process} 1").write([LogWrite(key, begins=True)])
-        looked = await asyncio.gather(*(log.take_from_the_dead(key) for _ in range(5)))
+        looked = await asyncio.gather(*(log.take_lease_of_dead_owner(key) for _ in range(5)))
         assert sorted(looked) == [False] * 4 + [True]
         await log.write([LogWrite(key, begins=True)])
-        assert not await log.take_from_the_dead(key)
+        assert not await log.take_lease_of_dead_owner(key)
         assert await log.is_owned(key)
         await client.close()
 

@@ -15,10 +15,10 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from app.clock import SystemClock
-from app.errors import SettingsError
+from app.domain.errors import SettingsError
 from app.events.webhook_sender import Sent, WebhookSender, sign, signing_key
-from app.secrets import SecretReference
+from app.runtime.clock import SystemClock
+from app.secrets.reference import SecretReference
 from app.settings import WebhookSettings
 from tests.clocks import ManualClock
 
@@ -148,6 +148,6 @@ class TestAnswers:
         settings = WebhookSettings(url=receiver.url, secret=secret, allow_private=True)
         assert (await WebhookSender(settings, SystemClock(), total_seconds=0.1).send(EVENT, BODY)).failure == "TimeoutError"
 
-    async def test_of_nobody_are_failures(self, secret: SecretReference, free_tcp_port: int) -> None:
+    async def test_of_no_one_are_failures(self, secret: SecretReference, free_tcp_port: int) -> None:
         settings = WebhookSettings(url=f"http://127.0.0.1:{free_tcp_port}/", secret=secret, allow_private=True)
         assert (await WebhookSender(settings, SystemClock()).send(EVENT, BODY)).failure is not None

@@ -11,13 +11,13 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 
-from app.clock import SystemClock
 from app.db.engines import build_engines
 from app.db.sessions import Sessions
 from app.events.relay import Relay
 from app.events.webhook_sender import Sent, WebhookSender
 from app.events.webhooks import DELAYS, Webhooks
-from app.secrets import SecretReference
+from app.runtime.clock import SystemClock
+from app.secrets.reference import SecretReference
 from app.settings import DatabaseSettings, WebhookSettings
 from tests.app.events.test_relay import TOPIC, Connection, put
 from tests.app.events.test_webhook_sender import SECRET, Receiver, receiver, secret
@@ -70,7 +70,7 @@ async def known(connection: Connection, endpoints: int = 1) -> None:
     await until(connection, f"count(*) = {endpoints} from webhook_endpoints")
 
 
-async def told(connection: Connection) -> UUID:
+async def reported(connection: Connection) -> UUID:
     key = await put(connection)
     await connection.execute("select pg_notify('greenlang_outbox', '')")
     return key
@@ -91,7 +91,7 @@ class TestDelivery:
         async with process(sessions, settings), process(sessions, settings):
             await known(connection)
             before = await connection.fetchval("select count(*) from webhook_deliveries")
-            keys = {await told(connection) for _ in range(30)}
+            keys = {await reported(connection) for _ in range(30)}
             await eventually(lambda: len(receiver.got) >= 30, 20)
             await asyncio.sleep(0.1)
         assert before <= 1
@@ -119,7 +119,7 @@ class TestDelivery:
         async with process(sessions, stuck, settings):
             await known(connection, 2)
             for _ in range(25):
-                await told(connection)
+                await reported(connection)
             await eventually(lambda: len(receiver.got) == 25, 10)
         silent.close()
         for writer in kept:
@@ -137,7 +137,7 @@ class TestAStop:
         before = asyncio.all_tasks()
         async with process(sessions, settings):
             await known(connection)
-            await told(connection)
+            await reported(connection)
             await eventually(lambda: receiver.got, 10)
         left = [getattr(task.get_coro(), "__qualname__", "") for task in asyncio.all_tasks() - before]
         assert not [name for name in left if name.startswith("_Endpoint")]
@@ -168,9 +168,9 @@ class TestFailures:
         async with process(sessions, settings):
             await known(connection)
             for _ in range(3):
-                await told(connection)
+                await reported(connection)
             await until(connection, "count(*) filter (where outcome = 'DELIVERED') = 2 from webhook_deliveries")
-            await told(connection)
+            await reported(connection)
             await until(connection, "count(*) filter (where outcome = 'DELIVERED') = 3 from webhook_deliveries")
         assert "a webhook could not be sent" in caplog.text
 
@@ -183,12 +183,12 @@ class TestFailures:
         async with process(sessions, settings):
             await known(connection)
             file.write_text("none")
-            await told(connection)
+            await reported(connection)
             await eventually(lambda: "no webhooks are sent" in caplog.text, 10)
             await until(connection, "count(*) = 1 from webhook_deliveries")
             waiting = await delivery(connection)
             file.write_text(SECRET)
-            await told(connection)
+            await reported(connection)
             await until(connection, "count(*) filter (where outcome = 'DELIVERED') = 2 from webhook_deliveries")
         assert waiting["attempts"] == 0
 
@@ -199,7 +199,7 @@ class TestFailures:
         settings = WebhookSettings(url=receiver.url, secret=secret, allow_private=True)
         async with process(sessions, settings):
             await known(connection)
-            await told(connection)
+            await reported(connection)
             await eventually(lambda: receiver.got, 10)
             await until(connection, "next_at < now() + interval '6 seconds' from webhook_deliveries")
             failed = await delivery(connection)

@@ -17,11 +17,11 @@ from strawberry.types import Info
 from app.access.allowance import Allowance
 from app.access.audience import Audience
 from app.access.principal import Principal, Scope
-from app.aside import Aside
-from app.clock import Clock, SystemClock
-from app.errors import DeadlineExceeded, Forbidden, GreenLangError, Refused, StoreUnavailable, Unauthenticated
+from app.domain.errors import DeadlineExceeded, Forbidden, GreenLangError, Refused, StoreUnavailable, Unauthenticated
+from app.domain.problems import InvalidInput
 from app.graphql.routes import build_graphql_routes
-from app.problems import InvalidInput
+from app.runtime.clock import Clock, SystemClock
+from app.runtime.offload import Offload
 from app.settings import Settings
 from app.web.bearer import bearer_token
 from app.web.client_address import TrustedProxies
@@ -302,7 +302,7 @@ class Shop:
             authenticate=self.keys.authenticate,
             make_context=self.make_context,
             clock=self.clock,
-            aside=Aside(),
+            offload=Offload(),
             misuse=self.misuse,
             simulated=self.simulated,
         )

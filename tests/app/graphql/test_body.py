@@ -7,23 +7,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.aside import Aside
 from app.graphql.body import (
-    MOST_DIGITS,
-    MOST_DIGITS_TOGETHER,
-    MOST_ESCAPES,
-    MOST_JSON_OBJECTS,
-    MOST_JSON_VALUES,
-    MOST_WIDE_BYTES,
+    MAX_DIGITS,
+    MAX_ESCAPES,
+    MAX_JSON_OBJECTS,
+    MAX_JSON_VALUES,
+    MAX_TOTAL_DIGITS,
+    MAX_WIDE_BYTES,
     BodyParser,
-    JsonForm,
+    JsonComplexity,
     parse_query_string,
 )
 from app.graphql.errors import RequestFailed
+from app.runtime.offload import Offload
 
 pytestmark = pytest.mark.anyio
 
-PARSER = BodyParser(1000, Aside())
+PARSER = BodyParser(1000, Offload())
 STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 TEXTS = st.text(st.sampled_from('au\\",[{\n\x01\u00e9'), max_size=8)
 TREES = st.recursive(TEXTS | st.integers(), lambda inside: st.lists(inside) | st.dictionaries(TEXTS, inside), max_leaves=8)
@@ -42,13 +42,13 @@ async def refused(raw: bytes) -> dict[str, object]:
     return extensions
 
 
-class TestJsonForm:
+class TestJsonComplexity:
     @given(tree=TREES, size=st.integers(1, 6), escaped=st.booleans())
     def test_what_stands_in_strings_does_not_count_however_the_text_is_cut(
         self, *, tree: object, size: int, escaped: bool
     ) -> None:
         raw = json.dumps(tree, ensure_ascii=escaped).encode()
-        form = JsonForm()
+        form = JsonComplexity()
         for start in range(0, len(raw), size):
             form.add(raw[start : start + size])
         outside = STRING.sub(b"", raw)
@@ -59,20 +59,20 @@ class TestJsonForm:
 
 class TestWhatABodyUnfoldsTo:
     async def test_is_little_for_a_table_in_a_prompt(self) -> None:
-        table = "1,2,[3],{4}\n" * MOST_JSON_VALUES + "7" * 10_000
+        table = "1,2,[3],{4}\n" * MAX_JSON_VALUES + "7" * 10_000
         request = await PARSER.parse(body(table))
         assert request.variables == {"v": table}
 
     @pytest.mark.parametrize(
         ("value", "limit", "allowed"),
         [
-            ([1] * (MOST_JSON_VALUES + 1), "JSON values", MOST_JSON_VALUES),
-            ({str(number): 1 for number in range(MOST_JSON_VALUES + 1)}, "JSON values", MOST_JSON_VALUES),
-            ([{"text": "x"}] * (MOST_JSON_OBJECTS + 1), "JSON objects", MOST_JSON_OBJECTS),
-            ("\n" * (MOST_ESCAPES + 1), "escapes in JSON", MOST_ESCAPES),
-            ([1] * MOST_JSON_OBJECTS + [int("7" * (MOST_DIGITS + 1))], "digits of a number", MOST_DIGITS),
-            ([int("7" * 50)] * (MOST_DIGITS_TOGETHER // 50 + 1), "digits of all numbers", MOST_DIGITS_TOGETHER),
-            ("x" * MOST_WIDE_BYTES + "\u00e9", "bytes of text beyond ASCII", MOST_WIDE_BYTES),
+            ([1] * (MAX_JSON_VALUES + 1), "JSON values", MAX_JSON_VALUES),
+            ({str(number): 1 for number in range(MAX_JSON_VALUES + 1)}, "JSON values", MAX_JSON_VALUES),
+            ([{"text": "x"}] * (MAX_JSON_OBJECTS + 1), "JSON objects", MAX_JSON_OBJECTS),
+            ("\n" * (MAX_ESCAPES + 1), "escapes in JSON", MAX_ESCAPES),
+            ([1] * MAX_JSON_OBJECTS + [int("7" * (MAX_DIGITS + 1))], "digits of a number", MAX_DIGITS),
+            ([int("7" * 50)] * (MAX_TOTAL_DIGITS // 50 + 1), "digits of all numbers", MAX_TOTAL_DIGITS),
+            ("x" * MAX_WIDE_BYTES + "\u00e9", "bytes of text beyond ASCII", MAX_WIDE_BYTES),
         ],
     )
     async def test_is_bounded(self, value: object, limit: str, allowed: int) -> None:
@@ -94,13 +94,13 @@ class TestWhatABodyUnfoldsTo:
         assert "nothing between" in str(caught.value.errors[0]["message"])
 
     async def test_may_be_ascii_that_is_escaped(self) -> None:
-        image = "QUJDQUJD+" * (MOST_WIDE_BYTES // 8)
+        image = "QUJDQUJD+" * (MAX_WIDE_BYTES // 8)
         raw = body(image).replace(b"+", rb"\u002B")
         assert (await PARSER.parse(raw)).variables == {"v": image}
 
     async def test_is_bounded_in_a_query_string_too(self) -> None:
         with pytest.raises(RequestFailed) as caught:
-            await parse_query_string(b'query={a}&variables={"v":[' + b"{}," * MOST_JSON_OBJECTS + b"0]}")
+            await parse_query_string(b'query={a}&variables={"v":[' + b"{}," * MAX_JSON_OBJECTS + b"0]}")
         assert caught.value.status == 413
 
     async def test_may_be_a_conversation_of_2048_messages_with_parts_and_tools(self) -> None:

@@ -9,7 +9,7 @@ from uuid import UUID
 import pytest
 
 from app.access.principal import Principal
-from app.errors import LimitExceeded, StoreUnavailable, Unauthenticated
+from app.domain.errors import LimitExceeded, StoreUnavailable, Unauthenticated
 from app.graphql.connections import Connections, Ending
 from tests.clocks import ManualClock
 
@@ -72,7 +72,7 @@ class TestSweep:
         with watched.connections.joined(stream):
             for _ in range(3):
                 await watched.clock.advance(12.5)
-                watched.connections.look_over()
+                watched.connections.sweep_open()
         assert stream.pings == 3
 
     async def test_a_send_that_takes_too_long_ends_the_stream(self) -> None:
@@ -80,10 +80,10 @@ class TestSweep:
         with watched.connections.joined(stream):
             stream.since = watched.clock.monotonic()
             await watched.clock.advance(29)
-            watched.connections.look_over()
+            watched.connections.sweep_open()
             assert stream.ended == []
             await watched.clock.advance(2)
-            watched.connections.look_over()
+            watched.connections.sweep_open()
         assert Ending.NOT_READING in stream.ended
 
     async def test_a_key_that_cannot_be_checked_keeps_its_streams(self) -> None:

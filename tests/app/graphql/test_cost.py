@@ -81,7 +81,7 @@ class TestPoints:
     ) -> None:
         assert cost_of(await Client(Shop().app()).post(query, variables)) == (requested, actual)
 
-    async def test_of_types_that_share_a_key_the_dearest_counts(self) -> None:
+    async def test_of_types_that_share_a_key_the_most_expensive_counts(self) -> None:
         client = Client(Shop(schema=strawberry.Schema(Chosen, types=[Few, Many])).app())
         several = "{ either { ... on Few { it: pages(first: 1) { id } } ... on Many { it: pages(first: %s) { id } } } }"
         assert cost_of(await client.post(several % 90)) == (1 + 90, 2)

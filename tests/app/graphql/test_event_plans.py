@@ -13,7 +13,7 @@ from schema.describes import describes
 
 
 @dataclass(frozen=True)
-class Told:
+class Published:
     number: int
     text: str | None
 
@@ -24,7 +24,7 @@ class Ended:
     word: str
 
 
-class Stranger:
+class ForeignEvent:
     number = 1
 
 
@@ -33,7 +33,7 @@ class Numbered:
     number: int
 
 
-@describes(Told, description="Words.")
+@describes(Published, description="Text.")
 class Words(Numbered):
     text: str
 
@@ -57,7 +57,7 @@ class Query:
 class Subscription:
     @strawberry.subscription
     async def events(self) -> AsyncGenerator[Event, None]:
-        yield cast("Words", Told(1, "a"))
+        yield cast("Words", Published(1, "a"))
 
     @strawberry.subscription
     async def numbers(self) -> AsyncGenerator[int, None]:
@@ -67,7 +67,7 @@ class Subscription:
 SCHEMA = strawberry.Schema(Query, subscription=Subscription)
 ALL = """
 subscription {
-  told: events { __typename ... on Numbered { at: number } ... on Words { text } ... on End { shout } }
+  reported: events { __typename ... on Numbered { at: number } ... on Words { text } ... on End { shout } }
 }"""
 
 
@@ -86,9 +86,9 @@ def by_graphql_core(document: str, event: object) -> ExecutionResult:
 
 class TestPlannedEvent:
     def test_is_what_graphql_core_makes_of_it(self) -> None:
-        event = Told(3, "a")
+        event = Published(3, "a")
         completed = executor(ALL).complete_event(event)
-        assert completed == {"told": {"__typename": "Words", "at": 3, "text": "a"}}
+        assert completed == {"reported": {"__typename": "Words", "at": 3, "text": "a"}}
         assert completed == by_graphql_core(ALL, event).data
 
     def test_may_be_a_plain_value(self) -> None:
@@ -97,17 +97,17 @@ class TestPlannedEvent:
     def test_is_planned_once_for_each_class(self) -> None:
         running = executor(ALL)
         for number in range(3):
-            running.complete_event(Told(number, "a"))
+            running.complete_event(Published(number, "a"))
             running.complete_event(Ended(number, "b"))
         assert running.plans is not None
-        assert sum(key[0] in {Told, Ended} for key in running.plans) == 2
+        assert sum(key[0] in {Published, Ended} for key in running.plans) == 2
 
 
 class TestEventThatIsNotPlain:
-    @pytest.mark.parametrize("event", [Ended(1, "b"), Told(1, None), Told(2**40, "a"), Stranger(), None])
+    @pytest.mark.parametrize("event", [Ended(1, "b"), Published(1, None), Published(2**40, "a"), ForeignEvent(), None])
     def test_is_left_to_graphql_core(self, event: object) -> None:
         """A resolver, a null where none may be, a number that does not fit, a class of another schema."""
         assert executor(ALL).complete_event(event) is None
 
     def test_is_left_to_it_where_directives_decide_what_is_selected(self) -> None:
-        assert executor(ALL, planned=False).complete_event(Told(1, "a")) is None
+        assert executor(ALL, planned=False).complete_event(Published(1, "a")) is None

@@ -5,7 +5,7 @@ import time
 import pytest
 from graphql import get_introspection_query, parse
 
-from app.errors import LimitExceeded
+from app.domain.errors import LimitExceeded
 from app.graphql.guard import Guard
 from app.settings import LimitSettings
 from tests.app.graphql.asgi import Client

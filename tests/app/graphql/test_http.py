@@ -10,8 +10,8 @@ from urllib.parse import quote
 
 import pytest
 
-from app.errors import Overloaded
-from app.graphql.documents import MOST_IN_LINE
+from app.domain.errors import Overloaded
+from app.graphql.documents import MAX_QUEUED
 from app.graphql.plans import PlannedExecutor
 from tests.app.graphql.asgi import Client
 from tests.app.graphql.serving import eventually
@@ -54,7 +54,7 @@ class TestAnswering:
         assert shop.board.contexts[0].principal.tenant == "acme"
         assert shop.board.contexts[0].request_id == "abc-1"
 
-    async def test_points_asked_for_used_and_left_are_told(self) -> None:
+    async def test_points_asked_for_used_and_left_are_reported(self) -> None:
         shop = Shop(with_limits(allowance_capacity=1000, allowance_per_second=0.001))
         answer = await Client(shop.app()).post("{ rows(first: 100) { nodes { id } } }")
         assert answer.json["extensions"] == {"cost": {"requested": 101, "actual": 4, "remaining": 996}}
@@ -258,7 +258,7 @@ class TestSizes:
 
         async def receive() -> dict[str, object]:
             await asyncio.sleep(10)
-            raise AssertionError("nobody waits this long")
+            raise AssertionError("this wait must never end")
 
         async def send(message: dict[str, object]) -> None:
             if message["type"] == "http.response.start":
@@ -292,16 +292,16 @@ class TestLoad:
 class TestNewDocuments:
     async def test_of_one_key_wait_in_a_short_line(self) -> None:
         app = Shop().app()
-        asked = [f"{{ hello }} # {'x' * 200}{number}" for number in range(MOST_IN_LINE + 3)]
+        asked = [f"{{ hello }} # {'x' * 200}{number}" for number in range(MAX_QUEUED + 3)]
         answers = await asyncio.gather(*(Client(app).post(text) for text in asked), Client(app, OTHER_KEY).post(asked[-1] + "y"))
-        assert [answer.status for answer in answers] == [200] * MOST_IN_LINE + [503] * 3 + [200]
-        assert answers[MOST_IN_LINE].code == "OVERLOADED"
+        assert [answer.status for answer in answers] == [200] * MAX_QUEUED + [503] * 3 + [200]
+        assert answers[MAX_QUEUED].code == "OVERLOADED"
         assert (await Client(app).post(asked[-1])).status == 200
 
     @pytest.mark.parametrize(("text", "status"), [("{ hello } #" + "x" * 200, 200), ("{ nope } #" + "x" * 200, 400)])
     async def test_that_are_the_same_are_one(self, text: str, status: int) -> None:
         app = Shop().app()
-        answers = await asyncio.gather(*(Client(app).post(text) for _ in range(5 * MOST_IN_LINE)))
+        answers = await asyncio.gather(*(Client(app).post(text) for _ in range(5 * MAX_QUEUED)))
         assert {answer.status for answer in answers} == {status}
 
 

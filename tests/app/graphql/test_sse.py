@@ -48,7 +48,7 @@ class TestStreams:
                 await client.event()
         assert len(shop.board.contexts) == 4
 
-    async def test_a_source_that_breaks_is_told_and_masked(self, port: int) -> None:
+    async def test_a_source_that_breaks_is_reported_and_masked(self, port: int) -> None:
         async with stream_client(port) as client:
             await client.start("subscription { fails }")
             await client.event()

@@ -5,8 +5,8 @@ from typing import cast
 import pytest
 from graphql import OperationDefinitionNode, parse
 
-from app.errors import LimitExceeded
-from app.graphql.variable_uses import MOST_CHARACTERS, MOST_OBJECTS, MOST_VALUES, Uses, VariableUses
+from app.domain.errors import LimitExceeded
+from app.graphql.variable_uses import MAX_CHARACTERS, MAX_OBJECTS, MAX_VALUES, Uses, VariableUses
 
 
 def uses_in(text: str) -> Uses:
@@ -38,9 +38,9 @@ class TestLimits:
     @pytest.mark.parametrize(
         ("value", "limit"),
         [
-            ([0] * (MOST_VALUES // 2), "JSON values, at each use of a variable"),
-            ([{}] * (MOST_OBJECTS // 2 + 1), "JSON objects, at each use of a variable"),
-            ({"a": ["x" * (MOST_CHARACTERS // 2 + 1)]}, "characters of text, at each use of a variable"),
+            ([0] * (MAX_VALUES // 2), "JSON values, at each use of a variable"),
+            ([{}] * (MAX_OBJECTS // 2 + 1), "JSON objects, at each use of a variable"),
+            ({"a": ["x" * (MAX_CHARACTERS // 2 + 1)]}, "characters of text, at each use of a variable"),
         ],
     )
     def test_hold_for_all_uses_together(self, value: object, limit: str) -> None:
@@ -51,7 +51,7 @@ class TestLimits:
         assert caught.value.had > caught.value.allowed
 
     def test_let_a_variable_be_left_out_or_small(self) -> None:
-        Uses({"v": 400, "w": 400}, {}).check({"v": "x", "other": [0] * MOST_VALUES})
+        Uses({"v": 400, "w": 400}, {}).check({"v": "x", "other": [0] * MAX_VALUES})
         Uses({"v": 400}, {}).check(None)
 
     @pytest.mark.parametrize(

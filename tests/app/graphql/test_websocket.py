@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from app.graphql.body import MOST_JSON_OBJECTS, MOST_JSON_VALUES
+from app.graphql.body import MAX_JSON_OBJECTS, MAX_JSON_VALUES
 from app.graphql.engine import Run
 from tests.app.graphql.serving import SocketClient, eventually, serving, settled, socket_client
 from tests.app.graphql.shop import ADMIN_KEY, KEY, OTHER_KEY, Shop, changed, numbers, with_limits, with_server
@@ -88,7 +88,7 @@ class TestOneBadOperation:
 
     async def test_that_would_unfold_to_too_much_leaves_the_others_alone(self, shop: Shop, client: SocketClient) -> None:
         await client.subscribe("good", "subscription { news { number } }")
-        await client.subscribe("bad", "{ hello }", {"a": [{}] * (MOST_JSON_OBJECTS + 1)})
+        await client.subscribe("bad", "{ hello }", {"a": [{}] * (MAX_JSON_OBJECTS + 1)})
         error = await client.receive()
         assert (error["id"], error["type"]) == ("bad", "error")
         assert error["payload"][0]["extensions"]["limit"] == "JSON objects"  # type: ignore[index]  # JSON
@@ -98,11 +98,11 @@ class TestOneBadOperation:
 
     async def test_so_does_a_large_one(self, shop: Shop, client: SocketClient) -> None:
         await client.subscribe("good", "subscription { news { number } }")
-        await client.subscribe("bad", "{ hello }", {"a": [[]] * (MOST_JSON_VALUES + 1)})
+        await client.subscribe("bad", "{ hello }", {"a": [[]] * (MAX_JSON_VALUES + 1)})
         error = await client.receive()
         assert (error["id"], error["type"]) == ("bad", "error")
         assert error["payload"][0]["extensions"]["limit"] == "JSON values"  # type: ignore[index]  # JSON
-        await client.subscribe("good", "{ hello }", {"a": [[]] * (MOST_JSON_VALUES + 1)})
+        await client.subscribe("good", "{ hello }", {"a": [[]] * (MAX_JSON_VALUES + 1)})
         assert (await client.closed())[0] == 4409
 
     async def test_a_source_that_breaks_is_masked(self, client: SocketClient, caplog: pytest.LogCaptureFixture) -> None:
@@ -123,7 +123,7 @@ class TestOneBadOperation:
             await client.subscribe("b", "{ hello }")
             assert (await client.receive())["payload"][0]["extensions"]["limit"] == "operations of one socket"  # type: ignore[index]  # JSON
 
-    async def test_past_the_calls_in_flight_it_is_told_to_come_back(self) -> None:
+    async def test_past_the_calls_in_flight_it_is_asked_to_come_back(self) -> None:
         shop = Shop(with_server(max_in_flight=1))
         async with serving(shop.app()) as port, socket_client(port) as client:
             await client.init()
@@ -353,7 +353,7 @@ async def sent_before_the_end(client: SocketClient) -> int:
     return sent
 
 
-class TestStrangersFrames:
+class TestFramesBeforeAuthentication:
     async def test_a_large_frame_before_the_key_is_cut_off(self, port: int) -> None:
         async with socket_client(port) as client:
             await client.send({"type": "connection_init", "payload": {"pad": "x" * 100_000}})
@@ -467,7 +467,7 @@ class TestWhatIsKept:
             while (frame := await first.receive())["type"] != "complete":
                 assert frame["type"] == "next"
 
-    async def test_broadcasts_are_told_apart_by_what_they_declare(self, shop: Shop, client: SocketClient) -> None:
+    async def test_broadcasts_are_distinguished_by_what_they_declare(self, shop: Shop, client: SocketClient) -> None:
         shared = "subscription($a: Boolean!) { news { number @include(if: $a) id: number } }"
         await client.subscribe("a", shared, {"a": True, "pad": 1})
         await client.subscribe("b", shared, {"pad": 2, "a": True})

@@ -7,7 +7,7 @@ import logging
 
 import pytest
 
-from app.errors import StoreUnavailable
+from app.domain.errors import StoreUnavailable
 from app.health.checks import Check, Health, Verdict
 from tests.clocks import ManualClock, settle
 

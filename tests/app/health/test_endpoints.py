@@ -8,7 +8,7 @@ import pytest
 from starlette.applications import Starlette
 from starlette.types import Message, Scope
 
-from app.errors import StoreUnavailable
+from app.domain.errors import StoreUnavailable
 from app.health.checks import Check, Health
 from app.health.endpoints import build_health_routes
 from tests.clocks import ManualClock

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from app.clock import Clock, SystemClock
-from app.errors import ProviderError
-from app.llm.adapter import Adapter
-from app.llm.anthropic import AnthropicProvider
+from app.domain.errors import ProviderError
 from app.llm.messages import AnswerEnd, Message, ModelCall, Role, StreamPart, Text, TextDelta, Tool, ToolCallDelta
-from app.llm.openai import OpenAIProvider
 from app.llm.provider import Provider
-from app.secrets import SecretReference
+from app.llm.providers.adapter import Adapter
+from app.llm.providers.anthropic.client import AnthropicProvider
+from app.llm.providers.openai.client import OpenAIProvider
+from app.runtime.clock import Clock, SystemClock
+from app.secrets.reference import SecretReference
 from app.settings import ProviderKindName, ProviderSettings, ProviderTimeouts
 
 ANTHROPIC, OPENAI, COMPATIBLE = ProviderKindName.ANTHROPIC, ProviderKindName.OPENAI, ProviderKindName.OPENAI_COMPATIBLE

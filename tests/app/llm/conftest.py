@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from app.llm.adapter import Adapter
+from app.llm.providers.adapter import Adapter
 from app.settings import ProviderKindName
 from tests.app.llm.calls import ANTHROPIC, MODELS, OPENAI, SHORT, adapter
 from tests.simulators import RunningSimulator, start_simulator

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sys
 
-from app.errors import FailureKind, ProviderError
-from app.llm.failover import moves_on
+from app.domain.errors import FailureKind, ProviderError
+from app.domain.usage import TokenUsage
 from app.llm.failure_table import TABLE, Row
-from app.usage import TokenUsage
+from app.llm.resilience.failover import moves_on
 
 _HEAD = """# Failures of providers
 

@@ -9,13 +9,13 @@ from decimal import Decimal
 from random import Random
 from typing import TypeVar
 
-from app.attempts import Attempt
-from app.errors import FailureKind, ProviderError, Refused
+from app.domain.attempts import Attempt
+from app.domain.errors import FailureKind, ProviderError, Refused
 from app.llm.fleet import Fleet, FleetEvent, build_fleet
 from app.llm.messages import Message, ModelCall, Role, Text
+from app.llm.providers.scripted import Fail, Reply, ScriptedProvider, Step, text_answer
 from app.llm.router import Plan, Routed, RoutedPart
 from app.llm.routing import CallNeeds, RoutingPreference, Target
-from app.llm.scripted import Fail, Reply, ScriptedProvider, Step, text_answer
 from app.settings import ModelSettings, ProviderKindName, ProviderLimits, ProviderSettings, RouteSettings, Settings, StrategyName
 from tests.clocks import ManualClock
 
@@ -99,12 +99,12 @@ class Bench:
         tenant: str = "acme",
     ) -> Routed:
         plan = self.plan(model, preference, needs)
-        return await self.fleet.router.complete(plan, self.call(within), self.admit, self.attempts.append, tenant=tenant)
+        return await self.fleet.router.route_completion(plan, self.call(within), self.admit, self.attempts.append, tenant=tenant)
 
     async def stream(self, *, within: float = 600.0) -> None:
         plan = self.plan(None, None, CallNeeds(10, streamed=True))
         call = self.call(within)
-        async for part in self.fleet.router.stream(plan, call, self.admit, self.attempts.append, tenant="acme"):
+        async for part in self.fleet.router.route_stream(plan, call, self.admit, self.attempts.append, tenant="acme"):
             self.note(part)
 
     def note(self, part: RoutedPart) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from app.errors import FailureKind
+from app.domain.errors import FailureKind
 from app.llm.failure_table import TABLE, look_up
 from app.settings import ProviderKindName
 from tests.app.llm.failure_page import render

@@ -4,9 +4,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from app.errors import FailureKind
+from app.domain.errors import FailureKind
+from app.domain.usage import RateLimitReport
 from app.llm.failures import ErrorWords, error_words, rate_limits, retry_after, stream_failure
-from app.usage import RateLimitReport
 
 NOW = datetime(2026, 11, 22, 12, 0, 0, tzinfo=UTC)
 

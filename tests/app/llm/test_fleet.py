@@ -7,16 +7,16 @@ from uuid import uuid4
 
 import pytest
 
-from app.clock import SystemClock
-from app.errors import FailureKind, Refused, SettingsError
-from app.llm.breaker import BreakerStatus
-from app.llm.coordination import Coordination
+from app.domain.errors import FailureKind, Refused, SettingsError
 from app.llm.fleet import BreakerChanged, ModelInfo, build_fleet
-from app.llm.limiter import LimiterKind
 from app.llm.probes import HealthChanged, HealthStatus
+from app.llm.providers.scripted import ScriptedProvider
+from app.llm.resilience.breaker import BreakerStatus
+from app.llm.resilience.coordination import Coordination
+from app.llm.resilience.limiter import LimiterKind
 from app.llm.routing import Target
-from app.llm.scripted import ScriptedProvider
 from app.redis.clients import connect_redis
+from app.runtime.clock import SystemClock
 from app.settings import ModelSettings, ProviderLimits, RedisSettings, RouteSettings, Settings
 from tests.app.llm.fleets import HELLO, Bench, fail, provider_settings
 from tests.clocks import ManualClock
@@ -105,7 +105,7 @@ class TestEvents:
 
 
 class TestReset:
-    async def test_it_closes_one_model_or_all_and_knows_nobody_else(self) -> None:
+    async def test_it_closes_one_model_or_all_and_knows_no_one_else(self) -> None:
         bench = Bench({"a": [fail(FailureKind.CONNECT_TIMEOUT)]})
         await open_the_circuit(bench)
         status = await bench.fleet.reset_breaker("a", "m")

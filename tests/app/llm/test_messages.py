@@ -11,7 +11,7 @@ texts = st.builds(TextDelta, st.text(max_size=3))
 tool_calls = st.builds(ToolCallDelta, st.sampled_from("ab"), st.text(max_size=3), st.sampled_from([None, "look"]))
 
 
-def told(parts: list[ContentDelta]) -> list[tuple[str, str]]:
+def reported(parts: list[ContentDelta]) -> list[tuple[str, str]]:
     """Letter by letter, by whom; a tool's name as it comes."""
     found: list[tuple[str, str]] = []
     for part in parts:
@@ -26,7 +26,7 @@ def told(parts: list[ContentDelta]) -> list[tuple[str, str]]:
 class TestMerged:
     @given(st.lists(st.one_of(texts, tool_calls), max_size=12))
     def test_says_the_same_in_the_same_order(self, parts: list[ContentDelta]) -> None:
-        assert told([*merged(parts)]) == told(parts)
+        assert reported([*merged(parts)]) == reported(parts)
 
     @given(st.lists(st.one_of(texts, tool_calls), max_size=12))
     def test_has_no_neighbours_that_could_be_one(self, parts: list[ContentDelta]) -> None:

@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, generate_latest
 
-from app.attempts import Attempt, AttemptOutcome
-from app.errors import FailureKind
+from app.domain.attempts import Attempt, AttemptOutcome
+from app.domain.errors import FailureKind
+from app.domain.usage import TokenUsage
 from app.llm.metrics import AttemptFinished, Metrics, ProviderMetrics, Window
 from app.llm.routing import Target
-from app.usage import TokenUsage
 from tests.clocks import ManualClock
 
 NOW = datetime(2026, 11, 22, tzinfo=UTC)

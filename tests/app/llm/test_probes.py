@@ -5,10 +5,10 @@ from random import Random
 
 import pytest
 
-from app.errors import FailureKind, ProviderError
-from app.llm.breaker import BreakerStatus
+from app.domain.errors import FailureKind, ProviderError
 from app.llm.probes import HealthChanged, HealthStatus, Monitor
-from app.llm.scripted import ScriptedProvider
+from app.llm.providers.scripted import ScriptedProvider
+from app.llm.resilience.breaker import BreakerStatus
 from tests.app.llm.fleets import HELLO
 from tests.clocks import ManualClock
 
@@ -22,8 +22,8 @@ class Bench:
         self.clock = ManualClock()
         self.provider = ScriptedProvider("a", [HELLO], self.clock)
         self.breakers = [BreakerStatus.CLOSED, BreakerStatus.CLOSED]
-        self.told: list[HealthChanged] = []
-        self.monitor = Monitor(self.provider, lambda: self.breakers, self.told.append, self.clock, Random(1))
+        self.reported: list[HealthChanged] = []
+        self.monitor = Monitor(self.provider, lambda: self.breakers, self.reported.append, self.clock, Random(1))
 
 
 class TestHealth:
@@ -40,7 +40,7 @@ class TestHealth:
         await bench.monitor.probe()
         bench.provider.probe_error = None
         await bench.monitor.probe()
-        assert [change.health.value for change in bench.told] == ["DEGRADED", "DOWN", "UP"]
+        assert [change.health.value for change in bench.reported] == ["DEGRADED", "DOWN", "UP"]
 
     async def test_a_probe_that_our_own_calls_leave_no_room_for_says_nothing(self) -> None:
         bench = Bench()
@@ -88,7 +88,7 @@ class TestRhythm:
         await asyncio.gather(task, return_exceptions=True)
 
     async def test_a_probe_that_hangs_is_a_failed_one(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("app.llm.probes._PATIENCE_SECONDS", 0.01)
+        monkeypatch.setattr("app.llm.probes._TIMEOUT_SECONDS", 0.01)
         bench = Bench()
 
         async def hang() -> None:

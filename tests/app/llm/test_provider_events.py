@@ -1,4 +1,4 @@
-"""Changes of providers, told once over all processes and in one order."""
+"""Changes of providers, reported once over all processes and in one order."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from contextlib import aclosing
 
 import pytest
 
-from app.clock import SystemClock
 from app.db.engines import build_engines
 from app.db.sessions import Sessions
-from app.errors import FailureKind
+from app.domain.errors import FailureKind
 from app.events.heartbeat import Heartbeat
 from app.events.relay import Relay
-from app.llm.breaker import BreakerStatus
 from app.llm.probes import HealthChanged, HealthStatus
 from app.llm.provider_events import ProviderChanged, ProviderEvent, ProviderEvents
+from app.llm.resilience.breaker import BreakerStatus
+from app.runtime.clock import SystemClock
+from app.runtime.tasks import end_tasks
 from app.settings import DatabaseSettings
-from app.tasks import end_tasks
 from tests.app.llm.fleets import Bench, fail
 from tests.app.llm.test_fleet import open_the_circuit
 
@@ -80,7 +80,7 @@ class TestChanges:
             ("a", None, None, HealthStatus.UP),
         ]
 
-    async def test_are_told_again_behind_a_cursor(self, processes: tuple[Process, Process]) -> None:
+    async def test_are_reported_again_behind_a_cursor(self, processes: tuple[Process, Process]) -> None:
         one, two = processes
         async with aclosing(one.events.follow(None)) as events:
             start = await anext(events)

@@ -7,17 +7,17 @@ from decimal import Decimal
 
 import pytest
 
-from app.errors import FailureKind, ProviderError, Refused
-from app.llm.breaker import BreakerStatus
+from app.domain.errors import FailureKind, ProviderError, Refused
+from app.domain.problems import InvalidInput, ProblemCode
+from app.domain.usage import Operation, TokenUsage
 from app.llm.fleet import BreakerChanged, build_fleet
 from app.llm.messages import EmbedCall, Embedded, ModelCall, TextDelta
 from app.llm.metrics import AttemptFinished
+from app.llm.providers.scripted import Fail, Reply, Vectors, text_answer
+from app.llm.resilience.breaker import BreakerStatus
 from app.llm.router import Rerouted, Routed
 from app.llm.routing import CallNeeds, ProvidersFailed, RateLimited, RoutingPreference, RoutingStrategy, Target
-from app.llm.scripted import Fail, Reply, Vectors, text_answer
-from app.problems import InvalidInput, ProblemCode
 from app.settings import ModelSettings, ProviderKindName, ProviderLimits, StrategyName
-from app.usage import Operation, TokenUsage
 from tests.app.llm.fleets import HELLO, Bench, fail, no_price, problem
 
 pytestmark = pytest.mark.anyio
@@ -76,7 +76,7 @@ class TestFailover:
         assert bench.outcomes == ["a FAILED", "b FAILED"]
 
     @pytest.mark.parametrize("known", ["a", "b", ""])
-    async def test_a_context_that_is_too_long_goes_on_to_a_window_that_nobody_knows(self, known: str) -> None:
+    async def test_a_context_that_is_too_long_goes_on_to_a_window_that_no_one_knows(self, known: str) -> None:
         windows = {known: ModelSettings(name="m", context_tokens=8_000)} if known else {}
         bench = Bench({"a": [fail(FailureKind.CONTEXT_TOO_LONG)], "b": [HELLO]}, models=windows)
         assert (await bench.complete()).target == Target("b", "m")
@@ -275,16 +275,16 @@ class TestStream:
         assert bench.providers["b"].calls == []
         assert bench.providers["a"].open_streams == 0
 
-    async def test_a_target_that_cannot_be_told_what_is_asked_tells_of_no_failure_twice(self) -> None:
+    async def test_a_target_that_cannot_be_given_the_call_reports_of_no_failure_twice(self) -> None:
         bench = Bench({"a": [fail(FailureKind.FIRST_TOKEN_TIMEOUT)], "b": [CANNOT_SAY], "c": [HELLO]})
         await bench.stream()
         assert [part.attempt.provider for part in bench.parts if isinstance(part, Rerouted)] == ["a"]
         assert isinstance(bench.parts[-1], Routed)
 
-    async def test_whoever_leaves_closes_the_providers_stream(self) -> None:
+    async def test_anyone_who_leaves_closes_the_providers_stream(self) -> None:
         bench = Bench({"a": [Reply(text_answer("one two three"))]})
         plan = bench.plan()
-        parts = bench.fleet.router.stream(plan, bench.call(), bench.admit, bench.attempts.append, tenant="acme")
+        parts = bench.fleet.router.route_stream(plan, bench.call(), bench.admit, bench.attempts.append, tenant="acme")
         assert await anext(parts) == TextDelta("one")
         await parts.aclose()
         assert bench.providers["a"].open_streams == 0
@@ -305,7 +305,9 @@ class TestEmbeddings:
         bench = Bench({"a": [fail(FailureKind.MODEL_NOT_FOUND)], "b": [Vectors(vectors)]})
         needs = CallNeeds(3, operation=Operation.EMBEDDING)
         call = EmbedCall("", ("hello",), bench.clock.monotonic() + 60)
-        routed = await bench.fleet.router.embed(bench.plan(needs=needs), call, bench.admit, bench.attempts.append, tenant="acme")
+        routed = await bench.fleet.router.route_embedding(
+            bench.plan(needs=needs), call, bench.admit, bench.attempts.append, tenant="acme"
+        )
         assert (routed.embedded, routed.target) == (vectors, Target("b", "m"))
         assert bench.outcomes == ["a FAILED", "b SUCCEEDED"]
 
@@ -374,8 +376,8 @@ class TestPrivateImages:
         fleet = build_fleet(settings, bench.providers, bench.clock)
         plan = fleet.router.plan(None, RoutingPreference(), self.NEEDS, no_price)
         assert [target.provider for target in plan.targets] == ["b"]
-        told = {each.target: each.reason for each in fleet.router.explain(None, RoutingPreference(), self.NEEDS, no_price)}
-        assert told["a/m"] == "the provider is not given images at private addresses"
+        reported = {each.target: each.reason for each in fleet.router.explain(None, RoutingPreference(), self.NEEDS, no_price)}
+        assert reported["a/m"] == "the provider is not given images at private addresses"
 
     def test_are_refused_with_their_path_where_no_provider_may_have_them(self) -> None:
         with pytest.raises(Refused) as caught:
@@ -390,14 +392,14 @@ class TestPrivateImages:
 
 
 class TestExplain:
-    async def test_it_tells_order_reason_cost_and_latency_and_sends_nothing(self) -> None:
+    async def test_it_reports_order_reason_cost_and_latency_and_sends_nothing(self) -> None:
         bench = Bench({name: [HELLO] for name in "abcd"})
         await bench.complete()
         preference = RoutingPreference(avoid=("c",))
         found = bench.fleet.router.explain(None, preference, CallNeeds(), lambda target: Decimal(ord(target.provider)))
         assert [(each.target, each.eligible) for each in found] == [("a/m", True), ("b/m", True), ("d/m", True), ("c/m", False)]
         assert found[0].reason == "number 1 by PRIORITY"
-        assert found[-1].reason == "to be avoided"
+        assert found[-1].reason == "in `avoid`"
         assert found[0].latency_p50_ms == 0
         assert found[0].estimated_cost_usd == 97
         assert bench.providers["b"].calls == []

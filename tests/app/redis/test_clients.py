@@ -6,9 +6,9 @@ from datetime import timedelta
 
 import pytest
 
-from app.clock import SystemClock
-from app.errors import SettingsError, StoreUnavailable
+from app.domain.errors import SettingsError, StoreUnavailable
 from app.redis.clients import RedisClient, Script, Server, connect_redis
+from app.runtime.clock import SystemClock
 from app.settings import RedisSettings
 from tests.clocks import ManualClock
 
@@ -30,7 +30,7 @@ class TestScripts:
         async def forget(server: Server) -> object:
             return await server.script_flush()
 
-        await redis.run(forget)
+        await redis.execute(forget)
         assert await redis.evaluate(script, "test:forgotten", "you", 10) == 2
         assert await redis.evaluate(script, "test:forgotten", "me", 0) == 1
         await redis.close()
@@ -57,7 +57,7 @@ class TestAnOutage:
         redis = connect_redis("redis://127.0.0.1:1/0", SETTINGS, clock)
         for _ in range(20):
             with pytest.raises(StoreUnavailable):
-                await redis.run(outage)
+                await redis.execute(outage)
         assert outage.asked == 3
         assert not redis.available
         await redis.close()
@@ -67,15 +67,15 @@ class TestAnOutage:
         redis = connect_redis("redis://127.0.0.1:1/0", SETTINGS, clock)
         for _ in range(3):
             with pytest.raises(StoreUnavailable):
-                await redis.run(outage)
+                await redis.execute(outage)
         clock.move(0.6)
-        results = await asyncio.gather(*(redis.run(outage) for _ in range(10)), return_exceptions=True)
+        results = await asyncio.gather(*(redis.execute(outage) for _ in range(10)), return_exceptions=True)
         assert all(isinstance(result, StoreUnavailable) for result in results)
         assert outage.asked == 4
         outage.away = False
         clock.move(10)
-        assert await redis.run(outage) == "there"
-        assert await asyncio.gather(*(redis.run(outage) for _ in range(5))) == ["there"] * 5
+        assert await redis.execute(outage) == "there"
+        assert await asyncio.gather(*(redis.execute(outage) for _ in range(5))) == ["there"] * 5
         await redis.close()
 
     async def test_a_server_that_accepts_and_is_silent_is_left_after_the_socket_timeout(self) -> None:
@@ -88,7 +88,7 @@ class TestAnOutage:
         redis = connect_redis(f"redis://127.0.0.1:{port}/0", SETTINGS, SystemClock())
         started = asyncio.get_running_loop().time()
         with pytest.raises(StoreUnavailable):
-            await redis.run(ping)
+            await redis.execute(ping)
         assert asyncio.get_running_loop().time() - started < 1.0
         await redis.close()
         silent.close()
@@ -96,10 +96,10 @@ class TestAnOutage:
 
     async def test_a_delay_of_our_own_event_loop_is_none(self, valkey_url: str) -> None:
         redis = connect_redis(valkey_url, SETTINGS, SystemClock())
-        await redis.run(ping)
+        await redis.execute(ping)
         for _ in range(5):
             asyncio.get_running_loop().call_soon(time.sleep, 2 * SETTINGS.socket_timeout.total_seconds())
-            await redis.run(ping)
+            await redis.execute(ping)
         await redis.close()
 
     async def test_an_error_of_ours_is_no_outage(self, valkey_url: str) -> None:
@@ -110,7 +110,7 @@ class TestAnOutage:
 
         for _ in range(5):
             with pytest.raises(Exception, match="unknown command"):
-                await redis.run(wrong)
+                await redis.execute(wrong)
         assert redis.available
         await redis.close()
 
@@ -137,8 +137,8 @@ class TestAServerThatTakesNoWrites:
 
         for act in (write, write_many) * 3:
             with pytest.raises(StoreUnavailable):
-                await redis.run(act)
-        assert await redis.run(ping)
+                await redis.execute(act)
+        assert await redis.execute(ping)
         await redis.close()
 
 

@@ -15,10 +15,10 @@ from uuid import uuid4
 import pytest
 from redis.asyncio import Redis
 
-from app.clock import SystemClock
+from app.domain.errors import StoreUnavailable
 from app.embedded.binaries import find_valkey
-from app.errors import StoreUnavailable
 from app.redis.clients import RedisClient, Script, Server, connect_redis
+from app.runtime.clock import SystemClock
 from app.settings import RedisSettings
 
 pytestmark = [pytest.mark.anyio, pytest.mark.drill]
@@ -65,7 +65,7 @@ async def until_true(client: RedisClient, condition: Callable[[Server], Awaitabl
     async with asyncio.timeout(30):
         while True:
             try:
-                if await client.run(condition):
+                if await client.execute(condition):
                     return
             except StoreUnavailable:
                 pass
@@ -147,7 +147,7 @@ class TestCluster:
             first, last = index * third, min(SLOTS, (index + 1) * third) - 1
 
             async def command(*words: str | int, node: RedisClient = node) -> object:
-                return await node.run(lambda server: server.execute_command(*words))
+                return await node.execute(lambda server: server.execute_command(*words))
 
             async with asyncio.timeout(10):
                 while True:

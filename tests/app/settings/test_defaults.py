@@ -4,7 +4,7 @@ from pathlib import Path
 
 from genai_prices import Usage, calc_price
 
-from app.secrets import SecretReference
+from app.secrets.reference import SecretReference
 from app.settings import (
     SIMULATOR_KEY,
     ProviderKindName,

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from app.errors import SettingsError
-from app.secrets import SecretReference
+from app.domain.errors import SettingsError
+from app.secrets.reference import SecretReference
 from app.settings import ModelSettings, Settings, load_settings
 
 PROVIDER = '[[providers]]\nname = "a"\nkind = "openai"\nmodels = ["m", "n"]\n'
@@ -95,7 +95,7 @@ class TestFaults:
             ("[server]\ntrusted_proxies = ['10.0.0.1/8']", "server.trusted_proxies[0]", "no bits after its prefix"),
             ("server = 5", "server", "a table with the keys host, port"),
             ("providers = 5", "providers", "a list"),
-            ("[database]\nconnect_timeout = 0", "database.connect_timeout", "longer than nothing"),
+            ("[database]\nconnect_timeout = 0", "database.connect_timeout", "longer than zero"),
             ("[content]\nttl = 'long'", "content.ttl", '"250ms"'),
             ("[budgets.per_tenant]\nperiod = 'DAY'", "budgets.per_tenant.limit_usd", "missing"),
             ("[budgets.per_tenant]\nlimit_usd = true", "budgets.per_tenant.limit_usd", "a number"),

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from app.errors import SettingsError
-from app.secrets import SecretReference
+from app.domain.errors import SettingsError
+from app.secrets.reference import SecretReference
 from app.settings import Settings, load_settings
 from app.settings.durations import format_duration
 
@@ -121,7 +121,7 @@ class TestNames:
         with pytest.raises(SettingsError, match="serve: unknown key; did you mean server"):
             load(GREENLANG_SERVE__PORT="1")
 
-    def test_one_underscore_too_few_is_told(self) -> None:
+    def test_one_underscore_too_few_is_reported(self) -> None:
         with pytest.raises(SettingsError, match="did you mean GREENLANG_SERVER__PORT"):
             load(GREENLANG_SERVER_PORT="1")
 

@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from app.clock import SystemClock
+from app.runtime.clock import SystemClock
 from app.settings import Settings
 from app.settings.load import load_settings
 from app.supervisor.serve import Started, serve

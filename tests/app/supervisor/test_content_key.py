@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from app.errors import SettingsError
-from app.secrets import SecretReference, build_sealer
+from app.domain.errors import SettingsError
+from app.secrets.reference import SecretReference
+from app.secrets.sealing import build_sealer
 from app.settings import ContentSettings, DatabaseSettings, Settings
 from app.supervisor.content_key import CONTENT_KEY, keeps_content_in_clear, with_content_key
 

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from app.clock import SystemClock
-from app.errors import SettingsError
+from app.domain.errors import SettingsError
+from app.runtime.clock import SystemClock
 from app.supervisor.ownership import DataDirectoryInUse, owned
 
 _OWN = """
 import os, sys
 from pathlib import Path
-from app.clock import SystemClock
+from app.runtime.clock import SystemClock
 from app.supervisor.ownership import owned
 with owned(Path(sys.argv[1]), SystemClock()):
     if os.fork() == 0:
@@ -33,7 +33,7 @@ class TestOwned:
         with owned(tmp_path / "some" / "data", SystemClock()) as data_dir:
             assert stat.S_IMODE(data_dir.stat().st_mode) == 0o700
 
-    def test_a_second_owner_is_told_of_the_first(self, tmp_path: Path) -> None:
+    def test_a_second_owner_is_informed_of_the_first(self, tmp_path: Path) -> None:
         with owned(tmp_path, SystemClock()), pytest.raises(DataDirectoryInUse) as refused, owned(tmp_path, SystemClock()):
             pass
         assert refused.value.pid == os.getpid()
@@ -62,12 +62,12 @@ class TestOwnerIsGone:
         assert orphan.stdin is not None
         timer = threading.Timer(0.3, orphan.stdin.close)
         timer.start()
-        with owned(tmp_path, SystemClock(), patience=20) as data_dir:
+        with owned(tmp_path, SystemClock(), wait_seconds=20) as data_dir:
             assert data_dir == tmp_path.resolve()
         timer.join()
 
     def test_but_not_for_ever(self, tmp_path: Path, orphan: subprocess.Popen[bytes]) -> None:
-        with pytest.raises(DataDirectoryInUse), owned(tmp_path, SystemClock(), patience=0.2):
+        with pytest.raises(DataDirectoryInUse), owned(tmp_path, SystemClock(), wait_seconds=0.2):
             pass
         assert orphan.stdin is not None
         orphan.stdin.close()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from app.errors import SettingsError
-from app.secrets import SecretReference
+from app.domain.errors import SettingsError
+from app.secrets.reference import SecretReference
 from app.settings import ContentSettings, DatabaseSettings, ProviderKindName, ProviderSettings, RedisSettings, Settings
 from app.supervisor.required_secrets import require_secrets
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from app.supervisor.restarts import LONG_LIFE_SECONDS, LONGEST_SECONDS, Restarts
+from app.supervisor.restarts import LONG_LIFE_SECONDS, MAX_SECONDS, Restarts
 from tests.clocks import ManualClock
 
 
@@ -19,11 +19,11 @@ def dies_after(restarts: Restarts, clock: ManualClock, seconds: float) -> float:
 
 
 class TestRestarts:
-    def test_the_first_death_is_mended_at_once_and_the_next_ones_ever_later(self) -> None:
+    def test_the_first_death_is_repaired_at_once_and_the_next_ones_ever_later(self) -> None:
         clock = ManualClock()
         restarts = Restarts(clock)
         restarts.started()
-        assert [dies_after(restarts, clock, 0.1) for _ in range(7)] == [0, 0.5, 1, 2, 4, LONGEST_SECONDS, LONGEST_SECONDS]
+        assert [dies_after(restarts, clock, 0.1) for _ in range(7)] == [0, 0.5, 1, 2, 4, MAX_SECONDS, MAX_SECONDS]
 
     def test_a_long_life_forgives(self) -> None:
         clock = ManualClock()

@@ -161,7 +161,7 @@ class TestNotStarted:
         assert "a server process ended before it answered" in (tmp_path / "said").read_text()
         wait_gone(everything)
 
-    def test_a_start_that_told_nobody_a_key_leaves_that_to_the_next(
+    def test_a_start_that_reported_no_one_a_key_leaves_that_to_the_next(
         self, start: Start, launch: Callable[..., subprocess.Popen[str]]
     ) -> None:
         assert launch(application="create_broken_app").wait(60) != 0
@@ -204,7 +204,7 @@ class TestStopped:
 
 
 class TestStoppedTwice:
-    def test_nobody_is_waited_for(self, start: Start) -> None:
+    def test_no_one_is_waited_for(self, start: Start) -> None:
         running = start()
         everything = family(running.process.pid)
         with ThreadPoolExecutor(1) as pool:
@@ -248,8 +248,10 @@ class TestChildKilled:
 
     def test_the_stores_come_back(self, start: Start) -> None:
         running = start()
-        keeper = next(each for each in psutil.Process(running.process.pid).children() if "app.embedded.keeper" in command(each))
-        keeper.kill()
+        store_supervisor = next(
+            each for each in psutil.Process(running.process.pid).children() if "app.embedded.store_supervisor" in command(each)
+        )
+        store_supervisor.kill()
         wait_until(lambda: _counts_keys(running))
 
     def test_the_simulator_comes_back_at_its_address(self, start: Start, tmp_path: Path) -> None:

@@ -1,10 +1,10 @@
-"""Misuse that nobody looks at, for tests of something else."""
+"""Misuse that is not examined, for tests of something else."""
 
 from __future__ import annotations
 
 from prometheus_client import CollectorRegistry
 
-from app.clock import SystemClock
+from app.runtime.clock import SystemClock
 from app.web.client_address import TrustedProxies
 from app.web.misuse import Misuse
 

@@ -24,7 +24,7 @@ class TestWithoutATrustedPeer:
     def test_what_is_forwarded_is_not_believed(self, peer: str) -> None:
         assert PROXIES.client_address(scope(peer, forwarded_for("198.51.100.1"), ("forwarded", "for=198.51.100.1"))) == peer
 
-    def test_nobody_is_trusted_by_default(self) -> None:
+    def test_no_one_is_trusted_by_default(self) -> None:
         assert TrustedProxies().client_address(scope("127.0.0.1", forwarded_for("198.51.100.1"))) == "127.0.0.1"
         assert not TrustedProxies().trusts("127.0.0.1")
 

@@ -13,8 +13,8 @@ from threading import Event
 import psutil
 import pytest
 
-from app.errors import Overloaded
-from app.web.load import Holder
+from app.domain.errors import Overloaded
+from app.web.capacity import Holder
 from app.web.memory import LARGE_BYTES, REST_SECONDS, BodyCapacity, trim_heap
 from tests.app.graphql.serving import eventually
 from tests.clocks import ManualClock

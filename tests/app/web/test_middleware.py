@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from app.errors import Unauthenticated
+from app.domain.errors import Unauthenticated
 from app.web.bearer import bearer_token
 from app.web.client_address import TrustedProxies
 from app.web.request_ids import RequestIds, request_id_of

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 import pytest
 from prometheus_client import CollectorRegistry
 
-from app.errors import Forbidden, RefusedKey, StoreUnavailable, Unauthenticated
+from app.domain.errors import Forbidden, RefusedKey, StoreUnavailable, Unauthenticated
 from app.web.client_address import TrustedProxies
 from app.web.misuse import Door, Misuse, Origin
 from tests.clocks import ManualClock
@@ -73,7 +73,7 @@ class TestCounters:
             misuse.note(error, origin())
         assert all(counted(registry, reason.value) == 0 for reason in RefusedKey)
 
-    async def test_no_label_comes_from_a_stranger(self, misuse: Misuse, registry: CollectorRegistry) -> None:
+    async def test_no_label_comes_from_a_other_caller(self, misuse: Misuse, registry: CollectorRegistry) -> None:
         before = series(registry)
         for number in range(1000):
             misuse.note(unknown(f"{number:012}"), origin(f"192.0.2.{number % 256}"))
@@ -99,7 +99,7 @@ class TestWarnings:
             await clock.advance(60)
         assert [line.__dict__["refusals"] for line in lines(caplog)] == [1, 7731, 7732, 7732]
 
-    async def test_a_short_flood_is_told_when_its_minute_ends(
+    async def test_a_short_flood_is_informed_when_its_minute_ends(
         self, misuse: Misuse, clock: ManualClock, caplog: pytest.LogCaptureFixture
     ) -> None:
         for _ in range(100):
@@ -126,7 +126,7 @@ class TestWarnings:
         misuse.note(unknown(), origin("10.0.0.1", Door.HTTP, (b"x-forwarded-for", b"198.51.100.7")))
         assert lines(caplog)[0].__dict__["client"] == "198.51.100.7"
 
-    async def test_an_end_tells_what_was_not_told(
+    async def test_an_end_reports_what_was_not_reported(
         self, registry: CollectorRegistry, clock: ManualClock, caplog: pytest.LogCaptureFixture
     ) -> None:
         misuse = Misuse(registry, TrustedProxies(), clock)

@@ -1,4 +1,4 @@
-"""What a stranger may send before anybody knows who it is, on a real server."""
+"""What a other_caller may send before anybody knows who it is, on a real server."""
 
 from __future__ import annotations
 
@@ -227,7 +227,7 @@ class TestFloods:
             client.connection.transport.write(frame * 40_000)
             assert (await client.closed())[0] == 1008
 
-    async def test_of_pings_fill_no_memory_where_nobody_reads_the_pongs(self) -> None:
+    async def test_of_pings_fill_no_memory_where_no_one_reads_the_pongs(self) -> None:
         protocols: list[WebSocketProtocol] = []
 
         class Protocol(WebSocketProtocol):

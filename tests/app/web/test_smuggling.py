@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.web.protocols import HEAD_BYTES, MOST_PIPELINED, HttpProtocol
+from app.web.protocols import HEAD_BYTES, MAX_PIPELINED, HttpProtocol
 from tests.app.graphql.serving import eventually
 from tests.app.web.recording import NEXT, Recording, answers, recording, segmentations
 
@@ -126,11 +126,11 @@ class TestAnUpgradeThatIsIgnored:
 
     async def test_counts_among_the_requests_that_wait(self, server: Recording) -> None:
         offer = b"GET /held HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: h2c\r\n\r\n"
-        found = await server.exchange(offer * MOST_PIPELINED + NEXT)
-        assert len(found) == MOST_PIPELINED + 1
+        found = await server.exchange(offer * MAX_PIPELINED + NEXT)
+        assert len(found) == MAX_PIPELINED + 1
         server.gate.clear()
         reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
-        writer.write(offer * 2 * (MOST_PIPELINED + 2))
+        writer.write(offer * 2 * (MAX_PIPELINED + 2))
         async with asyncio.timeout(10):
             with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
                 await reader.readexactly(1)
@@ -391,7 +391,7 @@ class TestSegments:
             asyncio.run(_whole_and_in_segments(head + body + NEXT, cuts))
 
 
-def test_answers_are_told_apart() -> None:
+def test_answers_are_distinguished() -> None:
     assert answers(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}HTTP/1.1 400 Bad\r\n\r\n") == [(200, {}), (400, None)]
     with pytest.raises(AssertionError, match="cut short"):
         answers(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{")

@@ -20,8 +20,8 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from app.access.principal import Principal, Scope
-from app.errors import Forbidden, Refused
-from app.problems import InvalidInput
+from app.domain.errors import Forbidden, Refused
+from app.domain.problems import InvalidInput
 from schema.build import build_schema
 from tests.app.access.principals import principal
 

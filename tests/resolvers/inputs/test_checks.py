@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from app.errors import Refused
-from app.problems import InvalidInput
+from app.domain.errors import Refused
+from app.domain.problems import InvalidInput
 from resolvers.inputs.checks import check_range
 
 

@@ -7,8 +7,10 @@ from datetime import timedelta
 import pytest
 from graphql.utilities import coerce_input_value
 
-from app.completions import CacheMode, CachePolicy, CompletionRequest
-from app.errors import Refused
+from app.domain.errors import Refused
+from app.domain.problems import InvalidInput
+from app.domain.usage import Label
+from app.gateway.completions import CacheMode, CachePolicy, CompletionRequest
 from app.llm.messages import (
     ImageUrl,
     InlineImage,
@@ -23,8 +25,6 @@ from app.llm.messages import (
     ToolResult,
 )
 from app.llm.routing import RoutingPreference, RoutingStrategy
-from app.problems import InvalidInput
-from app.usage import Label
 from resolvers.inputs.completions import CompletionInput
 from schema.build import build_schema
 

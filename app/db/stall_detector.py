@@ -1,0 +1,97 @@
+"""Distinguishes a stalled server from a busy one: after a while of waiting it is asked something on a new connection.
+
+A process that is frozen keeps its connections open and says nothing on them, and a statement may rightly take half a minute. So
+time alone decides nothing. Any answer shows that the server lives, also a refusal and an answer to another caller.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from app.db.failures import DATABASE_ERRORS
+
+LOOK_SECONDS = 2.0
+ANSWER_SECONDS = 3.0
+
+
+class StallDetector:
+    """`engine` pools nothing, so that each question has a connection of its own. However many wait, one asks."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self.look_seconds = LOOK_SECONDS
+        self.answer_seconds = ANSWER_SECONDS
+        self._engine = engine
+        self._asking: asyncio.Task[bool] | None = None
+        self._answered_at = float("-inf")
+
+    @asynccontextmanager
+    async def bounded(self) -> AsyncIterator[None]:
+        """Replaces what runs inside by TimeoutError once the server answers no one."""
+        async with asyncio.timeout(None) as limit:
+            waiting = _Waiting(self, limit)
+            try:
+                yield
+            finally:
+                waiting.end()
+            self._answered_at = asyncio.get_running_loop().time()
+
+    def was_quiet(self, now: float) -> bool:
+        """Whether it has said nothing lately, so that it is to be asked again."""
+        return now - self._answered_at >= self.look_seconds
+
+    def ask(self) -> asyncio.Task[bool]:
+        """True where the server says anything at all."""
+        if self._asking is None or self._asking.done():
+            self._asking = asyncio.create_task(self._ask())
+        return self._asking
+
+    async def close(self) -> None:
+        if self._asking is not None:
+            self._asking.cancel()
+            await asyncio.wait([self._asking])
+        await self._engine.dispose()
+
+    async def _ask(self) -> bool:
+        try:
+            async with asyncio.timeout(self.answer_seconds), self._engine.connect() as connection:
+                await connection.execute(text("select 1"))
+        except TimeoutError:
+            return False
+        except DATABASE_ERRORS:
+            pass
+        self._answered_at = asyncio.get_running_loop().time()
+        return True
+
+
+class _Waiting:
+    """Ends `limit` at once when an answer fails to come."""
+
+    def __init__(self, detector: StallDetector, limit: asyncio.Timeout) -> None:
+        self._detector = detector
+        self._limit = limit
+        self._ended = False
+        self._loop = asyncio.get_running_loop()
+        self._next = self._loop.call_later(detector.look_seconds, self._look)
+
+    def end(self) -> None:
+        self._ended = True
+        self._next.cancel()
+
+    def _look(self) -> None:
+        if self._detector.was_quiet(self._loop.time()):
+            self._detector.ask().add_done_callback(self._judge)
+        else:
+            self._next = self._loop.call_later(self._detector.look_seconds, self._look)
+
+    def _judge(self, asked: asyncio.Task[bool]) -> None:
+        if self._ended or asked.cancelled():
+            return
+        if asked.result() or not self._detector.was_quiet(self._loop.time()):
+            self._next = self._loop.call_later(self._detector.look_seconds, self._look)
+        else:
+            self._limit.reschedule(self._loop.time())

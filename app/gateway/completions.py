@@ -1,0 +1,146 @@
+"""A completion as callers ask for it and as they see it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from decimal import Decimal
+from enum import Enum
+from uuid import UUID
+
+import msgspec
+
+from app.domain.attempts import Attempt
+from app.domain.hosts import is_public_url
+from app.domain.ids import format_id
+from app.domain.usage import CacheTier, Label, TokenUsage
+from app.llm.messages import (
+    FinishReason,
+    ImageUrl,
+    InlineImage,
+    Json,
+    Message,
+    ReasoningEffort,
+    ResponseFormat,
+    Text,
+    Tool,
+    ToolCall,
+    ToolChoice,
+)
+from app.llm.routing import RoutingPreference
+
+
+class CompletionStatus(Enum):
+    RUNNING = "RUNNING"
+    FINISHED = "FINISHED"
+    FAILED = "FAILED"
+    CANCELLED = "CANCELLED"
+
+
+class CacheMode(Enum):
+    OFF = "OFF"
+    USE = "USE"
+    REFRESH = "REFRESH"
+
+
+@dataclass(frozen=True, slots=True)
+class CachePolicy:
+    mode: CacheMode = CacheMode.USE
+    ttl: timedelta | None = None
+    tags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class CompletionRequest:
+    """`model` is `provider/model` or a route's name; None is the route `default`."""
+
+    messages: tuple[Message, ...]
+    model: str | None = None
+    tools: tuple[Tool, ...] = ()
+    tool_choice: ToolChoice | None = None
+    response_format: ResponseFormat | None = None
+    max_output_tokens: int | None = None
+    min_output_tokens: int | None = None
+    reasoning_effort: ReasoningEffort | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+    routing: RoutingPreference = RoutingPreference()
+    cache: CachePolicy | None = None
+    agent: str | None = None
+    labels: tuple[Label, ...] = ()
+    timeout: timedelta | None = None
+    idempotency_key: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CacheHit:
+    tier: CacheTier
+    age_seconds: float
+    saved_usd: Decimal | None
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """`problem` is the frozen dataclass of why it failed; `cost_usd` is None where any attempt's price is unknown."""
+
+    key: UUID
+    status: CompletionStatus
+    tenant: str
+    created_at: datetime
+    text: str | None = None
+    reasoning: Json = None
+    tool_calls: tuple[ToolCall, ...] = ()
+    finish_reason: FinishReason | None = None
+    problem: object | None = None
+    notes: tuple[str, ...] = ()
+    requested_model: str | None = None
+    route: str | None = None
+    output_cap_tokens: int | None = None
+    capped_by_budget: bool = False
+    provider: str | None = None
+    model: str | None = None
+    usage: TokenUsage | None = None
+    cost_usd: Decimal | None = None
+    cache: CacheHit | None = None
+    attempts: tuple[Attempt, ...] = ()
+    latency_ms: float | None = None
+    overhead_ms: float | None = None
+    first_token_ms: float | None = None
+    agent: str | None = None
+    labels: tuple[Label, ...] = ()
+    finished_at: datetime | None = None
+
+    @property
+    def id(self) -> str:
+        return format_id("cmp", self.key)
+
+
+def prompt_texts(request: CompletionRequest) -> Iterator[str]:
+    """Everything of a call that a model reads as text."""
+    for message in request.messages:
+        yield from (part.text for part in message.parts if isinstance(part, Text))
+        for call in message.tool_calls:
+            yield call.name
+            yield call.arguments
+        if message.tool_result is not None:
+            yield message.tool_result.content
+        if message.reasoning is not None:
+            yield msgspec.json.encode(message.reasoning).decode()
+    if request.tools or request.response_format is not None:
+        yield msgspec.json.encode((request.tools, request.response_format)).decode()
+
+
+def count_images(request: CompletionRequest) -> int:
+    return sum(isinstance(part, ImageUrl | InlineImage) for message in request.messages for part in message.parts)
+
+
+def find_private_image(request: CompletionRequest) -> tuple[str, ...] | None:
+    """The path of the first image whose URL is not public; names are not looked up."""
+    for index, message in enumerate(request.messages):
+        for place, part in enumerate(message.parts):
+            if isinstance(part, ImageUrl) and not is_public_url(part.url):
+                return ("messages", str(index), "parts", str(place), "image", "url")
+    return None

@@ -1,0 +1,291 @@
+"""A paid call before it is admitted: its route, its price and the worst case that it can cost. Nothing is held or sent here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from decimal import Decimal
+from functools import partial
+from typing import Generic, Protocol, TypeAlias, TypeVar
+from uuid import UUID
+
+from app.access.principal import Principal
+from app.access.tenancy import agent_for
+from app.costs.estimate import Estimator
+from app.costs.holds import Estimate, IdempotencyKey, Payer
+from app.costs.prices import PriceBook
+from app.domain.attempts import Attempt
+from app.domain.ids import new_uuid
+from app.domain.usage import Label, Operation, TokenUsage
+from app.gateway.completions import (
+    CompletionRequest,
+    count_images,
+    find_private_image,
+    prompt_texts,
+)
+from app.gateway.embeddings import EmbeddingsRequest
+from app.gateway.prompt_cache_affinity import Prompt, PromptCacheAffinity
+from app.llm.fleet import Fleet
+from app.llm.messages import EmbedCall, ModelCall
+from app.llm.output_limits import OutputLimits
+from app.llm.router import Plan
+from app.llm.routing import CallNeeds, RouteCandidate, RoutingPreference, Target
+from app.runtime.clock import Clock
+from app.runtime.offload import LARGE_BYTES, Offload
+from app.runtime.request_hash import digest
+from app.settings import EMBEDDINGS_ROUTE
+from app.web.capacity import Holder
+
+IMAGE_TOKENS = 1600
+"""What the providers charge at most for one image at their usual size."""
+EXPECTED_OUTPUT_TOKENS = 500
+"""For the order of targets by cost, where a call has no cap of its own."""
+LARGE_PROMPT_TOKENS = 20_000
+"""From here on a prompt is hashed in a thread, so that others have their turn meanwhile."""
+_BYTES_A_TOKEN = 4
+
+Template = TypeVar("Template", ModelCall, EmbedCall)
+
+
+class CallRequest(Protocol):
+    """What every paid call is asked with."""
+
+    @property
+    def model(self) -> str | None: ...
+
+    @property
+    def routing(self) -> RoutingPreference: ...
+
+    @property
+    def agent(self) -> str | None: ...
+
+    @property
+    def labels(self) -> tuple[Label, ...]: ...
+
+    @property
+    def timeout(self) -> timedelta | None: ...
+
+    @property
+    def idempotency_key(self) -> str | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedCall(Generic[Template]):
+    """`key_id` is the API key it was made with. `started` is in the Clock's monotonic seconds. Prices are those at the start,
+    also for the settlement. Vectors are no output tokens: their call has a cap of 0. `max_output_tokens` is as asked; no target
+    is asked for more than it can write."""
+
+    key: UUID
+    key_id: UUID
+    operation: Operation
+    requested_model: str | None
+    payer: Payer
+    plan: Plan
+    template: Template
+    started: float
+    started_at: datetime
+    prices: PriceBook
+    estimator: Estimator
+    output_limits: OutputLimits
+    counted_tokens: int
+    idempotency: IdempotencyKey | None
+    prompt: Prompt | None = None
+    images: int = 0
+    max_output_tokens: int = 0
+    min_output_tokens: int = 0
+
+    def input_tokens(self, target: Target) -> int:
+        return self.estimator.corrected(target.provider, target.model, self.counted_tokens) + IMAGE_TOKENS * self.images
+
+    def output_cap(self, target: Target) -> int:
+        return min(self.max_output_tokens, self.output_limits.of(target))
+
+    def estimate(self, target: Target) -> Estimate:
+        input_tokens = self.input_tokens(target)
+        rates = self.prices.rates(target.provider, target.model, self.started_at)
+        return Estimate(
+            provider=target.provider,
+            model=target.model,
+            input_tokens=input_tokens,
+            max_output_tokens=self.output_cap(target),
+            min_output_tokens=self.min_output_tokens,
+            input_usd=None if rates is None else rates.input_cost(input_tokens),
+            output_token_usd=None if rates is None else rates.output_token_usd(input_tokens),
+        )
+
+    def priced(self, attempt: Attempt) -> Attempt:
+        if attempt.usage is None:
+            return attempt
+        rates = self.prices.rates(attempt.provider, attempt.model, self.started_at, attempt.usage.service_tier)
+        return attempt if rates is None else replace(attempt, cost_usd=rates.cost(attempt.usage))
+
+
+class CallPlanner:
+    def __init__(
+        self,
+        clock: Clock,
+        fleet: Fleet,
+        prices: PriceBook,
+        estimator: Estimator,
+        timeouts: Mapping[str, timedelta],
+        *,
+        offload: Offload,
+        output_limits: OutputLimits,
+    ) -> None:
+        """`timeouts` are the providers' totals by name: the first target's holds for a call that brings none."""
+        self._clock = clock
+        self._fleet = fleet
+        self._prices = prices
+        self._estimator = estimator
+        self._timeouts = timeouts
+        self._offload = offload
+        self._output_limits = output_limits
+        self._caches = PromptCacheAffinity(clock)
+
+    async def explain(self, request: CompletionRequest, principal: Principal) -> list[RouteCandidate]:
+        """Every target of the call's route with its place and the reason for it; nothing is held or sent. Raises as `plan`."""
+        prompt = Prompt(self._caches, _payer(request, principal).tenant, request)
+        counted = await self._estimator.count(prompt_texts(request))
+        images = count_images(request)
+        if _is_large(counted, images):
+            await self._offload.run_in_thread(_size(counted, images), prompt.read)
+        needs = CallNeeds(input_tokens=counted + IMAGE_TOKENS * images, private_image=find_private_image(request))
+        estimate = self._expectation(request, prompt, counted, self._clock.now())
+        return self._fleet.router.explain(request.model, request.routing, needs, estimate)
+
+    async def plan(self, request: CompletionRequest, principal: Principal, *, streamed: bool = False) -> PlannedCall[ModelCall]:
+        """Raises Refused(InvalidInput) where nothing configured can serve it, Forbidden for another agent than the key's."""
+        started, started_at = self._clock.monotonic(), self._clock.now()
+        payer = _payer(request, principal)
+        counted = await self._estimator.count(prompt_texts(request))
+        images = count_images(request)
+        private_image = find_private_image(request)
+        needs = CallNeeds(input_tokens=counted + IMAGE_TOKENS * images, streamed=streamed, private_image=private_image)
+        prompt = Prompt(self._caches, payer.tenant, request)
+        if _is_large(counted, images):
+            await self._offload.run_in_thread(_size(counted, images), prompt.read)
+        estimate = self._expectation(request, prompt, counted, started_at)
+        plan = self._fleet.router.plan(request.model, request.routing, needs, estimate)
+        asked = request.max_output_tokens or plan.default_max_output_tokens
+        cap = min(asked, self._output_limits.of(plan.targets[0]))
+        return PlannedCall(
+            key=new_uuid(started_at),
+            key_id=principal.key_id,
+            operation=Operation.COMPLETION,
+            requested_model=request.model,
+            payer=payer,
+            plan=plan,
+            template=_template(request, payer, plan, cap, self._deadline(request, plan, started)),
+            started=started,
+            started_at=started_at,
+            prices=self._prices,
+            estimator=self._estimator,
+            output_limits=self._output_limits,
+            counted_tokens=counted,
+            idempotency=await self._idempotency(request, payer, counted, images),
+            prompt=prompt,
+            images=images,
+            max_output_tokens=asked,
+            min_output_tokens=request.min_output_tokens or max(1, cap // 4),
+        )
+
+    async def plan_embeddings(self, request: EmbeddingsRequest, principal: Principal) -> PlannedCall[EmbedCall]:
+        """As `plan`; a call that names no model takes the route `embeddings`."""
+        started, started_at = self._clock.monotonic(), self._clock.now()
+        payer = _payer(request, principal)
+        counted = await self._estimator.count(request.texts)
+        plan = self._fleet.router.plan(
+            request.model or EMBEDDINGS_ROUTE,
+            request.routing,
+            CallNeeds(input_tokens=counted, operation=Operation.EMBEDDING),
+            lambda target: self._expected(target, counted, 0, 0, started_at),
+        )
+        deadline = self._deadline(request, plan, started)
+        return PlannedCall(
+            key=new_uuid(started_at),
+            key_id=principal.key_id,
+            operation=Operation.EMBEDDING,
+            requested_model=request.model,
+            payer=payer,
+            plan=plan,
+            template=EmbedCall(plan.targets[0].model, request.texts, deadline, request.dimensions, _holder(payer)),
+            started=started,
+            started_at=started_at,
+            prices=self._prices,
+            estimator=self._estimator,
+            output_limits=self._output_limits,
+            counted_tokens=counted,
+            idempotency=await self._idempotency(request, payer, counted),
+        )
+
+    async def _idempotency(self, request: CallRequest, payer: Payer, tokens: int, images: int = 0) -> IdempotencyKey | None:
+        """The hash holds the agent that pays: the key of another agent's call is not this one's to join."""
+        if request.idempotency_key is None:
+            return None
+        work = partial(digest, (request, payer.agent))
+        hashed = await self._offload.run_in_thread(_size(tokens, images), work) if _is_large(tokens, images) else work()
+        return IdempotencyKey(request.idempotency_key, hashed)
+
+    def _deadline(self, request: CallRequest, plan: Plan, started: float) -> float:
+        timeout = request.timeout or self._timeouts[plan.targets[0].provider]
+        return started + timeout.total_seconds()
+
+    def _expectation(
+        self, request: CompletionRequest, prompt: Prompt, counted: int, at: datetime
+    ) -> Callable[[Target], Decimal | None]:
+        asked = request.max_output_tokens or EXPECTED_OUTPUT_TOKENS
+
+        def estimate(target: Target) -> Decimal | None:
+            output_tokens = min(asked, self._output_limits.of(target))
+            return self._expected(target, counted, prompt.cached_at(target), output_tokens, at)
+
+        return estimate
+
+    def _expected(self, target: Target, counted: int, cached: int, output_tokens: int, at: datetime) -> Decimal | None:
+        rates = self._prices.rates(target.provider, target.model, at)
+        if rates is None:
+            return None
+        tokens = self._estimator.corrected(target.provider, target.model, counted)
+        cached = min(cached, tokens)
+        return rates.cost(TokenUsage(tokens - cached, cached, visible_output_tokens=output_tokens))
+
+
+def _payer(request: CallRequest, principal: Principal) -> Payer:
+    return Payer(principal.tenant, principal.key_name, agent_for(principal, request.agent), request.labels)
+
+
+def _holder(payer: Payer) -> Holder:
+    return Holder(payer.key_name, payer.tenant)
+
+
+def _template(request: CompletionRequest, payer: Payer, plan: Plan, cap: int, deadline: float) -> ModelCall:
+    return ModelCall(
+        model=plan.targets[0].model,
+        messages=request.messages,
+        max_output_tokens=cap,
+        deadline=deadline,
+        tools=request.tools,
+        tool_choice=request.tool_choice,
+        response_format=request.response_format,
+        reasoning_effort=request.reasoning_effort,
+        temperature=request.temperature,
+        top_p=request.top_p,
+        stop=request.stop,
+        seed=request.seed,
+        unsupported=plan.unsupported,
+        input_tokens=plan.needs.input_tokens,
+        holder=_holder(payer),
+    )
+
+
+def _is_large(tokens: int, images: int) -> bool:
+    return images > 0 or tokens > LARGE_PROMPT_TOKENS
+
+
+def _size(tokens: int, images: int) -> int:
+    """In bytes, about: an image counts as large."""
+    return _BYTES_A_TOKEN * tokens + LARGE_BYTES * images
+
+
+AnyCall: TypeAlias = PlannedCall[ModelCall] | PlannedCall[EmbedCall]

@@ -1,0 +1,224 @@
+"""One admitted call on its way, followed from attempt to attempt: what was tried, what it cost, and how it ended."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from decimal import Decimal
+from functools import reduce
+from operator import add
+from typing import Generic
+
+from app.costs.holds import Admitted, Ledger
+from app.domain.attempts import Attempt, AttemptOutcome
+from app.domain.money import ZERO
+from app.domain.problems import InvalidInput, ProblemCode
+from app.domain.usage import TokenUsage
+from app.gateway.completions import (
+    Completion,
+    CompletionStatus,
+)
+from app.gateway.embeddings import Embeddings, EmbeddingsOutcome
+from app.gateway.planning import PlannedCall, Template
+from app.llm.messages import EmbedCall, FinishReason, ModelCall, TextDelta, ToolCallDelta
+from app.llm.router import Routed, Router
+from app.llm.routing import ProvidersFailed, RateLimited, Target
+from app.runtime.clock import Clock
+
+_NEVER_SENT = frozenset({AttemptOutcome.SKIPPED_BUDGET, AttemptOutcome.SKIPPED_LIMIT, AttemptOutcome.SKIPPED_OPEN_CIRCUIT})
+
+
+class RunningCall(Generic[Template]):
+    """What one admitted call has done so far; its attempts are priced as they come."""
+
+    def __init__(self, call: PlannedCall[Template], admitted: Admitted, ledger: Ledger, clock: Clock) -> None:
+        self.call: PlannedCall[Template] = call
+        self._admitted = admitted
+        self._ledger = ledger
+        self._clock = clock
+        self._first = True
+        self._cap = admitted.output_cap_tokens
+        self._cap_without_budgets = call.output_cap(call.plan.targets[0])
+        self.attempts: list[Attempt] = []
+
+    async def admit_attempt(self, target: Target) -> int | None:
+        """The output cap of the next attempt: the admission's own for the first one, a top-up for every further one."""
+        first, self._first = self._first, False
+        if first and target == self.call.plan.targets[0]:
+            return self._cap
+        cap = await self._ledger.top_up(self.call.key, self.call.payer, self.call.estimate(target))
+        if cap is not None:
+            self._cap, self._cap_without_budgets = cap, self.call.output_cap(target)
+        return cap
+
+    def observe(self, attempt: Attempt) -> None:
+        if attempt.usage is None and self._was_perhaps_billed(attempt):
+            attempt = replace(attempt, usage=self._estimated(attempt))
+        self.attempts.append(self.call.priced(attempt))
+        if attempt.usage is not None and attempt.usage.confirmed:
+            self._learn(attempt, attempt.usage)
+
+    def _learn(self, attempt: Attempt, usage: TokenUsage) -> None:
+        call = self.call
+        if not call.images:
+            call.estimator.learn(attempt.provider, attempt.model, call.counted_tokens, usage.input_tokens)
+        if call.prompt is not None and len(call.plan.targets) > 1:
+            call.prompt.served(Target(attempt.provider, attempt.model), usage)
+
+    @property
+    def billed_attempts(self) -> tuple[Attempt, ...]:
+        """Those that reached a provider: the ledger has a row for each."""
+        return tuple(attempt for attempt in self.attempts if attempt.outcome not in _NEVER_SENT)
+
+    @property
+    def usage(self) -> TokenUsage | None:
+        """All attempts together; None where none is known."""
+        usages = tuple(attempt.usage for attempt in self.attempts if attempt.usage is not None)
+        return reduce(add, usages) if usages else None
+
+    @property
+    def cost_usd(self) -> Decimal | None:
+        """All attempts together; None where one was used whose price is unknown."""
+        costs = [attempt.cost_usd for attempt in self.attempts if attempt.usage is not None]
+        known = [cost for cost in costs if cost is not None]
+        return sum(known, ZERO) if len(known) == len(costs) else None
+
+    def failure(self, problem: object) -> ProvidersFailed:
+        """Whatever ended it: something was sent before, so it is the failure of every target that could be tried."""
+        if isinstance(problem, ProvidersFailed):
+            return replace(problem, attempts=tuple(self.attempts))
+        code = problem.code if isinstance(problem, RateLimited) else ProblemCode.PROVIDER_ERROR
+        return ProvidersFailed("No other target could be tried.", tuple(self.attempts), retryable=True, code=code)
+
+    def _written(self) -> tuple[str, ...]:
+        """What has come of an answer that is not whole."""
+        return ()
+
+    def _was_perhaps_billed(self, attempt: Attempt) -> bool:
+        """A provider bills what it made, also for a caller that left; only one target ever shows anything."""
+        if attempt.outcome is AttemptOutcome.SUCCEEDED or attempt.outcome in _NEVER_SENT:
+            return False
+        return attempt.outcome is AttemptOutcome.CANCELLED or bool(self._written())
+
+    def _estimated(self, attempt: Attempt) -> TokenUsage:
+        """The input as it was held for, and the output that has come."""
+        estimator, target = self.call.estimator, Target(attempt.provider, attempt.model)
+        made = estimator.count_now(self._written())
+        output = min(self._cap, estimator.corrected(target.provider, target.model, made))
+        return TokenUsage(uncached_input_tokens=self.call.input_tokens(target), visible_output_tokens=output, confirmed=False)
+
+
+class RunningCompletion(RunningCall[ModelCall]):
+    def __init__(self, call: PlannedCall[ModelCall], admitted: Admitted, ledger: Ledger, clock: Clock) -> None:
+        super().__init__(call, admitted, ledger, clock)
+        self._texts: list[str] = []
+        self._tool_pieces: list[str] = []
+        self._first_token_ms: float | None = None
+
+    async def answer(self, router: Router) -> Completion:
+        call = self.call
+        routed = await router.route_completion(
+            call.plan, call.template, self.admit_attempt, self.observe, tenant=call.payer.tenant
+        )
+        return self.finished(routed)
+
+    def streamed(self, part: TextDelta | ToolCallDelta) -> None:
+        """Something of the answer has come."""
+        if self._first_token_ms is None:
+            self._first_token_ms = (self._clock.monotonic() - self.call.started) * 1000
+        if isinstance(part, TextDelta):
+            self._texts.append(part.text)
+        else:
+            self._tool_pieces += (part.name or "", part.arguments_delta)
+
+    def finished(self, routed: Routed) -> Completion:
+        answer, call = routed.answer, self.call
+        notes = answer.notes
+        if call.max_output_tokens > (cap := call.output_cap(routed.target)):
+            lowered = f"from {call.max_output_tokens} to {cap}, the most that {routed.target} is asked for"
+            notes = (f"The output cap was lowered {lowered}.", *notes)
+        return replace(
+            self._completion(CompletionStatus.FINISHED),
+            text=answer.text,
+            reasoning=answer.reasoning,
+            tool_calls=answer.tool_calls,
+            finish_reason=answer.finish_reason,
+            notes=notes,
+            provider=routed.target.provider,
+            model=routed.target.model,
+        )
+
+    def failed(self, problem: object) -> Completion:
+        """Where nothing was sent, the problem is what was in the way."""
+        if self.billed_attempts or not isinstance(problem, InvalidInput | RateLimited):
+            problem = self.failure(problem)
+        completion = self._completion(CompletionStatus.FAILED)
+        return replace(completion, text="".join(self._texts) or None, problem=problem)
+
+    def cancelled(self, reason: str | None = None) -> Completion:
+        """What had come by then, which stays charged."""
+        completion = self._completion(CompletionStatus.CANCELLED)
+        notes = () if reason is None else (reason,)
+        return replace(completion, text="".join(self._texts) or None, finish_reason=FinishReason.CANCELLED, notes=notes)
+
+    def unfinished(self) -> Completion:
+        completion = self._completion(CompletionStatus.RUNNING)
+        return replace(completion, latency_ms=None, overhead_ms=None, finished_at=None)
+
+    def _written(self) -> tuple[str, ...]:
+        return () if self._first_token_ms is None else ("".join(self._texts), "".join(self._tool_pieces))
+
+    def _completion(self, status: CompletionStatus) -> Completion:
+        call, now = self.call, self._clock.monotonic()
+        latency_ms = (now - call.started) * 1000
+        return Completion(
+            key=call.key,
+            status=status,
+            tenant=call.payer.tenant,
+            created_at=self._admitted.admitted_at,
+            requested_model=call.requested_model,
+            route=call.plan.route,
+            output_cap_tokens=self._cap,
+            capped_by_budget=self._cap < self._cap_without_budgets,
+            usage=self.usage,
+            cost_usd=self.cost_usd,
+            attempts=tuple(self.attempts),
+            latency_ms=latency_ms,
+            first_token_ms=self._first_token_ms,
+            overhead_ms=latency_ms - sum(attempt.latency_ms for attempt in self.attempts),
+            agent=call.payer.agent,
+            labels=call.payer.labels,
+            finished_at=self._clock.now(),
+        )
+
+
+class RunningEmbeddings(RunningCall[EmbedCall]):
+    async def answer(self, router: Router) -> EmbeddingsOutcome:
+        call = self.call
+        routed = await router.route_embedding(
+            call.plan, call.template, self.admit_attempt, self.observe, tenant=call.payer.tenant
+        )
+        made, target = routed.embedded, routed.target
+        return EmbeddingsOutcome(
+            call.key,
+            call.payer.tenant,
+            CompletionStatus.FINISHED,
+            Embeddings(
+                provider=target.provider,
+                model=target.model,
+                dimensions=len(made.vectors[0]),
+                vectors=made.vectors,
+                usage=self.usage or made.usage,
+                cost_usd=self.cost_usd,
+            ),
+        )
+
+    def failed(self, problem: object) -> EmbeddingsOutcome:
+        return self._without_vectors(CompletionStatus.FAILED, self.failure(problem))
+
+    def cancelled(self, reason: str | None = None) -> EmbeddingsOutcome:
+        text = reason or "The call was cancelled."
+        problem = ProvidersFailed(text, tuple(self.attempts), retryable=reason is None, code=ProblemCode.CANCELLED)
+        return self._without_vectors(CompletionStatus.CANCELLED, problem)
+
+    def _without_vectors(self, status: CompletionStatus, problem: ProvidersFailed) -> EmbeddingsOutcome:
+        return EmbeddingsOutcome(self.call.key, self.call.payer.tenant, status, problem=problem)

@@ -1,0 +1,82 @@
+"""A completion as bytes: what the ledger keeps with a call, so that `completion(id)` and a repeated key can give it back.
+
+Only what the call itself produced is in it. Where content is not to be kept, text, tool calls and reasoning are left out and a
+note says so.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from dataclasses import dataclass
+from uuid import UUID
+
+import msgspec
+
+from app.costs.holds import StoredCall
+from app.domain.money import ZERO
+from app.domain.problems import InvalidInput
+from app.gateway.completions import Completion, CompletionStatus
+from app.llm.routing import ProvidersFailed, RateLimited
+from app.secrets.sealing import Sealer
+
+_FIELDS = typing.get_type_hints(Completion) | {"reasoning": typing.Any}
+CONTENT_NOT_KEPT = "The content of this completion was not kept."
+OUTCOME_NOT_KEPT = ProvidersFailed("This call failed. How it failed is no longer kept.", (), retryable=False)
+ABANDONED = ProvidersFailed("The server that ran this call stopped before the call ended.", (), retryable=True)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredCompletions:
+    """`sealer` encrypts at rest; `keep_content` is the configuration's word on prompts and answers."""
+
+    sealer: Sealer
+    keep_content: bool
+
+    def encode(self, completion: Completion) -> bytes:
+        if not self.keep_content:
+            completion = dataclasses.replace(
+                completion, text=None, tool_calls=(), reasoning=None, notes=(*completion.notes, CONTENT_NOT_KEPT)
+            )
+        return self.sealer.seal(msgspec.json.encode(completion), seal_context(completion.tenant, completion.key))
+
+    def read(self, stored: StoredCall) -> Completion:
+        """As far as it has come. Raises UnsealError where the bytes are not this tenant's completion, or the key is another."""
+        if stored.document is None:
+            return _without_document(stored)
+        document = self.sealer.unseal(stored.document, seal_context(stored.tenant, stored.key))
+        raw = msgspec.json.decode(document, type=dict[str, typing.Any])
+        problem = _problem(raw.pop("problem"))
+        fields = {name: msgspec.convert(value, _FIELDS[name], strict=False) for name, value in raw.items()}
+        return Completion(**fields, problem=problem)
+
+
+def _without_document(stored: StoredCall) -> Completion:
+    status, costs = CompletionStatus(stored.status), [attempt.cost_usd for attempt in stored.attempts]
+    known = [cost for cost in costs if cost is not None]
+    failed = OUTCOME_NOT_KEPT if stored.expired else ABANDONED
+    return Completion(
+        stored.key,
+        status,
+        stored.tenant,
+        stored.created_at,
+        problem=dataclasses.replace(failed, attempts=stored.attempts) if status is CompletionStatus.FAILED else None,
+        cost_usd=sum(known, ZERO) if known and len(known) == len(costs) else None,
+        attempts=stored.attempts,
+        agent=stored.agent,
+        finished_at=stored.finished_at,
+        notes=(CONTENT_NOT_KEPT,) if stored.expired else (),
+    )
+
+
+def _problem(raw: dict[str, typing.Any] | None) -> object:
+    """The kinds are distinguished by the fields that only one of them has."""
+    if raw is None:
+        return None
+    kind = ProvidersFailed if "attempts" in raw else RateLimited if "retry_after" in raw else InvalidInput
+    return msgspec.convert(raw, kind, strict=False)
+
+
+def seal_context(tenant: str, key: UUID) -> bytes:
+    """Content sealed for one tenant's completion opens for no other."""
+    return tenant.encode() + b"\0" + key.bytes

@@ -1,0 +1,102 @@
+"""What happens to one completion, in order, as those who watch it see it.
+
+A cursor is the event's number within its completion, counted from 1; exactly one of Finished, Failed or Cancelled is the last.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TypeAlias
+from uuid import UUID
+
+from app.domain.attempts import Attempt
+from app.domain.errors import Refused
+from app.domain.ids import format_id
+from app.domain.paging import decode_cursor, encode_cursor
+from app.domain.problems import InvalidInput
+from app.gateway.completions import Completion
+
+_CURSOR = "completion"
+_MAX_DIGITS = 15
+
+
+@dataclass(frozen=True, slots=True)
+class Numbered:
+    number: int
+    at: datetime
+
+    @property
+    def cursor(self) -> str:
+        return encode_cursor(_CURSOR, str(self.number))
+
+
+@dataclass(frozen=True, slots=True)
+class CompletionStarted(Numbered):
+    key: UUID
+
+    @property
+    def completion_id(self) -> str:
+        return format_id("cmp", self.key)
+
+
+@dataclass(frozen=True, slots=True)
+class CompletionDelta(Numbered):
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCallDelta(Numbered):
+    tool_call_id: str
+    arguments_delta: str
+    name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CompletionRerouted(Numbered):
+    attempt: Attempt
+
+
+@dataclass(frozen=True, slots=True)
+class CompletionFinished(Numbered):
+    completion: Completion
+
+
+@dataclass(frozen=True, slots=True)
+class CompletionFailed(Numbered):
+    """`partial` has the text so far and what it cost; None where nothing was started."""
+
+    problem: object
+    partial: Completion | None
+
+
+@dataclass(frozen=True, slots=True)
+class CompletionCancelled(Numbered):
+    completion: Completion
+
+
+@dataclass(frozen=True, slots=True)
+class CompletionHeartbeat(Numbered):
+    """Nothing happened; `number` is that of the last event before it."""
+
+
+CompletionEvent: TypeAlias = (
+    CompletionStarted
+    | CompletionDelta
+    | ToolCallDelta
+    | CompletionRerouted
+    | CompletionFinished
+    | CompletionFailed
+    | CompletionCancelled
+    | CompletionHeartbeat
+)
+
+
+def number_of(cursor: str | None) -> int:
+    """The number behind a cursor, 0 for none; raises Refused(InvalidInput) for a text that is no cursor of a completion."""
+    if cursor is None:
+        return 0
+    (text,) = decode_cursor(_CURSOR, cursor, 1)
+    if not text.isascii() or not text.isdigit() or len(text) > _MAX_DIGITS:
+        raise Refused(InvalidInput("this is not a cursor of this stream", ("after",)))
+    return int(text)

@@ -1,0 +1,234 @@
+"""A completion's events as seen from a process that does not run it: read from the shared log, ended by what the ledger says.
+
+The owner puts every delta in the log before it settles, and the end after. If the log has no end and no process owns the call any
+more, the ledger decides how it ended. If the ledger has a whole answer, the log may lack a part of it, and the watcher gets an
+event that says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Iterator
+from dataclasses import dataclass, field, replace
+from uuid import UUID
+
+from app.access.principal import Principal
+from app.domain.errors import StoreUnavailable
+from app.domain.problems import CursorExpired, InvalidInput, NotFound
+from app.events.stream_log import LogPage, StreamLog
+from app.gateway.completions import Completion, CompletionStatus
+from app.gateway.gateway import Gateway
+from app.gateway.leases import Leases
+from app.gateway.stored_completions import seal_context
+from app.gateway.streams.events import (
+    CompletionDelta,
+    CompletionEvent,
+    CompletionFailed,
+    CompletionHeartbeat,
+    CompletionStarted,
+    ToolCallDelta,
+)
+from app.gateway.streams.log_entries import Entry, decode_entry, event_of, last_event
+from app.gateway.streams.seals import Seals
+from app.llm.routing import ProvidersFailed
+from app.runtime.batcher import Batcher
+from app.runtime.clock import Clock
+from app.runtime.ticks import waiting_seconds
+from app.secrets.sealing import UnknownKeyError
+
+ORPHAN_CHECK_SECONDS = 1.0
+"""Seconds without an entry after which the owner is checked."""
+HEARTBEAT_SECONDS = 15.0
+REDIS_WAIT_SECONDS = 10.0
+"""How long an ended call's last events are waited for while Redis is away."""
+UNSETTLED = ProvidersFailed("The cost of the answer could not be saved.", (), retryable=True)
+_EXPIRED = CursorExpired("The events asked for are no longer kept.")
+BEYOND_THE_END = InvalidInput("The cursor is after the completion's last event.", ("after",))
+
+
+class RemoteWatch:
+    """Everything that is watched from this process: the readers of the log read together."""
+
+    def __init__(self, clock: Clock, log: StreamLog, seals: Seals, leases: Leases, gateway: Gateway) -> None:
+        self.clock = clock
+        self.log = log
+        self.seals = seals
+        self.leases = leases
+        self.gateway = gateway
+        self.watchers = 0
+        self._reads: Batcher[tuple[UUID, int], LogPage] = Batcher(log.read)
+
+    async def events(self, key: UUID, position: int, principal: Principal) -> AsyncGenerator[CompletionEvent, None]:
+        """Every event after `position`. Raises StoreUnavailable while PostgreSQL is away."""
+        known = await self.gateway.completion(key, principal)
+        if known is None:
+            yield CompletionFailed(
+                position + 1, self.clock.now(), NotFound("There is no such completion, or it is no longer kept."), None
+            )
+            return
+        watch = _RemoteWatcher(self, key, principal, position, known)
+        self.watchers += 1
+        try:
+            while not watch.is_over:
+                for event in await watch.next_events():
+                    yield event
+        finally:
+            self.watchers -= 1
+
+    async def read(self, key: UUID, position: int) -> LogPage | None:
+        """None while Redis is away."""
+        try:
+            return await self._reads.submit((key, position))
+        except StoreUnavailable:
+            return None
+
+
+@dataclass(slots=True)
+class _RemoteWatcher:
+    """One watcher. `heard` (the last entry), `asked` (the last check of the owner) and `away_since` (Redis) are in the Clock's
+    monotonic seconds."""
+
+    at: RemoteWatch
+    key: UUID
+    principal: Principal
+    position: int
+    known: Completion
+    is_over: bool = False
+    heard: float = field(init=False)
+    asked: float = field(init=False)
+    away_since: float | None = None
+
+    def __post_init__(self) -> None:
+        self.heard = self.asked = self.at.clock.monotonic()
+
+    @property
+    def has_ended(self) -> bool:
+        return self.known.status is not CompletionStatus.RUNNING
+
+    async def next_events(self) -> list[CompletionEvent]:
+        """What one look at the log brings; without news a moment passes."""
+        now = self.at.clock.monotonic()
+        page = await self.at.read(self.key, self.position)
+        self.away_since = None if page is not None else self.away_since or now
+        if page is not None and page.entries:
+            self.heard = self.asked = now
+            entries = await self._entries(page)
+            return await self._unreadable() if entries is None else [await self._event(entry) for entry in entries]
+        if page is not None and page.lost:
+            return [self._fail(_EXPIRED)]
+        if self.has_ended and await self._nothing_will_come(now):
+            return await self._rest()
+        return await self._pause(now)
+
+    async def _pause(self, now: float) -> list[CompletionEvent]:
+        if now - self.asked >= ORPHAN_CHECK_SECONDS:
+            self.asked = now
+            await self._check_for_orphan()
+        await self.at.clock.sleep(2 * waiting_seconds(self.at.watchers))
+        if now - self.heard < HEARTBEAT_SECONDS:
+            return []
+        self.heard = now
+        return [CompletionHeartbeat(self.position, self.at.clock.now())]
+
+    async def _entries(self, page: LogPage) -> list[Entry] | None:
+        """None if the key that sealed them is gone: the log is lost then."""
+        try:
+            return [await self._opened(sealed) for _, sealed in page.entries]
+        except UnknownKeyError:
+            return None
+
+    async def _opened(self, sealed: bytes) -> Entry:
+        return decode_entry(await self.at.seals.unseal(sealed, seal_context(self.known.tenant, self.key)))
+
+    async def _unreadable(self) -> list[CompletionEvent]:
+        await self._refresh()
+        return self._without_log() if self.has_ended else [self._fail(_EXPIRED)]
+
+    async def _event(self, entry: Entry) -> CompletionEvent:
+        self.position = entry.number
+        if not entry.is_last:
+            return event_of(entry, self.key)
+        self.is_over = True
+        await self._refresh()
+        if not self.has_ended:
+            self.known = replace(self.known, status=CompletionStatus.FAILED, problem=UNSETTLED)
+        return last_event(entry.number, entry.at, self.known)
+
+    async def _check_for_orphan(self) -> None:
+        """After a while without entries: has it ended, or did its owner die?"""
+        await self._refresh()
+        if not self.has_ended and self.away_since is None:
+            await self.at.leases.reclaim_orphan(self.key)
+            await self._refresh()
+
+    async def _refresh(self) -> None:
+        self.known = await self.at.gateway.completion(self.key, self.principal) or self.known
+
+    async def _nothing_will_come(self, now: float) -> bool:
+        """An owner that lives writes the last entries after it has settled."""
+        if self.away_since is not None:
+            return now - self.away_since >= REDIS_WAIT_SECONDS
+        try:
+            return not await self.at.log.is_owned(self.key)
+        except StoreUnavailable:
+            return False
+
+    async def _rest(self) -> list[CompletionEvent]:
+        """The last events of a call that has ended and whose log brings no more."""
+        try:
+            newest = await self.at.log.newest(self.key)
+        except StoreUnavailable:
+            newest = None
+        if newest is None:
+            return self._without_log()
+        number, sealed = newest
+        try:
+            has_end = (await self._opened(sealed)).is_last
+        except UnknownKeyError:
+            return self._without_log()
+        end = number if has_end else number + 1
+        if has_end and self.position < end:
+            return []
+        self.is_over = True
+        if self.position > end:
+            return [self._fail(BEYOND_THE_END)]
+        if self.position == end:
+            return []
+        if self.known.status is CompletionStatus.FINISHED:
+            return [self._fail(CursorExpired("The last events were lost. `partial` is the whole completion."))]
+        if self.known.text is None:
+            self.known = replace(self.known, text=await self._shown())
+        return [last_event(end, self.at.clock.now(), self.known)]
+
+    async def _shown(self) -> str | None:
+        """The text in the log; the ledger has none of a call whose owner died."""
+        texts, position = list[str](), 0
+        while (page := await self.at.read(self.key, position)) is not None and page.entries:
+            texts += [entry.text or "" for entry in await self._entries(page) or ()]
+            position = page.entries[-1][0]
+        return "".join(texts) or None
+
+    def _without_log(self) -> list[CompletionEvent]:
+        """Events made from the result, for a watcher that asks from the start and for a call that was never streamed."""
+        self.is_over = True
+        events = list(self._events_from_result())
+        if self.position and self.known.first_token_ms is not None:
+            return [self._fail(_EXPIRED)]
+        if self.position > len(events):
+            return [self._fail(BEYOND_THE_END)]
+        return events[self.position :]
+
+    def _events_from_result(self) -> Iterator[CompletionEvent]:
+        known, at = self.known, self.known.finished_at or self.known.created_at
+        yield CompletionStarted(1, known.created_at, known.key)
+        number = 1
+        if known.text:
+            number += 1
+            yield CompletionDelta(number, at, known.text)
+        for call in known.tool_calls:
+            number += 1
+            yield ToolCallDelta(number, at, call.id, call.arguments, call.name)
+        yield last_event(number + 1, at, known)
+
+    def _fail(self, problem: object) -> CompletionFailed:
+        self.is_over = True
+        return CompletionFailed(self.position + 1, self.at.clock.now(), problem, self.known if self.has_ended else None)

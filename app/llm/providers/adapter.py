@@ -1,0 +1,315 @@
+"""What both adapters do with a call, around what their wire protocols say: encode, send, read, check, and account.
+
+A failed try says what was billed: an answer that is not of the schema asked for, that cannot be read or that broke off. Where
+the request may have arrived and no answer came, it may be billed too, and an estimate says so.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from typing import ClassVar, TypeVar
+
+import httpx2
+
+from app.domain.errors import FailureKind, ProviderError
+from app.domain.usage import TokenUsage
+from app.llm.messages import (
+    Answer,
+    AnswerEnd,
+    ContentDelta,
+    EmbedCall,
+    Embedded,
+    FinishReason,
+    ModelCall,
+    ReasoningEffort,
+    StreamPart,
+    TextDelta,
+    ToolCallDelta,
+    merged,
+)
+from app.llm.providers.answers import AnswerReader, WholeAnswer
+from app.llm.providers.schema_check import AnswerCheck, SchemaChecks
+from app.llm.providers.sse import SseReader
+from app.llm.providers.unsupported import Notes
+from app.llm.providers.upstream import Begun, BrokenAnswer, EventStream, ParameterRefused, Phase, Upstream, whole_answer_timeout
+from app.llm.providers.usage_mapping import estimated_usage, salvaged_usage, unanswered_usage
+from app.llm.providers.wire_text import Malformed
+from app.runtime.clock import Clock
+from app.settings import ProviderSettings
+
+_REMEMBERED_MODELS = 1000
+_MAYBE_BILLED = {
+    FailureKind.CONNECTION,
+    FailureKind.FIRST_TOKEN_TIMEOUT,
+    FailureKind.TOTAL_TIMEOUT,
+    FailureKind.TRUNCATED,
+    FailureKind.MALFORMED,
+}
+"""Failures of a stream about which the provider says nothing: it may have billed the input."""
+_STILL_UP = {
+    FailureKind.MODEL_NOT_FOUND,
+    FailureKind.BAD_REQUEST,
+    FailureKind.RATE_LIMITED,
+    FailureKind.NOT_IMPLEMENTED,
+    FailureKind.UNSUPPORTED,
+    FailureKind.UNKNOWN_REFUSAL,
+}
+READING_ERRORS = (Malformed, ValueError, TypeError, LookupError, AttributeError, RecursionError)
+"""An answer that makes its reader fail is one that cannot be read."""
+_UNCHECKED = {FinishReason.TOOL_CALLS, FinishReason.CONTENT_FILTER}
+
+_T = TypeVar("_T")
+
+
+class Adapter(ABC):
+    """A Provider over HTTP; a wire protocol says how calls are written and answers are read."""
+
+    completions_path: ClassVar[str]
+    models_path: ClassVar[str]
+    droppable: ClassVar[frozenset[str]] = frozenset()
+    """Parameters, in the protocol's words, that a request can do without once a model has refused them."""
+
+    def __init__(self, settings: ProviderSettings, upstream: Upstream, clock: Clock) -> None:
+        self.name = settings.name
+        self.kind = f"{settings.kind.value} (simulator)" if settings.simulated else settings.kind.value
+        self._settings = settings
+        self._upstream = upstream
+        self._clock = clock
+        self._checks = SchemaChecks()
+        self._untaken: dict[tuple[str, ReasoningEffort | None], frozenset[str]] = {}
+
+    @abstractmethod
+    def encode(self, call: ModelCall, notes: Notes, *, stream: bool) -> bytes:
+        """The request's body. Raises Refused(InvalidInput)."""
+
+    @abstractmethod
+    def read_answer(self, raw: bytes, call: ModelCall, notes: Notes) -> WholeAnswer:
+        """Raises Malformed."""
+
+    @abstractmethod
+    def read_billed(self, body: Mapping[str, object], call: ModelCall, output_bytes: int) -> TokenUsage | None:
+        """What an answer that cannot be used says that it cost; None where it does not."""
+
+    @abstractmethod
+    def reader(self, call: ModelCall, notes: Notes, provider_request_id: str | None) -> AnswerReader: ...
+
+    @abstractmethod
+    async def embed(self, call: EmbedCall) -> Embedded:
+        """Raises ProviderError."""
+
+    async def complete(self, call: ModelCall) -> Answer:
+        check = self._checks.prepare(call.response_format)
+        allowed = whole_answer_timeout(self._settings.timeouts, call.max_output_tokens)
+
+        async def send(body: bytes) -> Begun:
+            return await self._upstream.post(
+                self.completions_path,
+                body,
+                model=call.model,
+                deadline=call.deadline,
+                answer_timeout=allowed,
+                holder=call.holder,
+            )
+
+        began_at = self._clock.monotonic()
+        try:
+            begun, notes = await self._send(call, send, stream=False)
+        except BrokenAnswer as broken:
+            broken.usage = self._salvaged(broken.received, call, broken.seconds)
+            raise
+        except ProviderError as failure:
+            if failure.unanswered_seconds is not None:
+                failure.usage = unanswered_usage(call, failure.unanswered_seconds)
+            raise
+        raw = bytes(begun.received)
+        whole = self._read_whole(raw, call, notes, begun.response, self._clock.monotonic() - began_at)
+        return self._answer(whole, check, notes, begun.response)
+
+    def _read_whole(self, raw: bytes, call: ModelCall, notes: Notes, response: httpx2.Response, seconds: float) -> WholeAnswer:
+        """Also of a server that streams although it was not asked to. Raises ProviderError, with what the answer cost."""
+        try:
+            if raw.lstrip().startswith((b"data:", b"event:", b":")):
+                return self._read_events(raw, call, notes)
+            return self.read_answer(raw, call, notes)
+        except READING_ERRORS:
+            error = self._malformed(response)
+            error.usage = self._salvaged(raw, call, seconds)
+            raise error from None
+        except ProviderError as error:
+            error.provider_request_id = self._upstream.request_id(response)
+            raise
+
+    def _read_events(self, raw: bytes, call: ModelCall, notes: Notes) -> WholeAnswer:
+        reader, events = self.reader(call, notes, None), SseReader()
+        for payload in [*events.feed(raw), *events.flush()]:
+            reader.read(payload)
+        if not reader.complete:
+            raise Malformed
+        return reader.answer()
+
+    def _salvaged(self, raw: bytes, call: ModelCall, seconds: float) -> TokenUsage | None:
+        return salvaged_usage(raw, call, seconds, self.read_billed)
+
+    async def stream(self, call: ModelCall) -> AsyncGenerator[StreamPart, None]:
+        check = self._checks.prepare(call.response_format)
+
+        async def send(body: bytes) -> EventStream:
+            return await self._upstream.open(
+                self.completions_path, body, model=call.model, deadline=call.deadline, holder=call.holder
+            )
+
+        try:
+            source, notes = await self._send(call, send, stream=True)
+        except ProviderError as unopened:
+            if unopened.unanswered_seconds is not None:
+                unopened.usage = estimated_usage(call, 0)
+            raise
+        try:
+            reader = self.reader(call, notes, self._upstream.request_id(source.response))
+            shown = False
+            while not reader.stopped:
+                parts, failure = await self._read(source, reader)
+                if source.ended and source.document:
+                    async for piece in self._document(source, call, check, notes):
+                        yield piece
+                    return
+                if failure is not None and not shown:
+                    raise failure
+                for part in merged(parts):
+                    shown = True
+                    yield part
+                if failure is not None:
+                    raise failure
+            answer = self._answer(self._whole_of(reader, source), check, notes, source.response)
+            try:
+                yield AnswerEnd(answer)
+            finally:
+                await source.drain()
+        finally:
+            await source.close()
+
+    def _whole_of(self, reader: AnswerReader, source: EventStream) -> WholeAnswer:
+        try:
+            return reader.answer()
+        except READING_ERRORS:
+            error = self._malformed(source.response)
+            error.usage = reader.usage()
+            raise error from None
+
+    async def _document(
+        self, source: EventStream, call: ModelCall, check: AnswerCheck | None, notes: Notes
+    ) -> AsyncGenerator[StreamPart, None]:
+        """The answer of a server that does not stream although it was asked to."""
+        whole = self._read_whole(source.document, call, notes, source.response, source.seconds)
+        if whole.text:
+            yield TextDelta(whole.text)
+        for made in whole.tool_calls:
+            yield ToolCallDelta(made.id, "", made.name)
+            yield ToolCallDelta(made.id, made.arguments)
+        yield AnswerEnd(self._answer(whole, check, notes, source.response))
+
+    async def probe(self) -> None:
+        """A server that answers is up, also one that lists no models, or not so often."""
+        try:
+            await self._upstream.get(self.models_path, {"limit": 1})
+        except ProviderError as error:
+            if error.kind not in _STILL_UP:
+                raise
+
+    async def close(self) -> None:
+        await self._upstream.close()
+
+    async def _send(self, call: ModelCall, send: Callable[[bytes], Awaitable[_T]], *, stream: bool) -> tuple[_T, Notes]:
+        """Sends again, changed, only where a model has named a parameter that it does not take."""
+        while True:
+            notes = Notes(call)
+            body = self.encode(call, notes, stream=stream)
+            try:
+                return await send(body), notes
+            except ParameterRefused as refused:
+                if not self._learn(call, refused.parameter):
+                    raise
+
+    def untaken(self, call: ModelCall) -> frozenset[str]:
+        """Parameters that this model has refused before; some do so only while they reason."""
+        return self._untaken.get((call.model, call.reasoning_effort), frozenset())
+
+    def _learn(self, call: ModelCall, parameter: str) -> bool:
+        """True where the next request like this one will differ."""
+        known = self.untaken(call)
+        if parameter in known or parameter not in self.droppable:
+            return False
+        if len(self._untaken) >= _REMEMBERED_MODELS:
+            self._untaken.clear()
+        self._untaken[call.model, call.reasoning_effort] = known | {parameter}
+        return True
+
+    async def _read(self, source: EventStream, reader: AnswerReader) -> tuple[Sequence[ContentDelta], ProviderError | None]:
+        """The parts of the next chunk, and what went wrong after them. The reader stops once a complete answer's body ends."""
+        parts: list[ContentDelta] = []
+        try:
+            payloads = await source.read()
+            if payloads is not None:
+                self._take(source, reader, payloads, parts)
+            elif reader.complete:
+                reader.stopped = True
+            else:
+                raise self._cut(source)
+        except ProviderError as error:
+            if reader.started or (source.sends_events and error.kind in _MAYBE_BILLED):
+                error.usage = reader.usage()
+            return parts, error
+        return parts, None
+
+    def _take(self, source: EventStream, reader: AnswerReader, payloads: list[bytes], parts: list[ContentDelta]) -> None:
+        for payload in payloads:
+            try:
+                parts += reader.read(payload)
+            except READING_ERRORS:
+                if reader.complete:
+                    reader.stopped = True
+                    break
+                raise self._cut(source) if source.ended else self._malformed(source.response) from None
+            if reader.stopped:
+                break
+        if reader.complete:
+            source.phase = Phase.COMPLETE
+        elif reader.started:
+            source.phase = Phase.IDLE
+
+    def _cut(self, source: EventStream) -> ProviderError:
+        return ProviderError(
+            FailureKind.TRUNCATED,
+            status_code=source.response.status_code,
+            provider_request_id=self._upstream.request_id(source.response),
+        )
+
+    def _malformed(self, response: httpx2.Response) -> ProviderError:
+        return ProviderError(
+            FailureKind.MALFORMED,
+            status_code=response.status_code,
+            provider_request_id=self._upstream.request_id(response),
+        )
+
+    def _answer(self, whole: WholeAnswer, check: AnswerCheck | None, notes: Notes, response: httpx2.Response) -> Answer:
+        request_id = self._upstream.request_id(response)
+        if check is not None and whole.finish_reason not in _UNCHECKED and not check.accepts(whole.text or ""):
+            raise ProviderError(
+                FailureKind.SCHEMA_MISMATCH,
+                status_code=response.status_code,
+                provider_request_id=request_id,
+                usage=whole.usage,
+            )
+        return Answer(
+            text=whole.text,
+            finish_reason=whole.finish_reason,
+            usage=whole.usage,
+            model=whole.model,
+            tool_calls=whole.tool_calls,
+            reasoning=whole.reasoning,
+            notes=tuple(notes.texts),
+            status_code=response.status_code,
+            provider_request_id=request_id,
+            rate_limits=self._upstream.rate_limits(response),
+        )

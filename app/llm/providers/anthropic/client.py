@@ -1,0 +1,101 @@
+"""Anthropic through its official SDK: POST /v1/messages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from anthropic import APIConnectionError, APIStatusError, AsyncAnthropic, DefaultAioHttpClient, Omit, transform_schema
+
+from app.domain.errors import FailureKind, ProviderError
+from app.domain.usage import TokenUsage
+from app.llm.messages import EmbedCall, Embedded, JsonSchemaFormat, ModelCall
+from app.llm.providers.adapter import Adapter
+from app.llm.providers.answers import WholeAnswer
+from app.llm.providers.anthropic.request import encode_request
+from app.llm.providers.anthropic.response import read_answer, read_billed
+from app.llm.providers.anthropic.stream import AnthropicStream
+from app.llm.providers.keyring import build_keyring
+from app.llm.providers.unsupported import Notes
+from app.llm.providers.upstream import Sdk, Upstream, client_options, silence
+from app.runtime.clock import Clock
+from app.settings import ProviderSettings
+
+_BASE_URL = "https://api.anthropic.com"
+_KEY_OF_EACH_REQUEST = "-"
+"""The SDK wants a key at the start; the real one goes with each request."""
+
+
+class AnthropicProvider(Adapter):
+    completions_path = "/v1/messages"
+    models_path = "/v1/models"
+
+    def __init__(self, settings: ProviderSettings, clock: Clock) -> None:
+        """Raises SettingsError where a key cannot be read."""
+        silence("anthropic", "httpx2")
+        options = client_options(settings)
+        client = AsyncAnthropic(
+            auth_token=_KEY_OF_EACH_REQUEST,
+            base_url=settings.base_url or _BASE_URL,
+            max_retries=0,
+            timeout=options["timeout"],
+            open_telemetry=False,
+            http_client=DefaultAioHttpClient(**options),
+        )
+        sdk = Sdk(
+            client,
+            APIStatusError,
+            APIConnectionError,
+            no_key=Omit(),
+            request_id_header="request-id",
+            requests_header="anthropic-ratelimit-requests-remaining",
+            tokens_headers=(
+                "anthropic-ratelimit-tokens-remaining",
+                "anthropic-ratelimit-input-tokens-remaining",
+                "anthropic-ratelimit-output-tokens-remaining",
+            ),
+        )
+        super().__init__(settings, Upstream(sdk, settings, build_keyring(settings, clock), clock), clock)
+
+    def encode(self, call: ModelCall, notes: Notes, *, stream: bool) -> bytes:
+        return encode_request(call, notes, _native_format(call), stream=stream)
+
+    def read_answer(self, raw: bytes, call: ModelCall, notes: Notes) -> WholeAnswer:
+        return read_answer(raw, call, notes)
+
+    def read_billed(self, body: Mapping[str, object], call: ModelCall, output_bytes: int) -> TokenUsage | None:
+        return read_billed(body, call, output_bytes)
+
+    def reader(self, call: ModelCall, notes: Notes, provider_request_id: str | None) -> AnthropicStream:
+        by_tool = call.response_format is not None and _native_format(call) is None
+        return AnthropicStream(call, notes, provider_request_id, by_tool=by_tool)
+
+    async def embed(self, call: EmbedCall) -> Embedded:  # noqa: ARG002  # the name is the interface's
+        """There is no embeddings API: always MODEL_NOT_FOUND, and nothing is sent."""
+        raise ProviderError(FailureKind.MODEL_NOT_FOUND)
+
+
+def _native_format(call: ModelCall) -> dict[str, Any] | None:
+    """None also where no schema is asked for."""
+    wanted = call.response_format
+    return _native_schema(wanted.schema) if isinstance(wanted, JsonSchemaFormat) else None
+
+
+def _native_schema(schema: Mapping[str, Any]) -> dict[str, Any] | None:
+    """In the API's dialect, whose objects are all closed; None where that would change what the schema means."""
+    if _has_open_object(schema):
+        return None
+    try:
+        return transform_schema(dict(schema))
+    except (ValueError, TypeError, AttributeError, AssertionError):
+        return None
+
+
+def _has_open_object(value: object) -> bool:
+    if isinstance(value, Mapping):
+        if value.get("type") == "object":
+            opened = value.get("additionalProperties", False) is not False or "patternProperties" in value
+            if opened or not value.get("properties"):
+                return True
+        return any(map(_has_open_object, value.values()))
+    return isinstance(value, list) and any(map(_has_open_object, value))

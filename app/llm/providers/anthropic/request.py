@@ -1,0 +1,232 @@
+"""A ModelCall as the body of Anthropic's POST /v1/messages."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeAlias
+
+import msgspec
+
+from app.llm.messages import (
+    ImageUrl,
+    Json,
+    JsonSchemaFormat,
+    Message,
+    ModelCall,
+    NamedTool,
+    Part,
+    ReasoningEffort,
+    Role,
+    Text,
+    ToolCall,
+    ToolChoiceMode,
+)
+from app.llm.providers.unsupported import OTHER_REASONING, Notes, refuse
+
+REASONING_FORMAT = "anthropic"
+JSON_TOOL = "json_answer"
+"""The tool whose input is the answer, where JSON is asked for that the API's own format cannot say."""
+
+_CACHE_MARKS = 4
+_EPHEMERAL = {"type": "ephemeral"}
+_CHOICES = {ToolChoiceMode.AUTO: "auto", ToolChoiceMode.NONE: "none", ToolChoiceMode.REQUIRED: "any"}
+_EFFORTS = {ReasoningEffort.LOW: "low", ReasoningEffort.MEDIUM: "medium", ReasoningEffort.HIGH: "high"}
+_BUDGETS = {ReasoningEffort.LOW: 1024, ReasoningEffort.MEDIUM: 4096, ReasoningEffort.HIGH: 16_384}
+_MIN_BUDGET = 1024
+_BY_BUDGET = re.compile(r"-(3(-[57])?|4|4-0|4-1|4-5)(-\d{8})?$|-3-|-4-20\d{6}$")
+"""Models whose thinking is limited in tokens; later ones take an effort."""
+
+Block: TypeAlias = "dict[str, Any]"
+
+
+def encode_request(call: ModelCall, notes: Notes, native_schema: Mapping[str, Any] | None, *, stream: bool) -> bytes:
+    """`native_schema` is the asked-for schema in the API's dialect; None where it does not have the words.
+
+    Raises Refused(InvalidInput) where the call cannot be said in this protocol.
+    """
+    body: dict[str, Any] = {"model": call.model, "max_tokens": call.max_output_tokens}
+    marks = _Marks(sum(message.cache_up_to for message in call.messages), notes)
+    leading = next((index for index, message in enumerate(call.messages) if message.role is not Role.SYSTEM), len(call.messages))
+    if leading:
+        body["system"] = _short([block for message in call.messages[:leading] for block in _system(message, marks)])
+    body["messages"] = list(_turns(call.messages[leading:], marks, notes))
+    if call.stop:
+        body["stop_sequences"] = call.stop
+    for name, value in (("temperature", call.temperature), ("topP", call.top_p), ("seed", call.seed)):
+        if value is not None:
+            notes.drop(name)
+    _reason(call, body, notes)
+    _tools(call, body, _json_tool(call, body, native_schema))
+    if stream:
+        body["stream"] = True
+    try:
+        return msgspec.json.encode(body)
+    except UnicodeEncodeError:
+        raise refuse("The text contains half of a surrogate pair.", ("messages",)) from None
+
+
+class _Marks:
+    """Hands out the protocol's four cache marks: the last ones win, because each covers what is before it."""
+
+    def __init__(self, wanted: int, notes: Notes) -> None:
+        self._skip = max(0, wanted - _CACHE_MARKS)
+        if self._skip:
+            notes.add(f"Only the last {_CACHE_MARKS} cache marks were sent: the provider takes no more.")
+
+    def put(self, message: Message, blocks: list[Block]) -> list[Block]:
+        if not message.cache_up_to or not blocks:
+            return blocks
+        if self._skip:
+            self._skip -= 1
+        else:
+            blocks[-1]["cache_control"] = _EPHEMERAL
+        return blocks
+
+
+def _system(message: Message, marks: _Marks) -> list[Block]:
+    if not all(isinstance(part, Text) for part in message.parts):
+        raise refuse("A system message can only have text.", ("messages",))
+    return marks.put(message, [_part(part) for part in message.parts if not _is_empty(part)])
+
+
+def _turns(messages: tuple[Message, ...], marks: _Marks, notes: Notes) -> Iterator[Block]:
+    results: list[Block] = []
+    for message in messages:
+        if message.role is Role.TOOL:
+            results += marks.put(message, _tool_result(message))
+            continue
+        if results:
+            yield {"role": "user", "content": results}
+            results = []
+        if message.role is Role.SYSTEM:
+            yield {"role": "system", "content": _short(_system(message, marks))}
+        elif message.role is Role.USER:
+            blocks = [_part(part) for part in message.parts if not _is_empty(part)]
+            yield {"role": "user", "content": _short(marks.put(message, blocks))}
+        else:
+            yield {"role": "assistant", "content": _short(_assistant(message, marks, notes))}
+    if results:
+        yield {"role": "user", "content": results}
+
+
+def _tool_result(message: Message) -> list[Block]:
+    result = message.tool_result
+    if result is None:
+        raise refuse("A TOOL message needs its toolResult.", ("messages",))
+    block: Block = {"type": "tool_result", "tool_use_id": result.id, "content": result.content}
+    if result.is_error:
+        block["is_error"] = True
+    return [block]
+
+
+def _assistant(message: Message, marks: _Marks, notes: Notes) -> list[Block]:
+    blocks = [_part(part) for part in message.parts if not _is_empty(part)]
+    blocks += [_tool_use(call) for call in message.tool_calls]
+    marks.put(message, blocks)
+    if message.reasoning is not None:
+        for at, block in _reasoning_blocks(message.reasoning, notes.call.model, notes):
+            blocks.insert(at, block)
+    return blocks
+
+
+def _reasoning_blocks(reasoning: Json, model: str, notes: Notes) -> list[tuple[int, Block]]:
+    """The blocks as the model wrote them, with their places in its answer. They are signed for that model alone."""
+    if not isinstance(reasoning, dict) or reasoning.get("format") != REASONING_FORMAT or reasoning.get("model") != model:
+        notes.add(OTHER_REASONING)
+        return []
+    try:
+        return msgspec.convert(reasoning.get("blocks"), list[tuple[int, dict[str, Any]]])
+    except msgspec.ValidationError:
+        raise refuse("The reasoning was changed. Pass it back as the model wrote it.", ("messages",)) from None
+
+
+def _tool_use(call: ToolCall) -> Block:
+    try:
+        arguments = msgspec.json.decode(call.arguments or "{}", type=dict[str, msgspec.Raw])
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        raise refuse(f"The arguments of tool call {call.id} are not a JSON object.", ("messages",)) from None
+    return {"type": "tool_use", "id": call.id, "name": call.name, "input": arguments}
+
+
+def _part(part: Part) -> Block:
+    if isinstance(part, Text):
+        return {"type": "text", "text": part.text}
+    if isinstance(part, ImageUrl):
+        return {"type": "image", "source": {"type": "url", "url": part.url}}
+    return {"type": "image", "source": {"type": "base64", "media_type": part.media_type, "data": part.data}}
+
+
+def _is_empty(part: Part) -> bool:
+    """The API refuses empty text blocks."""
+    return isinstance(part, Text) and not part.text
+
+
+def _short(blocks: list[Block]) -> str | list[Block]:
+    """A single text without marks goes as a string."""
+    if len(blocks) == 1 and blocks[0]["type"] == "text" and "cache_control" not in blocks[0]:
+        text: str = blocks[0]["text"]
+        return text
+    return blocks
+
+
+def thinks(call: ModelCall) -> bool:
+    return call.reasoning_effort not in {None, ReasoningEffort.NONE}
+
+
+def _reason(call: ModelCall, body: dict[str, Any], notes: Notes) -> None:
+    effort = call.reasoning_effort
+    if effort is None:
+        return
+    if effort is ReasoningEffort.NONE:
+        body["thinking"] = {"type": "disabled"}
+    elif not _BY_BUDGET.search(call.model):
+        body["thinking"] = {"type": "adaptive"}
+        body["output_config"] = {"effort": _EFFORTS[effort]}
+    elif call.max_output_tokens > _MIN_BUDGET:
+        body["thinking"] = {"type": "enabled", "budget_tokens": min(_BUDGETS[effort], call.max_output_tokens - 1)}
+    else:
+        notes.add(f"reasoningEffort was left out: {call.model} needs an output cap above {_MIN_BUDGET} tokens to reason.")
+
+
+def _json_tool(call: ModelCall, body: dict[str, Any], native_schema: Mapping[str, Any] | None) -> Block | None:
+    """Asks for the answer's format; returns the tool to answer with where the API has no format for it."""
+    wanted = call.response_format
+    if wanted is None:
+        return None
+    if native_schema is not None:
+        body.setdefault("output_config", {})["format"] = {"type": "json_schema", "schema": native_schema}
+        return None
+    schema = wanted.schema if isinstance(wanted, JsonSchemaFormat) else {"type": "object"}
+    if schema.get("type") != "object":
+        raise refuse(f"{call.model} takes this schema only with an object at its root.", ("responseFormat",))
+    return {"name": JSON_TOOL, "description": "Gives the whole answer, as one JSON object.", "input_schema": schema}
+
+
+def _tools(call: ModelCall, body: dict[str, Any], json_tool: Block | None) -> None:
+    tools: list[Block] = []
+    for tool in call.tools:
+        entry: Block = {"name": tool.name, "input_schema": tool.parameters}
+        if tool.description is not None:
+            entry["description"] = tool.description
+        tools.append(entry)
+    choice = call.tool_choice
+    if isinstance(choice, NamedTool):
+        body["tool_choice"] = {"type": "tool", "name": choice.name}
+    elif json_tool is not None:
+        body["tool_choice"] = _json_choice(call)
+    elif choice is not None and tools:
+        body["tool_choice"] = {"type": _CHOICES[choice]}
+    if json_tool is not None:
+        tools.append(json_tool)
+    if tools:
+        body["tools"] = tools
+
+
+def _json_choice(call: ModelCall) -> Block:
+    """The API does not let a model that reasons be forced to use a tool."""
+    if thinks(call):
+        return {"type": "auto"}
+    if call.tools and call.tool_choice is not ToolChoiceMode.NONE:
+        return {"type": "any"}
+    return {"type": "tool", "name": JSON_TOOL}

@@ -1,0 +1,185 @@
+"""Anthropic's answer, whole: content blocks, stop reason and usage."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from app.domain.usage import TokenUsage
+from app.llm.failures import stream_failure
+from app.llm.messages import FinishReason, Json, ModelCall, ToolCall
+from app.llm.providers.answers import UNKNOWN_FINISH, WholeAnswer
+from app.llm.providers.anthropic.request import JSON_TOOL, REASONING_FORMAT
+from app.llm.providers.unsupported import Notes
+from app.llm.providers.usage_figures import Figures, anthropic_figures
+from app.llm.providers.usage_mapping import answer_bytes, anthropic_usage
+from app.llm.providers.wire_text import Malformed, clean, decode, word
+
+_FINISHED = {
+    "end_turn": FinishReason.STOP,
+    "stop_sequence": FinishReason.STOP,
+    "max_tokens": FinishReason.LENGTH,
+    "model_context_window_exceeded": FinishReason.LENGTH,
+    "tool_use": FinishReason.TOOL_CALLS,
+    "refusal": FinishReason.CONTENT_FILTER,
+}
+_REASONING = {"thinking", "redacted_thinking"}
+UNKNOWN_PART = "A part of the answer has an unknown type and was left out."
+
+
+class _RawBlock(msgspec.Struct, gc=False):
+    input: msgspec.Raw = msgspec.Raw(b"")
+
+
+class _RawBody(msgspec.Struct, gc=False):
+    content: list[_RawBlock]
+
+
+_BODY: msgspec.json.Decoder[Any] = msgspec.json.Decoder(Any)
+_RAW_BODY = msgspec.json.Decoder(_RawBody)
+_WITHOUT_WORDS = {"max_tokens", "model_context_window_exceeded", "refusal", "pause_turn"}
+_SILENT_TOKENS = 8
+"""An answer without any words may have as many tokens: those that only end it."""
+
+
+class Content:
+    """What an answer consists of, collected block by block, in the order of the answer.
+
+    Text blocks are one text; reasoning blocks are kept as they are, each with its place among the others.
+    """
+
+    def __init__(self, call: ModelCall) -> None:
+        self._by_tool = call.response_format is not None
+        self._model = call.model
+        self.texts: list[str] = []
+        self.tool_calls: list[ToolCall] = []
+        self._reasoning: list[tuple[int, dict[str, Json]]] = []
+
+    def is_answer(self, tool_name: str) -> bool:
+        """The tool that we added ourselves, to be given JSON."""
+        return self._by_tool and tool_name == JSON_TOOL
+
+    def add_tool_use(self, tool_id: str, name: str, arguments: str) -> None:
+        if self.is_answer(name):
+            self.texts = [arguments]
+        else:
+            self.tool_calls.append(ToolCall(clean(tool_id), clean(name), clean(arguments)))
+
+    def add_reasoning(self, block: dict[str, Json]) -> None:
+        place = len(self._reasoning) + len(self.tool_calls) + bool(self.texts)
+        self._reasoning.append((place, block))
+
+    @property
+    def output_bytes(self) -> int:
+        kept = sum(len(msgspec.json.encode(block)) for _, block in self._reasoning)
+        return answer_bytes("".join(self.texts), self.tool_calls) + kept
+
+    def require_words(self, stop_reason: str | None, figures: Figures) -> None:
+        """Raises Malformed where an answer has ended well, was billed for words, and has none that can be read."""
+        if self.texts or self.tool_calls or self._reasoning or stop_reason in _WITHOUT_WORDS:
+            return
+        if (figures.output or 0) > _SILENT_TOKENS or not figures:
+            raise Malformed
+
+    def whole(self, stop_reason: str | None, usage: TokenUsage, model: str, notes: Notes) -> WholeAnswer:
+        """An answer by the tool we added has stopped: it calls nothing."""
+        finished = _FINISHED.get(stop_reason or "")
+        if finished is None:
+            notes.add(UNKNOWN_FINISH)
+        if finished in {None, FinishReason.TOOL_CALLS}:
+            finished = FinishReason.TOOL_CALLS if self.tool_calls else FinishReason.STOP
+        return WholeAnswer(
+            text="".join(self.texts) if self.texts else None,
+            tool_calls=tuple(self.tool_calls),
+            reasoning=self._kept_reasoning(),
+            finish_reason=finished,
+            usage=usage,
+            model=model,
+        )
+
+    def _kept_reasoning(self) -> Json:
+        if not self._reasoning:
+            return None
+        return {"format": REASONING_FORMAT, "model": self._model, "blocks": [[place, block] for place, block in self._reasoning]}
+
+
+def read_answer(raw: bytes, call: ModelCall, notes: Notes) -> WholeAnswer:
+    """Raises Malformed, and ProviderError for an error body."""
+    message = decode(_BODY, raw)
+    if not isinstance(message, Mapping):
+        raise Malformed
+    if message.get("type") == "error" or ("content" not in message and message.get("error")):
+        raise stream_failure(message, None)
+    stop_reason = word(message.get("stop_reason"))
+    figures = anthropic_figures(message.get("usage"), notes)
+    content = Content(call)
+    written = _inputs(raw)
+    for place, block in enumerate(_blocks(message.get("content"), stop_reason)):
+        _add_block(content, block, notes, written.get(place))
+    content.require_words(stop_reason, figures)
+    usage = anthropic_usage(figures, call, content.output_bytes, notes)
+    return content.whole(stop_reason, usage, clean(word(message.get("model")) or call.model), notes)
+
+
+def read_billed(body: Mapping[str, object], call: ModelCall, output_bytes: int) -> TokenUsage | None:
+    """What an answer that cannot be used says that it cost."""
+    figures = anthropic_figures(body.get("usage"))
+    return anthropic_usage(figures, call, output_bytes) if figures else None
+
+
+def _blocks(content: object, stop_reason: str | None) -> Sequence[object]:
+    if isinstance(content, list):
+        return content
+    if isinstance(content, (str, Mapping)):
+        return (content,)
+    if content is None and stop_reason in _WITHOUT_WORDS:
+        return ()
+    raise Malformed
+
+
+def _inputs(raw: bytes) -> dict[int, str]:
+    """The arguments of tool calls as they were written, by the place of their block."""
+    try:
+        blocks = decode(_RAW_BODY, raw).content
+    except Malformed:
+        return {}
+    return {
+        place: bytes(block.input).decode("utf-8", "replace")
+        for place, block in enumerate(blocks)
+        if bytes(block.input)[:1] == b"{"
+    }
+
+
+def _add_block(content: Content, block: object, notes: Notes, written: str | None) -> None:
+    if isinstance(block, str):
+        block = {"type": "text", "text": block}
+    if not isinstance(block, Mapping):
+        raise Malformed
+    kind, text = block.get("type"), block.get("text")
+    if kind in _REASONING:
+        content.add_reasoning(dict(block))
+    elif kind == "tool_use":
+        name = word(block.get("name"))
+        if name is None:
+            raise Malformed
+        content.add_tool_use(str(block.get("id") or new_tool_use_id()), name, written or tool_input(block.get("input")))
+    elif isinstance(text, str):
+        content.texts.append(clean(text))
+    elif kind is None or kind == "text" or not isinstance(kind, str):
+        raise Malformed
+    else:
+        notes.add(UNKNOWN_PART)
+
+
+def tool_input(value: object) -> str:
+    """JSON text, as it is sent on."""
+    if isinstance(value, str):
+        return value or "{}"
+    return "{}" if value is None else msgspec.json.encode(value).decode()
+
+
+def new_tool_use_id() -> str:
+    return f"toolu_{os.urandom(12).hex()}"

@@ -1,0 +1,103 @@
+"""The API keys of one provider, in order of preference. A refused key is set aside for a while, so that the next one answers.
+
+A key refused with 403 is set aside for the model it was refused for alone: one model's refusal must not take the provider away
+from all callers. Where the secret behind a refused key has changed since it was read, the new one comes into use at once.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Container, Sequence
+from dataclasses import dataclass, field
+
+from app.domain.errors import SettingsError
+from app.llm.providers.unusable_settings import is_header_value
+from app.runtime.clock import Clock
+from app.secrets.reference import SecretReference
+from app.settings import ProviderKindName, ProviderSettings
+
+SET_ASIDE_SECONDS = 60.0
+_REMEMBERED = 1000
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    """`secret` is None for a server that wants no key."""
+
+    place: int
+    secret: str | None = field(repr=False)
+
+    @property
+    def can_be_sent(self) -> bool:
+        return self.secret is None or is_header_value(self.secret)
+
+
+def build_keyring(settings: ProviderSettings, clock: Clock) -> Keyring:
+    """Raises SettingsError, naming what is missing; a server of one's own may want no key."""
+    own = settings.base_url is not None or settings.simulated or settings.kind is ProviderKindName.OPENAI_COMPATIBLE
+    if not settings.api_keys and not own:
+        raise SettingsError(f"providers.{settings.name}.api_keys", f"a provider of kind {settings.kind.value} needs one")
+    return Keyring(settings.api_keys, clock, without="simulator" if settings.simulated else None)
+
+
+class Keyring:
+    """`without` is the secret that is sent where no key is configured. Raises SettingsError, naming the reference, where a
+    secret cannot be read."""
+
+    def __init__(self, references: Sequence[SecretReference], clock: Clock, *, without: str | None = None) -> None:
+        self._references = tuple(references)
+        self._clock = clock
+        keys = [ApiKey(place, reference.reveal()) for place, reference in enumerate(self._references)]
+        self._keys = keys or [ApiKey(0, without)]
+        self._refused_until: dict[tuple[int, str | None], float] = {}
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def pick(self, model: str | None, tried: Container[ApiKey] = ()) -> ApiKey | None:
+        """The first key not tried yet that is not set aside, as a whole or for this model. Where all are, the one that comes
+        back first: asking costs nothing, and a key refused by mistake works again at once."""
+        if not self._refused_until and self._keys[0] not in tried:
+            return self._keys[0]
+        untried = [key for key in self._keys if key not in tried]
+        return min(untried, key=lambda key: max(self._until(key, None), self._until(key, model)), default=None)
+
+    def refuse(self, key: ApiKey, model: str | None) -> None:
+        """Takes the key out of use, for one model where `model` is given: a changed secret replaces it, or it is not used for a
+        while. Does nothing if that has happened already."""
+        if self._keys[key.place] is not key:
+            return
+        fresh = self._read_again(key)
+        if fresh is not None:
+            self._keys[key.place] = fresh
+            return
+        if len(self._refused_until) >= _REMEMBERED:
+            self._refused_until.clear()
+        if not self._until(key, model):
+            _log.warning("a key is refused, or cannot be sent", extra={"key": self._named(key), "model": model})
+        self._refused_until[key.place, model] = self._clock.monotonic() + SET_ASIDE_SECONDS
+
+    def _until(self, key: ApiKey, model: str | None) -> float:
+        """When the key comes back; 0 where it is not set aside."""
+        until = self._refused_until.get((key.place, model), 0.0)
+        if until and until <= self._clock.monotonic():
+            del self._refused_until[key.place, model]
+            return 0.0
+        return until
+
+    def _named(self, key: ApiKey) -> str | None:
+        """Where the secret is configured; None if it is not."""
+        if key.place >= len(self._references):
+            return None
+        reference = self._references[key.place]
+        return f"env {reference.env}" if reference.env else f"file {reference.file}"
+
+    def _read_again(self, key: ApiKey) -> ApiKey | None:
+        if key.place >= len(self._references):
+            return None
+        try:
+            secret = self._references[key.place].reveal()
+        except SettingsError:
+            return None
+        return ApiKey(key.place, secret) if secret != key.secret else None

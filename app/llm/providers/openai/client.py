@@ -1,0 +1,111 @@
+"""OpenAI, and servers that speak its protocol, through the official SDK: POST /chat/completions and /embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from openai import APIConnectionError, APIStatusError, AsyncOpenAI, DefaultAioHttpClient, Omit
+
+from app.domain.errors import FailureKind, ProviderError
+from app.domain.usage import TokenUsage
+from app.llm.messages import EmbedCall, Embedded, ModelCall
+from app.llm.providers.adapter import Adapter
+from app.llm.providers.answers import WholeAnswer
+from app.llm.providers.keyring import build_keyring
+from app.llm.providers.openai.request import PARAMETERS, encode_embedding, encode_request
+from app.llm.providers.openai.response import read_answer, read_billed, read_embeddings
+from app.llm.providers.openai.stream import OpenAIStream
+from app.llm.providers.unsupported import Notes
+from app.llm.providers.upstream import BrokenAnswer, Sdk, Upstream, client_options, silence
+from app.llm.providers.usage_mapping import embedding_usage, estimated_embedding_usage, salvaged_embedding_usage
+from app.llm.providers.wire_text import Malformed, clean
+from app.runtime.clock import Clock
+from app.settings import ProviderKindName, ProviderSettings
+
+_BASE_URL = "https://api.openai.com/v1"
+_KEY_OF_EACH_REQUEST = "-"
+"""The SDK wants a key at the start; the real one goes with each request."""
+
+
+class OpenAIProvider(Adapter):
+    completions_path = "/chat/completions"
+    models_path = "/models"
+    droppable = frozenset(PARAMETERS) | {"max_tokens"}
+
+    def __init__(self, settings: ProviderSettings, clock: Clock) -> None:
+        """Raises SettingsError where a key cannot be read."""
+        silence("openai", "httpx2")
+        options = client_options(settings)
+        client = AsyncOpenAI(
+            api_key=_KEY_OF_EACH_REQUEST,
+            base_url=settings.base_url or _BASE_URL,
+            max_retries=0,
+            timeout=options["timeout"],
+            http_client=DefaultAioHttpClient(**options),
+        )
+        sdk = Sdk(
+            client,
+            APIStatusError,
+            APIConnectionError,
+            no_key=Omit(),
+            request_id_header="x-request-id",
+            requests_header="x-ratelimit-remaining-requests",
+            tokens_headers=("x-ratelimit-remaining-tokens",),
+        )
+        super().__init__(settings, Upstream(sdk, settings, build_keyring(settings, clock), clock), clock)
+        self._official = settings.kind is ProviderKindName.OPENAI
+
+    def encode(self, call: ModelCall, notes: Notes, *, stream: bool) -> bytes:
+        return encode_request(call, notes, self.untaken(call), official=self._official, stream=stream)
+
+    def read_answer(self, raw: bytes, call: ModelCall, notes: Notes) -> WholeAnswer:
+        return read_answer(raw, call, notes)
+
+    def read_billed(self, body: Mapping[str, object], call: ModelCall, output_bytes: int) -> TokenUsage | None:
+        return read_billed(body, call, output_bytes)
+
+    def reader(self, call: ModelCall, notes: Notes, provider_request_id: str | None) -> OpenAIStream:
+        return OpenAIStream(call, notes, provider_request_id)
+
+    async def embed(self, call: EmbedCall) -> Embedded:
+        """Vectors of another length than `dimensions` are SCHEMA_MISMATCH: a server that ignores it must not go unnoticed."""
+        try:
+            begun = await self._upstream.post(
+                "/embeddings",
+                encode_embedding(call),
+                model=call.model,
+                deadline=call.deadline,
+                answer_timeout=self._settings.timeouts.first_token,
+                holder=call.holder,
+            )
+        except ProviderError as error:
+            if isinstance(error, BrokenAnswer) or error.unanswered_seconds is not None:
+                error.usage = estimated_embedding_usage(call)
+            raise
+        response, raw = begun.response, bytes(begun.received)
+        request_id = self._upstream.request_id(response)
+        try:
+            vectors, figures, model = read_embeddings(raw, len(call.texts))
+        except Malformed:
+            raise ProviderError(
+                FailureKind.MALFORMED,
+                status_code=response.status_code,
+                provider_request_id=request_id,
+                usage=salvaged_embedding_usage(raw, call),
+            ) from None
+        usage = embedding_usage(figures, call)
+        if call.dimensions is not None and any(len(vector) != call.dimensions for vector in vectors):
+            raise ProviderError(
+                FailureKind.SCHEMA_MISMATCH,
+                status_code=response.status_code,
+                provider_request_id=request_id,
+                usage=usage,
+            )
+        return Embedded(
+            vectors=vectors,
+            usage=usage,
+            model=clean(model or call.model),
+            status_code=response.status_code,
+            provider_request_id=request_id,
+            rate_limits=self._upstream.rate_limits(response),
+        )

@@ -1,0 +1,200 @@
+"""A ModelCall as the body of POST /v1/chat/completions, for OpenAI and for servers that speak its protocol."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Set
+from typing import Any, TypeAlias
+
+import msgspec
+
+from app.llm.messages import (
+    EmbedCall,
+    ImageUrl,
+    JsonSchemaFormat,
+    Message,
+    ModelCall,
+    NamedTool,
+    Part,
+    ReasoningEffort,
+    Role,
+    Text,
+    Tool,
+    ToolChoice,
+    ToolChoiceMode,
+)
+from app.llm.providers.unsupported import OTHER_REASONING, Notes, refuse
+
+REASONING_FORMAT = "openai-compatible"
+REASONING_FIELDS = ("reasoning_content", "reasoning")
+"""Where compatible servers put what a model thought; OpenAI itself keeps it."""
+
+PARAMETERS = {
+    "temperature": "temperature",
+    "top_p": "topP",
+    "seed": "seed",
+    "stop": "stop",
+    "reasoning_effort": "reasoningEffort",
+}
+"""What may be left out for a model, with the input's own word for it."""
+
+_ROLES = {Role.SYSTEM: "system", Role.USER: "user"}
+_CHOICES = {ToolChoiceMode.AUTO: "auto", ToolChoiceMode.NONE: "none", ToolChoiceMode.REQUIRED: "required"}
+_EFFORTS = {
+    ReasoningEffort.NONE: "none",
+    ReasoningEffort.LOW: "low",
+    ReasoningEffort.MEDIUM: "medium",
+    ReasoningEffort.HIGH: "high",
+}
+_CACHE_MARKS = re.compile(r"^gpt-(5\.([6-9]|\d\d)|[6-9]|\d\d)")
+"""Models that take explicit marks; earlier ones cache by themselves."""
+_SAYS_JSON = "Answer in JSON."
+
+Block: TypeAlias = "dict[str, Any]"
+
+
+def encode_request(call: ModelCall, notes: Notes, untaken: Set[str], *, official: bool, stream: bool) -> bytes:
+    """`untaken` are parameters this model has refused before; `official` is False for compatible servers, which know less.
+
+    Raises Refused(InvalidInput) where the call cannot be said in this protocol.
+    """
+    marks = official and _CACHE_MARKS.match(call.model) is not None
+    cap = "max_completion_tokens" if official or "max_tokens" in untaken else "max_tokens"
+    body: dict[str, Any] = {
+        "model": call.model,
+        "messages": [_message(message, notes, marks=marks, official=official) for message in call.messages],
+        cap: call.max_output_tokens,
+    }
+    for name, value in _parameters(call).items():
+        if name in untaken:
+            notes.drop(PARAMETERS[name])
+        else:
+            body[name] = value
+    if call.tools:
+        body["tools"] = [{"type": "function", "function": _function(tool)} for tool in call.tools]
+        if call.tool_choice is not None:
+            body["tool_choice"] = _choice(call.tool_choice)
+    _format(call, body, notes)
+    if stream:
+        body["stream"] = True
+        body["stream_options"] = {"include_usage": True}
+    return _encode(body)
+
+
+def encode_embedding(call: EmbedCall) -> bytes:
+    body: dict[str, Any] = {"model": call.model, "input": call.texts, "encoding_format": "base64"}
+    if call.dimensions is not None:
+        body["dimensions"] = call.dimensions
+    return _encode(body)
+
+
+def _encode(body: dict[str, Any]) -> bytes:
+    try:
+        return msgspec.json.encode(body)
+    except UnicodeEncodeError:
+        raise refuse("The text contains half of a surrogate pair.", ("messages",)) from None
+
+
+def _parameters(call: ModelCall) -> dict[str, Any]:
+    wanted = {
+        "temperature": call.temperature,
+        "top_p": call.top_p,
+        "seed": call.seed,
+        "stop": call.stop or None,
+        "reasoning_effort": _EFFORTS[call.reasoning_effort] if call.reasoning_effort is not None else None,
+    }
+    return {name: value for name, value in wanted.items() if value is not None}
+
+
+def _function(tool: Tool) -> Block:
+    function: Block = {"name": tool.name, "parameters": tool.parameters}
+    if tool.description is not None:
+        function["description"] = tool.description
+    return function
+
+
+def _choice(choice: ToolChoice) -> str | Block:
+    if isinstance(choice, NamedTool):
+        return {"type": "function", "function": {"name": choice.name}}
+    return _CHOICES[choice]
+
+
+def _message(message: Message, notes: Notes, *, marks: bool, official: bool) -> Block:
+    if message.role is Role.TOOL:
+        return _tool_result(message)
+    if message.role is Role.ASSISTANT:
+        return _assistant(message, notes, official=official)
+    return {"role": _ROLES[message.role], "content": _content(message, mark=marks and message.cache_up_to)}
+
+
+def _content(message: Message, *, mark: bool) -> str | list[Block]:
+    if not mark and len(message.parts) == 1 and isinstance(message.parts[0], Text):
+        return message.parts[0].text
+    blocks = [_part(part) for part in message.parts]
+    if mark and blocks:
+        blocks[-1]["prompt_cache_breakpoint"] = {"mode": "explicit"}
+    return blocks
+
+
+def _part(part: Part) -> Block:
+    if isinstance(part, Text):
+        return {"type": "text", "text": part.text}
+    url = part.url if isinstance(part, ImageUrl) else f"data:{part.media_type};base64,{part.data}"
+    return {"type": "image_url", "image_url": {"url": url}}
+
+
+def _tool_result(message: Message) -> Block:
+    """The protocol has no word for a failed tool: its content says so."""
+    result = message.tool_result
+    if result is None:
+        raise refuse("A TOOL message needs its toolResult.", ("messages",))
+    content = f"Error: {result.content}" if result.is_error else result.content
+    return {"role": "tool", "tool_call_id": result.id, "content": content}
+
+
+def _assistant(message: Message, notes: Notes, *, official: bool) -> Block:
+    if not all(isinstance(part, Text) for part in message.parts):
+        raise refuse("An assistant message can only have text.", ("messages",))
+    text = "".join(part.text for part in message.parts if isinstance(part, Text))
+    block: Block = {"role": "assistant", "content": text or None}
+    if message.tool_calls:
+        block["tool_calls"] = [
+            {"id": made.id, "type": "function", "function": {"name": made.name, "arguments": made.arguments}}
+            for made in message.tool_calls
+        ]
+    reasoning = message.reasoning
+    if reasoning is not None:
+        if official or not isinstance(reasoning, Mapping) or reasoning.get("format") != REASONING_FORMAT:
+            notes.add(OTHER_REASONING)
+        else:
+            block |= {name: reasoning[name] for name in REASONING_FIELDS if name in reasoning}
+    return block
+
+
+def _format(call: ModelCall, body: dict[str, Any], notes: Notes) -> None:
+    wanted = call.response_format
+    if wanted is None:
+        return
+    if isinstance(wanted, JsonSchemaFormat):
+        body["response_format"] = {
+            "type": "json_schema",
+            "json_schema": {"name": wanted.name, "schema": wanted.schema, "strict": _is_strict(wanted.schema)},
+        }
+        return
+    body["response_format"] = {"type": "json_object"}
+    if not any("json" in part.text.lower() for message in call.messages for part in message.parts if isinstance(part, Text)):
+        body["messages"].insert(0, {"role": "system", "content": _SAYS_JSON})
+        notes.add("A system message that asks for JSON was added because the provider requires one.")
+
+
+def _is_strict(value: object) -> bool:
+    """The strict dialect wants every object closed and every property required."""
+    if isinstance(value, Mapping):
+        if value.get("type") == "object":
+            properties = value.get("properties")
+            if value.get("additionalProperties") is not False or not isinstance(properties, Mapping):
+                return False
+            if set(properties) != set(value.get("required", ())):
+                return False
+        return all(map(_is_strict, value.values()))
+    return not isinstance(value, list) or all(map(_is_strict, value))

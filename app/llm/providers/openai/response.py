@@ -1,0 +1,176 @@
+"""The answer to POST /v1/chat/completions, whole, and the one to /v1/embeddings.
+
+Compatible servers leave out finish reasons, usage and the ids of tool calls; what is derived from the rest is said in a note.
+"""
+
+from __future__ import annotations
+
+import binascii
+import math
+import os
+from array import array
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from app.domain.errors import FailureKind, ProviderError
+from app.domain.usage import TokenUsage
+from app.llm.failures import stream_failure
+from app.llm.messages import FinishReason, Json, ModelCall, ToolCall
+from app.llm.providers.answers import UNKNOWN_FINISH, WholeAnswer
+from app.llm.providers.openai.content import CallPiece, MessageParts, first_choice, read_message
+from app.llm.providers.openai.request import REASONING_FORMAT
+from app.llm.providers.unsupported import Notes
+from app.llm.providers.usage_figures import Figures, openai_figures, openai_figures_of
+from app.llm.providers.usage_mapping import answer_bytes, openai_usage
+from app.llm.providers.wire_text import Malformed, clean, decode, word
+
+_FINISHED = {
+    "stop": FinishReason.STOP,
+    "length": FinishReason.LENGTH,
+    "tool_calls": FinishReason.TOOL_CALLS,
+    "function_call": FinishReason.TOOL_CALLS,
+    "content_filter": FinishReason.CONTENT_FILTER,
+}
+_BROKEN_OFF = {"abort": FailureKind.TRUNCATED, "error": FailureKind.SERVER_ERROR}
+"""Finish reasons of compatible servers that mean there is no whole answer."""
+_WITHOUT_WORDS = {"length", "content_filter", *_BROKEN_OFF}
+
+
+class EmbeddingBody(msgspec.Struct, gc=False):
+    embedding: str | list[float]
+    index: Any = None
+
+
+class EmbeddingsBody(msgspec.Struct, gc=False):
+    data: list[EmbeddingBody]
+    model: Any = None
+    usage: Any = None
+
+
+_BODY = msgspec.json.Decoder(Any)
+_EMBEDDINGS = msgspec.json.Decoder(EmbeddingsBody)
+_SILENT_TOKENS = 8
+"""An answer without any words may have as many tokens: those that only end it."""
+
+
+def read_answer(raw: bytes, call: ModelCall, notes: Notes) -> WholeAnswer:
+    """Raises Malformed, and ProviderError for an error body or where the finish reason says that the answer is not whole."""
+    body = decode(_BODY, raw)
+    if not isinstance(body, Mapping):
+        raise Malformed
+    choice = first_choice(body.get("choices"))
+    if choice is None:
+        if body.get("error") or body.get("object") == "error":
+            raise stream_failure(body, None)
+        raise Malformed
+    finish = word(choice.get("finish_reason"))
+    parts = read_message(_message(choice, finish), notes)
+    figures = openai_figures_of(body, notes)
+    if parts.text is None and figures.output != 0:
+        require_words(parts, finish, silent_tokens=-1, figures=figures)
+    tool_calls = tuple(map(_tool_call, parts.calls))
+    output_bytes = answer_bytes(parts.text or parts.refusal, tool_calls) + sum(
+        len(text.encode()) for text in parts.reasoning.values()
+    )
+    return build_answer(
+        parts.text,
+        parts.refusal,
+        tool_calls,
+        reasoning=parts.reasoning,
+        finish=finish,
+        usage=openai_usage(figures, call, output_bytes, body.get("service_tier"), notes),
+        model=word(body.get("model")) or call.model,
+        notes=notes,
+    )
+
+
+def read_billed(body: Mapping[str, object], call: ModelCall, output_bytes: int) -> TokenUsage | None:
+    """What an answer that cannot be used says that it cost."""
+    figures = openai_figures_of(body)
+    return openai_usage(figures, call, output_bytes, body.get("service_tier")) if figures else None
+
+
+def require_words(parts: MessageParts, finish: str | None, *, figures: Figures, silent_tokens: int = _SILENT_TOKENS) -> None:
+    """Raises Malformed where an answer has ended well, was billed for words, and has none that can be read."""
+    shown = (figures.output or 0) - (figures.reasoning or 0)
+    if parts.is_empty and finish not in _WITHOUT_WORDS and (shown > silent_tokens or not figures):
+        raise Malformed
+
+
+def _message(choice: Mapping[str, object], finish: str | None) -> Mapping[str, object]:
+    for name in ("message", "delta"):
+        message = choice.get(name)
+        if isinstance(message, Mapping):
+            return message
+    text = choice.get("text", choice.get("message"))
+    if isinstance(text, str):
+        return {"content": text}
+    if finish in _WITHOUT_WORDS:
+        return {}
+    raise Malformed
+
+
+def build_answer(
+    text: str | None,
+    refusal: str | None,
+    tool_calls: tuple[ToolCall, ...],
+    *,
+    reasoning: Mapping[str, str],
+    finish: str | None,
+    usage: TokenUsage,
+    model: str,
+    notes: Notes,
+) -> WholeAnswer:
+    """A model that refuses in the words of `refusal` has given those instead of an answer."""
+    if finish in _BROKEN_OFF:
+        raise ProviderError(_BROKEN_OFF[finish], status_code=200, usage=usage)
+    finished = _FINISHED.get(finish or "")
+    if finished is None:
+        notes.add(UNKNOWN_FINISH)
+    if finished in {None, FinishReason.STOP, FinishReason.TOOL_CALLS}:
+        finished = FinishReason.TOOL_CALLS if tool_calls else FinishReason.STOP
+    if refusal:
+        text, finished = refusal, FinishReason.CONTENT_FILTER
+    kept: Json = {"format": REASONING_FORMAT, **reasoning} if reasoning else None
+    return WholeAnswer(clean(text) if text is not None else None, tool_calls, kept, finished, usage, clean(model))
+
+
+def new_tool_call_id() -> str:
+    return f"call_{os.urandom(12).hex()}"
+
+
+def _tool_call(piece: CallPiece) -> ToolCall:
+    if piece.name is None:
+        raise Malformed
+    call_id = clean(piece.id) if piece.id else new_tool_call_id()
+    return ToolCall(call_id, clean(piece.name), clean(piece.arguments) or "{}")
+
+
+def read_embeddings(raw: bytes, count: int) -> tuple[tuple[tuple[float, ...], ...], Figures, str | None]:
+    """Vectors in the order of the texts, usage and model. Raises Malformed, also where there are not `count` vectors."""
+    body = decode(_EMBEDDINGS, raw)
+    rows = sorted(enumerate(body.data), key=lambda row: _place(row[0], row[1].index))
+    vectors = tuple(_vector(row.embedding) for _, row in rows)
+    if len(vectors) != count or not all(vectors):
+        raise Malformed
+    return vectors, openai_figures(body.usage), word(body.model)
+
+
+def _place(place: int, index: object) -> int:
+    return index if isinstance(index, int) else place
+
+
+def _vector(embedding: str | list[float]) -> tuple[float, ...]:
+    """Base64 of little-endian 32-bit floats, or plain numbers."""
+    if isinstance(embedding, str):
+        try:
+            values = tuple(array("f", binascii.a2b_base64(embedding, strict_mode=True)))
+        except ValueError:
+            raise Malformed from None
+    else:
+        values = tuple(embedding)
+    if not math.isfinite(sum(values)) and not all(map(math.isfinite, values)):  # a finite sum, the quick test, has finite parts
+        raise Malformed
+    return values

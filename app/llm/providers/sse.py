@@ -1,0 +1,57 @@
+"""Server-sent events, read by hand: only the `data` of each event, because both wire protocols repeat the event's name there."""
+
+from __future__ import annotations
+
+MAX_EVENT_BYTES = 16 * 1024 * 1024
+
+
+class EventTooLarge(ValueError):
+    pass
+
+
+class SseReader:
+    """Turns chunks of a body into the payloads of whole events; accepts LF, CRLF and CR, comments and other fields."""
+
+    def __init__(self) -> None:
+        self._pieces: list[bytes] = []
+        self._data: list[bytes] = []
+        self._size = 0
+
+    def feed(self, chunk: bytes) -> list[bytes]:
+        """The payloads that became whole with this chunk. Raises EventTooLarge.
+
+        A CR at the very end waits for what follows it: it may be half of a CRLF.
+        """
+        cut = max(chunk.rfind(b"\n"), chunk.rfind(b"\r", 0, len(chunk) - 1)) + 1
+        if not cut:
+            self._pieces.append(chunk)
+            self._grow(len(chunk))
+            return []
+        lines = b"".join((*self._pieces, chunk[:cut]))
+        self._pieces = [chunk[cut:]] if cut < len(chunk) else []
+        return self._read(lines)
+
+    def flush(self) -> list[bytes]:
+        """At the end of the body: what came without its closing empty line, which careless servers leave out."""
+        lines = b"".join((*self._pieces, b"\n\n"))
+        self._pieces = []
+        return self._read(lines)
+
+    def _grow(self, size: int) -> None:
+        self._size += size
+        if self._size > MAX_EVENT_BYTES:
+            raise EventTooLarge
+
+    def _read(self, lines: bytes) -> list[bytes]:
+        if b"\r" in lines:
+            lines = lines.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        events: list[bytes] = []
+        for line in lines.split(b"\n")[:-1]:
+            if line.startswith(b"data:"):
+                self._data.append(line[6:] if line[5:6] == b" " else line[5:])
+                self._grow(len(line))
+            elif not line and self._data:
+                events.append(self._data[0] if len(self._data) == 1 else b"\n".join(self._data))
+                self._data.clear()
+                self._size = 0
+        return events

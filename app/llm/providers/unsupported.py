@@ -1,0 +1,34 @@
+"""What a model does not take is dropped with a note in the answer, or refused before anything is sent; never silently."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from app.domain.errors import Refused
+from app.domain.problems import InvalidInput
+from app.llm.messages import ModelCall, UnsupportedPolicy
+
+OTHER_REASONING = "Reasoning written by another model was not sent."
+
+
+@dataclass(slots=True)
+class Notes:
+    """Collects what was changed on the way to one model."""
+
+    call: ModelCall
+    texts: list[str] = field(default_factory=list)
+
+    def drop(self, name: str) -> None:
+        """`name` is the input's own (camelCase) word. Raises Refused(InvalidInput) where the call's policy is to refuse."""
+        if self.call.unsupported is UnsupportedPolicy.REFUSE:
+            raise Refused(InvalidInput(f"{self.call.model} does not take {name}.", (name,)))
+        self.texts.append(f"{name} was left out: {self.call.model} does not take it.")
+
+    def add(self, text: str) -> None:
+        if text not in self.texts:
+            self.texts.append(text)
+
+
+def refuse(message: str, path: Sequence[str]) -> Refused:
+    return Refused(InvalidInput(message, tuple(path)))

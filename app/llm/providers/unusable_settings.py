@@ -1,0 +1,45 @@
+"""What a provider's settings say that no request can hold: a key that is no header, an address that is no host's.
+
+A server starts with them all the same, because the other targets of a route can answer; calls to such a provider fail typed, and
+nothing is sent. A start and `doctor` say where each stands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+from app.domain.errors import SettingsError
+from app.settings import ProviderSettings, Settings
+
+
+def is_header_value(secret: str) -> bool:
+    """One line of printable ASCII, as a header takes it."""
+    return all(" " <= letter <= "~" for letter in secret)
+
+
+def doubts(settings: Settings) -> Iterator[tuple[str, str]]:
+    """Each with its place in the configuration and what would be right; no secret is repeated."""
+    for index, provider in enumerate(settings.providers):
+        if provider.enabled:
+            for place, problem in provider_doubts(provider):
+                yield f"providers[{index}].{place}", problem
+
+
+def provider_doubts(provider: ProviderSettings) -> Iterator[tuple[str, str]]:
+    if provider.base_url is not None and not _is_host(urlsplit(provider.base_url).hostname or ""):
+        yield "base_url", "its host is no name that can be looked up: each part between two dots has 1 to 63 characters"
+    for number, reference in enumerate(provider.api_keys):
+        try:
+            secret = reference.reveal()
+        except SettingsError:
+            continue
+        if not is_header_value(secret):
+            yield f"api_keys[{number}]", "a key is one line of printable ASCII characters"
+
+
+def _is_host(name: str) -> bool:
+    try:
+        return bool(name.encode("idna"))
+    except UnicodeError:
+        return False

@@ -1,0 +1,481 @@
+"""One provider's HTTP API, reached through its SDK's low-level calls: keys, the pool, four timeouts and typed failures.
+
+Both adapters send through here, so that each of those is decided once. The SDK keeps authentication, addresses and transport;
+it never retries, never follows a redirect and never sees a model of ours.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import Enum
+from functools import partial
+from typing import Any, TypeAlias, TypeVar, cast
+
+import aiohttp
+import httpx2
+
+from app.domain.errors import FailureKind, ProviderError
+from app.domain.usage import RateLimitReport
+from app.llm import failures
+from app.llm.failure_table import look_up
+from app.llm.providers.connection_pool import PROBES, ConnectionPool
+from app.llm.providers.keyring import ApiKey, Keyring
+from app.llm.providers.sse import MAX_EVENT_BYTES, EventTooLarge, SseReader
+from app.llm.providers.wire_text import clean
+from app.runtime.await_timeout import TimeLimit
+from app.runtime.clock import Clock
+from app.runtime.ticks import MIN_WAIT, Ticks, waiting_seconds
+from app.settings import ProviderSettings, ProviderTimeouts
+from app.web.capacity import NO_HOLDER, Holder
+
+POOL_WAIT_SECONDS = 1.0
+TOKENS_PER_FIRST_TOKEN_TIMEOUT = 2048
+_CONNECTING_SHARE = 0.9
+"""Of a time limit that is shorter than connecting may take. The rest is for what the SDK does before it connects."""
+_EXACT_SECONDS = 5.0
+_GRACE_SECONDS = 1.0
+"""For the usage of an answer that is complete."""
+_DRAIN_SECONDS = 0.1
+_KEEP_ALIVE_SECONDS = 4.0
+_MAX_ID_LENGTH = 200
+_LARGE_CHUNK = 16 * 1024
+"""As much as the transport gives at a time: more is waiting then."""
+_PARAMETER_CODES = frozenset({"unsupported_parameter", "unsupported_value", "unknown_parameter"})
+_TRANSPORT_ERRORS = (httpx2.HTTPError, httpx2.StreamError, aiohttp.ClientError, OSError)
+
+Options: TypeAlias = dict[str, Any]
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class Sdk:
+    """An SDK's async client with what tells its errors apart, and the headers its provider answers with. `no_key` is the header
+    value that leaves a header out; `tokens_headers` each say how many tokens of one kind are left."""
+
+    client: Any
+    status_error: type[Exception]
+    connection_error: type[Exception]
+    no_key: object
+    request_id_header: str
+    requests_header: str
+    tokens_headers: tuple[str, ...]
+
+
+class ParameterRefused(ProviderError):
+    """A 400 that names the one parameter this model does not take."""
+
+    def __init__(self, parameter: str, provider_request_id: str | None) -> None:
+        super().__init__(FailureKind.UNSUPPORTED, status_code=400, provider_request_id=provider_request_id)
+        self.parameter = parameter
+
+
+class BrokenAnswer(ProviderError):
+    """A whole answer that had begun and broke off: what came of it, and in what time."""
+
+    def __init__(self, kind: FailureKind, begun: Begun, seconds: float, provider_request_id: str | None) -> None:
+        super().__init__(kind, status_code=begun.response.status_code, provider_request_id=provider_request_id)
+        self.received = bytes(begun.received)
+        self.seconds = seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """An answer whose head has come, and what has come of its body."""
+
+    response: httpx2.Response
+    received: bytearray
+
+
+def silence(*loggers: str) -> None:
+    """At DEBUG the SDKs log keys and prompts, so they never get to, whatever level the service itself logs at."""
+    for name in loggers:
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def client_options(settings: ProviderSettings) -> dict[str, Any]:
+    """How an SDK's aiohttp client is built. Waiting for the pool is limited by Upstream, whose timeout is exact; aiohttp's own
+    covers connecting too, so it has to be the longer one."""
+    connect = settings.timeouts.connect.total_seconds()
+    return {
+        "limits": httpx2.Limits(max_connections=settings.pool_size, keepalive_expiry=_KEEP_ALIVE_SECONDS),
+        "timeout": httpx2.Timeout(connect=connect, read=None, write=None, pool=connect + POOL_WAIT_SECONDS),
+        "follow_redirects": False,
+        "trust_env": not settings.simulated,
+    }
+
+
+def connecting_timeout(usual_seconds: float, seconds: float) -> httpx2.Timeout:
+    """Ends within `seconds`, whatever is waited for until a connection has come about."""
+    connect = _before_rounding(min(usual_seconds, seconds))
+    return httpx2.Timeout(connect=connect, read=None, write=None, pool=_before_rounding(seconds))
+
+
+def _before_rounding(seconds: float) -> float:
+    """aiohttp ends what is longer than five seconds at the next whole second of its clock."""
+    return seconds if seconds <= _EXACT_SECONDS else max(_EXACT_SECONDS, seconds - 1)
+
+
+def whole_answer_timeout(timeouts: ProviderTimeouts, max_output_tokens: int) -> timedelta:
+    """How long a whole answer may take. It shows no first token, so a long one gets the same time again for every 2,048
+    tokens of its cap; a silent target is still left in bounded time."""
+    return timeouts.first_token * (1 + max_output_tokens / TOKENS_PER_FIRST_TOKEN_TIMEOUT)
+
+
+class Upstream:
+    def __init__(self, sdk: Sdk, settings: ProviderSettings, keys: Keyring, clock: Clock) -> None:
+        self._sdk = sdk
+        self._name = settings.name
+        self._kind = settings.kind
+        self._timeouts = settings.timeouts
+        self._keys = keys
+        self._clock = clock
+        self._pool = ConnectionPool(settings.pool_size)
+        self._options: dict[ApiKey, dict[str, Any]] = {}
+        self._streams = 0
+        self._ticks = Ticks(clock)
+
+    async def post(
+        self, path: str, body: bytes, *, model: str, deadline: float, answer_timeout: timedelta, holder: Holder = NO_HOLDER
+    ) -> Begun:
+        """The whole answer, status below 300. Raises ProviderError, BrokenAnswer where an answer had begun."""
+
+        async def send(key: ApiKey) -> Begun:
+            begun: list[Begun] = []
+            await self._acquire(deadline, holder)
+            began_at = self._clock.monotonic()
+            try:
+                await self._within(partial(self._whole, path, body, begun), key, deadline, answer_timeout)
+                return begun[0]
+            except ProviderError as failure:
+                if not begun:
+                    raise
+                kind = FailureKind.TRUNCATED if failure.kind is FailureKind.CONNECTION else failure.kind
+                raise BrokenAnswer(kind, begun[0], -self.until(began_at), self.request_id(begun[0].response)) from None
+            finally:
+                self._pool.give_back(holder)
+
+        return await self._with_a_key(model, send)
+
+    async def _head(self, path: str, body: bytes, options: Options) -> httpx2.Response:
+        response: httpx2.Response = await self._sdk.client.post(
+            path, cast_to=httpx2.Response, content=body, options=options, stream=True, stream_cls=object
+        )
+        return response
+
+    async def _whole(self, path: str, body: bytes, begun: list[Begun], options: Options) -> httpx2.Response:
+        """`begun` gets the answer when its head has come."""
+        response = await self._head(path, body, options)
+        received = bytearray()
+        begun.append(Begun(response, received))
+        try:
+            async for chunk in response.aiter_bytes():
+                received += chunk
+        finally:
+            await response.aclose()
+        return response
+
+    async def open(self, path: str, body: bytes, *, model: str, deadline: float, holder: Holder = NO_HOLDER) -> EventStream:
+        """A stream whose headers have come; the caller closes it. Raises ProviderError."""
+
+        async def send(key: ApiKey) -> EventStream:
+            await self._acquire(deadline, holder)
+            first_by = self._clock.monotonic() + self._timeouts.first_token.total_seconds()
+            try:
+                response = await self._within(partial(self._head, path, body), key, deadline, self._timeouts.first_token)
+            except BaseException:
+                self._pool.give_back(holder)
+                raise
+            self._streams += 1
+            return EventStream(response, self, first_by, deadline, holder)
+
+        return await self._with_a_key(model, send)
+
+    async def get(self, path: str, params: Mapping[str, object]) -> httpx2.Response:
+        """A small look-up that costs nothing; bounded by the first-token timeout."""
+        deadline = self._clock.monotonic() + self._timeouts.first_token.total_seconds()
+
+        async def send(key: ApiKey) -> httpx2.Response:
+            async def ask(options: Options) -> httpx2.Response:
+                response: httpx2.Response = await self._sdk.client.get(
+                    path, cast_to=httpx2.Response, options={**options, "params": params}
+                )
+                return response
+
+            await self._acquire(deadline, PROBES)
+            try:
+                return await self._within(ask, key, deadline, self._timeouts.first_token)
+            finally:
+                self._pool.give_back(PROBES)
+
+        return await self._with_a_key(None, send)
+
+    async def close(self) -> None:
+        await self._sdk.client.close()
+
+    def request_id(self, response: httpx2.Response) -> str | None:
+        text = response.headers.get(self._sdk.request_id_header)
+        return clean(text)[:_MAX_ID_LENGTH] if text else None
+
+    def rate_limits(self, response: httpx2.Response) -> RateLimitReport | None:
+        return failures.rate_limits(response.headers, self._sdk.requests_header, self._sdk.tokens_headers)
+
+    def remaining(self, deadline: float, allowed: float, kind: FailureKind) -> tuple[float, FailureKind]:
+        """Seconds until the first of the two limits, and what passing it is called."""
+        left = deadline - self._clock.monotonic()
+        if left <= allowed:
+            return max(left, 0.0), FailureKind.TOTAL_TIMEOUT
+        return max(allowed, 0.0), kind
+
+    def until(self, at: float) -> float:
+        return at - self._clock.monotonic()
+
+    def later(self, seconds: float) -> float:
+        return self._clock.monotonic() + seconds
+
+    @property
+    def idle(self) -> float:
+        return self._timeouts.idle.total_seconds()
+
+    def closed(self, holder: Holder) -> None:
+        """A stream has let go of its connection."""
+        self._streams -= 1
+        self._pool.give_back(holder)
+
+    def gather(self, response: httpx2.Response, deadline: float) -> float:
+        """Lets the system keep what comes for a stream until it is read on, and gives the seconds until then: few, or many where
+        many run. Nothing is lost where the connection breaks meanwhile."""
+        seconds = min(waiting_seconds(self._streams, self._ticks.late), self.until(deadline) - 2 * MIN_WAIT)
+        transport = _transport(response)
+        if seconds < MIN_WAIT or transport is None or transport.is_closing():
+            return 0.0
+        transport.pause_reading()
+        self._ticks.after(seconds, partial(_read_on, transport))
+        return seconds
+
+    async def _with_a_key(self, model: str | None, send: Callable[[ApiKey], Awaitable[_T]]) -> _T:
+        """What concerns the key alone is tried with the next one. A key that is refused is set aside; one that is only limited,
+        or has not this model, is passed over for this call."""
+        refused = ProviderError(FailureKind.KEY_REFUSED)
+        tried: set[ApiKey] = set()
+        while len(tried) < 2 * len(self._keys) and (key := self._keys.pick(model, tried)) is not None:
+            tried.add(key)
+            if not key.can_be_sent:
+                self._keys.refuse(key, None)
+                continue
+            try:
+                return await send(key)
+            except ProviderError as error:
+                if not error.concerns_key:
+                    raise
+                if error.kind is FailureKind.KEY_REFUSED:
+                    self._keys.refuse(key, model if error.status_code == 403 else None)
+                refused = error
+        raise refused
+
+    async def _acquire(self, deadline: float, holder: Holder) -> None:
+        limit, kind = self.remaining(deadline, POOL_WAIT_SECONDS, FailureKind.POOL_EXHAUSTED)
+        if not limit:
+            raise ProviderError(kind)
+        if self._pool.take(holder):
+            return
+        try:
+            async with asyncio.timeout(limit):
+                await self._pool.wait(holder)
+        except TimeoutError:
+            raise ProviderError(kind) from None
+
+    async def _within(
+        self, ask: Callable[[Options], Awaitable[httpx2.Response]], key: ApiKey, deadline: float, allowed: timedelta
+    ) -> httpx2.Response:
+        """A limit that ends before a connection has come about is told apart: nothing was sent then, and nothing is billed."""
+        seconds, kind = self.remaining(deadline, allowed.total_seconds(), FailureKind.FIRST_TOKEN_TIMEOUT)
+        if not seconds:
+            raise ProviderError(kind)
+        limit, began_at = TimeLimit(), self._clock.monotonic()
+        options, connect_seconds = self._options_for(key), seconds * _CONNECTING_SHARE
+        usual_seconds = self._timeouts.connect.total_seconds()
+        if connect_seconds < usual_seconds + POOL_WAIT_SECONDS + 1:
+            options = {**options, "timeout": connecting_timeout(usual_seconds, connect_seconds)}
+        try:
+            with limit.of(seconds):
+                return await ask(options)
+        except TimeoutError:
+            raise ProviderError(kind, unanswered_seconds=-self.until(began_at)) from None
+        except self._sdk.status_error as error:
+            raise self._status_failure(error) from None
+        except (self._sdk.connection_error, *_TRANSPORT_ERRORS) as error:
+            failed_by = failures.transport_failure(error)
+            if failed_by is FailureKind.CONNECT_TIMEOUT and connect_seconds < usual_seconds:
+                raise ProviderError(kind) from None
+            waited = -self.until(began_at) if failures.may_have_arrived(error) else None
+            raise ProviderError(failed_by, unanswered_seconds=waited) from None
+        except Exception as error:  # noqa: BLE001  # whatever a library raises is this target's failure
+            raise failures.unforeseen(error, self._name) from None
+        finally:
+            limit.close()
+
+    def _status_failure(self, error: Any) -> ProviderError:
+        response: httpx2.Response = error.response
+        words = failures.error_words(error.body)
+        kind = look_up(self._kind, error.status_code, words.error_type, words.code, words.message)
+        request_id = self.request_id(response)
+        if kind is FailureKind.UNSUPPORTED and words.parameter is not None and words.code in _PARAMETER_CODES:
+            return ParameterRefused(words.parameter, request_id)
+        return ProviderError(
+            kind,
+            status_code=error.status_code,
+            retry_after=failures.retry_after(response.headers, self._clock.now()),
+            provider_request_id=request_id,
+            rate_limits=self.rate_limits(response),
+        )
+
+    def _options_for(self, key: ApiKey) -> Options:
+        options = self._options.get(key)
+        if options is None:
+            bearer = self._sdk.no_key if key.secret is None else f"Bearer {key.secret}"
+            options = {"headers": {"Authorization": bearer, "Accept-Encoding": "identity"}}
+            self._options = {**self._options, key: options} if len(self._options) < 2 * len(self._keys) else {key: options}
+        return options
+
+
+class Phase(Enum):
+    """What a stream is waiting for: its first token, the next one, or only the rest of a complete answer."""
+
+    FIRST = "first"
+    IDLE = "idle"
+    COMPLETE = "complete"
+
+
+class EventStream:
+    """The payloads of one streamed answer. Its reader sets `phase` as the answer goes on, and must close it.
+
+    One that shows its content is read some times a second, less often among many, and each read brings what has come since.
+    An end of the body is not a failure here: only the adapter knows whether the provider's terminal event had come.
+    """
+
+    def __init__(self, response: httpx2.Response, upstream: Upstream, first_by: float, deadline: float, holder: Holder) -> None:
+        self.response = response
+        self._holder = holder
+        self.phase = Phase.FIRST
+        self._upstream = upstream
+        self._opened_at = upstream.later(0)
+        self._first_by = first_by
+        self._rest_by: float | None = None
+        self._deadline = deadline
+        self._time_limit = TimeLimit()
+        self._reader = SseReader()
+        self._plain: bytearray | None = bytearray()
+        self._chunks = _chunks(response)
+        self._gathers = False
+        self.sends_events = response.headers.get("content-type", "").lower().startswith("text/event-stream")
+        self.ended = False
+        self._closed = False
+
+    async def read(self) -> list[bytes] | None:
+        """The events of the next chunk, perhaps none; None at the end of the body. Raises ProviderError.
+
+        In Phase.COMPLETE whatever goes wrong is only an end.
+        """
+        if self.ended:
+            return None
+        gathers = self._gathers and self.phase is Phase.IDLE
+        limit, kind = self._limit(self._upstream.gather(self.response, self._deadline) if gathers else 0.0)
+        try:
+            with self._time_limit.of(limit):
+                chunk = await anext(self._chunks)
+            self._gathers = len(chunk) < _LARGE_CHUNK
+            return self._reader.feed(chunk) if self._plain is None else self._feed_first(chunk)
+        except StopAsyncIteration:
+            self.ended = True
+            return self._reader.flush()
+        except (TimeoutError, EventTooLarge, *_TRANSPORT_ERRORS) as error:
+            self.ended = True
+            if self.phase is Phase.COMPLETE:
+                return None
+            raise self._failure(error, kind) from None
+
+    @property
+    def document(self) -> bytes:
+        """The body, where it is one JSON object and no stream of events."""
+        return bytes(self._plain or b"")
+
+    def _feed_first(self, chunk: bytes) -> list[bytes]:
+        """Until it shows what the body is. A line of an event stream never begins with a brace."""
+        assert self._plain is not None
+        self._plain += chunk
+        begin = self._plain.lstrip()
+        if not begin or begin.startswith(b"{"):
+            if len(self._plain) > MAX_EVENT_BYTES:
+                raise EventTooLarge
+            return []
+        chunk, self._plain = bytes(self._plain), None
+        return self._reader.feed(chunk)
+
+    @property
+    def seconds(self) -> float:
+        """Since it was opened."""
+        return -self._upstream.until(self._opened_at)
+
+    async def drain(self) -> None:
+        """Reads on to the end of a finished body for a moment, so that its connection can be used again."""
+        try:
+            with self._time_limit.of(_DRAIN_SECONDS):
+                while not self.ended:
+                    await anext(self._chunks)
+        except (TimeoutError, StopAsyncIteration, *_TRANSPORT_ERRORS):
+            self.ended = True
+
+    async def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        self._time_limit.close()
+        self._upstream.closed(self._holder)
+        try:
+            if isinstance(self._chunks, AsyncGenerator):
+                await self._chunks.aclose()
+        finally:
+            await self.response.aclose()
+
+    def _limit(self, gathering: float) -> tuple[float, FailureKind]:
+        if self.phase is Phase.FIRST:
+            return self._upstream.remaining(self._deadline, self._upstream.until(self._first_by), FailureKind.FIRST_TOKEN_TIMEOUT)
+        if self.phase is Phase.IDLE:
+            return self._upstream.remaining(self._deadline, gathering + self._upstream.idle, FailureKind.IDLE_TIMEOUT)
+        if self._rest_by is None:
+            self._rest_by = self._upstream.later(_GRACE_SECONDS)
+        return self._upstream.remaining(self._deadline, self._upstream.until(self._rest_by), FailureKind.IDLE_TIMEOUT)
+
+    def _failure(self, error: BaseException, timeout_kind: FailureKind) -> ProviderError:
+        if isinstance(error, TimeoutError):
+            kind = timeout_kind
+        elif isinstance(error, EventTooLarge):
+            kind = FailureKind.MALFORMED
+        else:
+            kind = FailureKind.TRUNCATED if self.phase is Phase.IDLE else failures.transport_failure(error)
+        return ProviderError(
+            kind, status_code=self.response.status_code, provider_request_id=self._upstream.request_id(self.response)
+        )
+
+
+def _chunks(response: httpx2.Response) -> AsyncIterator[bytes]:
+    """As they come from the transport: nothing is to be decoded, unless the server encodes what it was asked not to."""
+    if "content-encoding" in response.headers:
+        return response.aiter_bytes()
+    return aiter(cast("httpx2.AsyncByteStream", response.stream))
+
+
+def _transport(response: httpx2.Response) -> asyncio.Transport | None:
+    """What the body comes through, beneath what the SDKs put around aiohttp; None where it has ended, or where they changed."""
+    answer = getattr(getattr(response.stream, "_stream", None), "_aiohttp_response", None)
+    return getattr(getattr(answer, "connection", None), "transport", None)
+
+
+def _read_on(transport: asyncio.Transport) -> None:
+    if not transport.is_closing():
+        transport.resume_reading()

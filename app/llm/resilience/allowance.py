@@ -1,0 +1,63 @@
+"""What a provider's headers say is left, for the one model whose answer they came with.
+
+A hint, not a limit: it holds back only the calls to that model, refills at the provider's rate, and the newest one counts. The
+provider's configured limits are the Limiter's.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from app.domain.errors import Refused
+from app.domain.usage import RateLimitReport
+from app.llm.resilience.limiter import Bucket, LimiterKind, LimiterState, Rates
+from app.llm.routing import RateLimited, Target
+from app.runtime.clock import Clock
+
+
+class ModelAllowance:
+    def __init__(self, target: Target, rates: Rates, queue_timeout: timedelta, clock: Clock) -> None:
+        self._target = target
+        self._queue_seconds = queue_timeout.total_seconds()
+        self._clock = clock
+        self._rates = {LimiterKind.REQUESTS: rates.requests, LimiterKind.TOKENS: rates.tokens}
+        self._buckets: dict[LimiterKind, Bucket] = {}
+
+    def apply(self, report: RateLimitReport) -> None:
+        """Only what is less than the provider's whole minute says anything."""
+        reported = {LimiterKind.REQUESTS: report.requests_remaining, LimiterKind.TOKENS: report.tokens_remaining}
+        for kind, remaining in reported.items():
+            rate = self._rates[kind]
+            if rate is None or remaining is None:
+                continue
+            bucket = self._buckets.get(kind)
+            if bucket is None:
+                if remaining >= rate:
+                    continue
+                bucket = self._buckets[kind] = Bucket(rate, self._clock)
+            bucket.change(min(remaining, rate) - bucket.available)
+
+    def seconds_until(self, tokens: float) -> float:
+        return max((bucket.seconds_until(self._amount(kind, tokens)) for kind, bucket in self._buckets.items()), default=0.0)
+
+    async def take(self, tokens: float, deadline: float) -> None:
+        """One request and these tokens, waited for as long as at the Limiter. Raises Refused(RateLimited)."""
+        until = min(deadline, self._clock.monotonic() + self._queue_seconds)
+        while (seconds := self.seconds_until(tokens)) > 0:
+            if self._clock.monotonic() + seconds > until:
+                message = f"The rate limit of {self._target} had no room in time."
+                raise Refused(RateLimited(message, timedelta(seconds=max(seconds, 1.0)), str(self._target)))
+            await self._clock.sleep(seconds)
+        for kind, bucket in self._buckets.items():
+            bucket.subtract(self._amount(kind, tokens))
+
+    def states(self) -> list[LimiterState]:
+        return [
+            LimiterState(
+                self._target.model, kind, bucket.capacity, max(0.0, bucket.available), bucket.per_second, 0, shared=False
+            )
+            for kind, bucket in self._buckets.items()
+        ]
+
+    def _amount(self, kind: LimiterKind, tokens: float) -> float:
+        return 1.0 if kind is LimiterKind.REQUESTS else min(tokens, self._buckets[kind].capacity)

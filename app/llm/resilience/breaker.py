@@ -1,0 +1,213 @@
+"""The circuit breaker of one provider's model, as a state machine whose only input is time and what became of calls.
+
+CLOSED -> OPEN after `failures` in a row, or when too large a part of a window's calls failed; OPEN -> HALF_OPEN once
+`probe_after` has passed, for exactly one call; that call decides: CLOSED or OPEN again. A permit that was given in an earlier
+state says nothing about the present one. A probe whose owner never came back expires, so that another may try.
+
+Calls count in the order of their first sign: a failure, a whole answer, or the first token of a stream. A first token is a
+success until its stream is cut, which makes it a failure in its own place: so many long streams under way are no row of
+failures, and a target that cuts them all is.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import Enum
+
+from app.runtime.clock import Clock
+from app.settings import BreakerSettings
+
+
+class BreakerStatus(Enum):
+    CLOSED = "CLOSED"
+    OPEN = "OPEN"
+    HALF_OPEN = "HALF_OPEN"
+
+
+@dataclass(frozen=True, slots=True)
+class BreakerState:
+    """`consecutive_failures` is counted up to the number that opens it; `probe_at` is when the next probe is let through, None
+    unless OPEN."""
+
+    status: BreakerStatus
+    consecutive_failures: int
+    opened_count: int
+    changed_at: datetime
+    probe_at: datetime | None
+
+
+@dataclass(eq=False, slots=True)
+class _Sign:
+    """What a call said of its target, and when first, in the Clock's monotonic seconds."""
+
+    at: float
+    failed: bool
+
+
+@dataclass(eq=False, slots=True)
+class Permit:
+    """Permission for one call. Its holder reports back by exactly one of succeeded, failed and released; a stream calls `alive`
+    before that."""
+
+    epoch: int
+    probe: bool
+    sign: _Sign | None = None
+
+
+PROBE_LEASE_SECONDS = 90.0
+_WINDOW_CALLS = 500
+
+
+class Breaker:
+    def __init__(self, settings: BreakerSettings, clock: Clock, changed: Callable[[BreakerState], None]) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._changed = changed
+        self._status = BreakerStatus.CLOSED
+        self._changed_at = clock.now()
+        self._opened = 0
+        self._epoch = 0
+        self._probe_at = 0.0
+        self._lease_until = 0.0
+        self._last_success: float | None = None
+        self._latest: deque[_Sign] = deque(maxlen=settings.failures)
+        self._window: deque[_Sign] = deque(maxlen=_WINDOW_CALLS)
+
+    @property
+    def status(self) -> BreakerStatus:
+        return self._status
+
+    @property
+    def state(self) -> BreakerState:
+        probe_at = None
+        if self._status is BreakerStatus.OPEN:
+            probe_at = self._clock.now() + timedelta(seconds=max(0.0, self._probe_at - self._clock.monotonic()))
+        return BreakerState(self._status, self._in_a_row, self._opened, self._changed_at, probe_at)
+
+    @property
+    def seconds_to_probe(self) -> float:
+        """How long calls are still refused; 0 where one would be let through now."""
+        if self._status is BreakerStatus.CLOSED:
+            return 0.0
+        until = self._probe_at if self._status is BreakerStatus.OPEN else self._lease_until
+        return max(0.0, until - self._clock.monotonic())
+
+    def enter(self) -> Permit | None:
+        """Permission to call now, or None. In OPEN past its time, the first who asks gets the probe."""
+        if self._status is BreakerStatus.CLOSED:
+            return Permit(self._epoch, probe=False)
+        if self.seconds_to_probe > 0:
+            return None
+        self._lease_until = self._clock.monotonic() + PROBE_LEASE_SECONDS
+        self._become(BreakerStatus.HALF_OPEN)
+        return Permit(self._epoch, probe=True)
+
+    def alive(self, permit: Permit) -> None:
+        """The first token has come. A probe's closes the breaker on trial: the failures before it count again if it is cut."""
+        if permit.epoch != self._epoch or permit.sign is not None:
+            return
+        if permit.probe:
+            self.close()
+            permit.epoch, permit.probe = self._epoch, False
+            before = self._clock.monotonic()
+            self._latest.extend(_Sign(before, failed=True) for _ in range(self._settings.failures - 1))
+        permit.sign = self._remember(failed=False)
+
+    def succeeded(self, permit: Permit) -> None:
+        if permit.epoch != self._epoch:
+            return
+        if permit.probe:
+            self.close()
+            self._last_success = self._clock.monotonic()
+        elif permit.sign is None:
+            self._remember(failed=False)
+        else:
+            self._last_success = self._clock.monotonic()
+            self._latest.append(permit.sign)
+
+    def failed(self, permit: Permit) -> None:
+        if permit.epoch != self._epoch:
+            return
+        if permit.sign is None:
+            self._remember(failed=True)
+        else:
+            permit.sign.failed = True
+            if permit.sign.at < self._oldest:
+                self._window.append(_Sign(self._clock.monotonic(), failed=True))
+        if permit.probe or self._in_a_row >= self._settings.failures or self._rate_is_too_high():
+            self.open(self._settings.probe_after.total_seconds())
+
+    def released(self, permit: Permit) -> None:
+        """The call said nothing about the target: cancelled, refused, limited. A probe is given back."""
+        if permit.probe and permit.epoch == self._epoch:
+            self._probe_at = self._clock.monotonic()
+            self._become(BreakerStatus.OPEN)
+
+    def open(self, probe_after: float) -> None:
+        """Refuses calls for `probe_after` seconds."""
+        self._opened += 1
+        self._probe_at = self._clock.monotonic() + probe_after
+        self._window.clear()
+        self._become(BreakerStatus.OPEN)
+
+    def close(self) -> None:
+        """Lets every call through and forgets the failures."""
+        self._latest.clear()
+        self._window.clear()
+        if self._status is not BreakerStatus.CLOSED:
+            self._become(BreakerStatus.CLOSED)
+
+    def adopt_open(self, probe_after: float, opened: int) -> None:
+        """Other processes saw the target fail: as `open`, with their count."""
+        self._opened = max(self._opened, opened)
+        self._probe_at = self._clock.monotonic() + probe_after
+        self._window.clear()
+        if self._status is not BreakerStatus.OPEN:
+            self._become(BreakerStatus.OPEN)
+
+    def adopt_half_open(self, lease: float, opened: int) -> None:
+        """Another process's probe is under way, and decides within `lease` seconds."""
+        self._opened = max(self._opened, opened)
+        self._lease_until = self._clock.monotonic() + lease
+        if self._status is not BreakerStatus.HALF_OPEN:
+            self._become(BreakerStatus.HALF_OPEN)
+
+    def has_reason_to_doubt(self, recent: float) -> bool:
+        """It saw failures itself, or no sign of life in the last `recent` seconds."""
+        return self._in_a_row > 0 or self._last_success is None or self._clock.monotonic() - self._last_success > recent
+
+    def _become(self, status: BreakerStatus) -> None:
+        self._status = status
+        self._epoch += 1
+        self._changed_at = self._clock.now()
+        self._changed(self.state)
+
+    @property
+    def _in_a_row(self) -> int:
+        """The newest signs that are failures."""
+        return sum(1 for _ in itertools.takewhile(lambda sign: sign.failed, reversed(self._latest)))
+
+    @property
+    def _oldest(self) -> float:
+        """When the window begins."""
+        return self._clock.monotonic() - self._settings.window.total_seconds()
+
+    def _remember(self, *, failed: bool) -> _Sign:
+        sign = _Sign(self._clock.monotonic(), failed)
+        self._latest.append(sign)
+        self._window.append(sign)
+        if not failed:
+            self._last_success = sign.at
+        return sign
+
+    def _rate_is_too_high(self) -> bool:
+        oldest = self._oldest
+        while self._window and self._window[0].at < oldest:
+            self._window.popleft()
+        calls = len(self._window)
+        failures = sum(sign.failed for sign in self._window)
+        return calls >= self._settings.window_min_calls and failures / calls >= self._settings.failure_rate

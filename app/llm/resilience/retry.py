@@ -1,0 +1,77 @@
+"""When the same target is asked again: exponential backoff, half of it fixed and half random, inside the call's deadline.
+
+A budget per provider keeps retries from multiplying an outage: a fifth of the load on top, plus a few a second.
+"""
+
+from __future__ import annotations
+
+from random import Random
+
+from app.domain.errors import ProviderError
+from app.runtime.clock import Clock
+from app.settings import RetrySettings
+
+_SAVED_SECONDS = 10.0
+_SHORT_OF_TRIES = 2
+
+
+class RetryBudget:
+    """`ratio` of the requests plus `per_second` may be retried; what is saved up lasts ten seconds."""
+
+    def __init__(self, ratio: float, per_second: float, clock: Clock) -> None:
+        self._ratio = ratio
+        self._per_second = per_second
+        self._clock = clock
+        self._largest = max(1.0, per_second * _SAVED_SECONDS)
+        self._balance = self._largest
+        self._at = clock.monotonic()
+
+    def request(self) -> None:
+        """A first try was made."""
+        self._balance = min(self._largest, self._balance + self._ratio)
+
+    def withdraw(self) -> bool:
+        """Takes one retry; False where the budget is used up."""
+        now = self._clock.monotonic()
+        self._balance = min(self._largest, self._balance + (now - self._at) * self._per_second)
+        self._at = now
+        if self._balance < 1.0:
+            return False
+        self._balance -= 1.0
+        return True
+
+
+class Retry:
+    """The one owner of retries of a provider."""
+
+    def __init__(self, settings: RetrySettings, clock: Clock, random: Random) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._random = random
+        self._first = settings.first_delay.total_seconds()
+        self._longest = settings.max_delay.total_seconds()
+        self.budget = RetryBudget(settings.budget_ratio, settings.budget_per_second, clock)
+
+    def delay(self, tries: int, error: ProviderError, deadline: float, *, is_last_target: bool) -> float | None:
+        """Seconds to wait before the next try after `tries` failed ones, or None where there is to be none.
+
+        `retry-after` is a lower bound. `is_last_target` is False if another target is left: it is then asked once more at most,
+        and not if that means to wait longer than any backoff. An answer that was bought and cannot be read is asked for once more
+        where no other target is left.
+        """
+        is_short = error.was_bought or not is_last_target
+        most = min(self._settings.attempts, _SHORT_OF_TRIES) if is_short else self._settings.attempts
+        if not error.retryable or tries >= most or (error.was_bought and not is_last_target):
+            return None
+        delay = self.backoff(tries)
+        if error.retry_after is not None:
+            delay = max(delay, error.retry_after.total_seconds())
+        if delay > self._longest and not is_last_target:
+            return None
+        if self._clock.monotonic() + delay >= deadline:
+            return None
+        return delay if self.budget.withdraw() else None
+
+    def backoff(self, tries: int) -> float:
+        longest = min(self._longest, self._first * 2.0 ** min(tries - 1, 30))
+        return longest / 2 + self._random.random() * longest / 2

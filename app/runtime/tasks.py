@@ -1,0 +1,64 @@
+"""Background tasks: how many there are, and ending them for good."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Gauge
+
+_TIMEOUT_SECONDS = 0.5
+_MIN_SECONDS = 1.0
+"""Left when the time is up: what calls used must still be settled."""
+
+
+class Grace:
+    """The grace period: running work may go on for `seconds` from the moment the process is asked to stop."""
+
+    def __init__(self, seconds: float, monotonic: Callable[[], float]) -> None:
+        self._seconds = seconds
+        self._monotonic = monotonic
+        self._until = 0.0
+
+    def begin(self) -> None:
+        """The process is asked to stop."""
+        self._until = self._monotonic() + self._seconds
+
+    @property
+    def left(self) -> float:
+        """In seconds; one second if it has not begun."""
+        return max(_MIN_SECONDS, self._until - self._monotonic())
+
+
+def count_tasks(registry: CollectorRegistry) -> None:
+    """Measures how many tasks the running event loop has: a number that only grows is a leak."""
+    loop = asyncio.get_running_loop()
+    gauge = Gauge("greenlang_tasks", "Tasks of this process's event loop.", registry=registry)
+    gauge.set_function(lambda: len(asyncio.all_tasks(loop)))
+
+
+async def end_tasks(tasks: Iterable[asyncio.Task[Any]]) -> None:
+    """Cancels until every task has ended, whatever with.
+
+    Once is not enough: `asyncio.wait_for` before Python 3.12, which redis-py uses to send, swallows a cancellation that comes
+    together with what it waits for, and the task runs on.
+    """
+    pending = set(tasks)
+    while pending:
+        for task in pending:
+            task.cancel()
+        ended, pending = await asyncio.wait(pending, timeout=_TIMEOUT_SECONDS)
+        for task in ended:
+            if not task.cancelled():
+                task.exception()
+
+
+async def drain(tasks: Iterable[asyncio.Task[Any]], seconds: float) -> None:
+    """Gives tasks `seconds` to end by themselves, then cancels the others once, and waits until each has seen to its end."""
+    pending = set(tasks)
+    if pending:
+        _, pending = await asyncio.wait(pending, timeout=seconds)
+    for task in pending:
+        task.cancel()
+    await asyncio.gather(*pending, return_exceptions=True)

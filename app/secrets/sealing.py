@@ -1,0 +1,124 @@
+"""Content encrypted at rest. What is sealed names its key, so that the key can be changed and older content can still be read.
+
+Each seal uses a key of its own, derived from the configured key and fresh random bytes, so no key wears out.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+import os
+from collections.abc import Sequence
+from typing import Final
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from app.domain.errors import GreenLangError, SettingsError
+from app.secrets.reference import SecretReference
+
+_KEY_BYTES: Final = 32
+_KEY_ID_BYTES: Final = 4
+_SALT_BYTES: Final = 16
+_NONCE_BYTES: Final = 12
+_OPEN: Final = b"\x00"
+_SEALED: Final = b"\x01"
+
+
+class UnsealError(GreenLangError):
+    """Sealed by a key that is not configured, in another context, or changed since."""
+
+
+class UnknownKeyError(UnsealError):
+    """Sealed by a key that this Sealer does not have."""
+
+
+class Sealer:
+    """AES-256-GCM under the first of `keys`; the others open what was sealed before. Without a key content is kept as it is.
+
+    What was kept as it is can still be read once there is a key.
+    """
+
+    def __init__(self, keys: Sequence[bytes] = ()) -> None:
+        self._keys = {_key_id(key): key for key in keys}
+        self._current = _key_id(keys[0]) if keys else None
+
+    @property
+    def has_key(self) -> bool:
+        return self._current is not None
+
+    def opening_also(self, other: Sealer) -> Sealer:
+        """Seals as this one does, or as `other` if this one has no key; opens what either of them opens."""
+        return Sealer([*self._in_order(), *other._in_order()])
+
+    def seal(self, content: bytes, context: bytes) -> bytes:
+        """`context` says whose content it is and has to be the same for unseal; it is not in the result."""
+        if self._current is None:
+            return _OPEN + content
+        salt, nonce = os.urandom(_SALT_BYTES), os.urandom(_NONCE_BYTES)
+        sealed = AESGCM(_derive(self._keys[self._current], salt)).encrypt(nonce, content, context)
+        return b"".join((_SEALED, self._current, salt, nonce, sealed))
+
+    def unseal(self, sealed: bytes, context: bytes) -> bytes:
+        """Raises UnsealError."""
+        if sealed[:1] == _OPEN:
+            return sealed[1:]
+        mark, key_id, salt, nonce, rest = _cut(sealed, len(_SEALED), _KEY_ID_BYTES, _SALT_BYTES, _NONCE_BYTES)
+        key = self._keys.get(key_id)
+        if mark != _SEALED or not rest:
+            raise UnsealError("not sealed by a configured key")
+        if key is None:
+            raise UnknownKeyError("not sealed by a configured key")
+        try:
+            return AESGCM(_derive(key, salt)).decrypt(nonce, rest, context)
+        except InvalidTag:
+            raise UnsealError("sealed in another context, or changed since") from None
+
+    def _in_order(self) -> Sequence[bytes]:
+        return tuple(self._keys.values())
+
+
+def build_sealer(references: Sequence[SecretReference]) -> Sealer:
+    """Each secret is 32 random bytes in base64 or hexadecimal; raises SettingsError for any other."""
+    return Sealer([_read_key(reference) for reference in references])
+
+
+def _read_key(reference: SecretReference) -> bytes:
+    text = reference.reveal()
+    for decode in (bytes.fromhex, _from_base64):
+        try:
+            key = decode(text)
+        except ValueError:
+            continue
+        if len(key) == _KEY_BYTES:
+            return key
+    where = f"env {reference.env}" if reference.env is not None else f"file {reference.file}"
+    raise SettingsError(
+        where, "is not a key: it must be 32 random bytes in base64 or hexadecimal, as `openssl rand -base64 32` prints them"
+    )
+
+
+def _from_base64(text: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except binascii.Error as error:
+        raise ValueError("not base64") from error
+
+
+def _key_id(key: bytes) -> bytes:
+    return hashlib.sha256(b"greenlang key id" + key).digest()[:_KEY_ID_BYTES]
+
+
+def _derive(key: bytes, salt: bytes) -> bytes:
+    return hmac.digest(key, b"greenlang content" + salt, "sha256")
+
+
+def _cut(data: bytes, *lengths: int) -> tuple[bytes, ...]:
+    """Pieces of these lengths and then the rest; short where the data are."""
+    pieces = []
+    for length in lengths:
+        pieces.append(data[:length])
+        data = data[length:]
+    return (*pieces, data)

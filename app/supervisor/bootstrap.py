@@ -1,0 +1,41 @@
+"""The newest schema, and a key to begin with."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from app.access.key_rows import NewKey
+from app.access.keys import KeyStore
+from app.access.principal import Scope
+from app.db.engines import build_engines
+from app.db.migrate import prepare_database
+from app.db.sessions import Sessions
+from app.runtime.clock import Clock
+from app.settings import Settings
+
+FIRST_TENANT = "default"
+_FIRST_KEY = "administrator"
+
+
+async def prepare_schema(settings: Settings, clock: Clock) -> bool:
+    """Brings the newest schema; whether there ever was a key. Raises GreenLangError."""
+    await prepare_database(settings.database)
+    async with _key_store(settings, clock) as keys:
+        return await keys.has_any()
+
+
+async def create_first_key(settings: Settings, clock: Clock) -> str:
+    """The secret of the first administrator. Raises StoreUnavailable and SettingsError."""
+    async with _key_store(settings, clock) as keys:
+        return (await keys.create(NewKey(_FIRST_KEY, FIRST_TENANT, frozenset({Scope.ADMIN})))).secret
+
+
+@asynccontextmanager
+async def _key_store(settings: Settings, clock: Clock) -> AsyncIterator[KeyStore]:
+    assert settings.database.primary is not None
+    engines = build_engines(settings.database.primary.reveal(), (), settings.database)
+    try:
+        yield KeyStore(Sessions(engines), clock)
+    finally:
+        await engines.close()

@@ -1,0 +1,139 @@
+"""How much a process takes on at once, in calls or in bytes, and how keys and tenants share it.
+
+What is over is refused before anything is done. Shares are dynamic thresholds, as switches use them for their buffers: a tenant
+may hold up to a fixed multiple of what is still free, and a key up to a fixed multiple of what its tenant may still take. A key
+that is alone gets its whole share, and however many others have come before, a part of what they left stays free for the next.
+Nothing that runs is ever taken away. The last places are for administrators' keys.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Hashable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from math import ceil
+
+from app.domain.errors import Overloaded
+
+_ROUNDING = 1e-9
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Who holds places: a key, and its tenant. Keys of administrators share as if they were a tenant of their own."""
+
+    key: Hashable
+    tenant: str
+    is_admin: bool = False
+
+    @property
+    def group(self) -> str | None:
+        return None if self.is_admin else self.tenant
+
+
+NO_HOLDER = Holder("", "")
+
+
+@dataclass(frozen=True, slots=True)
+class Shares:
+    """Parts of 1: what a key can hold, and a tenant with all its keys, while no one else holds anything; and what only
+    administrators can use. `per_key` is at most `per_tenant`."""
+
+    per_key: float = 0.8
+    per_tenant: float = 0.9
+    for_admin: float = 0.01
+
+    def at_least(self, part: float) -> Shares:
+        return Shares(max(self.per_key, min(1.0, part)), max(self.per_tenant, min(1.0, part)), self.for_admin)
+
+
+@dataclass(slots=True)
+class _Group:
+    """What the keys of one tenant hold."""
+
+    total: int = 0
+    keys: Counter[Hashable] = field(default_factory=Counter)
+
+
+class Capacity:
+    """Counts what is in flight, by key; raises Overloaded for what is over its limit or over a share of it."""
+
+    def __init__(self, limit: int, retry_after: timedelta, shares: Shares | None = None, *, largest: int = 1) -> None:
+        """`largest` is the most that one call or body may need: it always fits while nothing else is held."""
+        shares = shares or Shares()
+        self._limit = limit
+        self._open_to_all = limit - min(ceil(limit * shares.for_admin), max(0, limit - largest))
+        self._shares = shares.at_least(largest / self._open_to_all)
+        self._retry_after_ms = max(1, round(retry_after.total_seconds() * 1000))
+        self._groups: dict[str | None, _Group] = {}
+        self.in_flight = 0
+
+    def of(self, holder: Holder) -> Share:
+        return Share(self, holder)
+
+    def check(self, holder: Holder, amount: int) -> None:
+        """Raises Overloaded where it could not be taken now."""
+        if amount > 0 and not self._may_take(holder, amount):
+            raise Overloaded(self._retry_after_ms)
+
+    def take(self, holder: Holder, amount: int) -> None:
+        self.check(holder, amount)
+        self._add(holder, amount)
+
+    def give_back(self, holder: Holder, amount: int) -> None:
+        self._add(holder, -amount)
+
+    def _add(self, holder: Holder, amount: int) -> None:
+        group = self._groups.setdefault(holder.group, _Group())
+        self.in_flight += amount
+        group.total += amount
+        group.keys[holder.key] += amount
+        if not group.keys[holder.key]:
+            del group.keys[holder.key]
+        if not group.keys:
+            del self._groups[holder.group]
+
+    def _may_take(self, holder: Holder, amount: int) -> bool:
+        free = (self._limit if holder.is_admin else self._open_to_all) - self.in_flight - amount
+        if free < 0:
+            return False
+        group = self._groups.get(holder.group)
+        held_by_tenant, held_by_key = (0, 0) if group is None else (group.total, group.keys[holder.key])
+        if not held_by_tenant or (holder.is_admin and not held_by_key):
+            return True
+        part, of_tenant = self._shares.per_key, self._shares.per_tenant
+        room_of_tenant = of_tenant * free - (1 - of_tenant) * (held_by_tenant + amount)
+        left = min(room_of_tenant, part * room_of_tenant - (of_tenant - part) * (held_by_key + amount))
+        return left >= -_ROUNDING * self._limit
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What one key holds of a Capacity."""
+
+    capacity: Capacity
+    holder: Holder
+
+    def check_one(self) -> None:
+        """Raises Overloaded where no place is left."""
+        self.capacity.check(self.holder, 1)
+
+    def take(self, amount: int) -> None:
+        """Raises Overloaded. A negative amount gives back."""
+        self.capacity.take(self.holder, amount)
+
+    def give_back(self, amount: int) -> None:
+        self.capacity.give_back(self.holder, amount)
+
+    @contextmanager
+    def held(self, amount: int) -> Iterator[None]:
+        self.take(amount)
+        try:
+            yield
+        finally:
+            self.give_back(amount)
+
+    def one(self) -> AbstractContextManager[None]:
+        return self.held(1)

@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+from datetime import timedelta
+from random import Random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.domain.errors import FailureKind, ProviderError
+from app.domain.usage import TokenUsage
+from app.llm.resilience.retry import Retry, RetryBudget
+from app.settings import RetrySettings
+from tests.clocks import ManualClock
+
+BROKEN = ProviderError(FailureKind.SERVER_ERROR)
+
+
+def build(**changes: object) -> tuple[Retry, ManualClock]:
+    clock = ManualClock()
+    return Retry(RetrySettings().model_copy(update=changes), clock, Random(1)), clock
+
+
+class TestBackoff:
+    @pytest.mark.parametrize(("tries", "longest"), [(1, 1), (2, 2), (3, 4), (4, 8), (5, 8), (100, 8)])
+    def test_it_doubles_up_to_eight_seconds_half_of_it_random(self, tries: int, longest: float) -> None:
+        retry, _ = build()
+        delays = [retry.backoff(tries) for _ in range(500)]
+        assert longest / 2 <= min(delays) < longest * 0.55
+        assert longest * 0.95 < max(delays) <= longest
+
+    @given(
+        tries=st.integers(1, 4), retry_after=st.none() | st.floats(0, 100), left=st.floats(0, 100), is_last_target=st.booleans()
+    )
+    def test_no_delay_passes_the_deadline_or_undercuts_retry_after(
+        self, tries: int, retry_after: float | None, left: float, *, is_last_target: bool
+    ) -> None:
+        retry, clock = build()
+        wait = None if retry_after is None else timedelta(seconds=retry_after)
+        error = ProviderError(FailureKind.RATE_LIMITED, retry_after=wait)
+        delay = retry.delay(tries, error, clock.monotonic() + left, is_last_target=is_last_target)
+        if delay is not None:
+            assert delay < left
+            assert delay >= max(2 ** (tries - 1) / 2, (wait or timedelta()).total_seconds())
+            assert is_last_target or delay <= 8
+
+
+class TestWhoIsAskedAgain:
+    @pytest.mark.parametrize("kind", list(FailureKind))
+    def test_only_failures_that_a_retry_can_repair(self, kind: FailureKind) -> None:
+        retry, clock = build()
+        delay = retry.delay(1, ProviderError(kind), clock.monotonic() + 600, is_last_target=True)
+        mendable = {"connection", "rate_limited", "overloaded", "server_error", "malformed", "truncated", "not_implemented"}
+        assert (delay is not None) == (kind.value in mendable)
+
+    def test_five_times_in_all_or_twice_where_another_target_is_left(self) -> None:
+        retry, clock = build()
+        deadline = clock.monotonic() + 600
+        assert [retry.delay(tries, BROKEN, deadline, is_last_target=True) is None for tries in (1, 4, 5)] == [False, False, True]
+        assert [retry.delay(tries, BROKEN, deadline, is_last_target=False) is None for tries in (1, 2)] == [False, True]
+
+    def test_once_more_where_an_answer_that_cannot_be_read_was_paid_and_only_without_another_target(self) -> None:
+        retry, clock = build()
+        deadline = clock.monotonic() + 600
+        paid = ProviderError(FailureKind.MALFORMED, usage=TokenUsage(confirmed=False))
+        assert [retry.delay(tries, paid, deadline, is_last_target=True) is None for tries in (1, 2)] == [False, True]
+        assert retry.delay(1, paid, deadline, is_last_target=False) is None
+
+    def test_a_long_retry_after_is_sat_out_only_where_no_other_target_is_left(self) -> None:
+        retry, clock = build()
+        error = ProviderError(FailureKind.RATE_LIMITED, retry_after=timedelta(seconds=40))
+        assert retry.delay(1, error, clock.monotonic() + 600, is_last_target=False) is None
+        assert retry.delay(1, error, clock.monotonic() + 600, is_last_target=True) == 40
+        assert retry.delay(1, error, clock.monotonic() + 40, is_last_target=True) is None
+
+
+class TestBudget:
+    @given(steps=st.lists(st.one_of(st.just("request"), st.just("retry"), st.floats(0.01, 5)), max_size=300))
+    def test_retries_are_a_fifth_of_the_load_plus_three_a_second(self, steps: list[str | float]) -> None:
+        clock = ManualClock()
+        budget = RetryBudget(0.2, 3.0, clock)
+        requests = retries = 0
+        seconds = 0.0
+        for step in steps:
+            if isinstance(step, float):
+                clock.move(step)
+                seconds += step
+            elif step == "request":
+                budget.request()
+                requests += 1
+            else:
+                retries += budget.withdraw()
+            assert retries <= 30 + 0.2 * requests + 3 * seconds + 1e-6
+
+    def test_an_outage_at_full_load_is_not_multiplied(self) -> None:
+        clock = ManualClock()
+        retry = Retry(RetrySettings(), clock, Random(1))
+        granted = 0
+        for _ in range(10_000):
+            retry.budget.request()
+            granted += retry.delay(1, BROKEN, clock.monotonic() + 600, is_last_target=True) is not None
+            clock.move(0.001)
+        assert granted <= 30 + 2_000 + 30
+        assert granted >= 2_000

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from app.runtime.tasks import Grace, drain, end_tasks
+from tests.clocks import ManualClock
+
+pytestmark = pytest.mark.anyio
+
+
+class TestEndingTasks:
+    async def test_one_that_swallows_a_cancellation_is_cancelled_again(self) -> None:
+        swallowed: list[str] = []
+
+        async def stubborn() -> None:
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                swallowed.append("once")
+            await asyncio.sleep(60)
+
+        task = asyncio.create_task(stubborn())
+        await asyncio.sleep(0)
+        await end_tasks([task])
+        assert swallowed == ["once"]
+        assert task.cancelled()
+
+    async def test_one_that_failed_keeps_its_failure_to_itself(self) -> None:
+        async def failing() -> None:
+            raise OSError
+
+        task = asyncio.create_task(failing())
+        await asyncio.sleep(0)
+        await end_tasks([task])
+        assert isinstance(task.exception(), OSError)
+
+    async def test_without_tasks_there_is_nothing_to_wait_for(self) -> None:
+        await asyncio.wait_for(end_tasks([]), 1)
+
+
+class TestSeeingOut:
+    async def test_one_that_ends_in_time_is_not_disturbed(self) -> None:
+        task = asyncio.create_task(asyncio.sleep(0.05, "done"))
+        await drain([task], 30)
+        assert task.result() == "done"
+
+    async def test_one_that_does_not_is_cancelled_and_waited_for(self) -> None:
+        task = asyncio.create_task(asyncio.sleep(60))
+        await drain([task], 0.01)
+        assert task.cancelled()
+
+
+class TestGrace:
+    def test_is_what_is_left_since_the_process_was_asked_to_stop(self) -> None:
+        clock = ManualClock()
+        grace = Grace(20, clock.monotonic)
+        grace.begin()
+        clock.move(5)
+        assert grace.left == 15
+
+    def test_is_never_less_than_a_settlement_needs(self) -> None:
+        clock = ManualClock()
+        grace = Grace(20, clock.monotonic)
+        before = grace.left
+        grace.begin()
+        clock.move(60)
+        assert [before, grace.left] == [1, 1]
