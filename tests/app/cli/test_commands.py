@@ -108,7 +108,7 @@ class TestKeys:
         [
             pytest.param((), "say what the key may do: --scope with one of COMPLETIONS,", id="no scope"),
             pytest.param(("--tenant", "acme"), "say what the key may do", id="no scope, of a tenant"),
-            pytest.param(("--scope", "EVERYTHING"), "EVERYTHING is no scope", id="unknown scope"),
+            pytest.param(("--scope", "EVERYTHING"), "EVERYTHING is not a scope", id="unknown scope"),
             pytest.param(("--scope", "ADMIN", "--tenant", "acme"), "ADMIN reaches every tenant", id="ADMIN of a tenant"),
             pytest.param(
                 ("--scope", "COSTS", "--scope", "admin", "--tenant", "default"), "ADMIN reaches", id="ADMIN among others"
@@ -122,7 +122,7 @@ class TestKeys:
                 ("--scope", "COSTS", "--expires", "2020-01-01T00:00:00+00:00"), "expired already", id="a time that passed"
             ),
             pytest.param(("--scope", "COSTS", "--expires", "2099-01-01T00:00:00"), "offset from UTC", id="no offset"),
-            pytest.param(("--scope", "COSTS", "--max-concurrent", "-1"), "from 1 on", id="negative limit"),
+            pytest.param(("--scope", "COSTS", "--max-concurrent", "-1"), "at least 1", id="negative limit"),
         ],
     )
     def test_what_no_key_can_be_is_refused_before_anything_is_started(

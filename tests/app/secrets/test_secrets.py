@@ -115,6 +115,6 @@ class TestKeys:
     @pytest.mark.parametrize("text", ["hidden", base64.b64encode(KEY[:16]).decode(), KEY.hex() + "00", "ключ"])
     def test_any_other_is_refused_unseen(self, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("KEY", text)
-        with pytest.raises(SettingsError, match="env KEY: is no key: 32 random bytes") as caught:
+        with pytest.raises(SettingsError, match="env KEY: is not a key: it must be 32 random bytes") as caught:
             build_sealer([SecretReference(env="KEY")])
         assert text not in str(caught.value)

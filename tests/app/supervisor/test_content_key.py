@@ -77,7 +77,7 @@ class TestDataDirectoryWithAKey:
 
     def test_that_is_none_stops_the_start_and_stays_as_it_is(self, data_dir: Path) -> None:
         (data_dir / CONTENT_KEY).write_text("hidden")
-        with pytest.raises(SettingsError, match=r"content\.key: is no key") as caught:
+        with pytest.raises(SettingsError, match=r"content\.key: is not a key") as caught:
             with_content_key(Settings(), data_dir)
         assert "hidden" not in str(caught.value)
         assert (data_dir / CONTENT_KEY).read_text() == "hidden"
