@@ -64,7 +64,7 @@ def _plan(definition: StrawberryObjectDefinition, config: StrawberryConfig, plan
 
 
 def _builder(name: str, field_type: object, plans: Mapping[type, Build]) -> Build | None:
-    """None where the value is taken as it is."""
+    """None if the value is taken as it is."""
     if isinstance(field_type, StrawberryOptional):
         return _builder(name, field_type.of_type, plans)
     if isinstance(field_type, StrawberryList):

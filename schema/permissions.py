@@ -128,7 +128,7 @@ def permission(type_name: str, field_name: str, *, root: bool = False) -> Permis
 
 
 def check(type_name: str, field_name: str, principal: Principal) -> None:
-    """Raises Forbidden where the principal may not call the field."""
+    """Raises Forbidden if the principal may not call the field."""
     row = PERMISSIONS.get((type_name, field_name))
     if isinstance(row, Scope) and not principal.may(row):
         raise Forbidden(f"{field_name} needs the scope {row.value}")
@@ -137,7 +137,7 @@ def check(type_name: str, field_name: str, principal: Principal) -> None:
 
 
 def enforce(schema: GraphQLSchema) -> None:
-    """Puts the check in front of every field that a scope guards; raises Unlisted where a field has no row."""
+    """Puts the check in front of every field that a scope guards; raises Unlisted if a field has no row."""
     roots = {schema.query_type, schema.mutation_type, schema.subscription_type}
     for graphql_type in schema.type_map.values():
         if isinstance(graphql_type, GraphQLObjectType) and not graphql_type.name.startswith("__"):

@@ -37,7 +37,7 @@ class Connection:
         return self._transport.is_closing()
 
     async def body(self, most: int) -> bytes | None:
-        """None where it is larger than allowed; then the rest stays unread."""
+        """None if it is larger than allowed; then the rest stays unread."""
         message = await self._receive()
         body: bytes = message.get("body", b"")
         if not message.get("more_body"):

@@ -71,7 +71,7 @@ _PATTERNS: dict[ProviderName, tuple[tuple[re.Pattern[str], Model], ...]] = {
 
 @lru_cache(maxsize=1000)
 def find(provider: ProviderName, name: str) -> Model | None:
-    """None where the provider would answer 404: an unknown name, or any with `missing` in it."""
+    """None if the provider would answer 404: an unknown name, or any with `missing` in it."""
     if "missing" in name:
         return None
     for listed in LISTED[provider]:

@@ -27,7 +27,7 @@ def new_secret() -> tuple[str, str]:
 
 
 def hint_of(bearer: str) -> str | None:
-    """None where the text is no key at all."""
+    """None if the text is no key at all."""
     found = _FORMAT.fullmatch(bearer)
     return found[1] if found else None
 

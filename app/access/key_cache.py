@@ -65,7 +65,7 @@ class KeyCache:
         return self._clock.monotonic() < until and known == (entry is not None)
 
     def remember(self, entry: KeyEntry) -> bool:
-        """False where a newer version is known: the entry was read before a change that has been seen since."""
+        """False if a newer version is known: the entry was read before a change that has been seen since."""
         if entry.version < self._changed.get(entry.hint, 0):
             return False
         self._entries[entry.hint] = (entry, self._clock.monotonic() + self._limits.ttl.total_seconds())

@@ -96,7 +96,7 @@ def _is_name(text: str) -> bool:
 
 
 async def insert_key(session: WriteSession, key: UUID, new: NewKey, hint: str, secret_hash: bytes) -> ApiKey:
-    """Raises Refused(Conflict) where a key of the tenant that is not revoked has the name."""
+    """Raises Refused(Conflict) if a key of the tenant that is not revoked has the name."""
     statement = (
         insert(api_keys)
         .values(
@@ -120,8 +120,8 @@ async def insert_key(session: WriteSession, key: UUID, new: NewKey, hint: str, s
 
 
 async def revoke_key(session: WriteSession, reference: str, tenant: str | None, *, cancel_calls: bool) -> ApiKey | None:
-    """The key by id or by name, revoked, with its running calls if `cancel_calls` says so; None where there is none. Raises
-    Refused(InvalidInput) where several tenants have the name and none is given."""
+    """The key by id or by name, revoked, with its running calls if `cancel_calls` says so; None if there is none. Raises
+    Refused(InvalidInput) if several tenants have the name and none is given."""
     found = (await session.execute(_named(reference, tenant).with_for_update())).all()
     if len(found) > 1:
         tenants = ", ".join(sorted(row.tenant for row in found))

@@ -120,7 +120,7 @@ class KeyStore:
         return entry.principal
 
     def slot(self, principal: Principal) -> AbstractAsyncContextManager[None]:
-        """Room under the key's own rate and number of calls at once; entering raises KeyLimited where there is none."""
+        """Room under the key's own rate and number of calls at once; entering raises KeyLimited if there is none."""
         return self._limits.slot(principal)
 
     def on_change(self, listener: ChangeListener) -> Callable[[], None]:
@@ -146,9 +146,9 @@ class KeyStore:
         return CreatedKey(key, secret)
 
     async def revoke(self, reference: str, tenant: str | None = None, *, cancel_calls: bool = False) -> ApiKey:
-        """By id or by name; revoking twice changes nothing. With `cancel_calls` every process cancels the calls that run with
-        the key, also if it was revoked before. Raises Refused(NotFound), Refused(InvalidInput) where keys of
-        several tenants have the name, StoreUnavailable."""
+        """By id or by name; revoking twice changes nothing. With `cancel_calls` every process cancels the calls that run with the
+        key, also if it was revoked before. Raises Refused(NotFound), Refused(InvalidInput) if keys of several tenants have the
+        name, StoreUnavailable."""
         async with self._sessions.write() as session:
             key = await revoke_key(session, reference, tenant, cancel_calls=cancel_calls)
         if key is None:

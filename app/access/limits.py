@@ -43,7 +43,7 @@ def calls_a_minute(principal: Principal, wait: timedelta) -> KeyLimited:
 
 class Limits(Protocol):
     def slot(self, principal: Principal) -> AbstractAsyncContextManager[None]:
-        """Entering raises KeyLimited where the key has no room left; leaving gives back its place among the calls at once."""
+        """Entering raises KeyLimited if the key has no room left; leaving gives back its place among the calls at once."""
         ...
 
 
@@ -88,7 +88,7 @@ class KeyLimits:
         return len(self._uses)
 
     def slot(self, principal: Principal) -> AbstractAsyncContextManager[None]:
-        """Entering raises KeyLimited where the key has no room left; leaving gives back its place among the calls at once."""
+        """Entering raises KeyLimited if the key has no room left; leaving gives back its place among the calls at once."""
         if principal.requests_per_minute is None and principal.max_concurrent is None:
             return _UNLIMITED
         return self._limited(principal)

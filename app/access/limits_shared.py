@@ -51,7 +51,7 @@ class SharedKeyLimits:
             await end_tasks([self._renewing])
 
     def slot(self, principal: Principal) -> AbstractAsyncContextManager[None]:
-        """Entering raises KeyLimited where the key has no room left; leaving gives back its place among the calls at once."""
+        """Entering raises KeyLimited if the key has no room left; leaving gives back its place among the calls at once."""
         if principal.requests_per_minute is None and principal.max_concurrent is None:
             return self._alone.slot(principal)
         return self._limited(principal)
@@ -74,7 +74,7 @@ class SharedKeyLimits:
                 yield
 
     async def _enter(self, principal: Principal, lease: str) -> bool:
-        """False where Redis is away."""
+        """False if Redis is away."""
         try:
             if principal.max_concurrent is not None:
                 self._running[principal.key_id].add(lease)

@@ -18,7 +18,7 @@ def tenant_for(principal: Principal, asked: str | None) -> str:
 def tenants_for(principal: Principal, asked: tuple[str, ...] | None) -> tuple[str, ...] | None:
     """The tenants to filter by; None is all of them, which only a caller with ADMIN who named none gets.
 
-    Raises Forbidden where a foreign tenant is among those asked for without ADMIN. An empty tuple matches nothing.
+    Raises Forbidden if a foreign tenant is among those asked for without ADMIN. An empty tuple matches nothing.
     """
     if asked is None:
         return None if principal.may(Scope.ADMIN) else (principal.tenant,)

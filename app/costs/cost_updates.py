@@ -100,7 +100,7 @@ class _Scope:
         self._intervals[interval] += 1
 
     def leave(self, interval: timedelta) -> bool:
-        """True where somebody follows still."""
+        """True if somebody follows still."""
         self._intervals[interval] -= 1
         if not self._intervals[interval]:
             del self._intervals[interval]

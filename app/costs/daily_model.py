@@ -126,7 +126,7 @@ def _drift(days: int) -> list[float]:
 
 def fit_days(history: Sequence[float], so_far: float, elapsed: float) -> DailyModel | None:
     """`history` holds whole days, the oldest first, from the first one with spending on; `so_far` is what was spent in the
-    `elapsed` part (0 to 1) of the day after them. None where nothing was ever spent."""
+    `elapsed` part (0 to 1) of the day after them. None if nothing was ever spent."""
     if len(history) < MIN_DAYS_FOR_LEVEL:
         return _straight_line(history, so_far, elapsed)
     return _fit_days(history)
@@ -194,7 +194,7 @@ def _run(
 
 
 def _line(history: Sequence[float], pattern: tuple[float, ...]) -> tuple[float, float]:
-    """Level before the first day and slope of the line with the least squares; the slope is drawn to 0 where it is uncertain."""
+    """Level before the first day and slope of the line with the least squares; the slope is drawn to 0 if it is uncertain."""
     days = len(history)
     shares = [pattern[day % WEEK] for day in range(days)]
     weight = sum(share * share for share in shares)

@@ -87,7 +87,7 @@ class Forecasts:
         self._clock = clock
 
     async def costs(self, where: CostFilter) -> CostForecast | None:
-        """None where nothing was ever spent. Raises Refused(InvalidInput) for a period that ends too far ahead."""
+        """None if nothing was ever spent. Raises Refused(InvalidInput) for a period that ends too far ahead."""
         now = self._clock.now()
         if where.end > now + timedelta(days=MAX_DAYS):
             raise Refused(InvalidInput(f"At most {MAX_DAYS} days ahead can be forecast.", ("filter", "period", "to")))

@@ -28,7 +28,7 @@ class Payer:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """The worst case of one attempt at one target. Prices are None where unknown.
+    """The worst case of one attempt at one target. Prices are None if unknown.
 
     Worst case = `input_usd` + the output cap * `output_token_usd`; the cap may be lowered from `max_output_tokens` to what
     the tightest budget can pay, never below `min_output_tokens`.
@@ -121,7 +121,7 @@ class Ledger(Protocol):
         ...
 
     async def top_up(self, call: UUID, payer: Payer, estimate: Estimate) -> int | None:
-        """The output cap that a further attempt may use; None where a budget cannot pay for it."""
+        """The output cap that a further attempt may use; None if a budget cannot pay for it."""
         ...
 
     async def settle(self, settlement: Settlement) -> None:

@@ -106,7 +106,7 @@ def asked_rows(batch: Iterable[AdmissionRequest | TopUp]) -> AskedRows:
 
 
 def settled_rows(batch: Iterable[tuple[Settlement | Release, datetime | None]], prices: PriceBook) -> SettledRows:
-    """Each with the moment of its admission, None where this process did not admit it."""
+    """Each with the moment of its admission, None if this process did not admit it."""
     rows, payers, used = SettledRows(), Places[tuple[Payer, str]](), Places[tuple[str, str, int]]()
     for place, (item, at) in enumerate(batch, 1):
         if isinstance(item, Release):

@@ -16,7 +16,7 @@ _SAMPLES = 4000
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """[start, end); `grain` is None where only raw records are exact."""
+    """[start, end); `grain` is None if only raw records are exact."""
 
     grain: int | None
     start: datetime

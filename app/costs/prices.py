@@ -117,8 +117,8 @@ class PriceBook:
                     self._compiled[provider.name, model.name] = (_Dated(None, Rates((_tier(model.price, -1, "configuration"),))),)
 
     def rates(self, provider: str, model: str, at: datetime, tier: ServiceTier = ServiceTier.STANDARD) -> Rates | None:
-        """The rates in force at `at`; None where the price is unknown. A tier without prices of its own costs the usual, and
-        what the configuration prices costs the same in every tier."""
+        """The rates in force at `at`; None if the price is unknown. A tier without prices of its own costs the usual, and what
+        the configuration prices costs the same in every tier."""
         if (self._listed.get(provider, ""), tier) in _TERMS and (provider, model) not in self._configured:
             return self._special_rates(provider, model, at, tier)
         compiled = self._compiled.get((provider, model))
@@ -132,7 +132,7 @@ class PriceBook:
         return compiled[0].rates
 
     def context_tokens(self, provider: str, model: str) -> int | None:
-        """The model's window as the public list has it; None where unknown."""
+        """The model's window as the public list has it; None if unknown."""
         info = self._find(provider, model)
         return None if info is None else info.context_window
 

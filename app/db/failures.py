@@ -19,7 +19,7 @@ DATABASE_ERRORS = (
 
 
 def is_unavailable(error: BaseException) -> bool:
-    """True where the server is away, shutting down, read-only or out of connections, rather than the statement wrong."""
+    """True if the server is away, shutting down, read-only or out of connections, rather than the statement wrong."""
     if isinstance(error, (OSError, TimeoutError, PoolTimeout, InterfaceError, asyncpg.InternalClientError)):
         return True
     if isinstance(error, DBAPIError):

@@ -45,7 +45,7 @@ class StallDetector:
         return now - self._answered_at >= self.look_seconds
 
     def ask(self) -> asyncio.Task[bool]:
-        """True where the server says anything at all."""
+        """True if the server says anything at all."""
         if self._asking is None or self._asking.done():
             self._asking = asyncio.create_task(self._ask())
         return self._asking

@@ -38,7 +38,7 @@ class Wakeup:
         return was_set
 
     async def wait(self, seconds: float) -> bool:
-        """True where it was set, False where the time ran out; it is unset afterwards."""
+        """True if it was set, False if the time ran out; it is unset afterwards."""
         waiters = {asyncio.ensure_future(self._event.wait()), asyncio.ensure_future(self._clock.sleep(seconds))}
         try:
             await asyncio.wait(waiters, return_when=asyncio.FIRST_COMPLETED)

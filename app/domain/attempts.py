@@ -26,7 +26,7 @@ class AttemptOutcome(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """`usage` is None where nothing was billed or known; `cost_usd` is None where the price is unknown."""
+    """`usage` is None if nothing was billed or known; `cost_usd` is None if the price is unknown."""
 
     key: UUID
     provider: str

@@ -154,8 +154,8 @@ _BREAKER = frozenset(
 class ProviderError(GreenLangError):
     """One failed try, mapped by type and status in the adapter. The message never holds the provider's raw text or a key.
 
-    `usage` is what the provider billed although it failed; None where nothing was billed or known. `rate_limits` is what its
-    headers say is left. `unanswered_seconds`: how long a request that may have arrived waited for an answer that never began.
+    `usage` is what the provider billed although it failed; None if nothing was billed or known. `rate_limits` is what its headers
+    say is left. `unanswered_seconds`: how long a request that may have arrived waited for an answer that never began.
     """
 
     def __init__(

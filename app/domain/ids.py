@@ -21,7 +21,7 @@ def format_id(kind: str, value: UUID) -> str:
 
 
 def parse_id(kind: str, text: str) -> UUID | None:
-    """The UUID, or None where the text is not an id of this kind."""
+    """The UUID, or None if the text is not an id of this kind."""
     prefix, _, digits = text.partition("_")
     if prefix != kind or len(digits) != 32 or not digits.isascii():
         return None

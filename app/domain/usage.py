@@ -77,7 +77,7 @@ class TokenUsage:
 
 @dataclass(frozen=True, slots=True)
 class RateLimitReport:
-    """What the provider's own headers say is left; None where it did not say."""
+    """What the provider's own headers say is left; None if it did not say."""
 
     requests_remaining: int | None = None
     tokens_remaining: int | None = None

@@ -24,8 +24,8 @@ class PostgresBinaries:
 
 
 def find_postgres(made_by: int | None) -> PostgresBinaries:
-    """Those that made the cluster, where there is one and they are here, or the first. Raises SettingsError where no
-    PostgreSQL 15+ runs on this machine."""
+    """Those that made the cluster, where there is one and they are here, or the first. Raises SettingsError if no PostgreSQL 15+
+    runs on this machine."""
     first: PostgresBinaries | None = None
     for found in _postgres_binaries():
         if found.major == made_by or made_by is None:
@@ -41,7 +41,7 @@ def find_postgres(made_by: int | None) -> PostgresBinaries:
 
 
 def find_valkey() -> Path:
-    """Raises SettingsError where neither Valkey nor Redis runs on this machine."""
+    """Raises SettingsError if neither Valkey nor Redis runs on this machine."""
     for program in _valkey_programs():
         if _version(program):
             return program
@@ -88,7 +88,7 @@ def _wheel(package: str) -> Iterator[Path]:
 
 
 def _version(program: Path) -> str:
-    """What `--version` says; empty where the program does not run here."""
+    """What `--version` says; empty if the program does not run here."""
     try:
         done = subprocess.run(  # noqa: S603 - a path from a wheel or from PATH
             [program, "--version"], capture_output=True, text=True, timeout=10, check=True

@@ -37,7 +37,7 @@ _VOLATILE = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "o
 
 
 def made_by_major(data_dir: Path) -> int | None:
-    """Which PostgreSQL made the cluster there; None where there is none."""
+    """Which PostgreSQL made the cluster there; None if there is none."""
     version = data_dir / _CLUSTER / "PG_VERSION"
     return int(version.read_text(encoding="utf-8")) if version.is_file() else None
 

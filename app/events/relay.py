@@ -174,7 +174,7 @@ class Relay:
         self._leader = leader
 
     async def _read(self) -> bool:
-        """True where there may be more."""
+        """True if there may be more."""
         async with self._sessions.read(primary=True) as session:
             head, history = (await session.execute(_HEAD)).one()
             if self._position is None or head < self._position:

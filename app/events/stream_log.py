@@ -94,7 +94,7 @@ class StreamLog:
         return [_page(entries, after) for (_, after), entries in zip(batch, found, strict=True)]
 
     async def newest(self, key: UUID) -> tuple[int, bytes] | None:
-        """The entry with the highest number; None where there is no log."""
+        """The entry with the highest number; None if there is no log."""
 
         async def act(server: Server) -> list[tuple[bytes, dict[bytes, bytes]]]:
             return cast("list[tuple[bytes, dict[bytes, bytes]]]", await server.xrevrange(_log(key), count=1))

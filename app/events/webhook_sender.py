@@ -37,7 +37,7 @@ class PrivateAddress(GreenLangError):
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """`failure` is None where the receiver has it; `gone`: it wants no further events."""
+    """`failure` is None if the receiver has it; `gone`: it wants no further events."""
 
     failure: str | None = None
     gone: bool = False
@@ -89,11 +89,11 @@ class WebhookSender:
         self._timeout = aiohttp.ClientTimeout(total=total_seconds)
 
     def check(self) -> None:
-        """Raises SettingsError where the secret is gone."""
+        """Raises SettingsError if the secret is gone."""
         signing_key(self._secret)
 
     async def send(self, event: UUID, body: bytes) -> Sent:
-        """The id stays the same however often an event is sent. Raises SettingsError where the secret is gone."""
+        """The id stays the same however often an event is sent. Raises SettingsError if the secret is gone."""
         key = signing_key(self._secret)
         message_id, timestamp = f"msg_{event.hex}", int(self._clock.now().timestamp())
         headers = {

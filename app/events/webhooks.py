@@ -92,7 +92,7 @@ class _Endpoint:
             await self._wakeup.wait(POLL_SECONDS)
 
     async def _send_due(self) -> bool:
-        """True where there may be more."""
+        """True if there may be more."""
         async with self._sessions.statements() as session:
             await session.execute(_TAKE, {"endpoint": self._name, "topic": self._topic})
             self._sender.check()

@@ -84,7 +84,7 @@ class CacheHit:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """`problem` is the frozen dataclass of why it failed; `cost_usd` is None where any attempt's price is unknown."""
+    """`problem` is the frozen dataclass of why it failed; `cost_usd` is None if any attempt's price is unknown."""
 
     key: UUID
     status: CompletionStatus

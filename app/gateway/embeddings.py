@@ -29,8 +29,8 @@ class EmbeddingsRequest:
 
 @dataclass(frozen=True, slots=True)
 class Embeddings:
-    """A vector for each text, in their order. `cost_usd` is None where any attempt's price is unknown; `cached_count` is how
-    many of them cost nothing."""
+    """A vector for each text, in their order. `cost_usd` is None if any attempt's price is unknown; `cached_count` is how many of
+    them cost nothing."""
 
     provider: str
     model: str

@@ -192,7 +192,7 @@ class Lifecycle(Generic[Ended]):
                 await self._leases.write(LogWrite(call.key, ends=True))
 
     async def _join(self, key: UUID, deadline: float) -> Ended | None:
-        """Waits for the call that came first; None where it ended without having used anything, and so left no trace."""
+        """Waits for the call that came first; None if it ended without having used anything, and so left no trace."""
         task = self._running.get(key)
         if task is not None:
             return await asyncio.shield(task)

@@ -155,7 +155,7 @@ class CallPlanner:
         return self._fleet.router.explain(request.model, request.routing, needs, estimate)
 
     async def plan(self, request: CompletionRequest, principal: Principal, *, streamed: bool = False) -> PlannedCall[ModelCall]:
-        """Raises Refused(InvalidInput) where nothing configured can serve it, Forbidden for another agent than the key's."""
+        """Raises Refused(InvalidInput) if nothing configured can serve it, Forbidden for another agent than the key's."""
         started, started_at = self._clock.monotonic(), self._clock.now()
         payer = _payer(request, principal)
         counted = await self._estimator.count(prompt_texts(request))

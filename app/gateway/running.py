@@ -71,13 +71,13 @@ class RunningCall(Generic[Template]):
 
     @property
     def usage(self) -> TokenUsage | None:
-        """All attempts together; None where none is known."""
+        """All attempts together; None if none is known."""
         usages = tuple(attempt.usage for attempt in self.attempts if attempt.usage is not None)
         return reduce(add, usages) if usages else None
 
     @property
     def cost_usd(self) -> Decimal | None:
-        """All attempts together; None where one was used whose price is unknown."""
+        """All attempts together; None if one was used whose price is unknown."""
         costs = [attempt.cost_usd for attempt in self.attempts if attempt.usage is not None]
         known = [cost for cost in costs if cost is not None]
         return sum(known, ZERO) if len(known) == len(costs) else None

@@ -41,7 +41,7 @@ class StoredCompletions:
         return self.sealer.seal(msgspec.json.encode(completion), seal_context(completion.tenant, completion.key))
 
     def read(self, stored: StoredCall) -> Completion:
-        """As far as it has come. Raises UnsealError where the bytes are not this tenant's completion, or the key is another."""
+        """As far as it has come. Raises UnsealError if the bytes are not this tenant's completion, or the key is another."""
         if stored.document is None:
             return _without_document(stored)
         document = self.sealer.unseal(stored.document, seal_context(stored.tenant, stored.key))

@@ -43,7 +43,7 @@ class StoredEmbeddings:
     keep_content: bool
 
     def encode(self, ended: EmbeddingsOutcome) -> bytes | None:
-        """None where nothing is to be kept."""
+        """None if nothing is to be kept."""
         made = ended.embeddings if self.keep_content else None
         problem = ended.problem if isinstance(ended.problem, ProvidersFailed) else None
         if made is None and problem is None:
@@ -53,7 +53,7 @@ class StoredEmbeddings:
         return self.sealer.seal(msgspec.msgpack.encode(document), seal_context(ended.tenant, ended.key))
 
     def read(self, stored: StoredCall) -> EmbeddingsOutcome:
-        """Of a call that has ended. Raises UnsealError where the bytes are not this tenant's."""
+        """Of a call that has ended. Raises UnsealError if the bytes are not this tenant's."""
         status = CompletionStatus(stored.status)
         if stored.document is None:
             failed = OUTCOME_NOT_KEPT if stored.expired else ABANDONED

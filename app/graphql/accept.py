@@ -17,7 +17,7 @@ _MAX_RANGES = 32
 
 
 def negotiate(accept: str | None, *, html: bool = False) -> MediaType | None:
-    """The media type to answer with; None where nothing we have is wanted. Events and pages must be asked for by name."""
+    """The media type to answer with; None if nothing we have is wanted. Events and pages must be asked for by name."""
     if accept is None or not accept.strip():
         return MediaType.JSON
     ranges = _ranges(accept)

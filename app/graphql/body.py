@@ -207,7 +207,7 @@ class JsonComplexity:
         self._is_wide = False
 
     def add(self, piece: bytes) -> None:
-        """Raises LimitExceeded, and ValueError where it is no JSON. Of a number that is cut in two only the parts are seen."""
+        """Raises LimitExceeded, and ValueError if it is no JSON. Of a number that is cut in two only the parts are seen."""
         text, plain = self._without_escaped_quotes(piece)
         parts = text.split(b'"')
         outside = b'"'.join(parts[self._in_string :: 2])

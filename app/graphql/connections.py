@@ -66,7 +66,7 @@ class Connections:
 
     @contextmanager
     def joined(self, connection: Connection) -> Iterator[None]:
-        """Raises LimitExceeded where the key has as many as it may."""
+        """Raises LimitExceeded if the key has as many as it may."""
         key = connection.principal.key_id
         if self._counts[key] >= self._per_key:
             raise LimitExceeded("streams of one key", self._counts[key] + 1, self._per_key)

@@ -181,7 +181,7 @@ def _is_list(type_: GraphQLOutputType) -> bool:
 
 
 def _page_size(node: FieldNode, definition: GraphQLField) -> PageSize | None:
-    """None where the field is not paged."""
+    """None if the field is not paged."""
     for name in _PAGE_ARGUMENTS:
         declared = definition.args.get(name)
         if declared is None:

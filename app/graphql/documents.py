@@ -77,7 +77,7 @@ class Operation:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """`plans` is None where directives may change what is selected from one request to the next."""
+    """`plans` is None if directives may change what is selected from one request to the next."""
 
     text: str
     node: DocumentNode

@@ -80,7 +80,7 @@ class Guard:
         self._most_directives = 0
 
     def check(self) -> bool:
-        """True where the document introspects."""
+        """True if the document introspects."""
         operations: list[OperationDefinitionNode] = []
         for definition in self._document.definitions:
             if isinstance(definition, FragmentDefinitionNode):

@@ -161,7 +161,7 @@ def _anything(_value: object, _info: object) -> bool:
 
 
 def _attribute(field: GraphQLField) -> str | None:
-    """The attribute a field reads and nothing more; None where it does anything else."""
+    """The attribute a field reads and nothing more; None if it does anything else."""
     definition = field.extensions.get("strawberry-definition")
     if not getattr(field.resolve, "_is_default", False) or not isinstance(definition, StrawberryField) or field.args:
         return None
@@ -199,7 +199,7 @@ _HELPERS = GraphQLResolveInfoHelpers(gather=_unused, track=_unused)
 
 
 class PlannedExecutor(StrawberryGraphQLCoreExecutionContext):
-    """`plans` is the document's own; None where its selections depend on more than the document, as by @include.
+    """`plans` is the document's own; None if its selections depend on more than the document, as by @include.
 
     It never holds itself, as graphql-core's own does: what a request of many megabytes brought would stay until the garbage
     collector's next full turn, which is rare.
@@ -216,8 +216,8 @@ class PlannedExecutor(StrawberryGraphQLCoreExecutionContext):
     complete_object_value = _by_plan(StrawberryGraphQLCoreExecutionContext.complete_object_value)
 
     def complete_event(self, event: object) -> dict[str, object] | None:
-        """The data of one event of a subscription where all that is selected of it is plain; None where graphql-core has to
-        complete it. It needs no context, since a plan calls no resolver."""
+        """The data of one event of a subscription where all that is selected of it is plain; None if graphql-core has to complete
+        it. It needs no context, since a plan calls no resolver."""
         if self.plans is None:
             return None
         key, type_, details = self._event_field = self._event_field or self._root_field()
@@ -244,7 +244,7 @@ class PlannedExecutor(StrawberryGraphQLCoreExecutionContext):
         return self.plans[key]
 
     def _type_of(self, type_: GraphQLOutputType, event: object) -> GraphQLOutputType:
-        """Raises ValueError where it is not one alone."""
+        """Raises ValueError if it is not one alone."""
         nullable = type_.of_type if isinstance(type_, GraphQLNonNull) else type_
         if not is_abstract_type(nullable):
             return nullable

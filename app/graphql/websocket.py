@@ -120,7 +120,7 @@ class _Session:
         self.post(_PING, "")
 
     async def read(self, receive: Receive) -> ProtocolBroken | None:
-        """Takes what the client sends; returns why the socket is to be closed, None where the client has done it."""
+        """Takes what the client sends; returns why the socket is to be closed, None if the client has done it."""
         self._reader = asyncio.current_task()
         try:
             while (message := await receive())["type"] != "websocket.disconnect":
@@ -177,7 +177,7 @@ class _Session:
 
     # ------------------------------------------------------------------ sending
     def post(self, head: str, payload: str) -> bool:
-        """Queues a frame, its head and payload joined only when it is sent; False where the reader is too far behind."""
+        """Queues a frame, its head and payload joined only when it is sent; False if the reader is too far behind."""
         if len(self._outbox) >= _MAX_WAITING:
             return False
         self._put(head, payload)
@@ -263,7 +263,7 @@ class _Session:
         return await self._operations.parser.parse(bytes(payload))
 
     def _begin(self, id_: str) -> _Operation:
-        """Raises ProtocolBroken where there is one of that id."""
+        """Raises ProtocolBroken if there is one of that id."""
         if id_ in self._running:
             raise ProtocolBroken(4409, "Subscriber for this id already exists")
         operation = self._running[id_] = _Operation()
@@ -368,7 +368,7 @@ class WebSocketEndpoint:
         return origin is None or origin in self._allowed_origins or origin.partition("://")[2] == headers.get("host")
 
     async def _initialised(self, scope: Scope, headers: Mapping[str, str], receive: Receive, send: Send) -> _Session | None:
-        """The session once the key has been checked; None where the client has gone. Raises ProtocolBroken."""
+        """The session once the key has been checked; None if the client has gone. Raises ProtocolBroken."""
         try:
             async with asyncio.timeout(self._operations.limits.connection_init_timeout.total_seconds()):
                 while True:

@@ -374,7 +374,7 @@ TABLE: tuple[Row, ...] = (*_BY_NAME, *_BY_WORDS, *_BY_STATUS)
 def look_up(
     kind: ProviderKindName | None, status: int | None, error_type: str | None, code: str | None, message: str | None
 ) -> FailureKind:
-    """`status` is None, or 200, for an error inside a stream; `kind` None where the provider's is not known."""
+    """`status` is None, or 200, for an error inside a stream; `kind` None if the provider's is not known."""
     if status is not None and status < 300:
         status = None
     names = [name.lower() for name in (code, error_type) if name]

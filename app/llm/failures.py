@@ -38,7 +38,7 @@ _WRAPPERS = ("error", "detail")
 
 @dataclass(frozen=True, slots=True)
 class ErrorWords:
-    """What an error body says; None where it does not. `status` is one that stands in the body itself."""
+    """What an error body says; None if it does not. `status` is one that stands in the body itself."""
 
     error_type: str | None = None
     code: str | None = None
@@ -120,7 +120,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def retry_after(headers: Mapping[str, str], now: datetime) -> timedelta | None:
-    """`retry-after-ms`, or `retry-after` in seconds or as a date; None where absent or not understood; at most a day."""
+    """`retry-after-ms`, or `retry-after` in seconds or as a date; None if absent or not understood; at most a day."""
     milliseconds = _number(headers.get("retry-after-ms"))
     if milliseconds is not None:
         return _wait(milliseconds / 1000)
@@ -152,7 +152,7 @@ def _number(text: str | None) -> float | None:
 
 
 def rate_limits(headers: Mapping[str, str], requests: str, tokens: tuple[str, ...]) -> RateLimitReport | None:
-    """What the named headers say is left, the smallest of `tokens`; None where they say nothing."""
+    """What the named headers say is left, the smallest of `tokens`; None if they say nothing."""
     requests_left = _left(headers, requests)
     tokens_left = [count for name in tokens if (count := _left(headers, name)) is not None]
     if requests_left is None and not tokens_left:

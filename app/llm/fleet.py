@@ -41,7 +41,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """Sizes are None where unknown."""
+    """Sizes are None if unknown."""
 
     provider: str
     name: str
@@ -226,7 +226,7 @@ class Fleet:
         return list(self._routes.values())
 
     async def reset_breaker(self, provider: str, model: str | None = None) -> ProviderStatus | None:
-        """Closes the circuit of one model or of all; None where there is no such provider or model."""
+        """Closes the circuit of one model or of all; None if there is no such provider or model."""
         member = self._members.get(provider)
         if member is None or (model is not None and model not in member.guards):
             return None
@@ -337,7 +337,7 @@ def build_fleet(
     random: Random | None = None,
 ) -> Fleet:
     """With `redis`, breakers and limits are one for all processes; it stays the caller's to close. `registry` is what /metrics
-    renders. Raises SettingsError where a route names what is not configured."""
+    renders. Raises SettingsError if a route names what is not configured."""
     return Fleet(
         settings,
         providers,

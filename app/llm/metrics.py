@@ -31,7 +31,7 @@ _SILENT = frozenset({AttemptOutcome.SKIPPED_OPEN_CIRCUIT, AttemptOutcome.SKIPPED
 
 @dataclass(frozen=True, slots=True)
 class AttemptFinished:
-    """One attempt, as it is handed to listeners; `kind` is None where it did not fail."""
+    """One attempt, as it is handed to listeners; `kind` is None if it did not fail."""
 
     attempt: Attempt
     kind: FailureKind | None = None
@@ -41,7 +41,7 @@ class AttemptFinished:
 
 @dataclass(frozen=True, slots=True)
 class ProviderMetrics:
-    """Over the last `window_seconds`; None where nothing is known."""
+    """Over the last `window_seconds`; None if nothing is known."""
 
     window_seconds: int
     requests: int

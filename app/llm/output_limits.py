@@ -62,7 +62,7 @@ _KNOWN: Final[Mapping[ProviderKindName, Mapping[str, int]]] = MappingProxyType(
 
 
 def known_output_tokens(kind: ProviderKindName, model: str) -> int | None:
-    """None where unknown; an openai-compatible server's models may be anybody's."""
+    """None if unknown; an openai-compatible server's models may be anybody's."""
     known = _KNOWN.get(kind, {})
     fitting = [beginning for beginning in known if model.startswith(beginning)]
     return known[max(fitting, key=len)] if fitting else None

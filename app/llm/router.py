@@ -33,7 +33,7 @@ EstimateCost: TypeAlias = Callable[[Target], Decimal | None]
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The targets a call may try, in order; `route` is None where the call named its target."""
+    """The targets a call may try, in order; `route` is None if the call named its target."""
 
     targets: tuple[Target, ...]
     route: str | None
@@ -70,7 +70,7 @@ class Targets(Protocol):
     def knows_provider(self, name: str) -> bool: ...
 
     def find(self, target: Target) -> Guarded | None:
-        """None where the provider is not configured or does not offer the model."""
+        """None if the provider is not configured or does not offer the model."""
         ...
 
     def context_tokens(self, target: Target) -> int | None: ...
@@ -94,7 +94,7 @@ class Router:
         self._clock = clock
 
     def plan(self, model: str | None, preference: RoutingPreference, needs: CallNeeds, estimate: EstimateCost) -> Plan:
-        """The targets to try, in order; raises Refused(InvalidInput) where there is none."""
+        """The targets to try, in order; raises Refused(InvalidInput) if there is none."""
         route, candidates = self._candidates(model)
         self._check_names(preference)
         allowed = [target for target in candidates if self._objection(target, preference, needs) is None]
@@ -150,7 +150,7 @@ class Router:
         self, plan: Plan, call: ModelCall, admit: Admit, observe: Observe, *, tenant: str
     ) -> AsyncGenerator[RoutedPart, None]:
         """Deltas of the one target that answers, a Rerouted for every target that failed unseen, and as the last part Routed.
-        Raises as `complete`, also where content was already shown."""
+        Raises as `complete`, also if content was already shown."""
         failover = self._failover(plan, call.max_output_tokens, call.deadline, CallContext(tenant, 0, admit, observe))
         reported = 0
         while (guarded := failover.next()) is not None:

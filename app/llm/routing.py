@@ -31,7 +31,7 @@ class Target:
 
 
 def parse_target(text: str) -> Target | None:
-    """`provider/model`; a model's name may itself have slashes. None where the text is no such pair."""
+    """`provider/model`; a model's name may itself have slashes. None if the text is no such pair."""
     provider, _, model = text.partition("/")
     return Target(provider, model) if provider and model else None
 

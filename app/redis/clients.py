@@ -77,7 +77,7 @@ class RedisClient:
     """One pool, and a breaker around it: after three failures in a row one try is let through per pause."""
 
     def __init__(self, server: Server, clock: Clock, *, seconds: float | None = None, sentinels: Sequence[Redis] = ()) -> None:
-        """`seconds` is how long anything may take; None where the server's own sockets time out."""
+        """`seconds` is how long anything may take; None if the server's own sockets time out."""
         self._server = server
         self._seconds = seconds
         self._sentinels = sentinels
@@ -93,7 +93,7 @@ class RedisClient:
         return self._failures < _FAILURES or self._clock.monotonic() >= self._closed_until
 
     async def execute(self, act: Callable[[Server], Awaitable[Result]]) -> Result:
-        """What `act` does with the server; raises StoreUnavailable where it is away, at once if that is known."""
+        """What `act` does with the server; raises StoreUnavailable if it is away, at once if that is known."""
         if not self.available:
             raise StoreUnavailable("Redis")
         if self._failures >= _FAILURES:

@@ -50,7 +50,7 @@ def _exists(process: int) -> bool:
 
 
 def _look(process: int) -> tuple[str, str] | None:
-    """State and start time; None where it cannot be read."""
+    """State and start time; None if it cannot be read."""
     try:
         status = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:

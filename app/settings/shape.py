@@ -40,7 +40,7 @@ def bare_type(annotation: Any) -> Any:
 
 
 def type_at(place: Sequence[str | int]) -> Any:
-    """The bare type of a place; None where there is no such place."""
+    """The bare type of a place; None if there is no such place."""
     found: Any = Settings
     for step in place:
         if isinstance(step, int):

@@ -38,7 +38,7 @@ def bind(host: str, port: int, processes: int) -> tuple[socket.socket, ...]:
 
 
 def listen(sockets: tuple[socket.socket, ...]) -> None:
-    """Raises PortInUse where another program was faster."""
+    """Raises PortInUse if another program was faster."""
     for each in sockets:
         try:
             each.listen(BACKLOG)

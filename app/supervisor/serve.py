@@ -167,7 +167,7 @@ class _Supervisor:
 
 
 def serve(settings: Settings, clock: Clock, target: str, announce: Callable[[Started], None]) -> None:
-    """Returns when a signal has stopped it and nothing of it is left. Raises GreenLangError where it cannot start, SettingsError
+    """Returns when a signal has stopped it and nothing of it is left. Raises GreenLangError if it cannot start, SettingsError
     before it has started anything."""
     require_secrets(settings)
     for place, problem in doubts(settings):

@@ -23,7 +23,7 @@ class Part(Protocol):
     def name(self) -> str: ...
 
     def restart(self) -> None:
-        """Raises GreenLangError where it does not start."""
+        """Raises GreenLangError if it does not start."""
         ...
 
     def death(self) -> str | None:

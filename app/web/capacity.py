@@ -74,7 +74,7 @@ class Capacity:
         return Share(self, holder)
 
     def check(self, holder: Holder, amount: int) -> None:
-        """Raises Overloaded where it could not be taken now."""
+        """Raises Overloaded if it could not be taken now."""
         if amount > 0 and not self._may_take(holder, amount):
             raise Overloaded(self._retry_after_ms)
 
@@ -117,7 +117,7 @@ class Share:
     holder: Holder
 
     def check_one(self) -> None:
-        """Raises Overloaded where no place is left."""
+        """Raises Overloaded if no place is left."""
         self.capacity.check(self.holder, 1)
 
     def take(self, amount: int) -> None:

@@ -22,7 +22,7 @@ def invalid(message: str, path: Path) -> Refused:
 
 
 def unfit_text(text: str) -> str | None:
-    """What keeps a text from being stored and sent; None where nothing does."""
+    """What keeps a text from being stored and sent; None if nothing does."""
     if "\0" in text:
         return "contains the character NUL"
     if not text.isascii():

@@ -64,7 +64,7 @@ class CompletionFinished(Numbered):
 
 @dataclass(frozen=True, slots=True)
 class CompletionFailed(Numbered):
-    """`partial` has the text so far and what it cost; None where nothing was started."""
+    """`partial` has the text so far and what it cost; None if nothing was started."""
 
     problem: object
     partial: Completion | None

@@ -89,7 +89,7 @@ class Adapter(ABC):
 
     @abstractmethod
     def read_billed(self, body: Mapping[str, object], call: ModelCall, output_bytes: int) -> TokenUsage | None:
-        """What an answer that cannot be used says that it cost; None where it does not."""
+        """What an answer that cannot be used says that it cost; None if it does not."""
 
     @abstractmethod
     def reader(self, call: ModelCall, notes: Notes, provider_request_id: str | None) -> AnswerReader: ...
@@ -236,7 +236,7 @@ class Adapter(ABC):
         return self._untaken.get((call.model, call.reasoning_effort), frozenset())
 
     def _learn(self, call: ModelCall, parameter: str) -> bool:
-        """True where the next request like this one will differ."""
+        """True if the next request like this one will differ."""
         known = self.untaken(call)
         if parameter in known or parameter not in self.droppable:
             return False

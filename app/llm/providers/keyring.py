@@ -42,8 +42,8 @@ def build_keyring(settings: ProviderSettings, clock: Clock) -> Keyring:
 
 
 class Keyring:
-    """`without` is the secret that is sent where no key is configured. Raises SettingsError, naming the reference, where a
-    secret cannot be read."""
+    """`without` is the secret that is sent where no key is configured. Raises SettingsError, naming the reference, if a secret
+    cannot be read."""
 
     def __init__(self, references: Sequence[SecretReference], clock: Clock, *, without: str | None = None) -> None:
         self._references = tuple(references)
@@ -79,7 +79,7 @@ class Keyring:
         self._refused_until[key.place, model] = self._clock.monotonic() + SET_ASIDE_SECONDS
 
     def _until(self, key: ApiKey, model: str | None) -> float:
-        """When the key comes back; 0 where it is not set aside."""
+        """When the key comes back; 0 if it is not set aside."""
         until = self._refused_until.get((key.place, model), 0.0)
         if until and until <= self._clock.monotonic():
             del self._refused_until[key.place, model]

@@ -24,7 +24,7 @@ def load_adapters(configured: Iterable[ProviderSettings]) -> None:
 
 
 def build_providers(configured: Iterable[ProviderSettings], clock: Clock) -> dict[str, Provider]:
-    """By name, in the order of the configuration. Raises SettingsError where a key cannot be read; it says which."""
+    """By name, in the order of the configuration. Raises SettingsError if a key cannot be read; it says which."""
     providers: dict[str, Provider] = {}
     for settings in configured:
         if settings.enabled:

@@ -52,7 +52,7 @@ class SchemaChecks:
 
 
 class AnswerCheck:
-    """`validator` is None where any JSON object will do."""
+    """`validator` is None if any JSON object will do."""
 
     def __init__(self, validator: Draft202012Validator | None) -> None:
         self._validator = validator
@@ -134,7 +134,7 @@ def _pattern(validator: Any, pattern: str, instance: object, _schema: object) ->
 
 
 def _unbounded(pattern: str) -> int | None:
-    """How many repeats a pattern has; None where they are nested, or too many to be sure that a search ends soon."""
+    """How many repeats a pattern has; None if they are nested, or too many to be sure that a search ends soon."""
     bare = re.sub(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]", "x", pattern, flags=re.DOTALL)
     inside = [0]
     for index, char in enumerate(bare):

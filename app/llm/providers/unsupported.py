@@ -20,7 +20,7 @@ class Notes:
     texts: list[str] = field(default_factory=list)
 
     def drop(self, name: str) -> None:
-        """`name` is the input's own (camelCase) word. Raises Refused(InvalidInput) where the call's policy is to refuse."""
+        """`name` is the input's own (camelCase) word. Raises Refused(InvalidInput) if the call's policy is to refuse."""
         if self.call.unsupported is UnsupportedPolicy.REFUSE:
             raise Refused(InvalidInput(f"{self.call.model} does not take {name}.", (name,)))
         self.texts.append(f"{name} was left out: {self.call.model} does not take it.")

@@ -142,7 +142,7 @@ class Upstream:
     async def post(
         self, path: str, body: bytes, *, model: str, deadline: float, answer_timeout: timedelta, holder: Holder = NO_HOLDER
     ) -> Begun:
-        """The whole answer, status below 300. Raises ProviderError, BrokenAnswer where an answer had begun."""
+        """The whole answer, status below 300. Raises ProviderError, BrokenAnswer if an answer had begun."""
 
         async def send(key: ApiKey) -> Begun:
             begun: list[Begun] = []
@@ -471,7 +471,7 @@ def _chunks(response: httpx2.Response) -> AsyncIterator[bytes]:
 
 
 def _transport(response: httpx2.Response) -> asyncio.Transport | None:
-    """What the body comes through, beneath what the SDKs put around aiohttp; None where it has ended, or where they changed."""
+    """What the body comes through, beneath what the SDKs put around aiohttp; None if it has ended, or where they changed."""
     answer = getattr(getattr(response.stream, "_stream", None), "_aiohttp_response", None)
     return getattr(getattr(answer, "connection", None), "transport", None)
 

@@ -42,7 +42,7 @@ _TIERS = {tier.value: tier for tier in ServiceTier}
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Reconciled:
-    """Inclusive counts; None where the provider gave none that this call can have."""
+    """Inclusive counts; None if the provider gave none that this call can have."""
 
     input: int | None
     output: int | None

@@ -90,7 +90,7 @@ class Breaker:
 
     @property
     def seconds_to_probe(self) -> float:
-        """How long calls are still refused; 0 where one would be let through now."""
+        """How long calls are still refused; 0 if one would be let through now."""
         if self._status is BreakerStatus.CLOSED:
             return 0.0
         until = self._probe_at if self._status is BreakerStatus.OPEN else self._lease_until

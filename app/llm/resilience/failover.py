@@ -63,7 +63,7 @@ class Failover:
         self._unknown_refusals = 0
 
     def next(self) -> Guarded | None:
-        """The next target to try, or None where none is left or it is too late."""
+        """The next target to try, or None if none is left or it is too late."""
         if not self._left or self.call_context.tries_left <= 0 or self._clock.monotonic() >= self._deadline:
             return None
         chosen = self._left[0]

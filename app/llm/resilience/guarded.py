@@ -84,7 +84,7 @@ def _observe_nothing(_: Attempt) -> None:
 class CallContext:
     """What goes with one call from attempt to attempt and from target to target.
 
-    `admit` is asked before every try and gives the output cap it may use (0: as in the call), or None where it may not be made.
+    `admit` is asked before every try and gives the output cap it may use (0: as in the call), or None if it may not be made.
     `is_last_target` is False while another target is left to try.
     """
 
@@ -297,8 +297,8 @@ class Guarded:
         return self._provider.kind
 
     async def complete(self, call: ModelCall, call_context: CallContext | None = None) -> Answer:
-        """Raises ProviderError once no further try is to be made here, TargetSkipped where none was made, and Refused where the
-        call cannot be put in the target's words."""
+        """Raises ProviderError once no further try is to be made here, TargetSkipped if none was made, and Refused where the call
+        cannot be put in the target's words."""
         return await self._run(call, self._provider.complete, call_context or CallContext())
 
     async def embed(self, call: EmbedCall, call_context: CallContext | None = None) -> Embedded:

@@ -32,7 +32,7 @@ class LimiterKind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class LimiterState:
-    """`model` is None where it covers the whole provider; `shared` where all processes draw on one bucket."""
+    """`model` is None if it covers the whole provider; `shared` where all processes draw on one bucket."""
 
     model: str | None
     kind: LimiterKind
@@ -308,8 +308,8 @@ class Limiter:
         return self._buckets.states(self._waiting)
 
     def seconds_until(self, tokens: int) -> float:
-        """About how long a reservation would wait now; 0 where there is room for it and for whom it would wait behind: a waiter
-        that only waits for Redis to say so is no reason to go elsewhere."""
+        """About how long a reservation would wait now; 0 if there is room for it and for whom it would wait behind: a waiter that
+        only waits for Redis to say so is no reason to go elsewhere."""
         head = self._queue.head() if self._waiting else None
         seconds = self._buckets.seconds_until(self._buckets.clamp(tokens))
         return seconds if head is None else max(seconds, self._buckets.seconds_until(head.tokens))

@@ -31,7 +31,7 @@ class RetryBudget:
         self._balance = min(self._largest, self._balance + self._ratio)
 
     def withdraw(self) -> bool:
-        """Takes one retry; False where the budget is used up."""
+        """Takes one retry; False if the budget is used up."""
         now = self._clock.monotonic()
         self._balance = min(self._largest, self._balance + (now - self._at) * self._per_second)
         self._at = now
@@ -53,7 +53,7 @@ class Retry:
         self.budget = RetryBudget(settings.budget_ratio, settings.budget_per_second, clock)
 
     def delay(self, tries: int, error: ProviderError, deadline: float, *, is_last_target: bool) -> float | None:
-        """Seconds to wait before the next try after `tries` failed ones, or None where there is to be none.
+        """Seconds to wait before the next try after `tries` failed ones, or None if there is to be none.
 
         `retry-after` is a lower bound. `is_last_target` is False if another target is left: it is then asked once more at most,
         and not if that means to wait longer than any backoff. An answer that was bought and cannot be read is asked for once more

@@ -31,7 +31,7 @@ class AnthropicProvider(Adapter):
     models_path = "/v1/models"
 
     def __init__(self, settings: ProviderSettings, clock: Clock) -> None:
-        """Raises SettingsError where a key cannot be read."""
+        """Raises SettingsError if a key cannot be read."""
         silence("anthropic", "httpx2")
         options = client_options(settings)
         client = AsyncAnthropic(
@@ -76,13 +76,13 @@ class AnthropicProvider(Adapter):
 
 
 def _native_format(call: ModelCall) -> dict[str, Any] | None:
-    """None also where no schema is asked for."""
+    """None also if no schema is asked for."""
     wanted = call.response_format
     return _native_schema(wanted.schema) if isinstance(wanted, JsonSchemaFormat) else None
 
 
 def _native_schema(schema: Mapping[str, Any]) -> dict[str, Any] | None:
-    """In the API's dialect, whose objects are all closed; None where that would change what the schema means."""
+    """In the API's dialect, whose objects are all closed; None if that would change what the schema means."""
     if _has_open_object(schema):
         return None
     try:

@@ -41,9 +41,9 @@ Block: TypeAlias = "dict[str, Any]"
 
 
 def encode_request(call: ModelCall, notes: Notes, native_schema: Mapping[str, Any] | None, *, stream: bool) -> bytes:
-    """`native_schema` is the asked-for schema in the API's dialect; None where it does not have the words.
+    """`native_schema` is the asked-for schema in the API's dialect; None if it does not have the words.
 
-    Raises Refused(InvalidInput) where the call cannot be said in this protocol.
+    Raises Refused(InvalidInput) if the call cannot be said in this protocol.
     """
     body: dict[str, Any] = {"model": call.model, "max_tokens": call.max_output_tokens}
     marks = _Marks(sum(message.cache_up_to for message in call.messages), notes)

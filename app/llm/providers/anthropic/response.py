@@ -78,7 +78,7 @@ class Content:
         return answer_bytes("".join(self.texts), self.tool_calls) + kept
 
     def require_words(self, stop_reason: str | None, figures: Figures) -> None:
-        """Raises Malformed where an answer has ended well, was billed for words, and has none that can be read."""
+        """Raises Malformed if an answer has ended well, was billed for words, and has none that can be read."""
         if self.texts or self.tool_calls or self._reasoning or stop_reason in _WITHOUT_WORDS:
             return
         if (figures.output or 0) > _SILENT_TOKENS or not figures:

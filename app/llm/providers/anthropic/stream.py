@@ -218,8 +218,8 @@ class AnthropicStream:
 
 
 def _decode(payload: bytes) -> Event:
-    """An event with fields of other types than they should be is read without them. Raises Malformed where it has no type, or
-    where its delta cannot be read."""
+    """An event with fields of other types than they should be is read without them. Raises Malformed if it has no type, or where
+    its delta cannot be read."""
     try:
         return decode(_EVENT, payload)
     except Malformed:

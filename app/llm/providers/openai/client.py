@@ -33,7 +33,7 @@ class OpenAIProvider(Adapter):
     droppable = frozenset(PARAMETERS) | {"max_tokens"}
 
     def __init__(self, settings: ProviderSettings, clock: Clock) -> None:
-        """Raises SettingsError where a key cannot be read."""
+        """Raises SettingsError if a key cannot be read."""
         silence("openai", "httpx2")
         options = client_options(settings)
         client = AsyncOpenAI(

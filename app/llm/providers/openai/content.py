@@ -61,7 +61,7 @@ def read_message(message: Mapping[str, object], notes: Notes) -> MessageParts:
 
 
 def first_choice(choices: object) -> Mapping[str, object] | None:
-    """The choice of index 0, else the first; None where there is none."""
+    """The choice of index 0, else the first; None if there is none."""
     found = [each for each in choices if isinstance(each, Mapping)] if isinstance(choices, list) else []
     if isinstance(choices, Mapping):
         found = [choices]

@@ -56,7 +56,7 @@ Block: TypeAlias = "dict[str, Any]"
 def encode_request(call: ModelCall, notes: Notes, untaken: Set[str], *, official: bool, stream: bool) -> bytes:
     """`untaken` are parameters this model has refused before; `official` is False for compatible servers, which know less.
 
-    Raises Refused(InvalidInput) where the call cannot be said in this protocol.
+    Raises Refused(InvalidInput) if the call cannot be said in this protocol.
     """
     marks = official and _CACHE_MARKS.match(call.model) is not None
     cap = "max_completion_tokens" if official or "max_tokens" in untaken else "max_tokens"

@@ -56,7 +56,7 @@ _SILENT_TOKENS = 8
 
 
 def read_answer(raw: bytes, call: ModelCall, notes: Notes) -> WholeAnswer:
-    """Raises Malformed, and ProviderError for an error body or where the finish reason says that the answer is not whole."""
+    """Raises Malformed, and ProviderError for an error body or if the finish reason says that the answer is not whole."""
     body = decode(_BODY, raw)
     if not isinstance(body, Mapping):
         raise Malformed
@@ -93,7 +93,7 @@ def read_billed(body: Mapping[str, object], call: ModelCall, output_bytes: int) 
 
 
 def require_words(parts: MessageParts, finish: str | None, *, figures: Figures, silent_tokens: int = _SILENT_TOKENS) -> None:
-    """Raises Malformed where an answer has ended well, was billed for words, and has none that can be read."""
+    """Raises Malformed if an answer has ended well, was billed for words, and has none that can be read."""
     shown = (figures.output or 0) - (figures.reasoning or 0)
     if parts.is_empty and finish not in _WITHOUT_WORDS and (shown > silent_tokens or not figures):
         raise Malformed
@@ -149,7 +149,7 @@ def _tool_call(piece: CallPiece) -> ToolCall:
 
 
 def read_embeddings(raw: bytes, count: int) -> tuple[tuple[tuple[float, ...], ...], Figures, str | None]:
-    """Vectors in the order of the texts, usage and model. Raises Malformed, also where there are not `count` vectors."""
+    """Vectors in the order of the texts, usage and model. Raises Malformed, also if there are not `count` vectors."""
     body = decode(_EMBEDDINGS, raw)
     rows = sorted(enumerate(body.data), key=lambda row: _place(row[0], row[1].index))
     vectors = tuple(_vector(row.embedding) for _, row in rows)

@@ -139,7 +139,7 @@ class OpenAIStream:
         self._figures = merged(self._figures, openai_figures_of(body, self._notes))
 
     def _read_loosely(self, payload: bytes, parts: list[ContentDelta]) -> None:
-        """A chunk with fields of other types than they should be. Raises Malformed where its words cannot be read."""
+        """A chunk with fields of other types than they should be. Raises Malformed if its words cannot be read."""
         body = decode(_ANY, payload)
         if not isinstance(body, Mapping):
             raise Malformed
