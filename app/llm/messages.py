@@ -234,6 +234,13 @@ class EmbedCall:
     holder: Holder = NO_HOLDER
 
 
+def fingerprint(call: ModelCall | EmbedCall) -> int:
+    """Equal for one and the same prompt, within one process."""
+    if isinstance(call, EmbedCall):
+        return hash(call.texts)
+    return hash(tuple((each.role, each.parts, each.tool_calls, each.tool_result) for each in call.messages))
+
+
 @dataclass(frozen=True, slots=True)
 class Embedded:
     vectors: tuple[tuple[float, ...], ...]

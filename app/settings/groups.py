@@ -129,7 +129,8 @@ class ProviderTimeouts(Group):
 
 
 class BreakerSettings(Group):
-    """Opens after `failures` in a row, or when `failure_rate` of at least `window_min_calls` calls in `window` failed."""
+    """Counts calls, not tries. Opens after `failures` in a row, or when `failure_rate` of at least `window_min_calls` calls in
+    `window` failed."""
 
     failures: Count = 5
     probe_after: Duration = timedelta(seconds=60)

@@ -4,6 +4,10 @@ CLOSED -> OPEN after `failures` in a row, or when too large a part of a window's
 `probe_after` has passed, for exactly one call; that call decides: CLOSED or OPEN again. A permit that was given in an earlier
 state says nothing about the present one. A probe whose owner never came back expires, so that another may try.
 
+A call counts once, however often it is tried: its first failed try counts at once, the next ones add nothing, and a success takes
+the failure back. Failures of one and the same prompt count at most twice in a window: a prompt that a target cannot take is no
+outage.
+
 Calls count in the order of their first sign: a failure, a whole answer, or the first token of a stream. A first token is a
 success until its stream is cut, which makes it a failure in its own place: so many long streams under way are no row of
 failures, and a target that cuts them all is.
@@ -46,6 +50,7 @@ class _Sign:
 
     at: float
     failed: bool
+    prompt: int | None = None
 
 
 @dataclass(eq=False, slots=True)
@@ -56,10 +61,17 @@ class Permit:
     epoch: int
     probe: bool
     sign: _Sign | None = None
+    earlier: _Sign | None = None
+
+    @property
+    def failure(self) -> _Sign | None:
+        """What the failed tries of the call count as so far."""
+        return self.sign if self.sign is not None and self.sign.failed else self.earlier
 
 
 PROBE_LEASE_SECONDS = 90.0
 _WINDOW_CALLS = 500
+_MAX_FAILURES_OF_A_PROMPT = 2
 
 
 class Breaker:
@@ -96,10 +108,12 @@ class Breaker:
         until = self._probe_at if self._status is BreakerStatus.OPEN else self._lease_until
         return max(0.0, until - self._clock.monotonic())
 
-    def enter(self) -> Permit | None:
-        """Permission to call now, or None. In OPEN past its time, the first who asks gets the probe."""
+    def enter(self, earlier: Permit | None = None) -> Permit | None:
+        """Permission to call now, or None. In OPEN past its time, the first who asks gets the probe. `earlier` is the permit of
+        the same call's try before."""
         if self._status is BreakerStatus.CLOSED:
-            return Permit(self._epoch, probe=False)
+            counted = None if earlier is None or earlier.epoch != self._epoch else earlier.failure
+            return Permit(self._epoch, probe=False, earlier=counted)
         if self.seconds_to_probe > 0:
             return None
         self._lease_until = self._clock.monotonic() + PROBE_LEASE_SECONDS
@@ -110,6 +124,8 @@ class Breaker:
         """The first token has come. A probe's closes the breaker on trial: the failures before it count again if it is cut."""
         if permit.epoch != self._epoch or permit.sign is not None:
             return
+        self._forget(permit.earlier)
+        permit.earlier = None
         if permit.probe:
             self.close()
             permit.epoch, permit.probe = self._epoch, False
@@ -120,6 +136,7 @@ class Breaker:
     def succeeded(self, permit: Permit) -> None:
         if permit.epoch != self._epoch:
             return
+        self._forget(permit.earlier)
         if permit.probe:
             self.close()
             self._last_success = self._clock.monotonic()
@@ -129,15 +146,19 @@ class Breaker:
             self._last_success = self._clock.monotonic()
             self._latest.append(permit.sign)
 
-    def failed(self, permit: Permit) -> None:
-        if permit.epoch != self._epoch:
+    def failed(self, permit: Permit, prompt: int | None = None) -> None:
+        """`prompt` is equal for one and the same prompt; None: not known, so it differs from every other."""
+        if permit.epoch != self._epoch or permit.earlier is not None:
+            return
+        if self._has_failed_often(prompt):
+            self._forget(permit.sign)
             return
         if permit.sign is None:
-            self._remember(failed=True)
+            permit.sign = self._remember(failed=True, prompt=prompt)
         else:
-            permit.sign.failed = True
+            permit.sign.failed, permit.sign.prompt = True, prompt
             if permit.sign.at < self._oldest:
-                self._window.append(_Sign(self._clock.monotonic(), failed=True))
+                self._window.append(_Sign(self._clock.monotonic(), failed=True, prompt=prompt))
         if permit.probe or self._in_a_row >= self._settings.failures or self._rate_is_too_high():
             self.open(self._settings.probe_after.total_seconds())
 
@@ -196,8 +217,19 @@ class Breaker:
         """When the window begins."""
         return self._clock.monotonic() - self._settings.window.total_seconds()
 
-    def _remember(self, *, failed: bool) -> _Sign:
-        sign = _Sign(self._clock.monotonic(), failed)
+    def _has_failed_often(self, prompt: int | None) -> bool:
+        """Never of a probe's: the window is empty then."""
+        oldest = self._oldest
+        failures = sum(sign.failed and sign.prompt == prompt and sign.at >= oldest for sign in self._window)
+        return prompt is not None and failures >= _MAX_FAILURES_OF_A_PROMPT
+
+    def _forget(self, sign: _Sign | None) -> None:
+        for signs in (self._latest, self._window):
+            if sign is not None and sign in signs:
+                signs.remove(sign)
+
+    def _remember(self, *, failed: bool, prompt: int | None = None) -> _Sign:
+        sign = _Sign(self._clock.monotonic(), failed, prompt)
         self._latest.append(sign)
         self._window.append(sign)
         if not failed:

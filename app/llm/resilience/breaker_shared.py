@@ -118,15 +118,15 @@ class SharedBreaker:
     def seconds_to_probe(self) -> float:
         return self._breaker.seconds_to_probe
 
-    async def enter(self) -> Permit | None:
+    async def enter(self, earlier: Permit | None = None) -> Permit | None:
         """As Breaker.enter; a probe is first leased from the board, and had by one process of all."""
         breaker = self._breaker
         if self._board is None or breaker.status is BreakerStatus.CLOSED or breaker.seconds_to_probe > 0:
-            return breaker.enter()
+            return breaker.enter(earlier)
         try:
             done, now, circuit = await self._board.change("probe", self._target, self._owner, PROBE_LEASE_SECONDS)
         except StoreUnavailable:
-            return breaker.enter()
+            return breaker.enter(earlier)
         except asyncio.CancelledError:
             if breaker.status is BreakerStatus.OPEN:
                 self._post("release")  # the lease may have been given all the same
@@ -136,7 +136,7 @@ class SharedBreaker:
             if self._is_mine(circuit):
                 return None
             self._follow(circuit, now)
-        return breaker.enter()
+        return breaker.enter(earlier)
 
     def alive(self, permit: Permit) -> None:
         before = self._breaker.status
@@ -150,9 +150,9 @@ class SharedBreaker:
         if self._breaker.status is not before:
             self._post("close")
 
-    def failed(self, permit: Permit) -> None:
+    def failed(self, permit: Permit, prompt: int | None = None) -> None:
         before = self._breaker.status
-        self._breaker.failed(permit)
+        self._breaker.failed(permit, prompt)
         if self._breaker.status is not before:
             self._post("open")
 

@@ -64,7 +64,7 @@ class Failover:
 
     def next(self) -> Guarded | None:
         """The next target to try, or None if none is left or it is too late."""
-        if not self._left or self.call_context.tries_left <= 0 or self._clock.monotonic() >= self._deadline:
+        if not self._left or self._clock.monotonic() >= self._deadline:
             return None
         chosen = self._left[0]
         if len(self._left) > 1 and self._seconds_of_waiting(chosen) > 0:

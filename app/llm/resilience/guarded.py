@@ -18,7 +18,7 @@ from app.domain.ids import new_uuid
 from app.domain.problems import ProblemCode
 from app.domain.usage import RateLimitReport, TokenUsage
 from app.llm.failures import unforeseen
-from app.llm.messages import Answer, AnswerEnd, EmbedCall, Embedded, ModelCall, StreamPart
+from app.llm.messages import Answer, AnswerEnd, EmbedCall, Embedded, ModelCall, StreamPart, fingerprint
 from app.llm.metrics import AttemptFinished
 from app.llm.provider import Provider
 from app.llm.resilience.allowance import ModelAllowance
@@ -28,7 +28,8 @@ from app.llm.resilience.retry import Retry
 from app.llm.routing import RateLimited, Target
 from app.runtime.clock import Clock
 
-MAX_ATTEMPTS = 6
+MAX_TRIES_BEFORE_THE_LAST_TARGET = 6
+"""After so many, every target that is left is tried once, and only the last one as often as its settings say."""
 
 _OUTCOMES = {
     FailureKind.RATE_LIMITED: AttemptOutcome.RATE_LIMITED,
@@ -93,7 +94,7 @@ class CallContext:
     admit: Callable[[Target], Awaitable[int | None]] = _admit_all
     observe: Callable[[Attempt], None] = _observe_nothing
     is_last_target: bool = True
-    tries_left: int = MAX_ATTEMPTS
+    tries_left: int = MAX_TRIES_BEFORE_THE_LAST_TARGET
     attempts: list[Attempt] = field(default_factory=list)
 
 
@@ -106,13 +107,13 @@ class GuardBreaker(Protocol):
     @property
     def seconds_to_probe(self) -> float: ...
 
-    async def enter(self) -> Permit | None: ...
+    async def enter(self, earlier: Permit | None = None) -> Permit | None: ...
 
     def alive(self, permit: Permit) -> None: ...
 
     def succeeded(self, permit: Permit) -> None: ...
 
-    def failed(self, permit: Permit) -> None: ...
+    def failed(self, permit: Permit, prompt: int | None = None) -> None: ...
 
     def released(self, permit: Permit) -> None: ...
 
@@ -142,24 +143,33 @@ class _Try:
     """One try that was let through. Exactly one of succeeded, failed, unsaid and abandoned takes effect: the first."""
 
     __slots__ = (
+        "_call",
         "_call_context",
         "_first_token_ms",
         "_guarded",
         "_hold",
         "_is_open",
-        "_permit",
         "_started",
         "_started_at",
         "_streamed",
         "cap",
+        "permit",
     )
 
     def __init__(
-        self, guarded: Guarded, call_context: CallContext, permit: Permit, hold: Reservation, cap: int, *, streamed: bool
+        self,
+        guarded: Guarded,
+        call: ModelCall | EmbedCall,
+        call_context: CallContext,
+        permit: Permit,
+        *,
+        hold: Reservation,
+        cap: int,
+        streamed: bool,
     ) -> None:
+        self._call = call
         self._guarded = guarded
         self._call_context = call_context
-        self._permit = permit
         self._hold = hold
         self._streamed = streamed
         self._started_at: datetime = guarded.clock.now()
@@ -167,15 +177,16 @@ class _Try:
         self._first_token_ms: float | None = None
         self._is_open = True
         self.cap = cap
+        self.permit = permit
 
     def saw_token(self) -> None:
         if self._first_token_ms is None:
             self._first_token_ms = self._elapsed_ms()
-            self._guarded.breaker.alive(self._permit)
+            self._guarded.breaker.alive(self.permit)
 
     def succeeded(self, result: _Result) -> None:
         self._is_open = False
-        self._guarded.breaker.succeeded(self._permit)
+        self._guarded.breaker.succeeded(self.permit)
         self._hold.settle(result.usage)
         self._apply(result.rate_limits)
         self._report(
@@ -189,9 +200,9 @@ class _Try:
         self._is_open = False
         kind = error.kind
         if error.counts_for_breaker:
-            self._guarded.breaker.failed(self._permit)
+            self._guarded.breaker.failed(self.permit, fingerprint(self._call))
         else:
-            self._guarded.breaker.released(self._permit)
+            self._guarded.breaker.released(self.permit)
         self._settle_failure(error)
         self._apply(error.rate_limits)
         outcome = _OUTCOMES.get(kind, AttemptOutcome.FAILED)
@@ -208,14 +219,14 @@ class _Try:
     def rejected_before_send(self) -> None:
         """The call cannot be expressed for this target: nothing was sent."""
         self._is_open = False
-        self._guarded.breaker.released(self._permit)
+        self._guarded.breaker.released(self.permit)
         self._hold.release()
 
     def abandoned(self) -> None:
         """The caller left, or the adapter ended without a result."""
         if self._is_open:
             self._is_open = False
-            self._guarded.breaker.released(self._permit)
+            self._guarded.breaker.released(self.permit)
             self._hold.count_in_full()
             self._report(AttemptOutcome.CANCELLED, reason=ProblemCode.CANCELLED)
 
@@ -308,8 +319,9 @@ class Guarded:
         """As `complete`; an error after the first part means that what was shown is not a whole answer."""
         call_context = call_context or CallContext()
         shown = False
+        current: _Try | None = None
         for tries in itertools.count(1):
-            current = await self._enter(call, call_context, tries, streamed=True)
+            current = await self._enter(call, call_context, current, streamed=True)
             parts = aiter(self._provider.stream(_fit(call, self.target, current.cap)))
             try:
                 while (part := await self._foreseen(anext(parts, None))) is not None:
@@ -364,8 +376,9 @@ class Guarded:
         self._finished(AttemptFinished(attempt, kind, first_token_ms, streamed))
 
     async def _run(self, call: Call, send: Callable[[Call], Awaitable[Result]], call_context: CallContext) -> Result:
+        current: _Try | None = None
         for tries in itertools.count(1):
-            current = await self._enter(call, call_context, tries, streamed=False)
+            current = await self._enter(call, call_context, current, streamed=False)
             try:
                 result = await self._foreseen(send(_fit(call, self.target, current.cap)))
                 current.succeeded(result)
@@ -380,7 +393,10 @@ class Guarded:
                 current.abandoned()
         raise AssertionError("unreachable")
 
-    async def _enter(self, call: ModelCall | EmbedCall, call_context: CallContext, tries: int, *, streamed: bool) -> _Try:
+    async def _enter(
+        self, call: ModelCall | EmbedCall, call_context: CallContext, before: _Try | None, *, streamed: bool
+    ) -> _Try:
+        """`before` is the call's last try at this target."""
         if self.breaker.seconds_to_probe > 0:
             raise self._skipped(AttemptOutcome.SKIPPED_OPEN_CIRCUIT, call_context)
         cap = await call_context.admit(self.target)
@@ -397,16 +413,16 @@ class Guarded:
             raise self._skipped(AttemptOutcome.SKIPPED_LIMIT, call_context, refusal) from refused
         permit = None
         try:
-            permit = await self.breaker.enter()
+            permit = await self.breaker.enter(None if before is None else before.permit)
         finally:
             if permit is None:
                 hold.release()
         if permit is None:
             raise self._skipped(AttemptOutcome.SKIPPED_OPEN_CIRCUIT, call_context)
         call_context.tries_left -= 1
-        if tries == 1:
+        if before is None:
             self._retry.budget.request()
-        return _Try(self, call_context, permit, hold, cap, streamed=streamed)
+        return _Try(self, call, call_context, permit, hold=hold, cap=cap, streamed=streamed)
 
     async def _foreseen(self, step: Awaitable[_Step]) -> _Step:
         """Whatever else an adapter raises is a failure of its target, so that another one may answer."""
@@ -424,7 +440,7 @@ class Guarded:
     async def _pause(self, tries: int, error: ProviderError, deadline: float, call_context: CallContext) -> None:
         """Waits for the backoff; raises the error if the target is not to be asked again."""
         delay = None
-        if call_context.tries_left > 0:
+        if call_context.tries_left > 0 or call_context.is_last_target:
             delay = self._retry.delay(tries, error, deadline, is_last_target=call_context.is_last_target)
         if delay is None:
             raise error

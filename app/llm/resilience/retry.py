@@ -7,12 +7,22 @@ from __future__ import annotations
 
 from random import Random
 
-from app.domain.errors import ProviderError
+from app.domain.errors import FailureKind, ProviderError
+from app.domain.usage import TokenUsage
 from app.runtime.clock import Clock
 from app.settings import RetrySettings
 
 _SAVED_SECONDS = 10.0
 _SHORT_OF_TRIES = 2
+
+
+def asked_again(kind: FailureKind) -> str:
+    """Whether the same target is asked again after such a failure, in words for the documentation."""
+    if ProviderError(kind, usage=TokenUsage(confirmed=False)).was_bought:
+        return "once, if it is charged and no target is left"
+    if kind is FailureKind.NOT_IMPLEMENTED:
+        return "once, if no target is left"
+    return "yes" if ProviderError(kind).retryable else "no"
 
 
 class RetryBudget:
@@ -56,12 +66,13 @@ class Retry:
         """Seconds to wait before the next try after `tries` failed ones, or None if there is to be none.
 
         `retry-after` is a lower bound. `is_last_target` is False if another target is left: it is then asked once more at most,
-        and not if that means to wait longer than any backoff. An answer that was bought and cannot be read is asked for once more
-        where no other target is left.
+        and not if that means to wait longer than any backoff. What hardly ends otherwise is asked for once more, and only at the
+        last target: an answer that was bought and cannot be read, and what the server says it cannot do.
         """
-        is_short = error.was_bought or not is_last_target
+        is_doubtful = error.was_bought or error.kind is FailureKind.NOT_IMPLEMENTED
+        is_short = is_doubtful or not is_last_target
         most = min(self._settings.attempts, _SHORT_OF_TRIES) if is_short else self._settings.attempts
-        if not error.retryable or tries >= most or (error.was_bought and not is_last_target):
+        if not error.retryable or tries >= most or (is_doubtful and not is_last_target):
             return None
         delay = self.backoff(tries)
         if error.retry_after is not None:

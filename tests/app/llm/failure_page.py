@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 
 from app.domain.errors import FailureKind, ProviderError
-from app.domain.usage import TokenUsage
 from app.llm.failure_table import TABLE, Row
 from app.llm.resilience.failover import moves_on
+from app.llm.resilience.retry import asked_again
 
 _HEAD = """# Failures of providers
 
@@ -16,8 +16,9 @@ Made from the code by `python -m tests.app.llm.failure_page > docs/failures.md`.
 ## What each failure does
 
 *Next key*: another key of the same provider is tried at once. *Next target*: the next target of the route is tried. *Retried*:
-the same target is asked again, at most twice while another target is left. *Breaker*: the call counts as one failure of the
-target.
+the same target is asked again; while another target is left, it is asked twice at most. *Breaker*: the call counts as one failure
+of the target, however often it is tried, unless it succeeds there in the end. One and the same prompt counts twice at most in the
+breaker's window.
 
 """
 _READING = """
@@ -44,13 +45,11 @@ _MOVES = {True: "yes", False: "no"}
 
 def _effect(kind: FailureKind) -> str:
     error = ProviderError(kind)
-    bought = ProviderError(kind, usage=TokenUsage(confirmed=False)).was_bought
-    retried = "once, if it is charged and no target is left" if bought else _MOVES[error.retryable]
     cells = (
         kind.value,
         _MOVES[error.concerns_key],
         moves_on(kind),
-        retried,
+        asked_again(kind),
         _MOVES[error.counts_for_breaker],
         _CHARGED.get(kind, "nothing"),
     )

@@ -54,6 +54,9 @@ class Bench:
     events: list[FleetEvent] = field(default_factory=list)
     parts: list[RoutedPart] = field(default_factory=list)
     cap: int | None = 100
+    calls: int = 0
+    prompt: str = ""
+    """Of every call; left out, each has its own."""
 
     def __post_init__(self) -> None:
         self.providers = {name: ScriptedProvider(name, steps, self.clock) for name, steps in self.scripts.items()}
@@ -80,7 +83,8 @@ class Bench:
         self.fleet.listen(self.events.append)
 
     def call(self, within: float = 600.0) -> ModelCall:
-        message = Message(Role.USER, (Text("hello"),))
+        self.calls += 1
+        message = Message(Role.USER, (Text(self.prompt or f"hello {self.calls}"),))
         return ModelCall("", (message,), 100, self.clock.monotonic() + within)
 
     def plan(self, model: str | None = None, preference: RoutingPreference | None = None, needs: CallNeeds | None = None) -> Plan:

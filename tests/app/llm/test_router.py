@@ -81,7 +81,7 @@ class TestFailover:
         bench = Bench({"a": [fail(FailureKind.CONTEXT_TOO_LONG)], "b": [HELLO]}, models=windows)
         assert (await bench.complete()).target == Target("b", "m")
 
-    @pytest.mark.parametrize("kind", [FailureKind.UNSUPPORTED, FailureKind.MODEL_NOT_FOUND])
+    @pytest.mark.parametrize("kind", [FailureKind.UNSUPPORTED, FailureKind.NOT_IMPLEMENTED, FailureKind.MODEL_NOT_FOUND])
     async def test_what_one_target_alone_cannot_do_goes_on_to_the_next_at_once(self, kind: FailureKind) -> None:
         bench = Bench({"a": [fail(kind)], "b": [fail(kind)], "c": [HELLO]})
         assert (await bench.complete()).target == Target("c", "m")
@@ -112,10 +112,12 @@ class TestFailover:
         refused = await refusal_of(Bench({"a": [fail(kind)], "b": [fail(kind)]}))
         assert (refused.code, refused.retryable) == (code, retryable)
 
-    async def test_a_call_makes_six_tries_in_all_and_no_more_than_four_in_three_seconds(self) -> None:
-        bench = Bench({name: [fail(FailureKind.SERVER_ERROR)] for name in "abcd"})
-        refused = await refusal_of(bench)
-        assert len(refused.attempts) == 6
+    async def test_every_target_is_tried_at_most_twice_and_the_last_one_in_full(self) -> None:
+        bench = Bench({name: [fail(FailureKind.SERVER_ERROR)] for name in "abcde"})
+        await refusal_of(bench)
+        assert [len(bench.providers[name].calls) for name in "abcde"] == [2, 2, 2, 1, 5]
+
+    async def test_a_call_makes_no_more_than_four_tries_in_three_seconds(self) -> None:
         alone = Bench({"a": [fail(FailureKind.OVERLOADED)]})
         refused = await refusal_of(alone)
         times = [attempt.started_at for attempt in refused.attempts]
@@ -191,20 +193,37 @@ class TestBudget:
 
 
 class TestCircuit:
-    async def test_a_primary_that_is_down_is_left_within_five_failures_and_used_again(self) -> None:
-        bench = Bench({"a": [*[fail(FailureKind.SERVER_ERROR)] * 5, HELLO], "b": [HELLO]})
+    async def test_a_primary_that_is_down_is_left_within_five_failed_calls_and_used_again(self) -> None:
+        bench = Bench({"a": [*[fail(FailureKind.SERVER_ERROR)] * 9, HELLO], "b": [HELLO]})
         answered = []
         for _ in range(10):
             task = asyncio.create_task(bench.complete())
             await bench.clock.advance(3)
             answered.append((await task).target.provider)
         assert answered == ["b"] * 10
-        assert len(bench.providers["a"].calls) == 5
+        assert len(bench.providers["a"].calls) == 9
         assert "a SKIPPED_OPEN_CIRCUIT" in bench.outcomes
         await bench.clock.advance(60)
         assert (await bench.complete()).target.provider == "a"
         changes = [event.breaker.status.value for event in bench.events if isinstance(event, BreakerChanged)]
         assert changes == ["OPEN", "HALF_OPEN", "CLOSED"]
+
+    async def test_one_prompt_that_a_target_cannot_take_does_not_close_it_to_others(self) -> None:
+        bench = Bench({"a": [fail(FailureKind.SERVER_ERROR)]}, prompt="an image")
+        for _ in range(4):
+            assert len((await refusal_of(bench)).attempts) == 5
+        guarded = bench.fleet.find(Target("a", "m"))
+        assert guarded is not None
+        assert guarded.breaker.state.status is BreakerStatus.CLOSED
+
+    async def test_a_call_that_a_retry_repairs_is_no_failure(self) -> None:
+        bench = Bench({"a": [fail(FailureKind.SERVER_ERROR), HELLO]})
+        task = asyncio.create_task(bench.complete())
+        await bench.clock.advance(2)
+        await task
+        guarded = bench.fleet.find(Target("a", "m"))
+        assert guarded is not None
+        assert guarded.breaker.state.consecutive_failures == 0
 
     async def test_all_circuits_open_is_said_at_once(self) -> None:
         bench = Bench({"a": [fail(FailureKind.CONNECT_TIMEOUT)]})

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import dataclass
 from datetime import timedelta
 
+import pytest
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
@@ -20,14 +22,20 @@ class Bench:
         self.changes: list[BreakerState] = []
         self.breaker = Breaker(settings, self.clock, self.changes.append)
 
-    def enter(self) -> Permit:
-        permit = self.breaker.enter()
+    def enter(self, earlier: Permit | None = None) -> Permit:
+        permit = self.breaker.enter(earlier)
         assert permit is not None
         return permit
 
-    def fail(self, times: int = 1) -> None:
+    def fail(self, times: int = 1, *, prompt: int | None = None) -> None:
         for _ in range(times):
-            self.breaker.failed(self.enter())
+            self.breaker.failed(self.enter(), prompt)
+
+    def fail_one_call(self, tries: int) -> None:
+        permit: Permit | None = None
+        for _ in range(tries):
+            permit = self.enter(permit)
+            self.breaker.failed(permit)
 
     @property
     def statuses(self) -> list[str]:
@@ -240,33 +248,48 @@ class TestReset:
         assert bench.breaker.state.opened_count == 1
 
 
+@dataclass(eq=False)
+class _Mark:
+    failed: bool
+
+
 class BreakerMachine(RuleBasedStateMachine):
-    """Any interleaving of calls, first tokens, outcomes and time against a model that keeps a list of what was shown: for each
-    call that said something, whether it failed. Five failures at its end open it."""
+    """Any interleaving of calls, further tries, first tokens, outcomes and time against a model that keeps a list of what was
+    shown: for each call that said something, whether it failed. Five failures at its end open it."""
 
     permits = Bundle("permits")
+    failed = Bundle("failed")
 
     def __init__(self) -> None:
         super().__init__()
         self.clock = ManualClock()
         self.changes: list[BreakerState] = []
         self.breaker = Breaker(FIVE, self.clock, self.changes.append)
-        self.shown: list[str] = []
-        self.place: dict[Permit, int | None] = {}
+        self.shown: list[_Mark] = []
+        self.mark: dict[Permit, _Mark] = {}
         self.shut_until: float | None = None
         self.probe: Permit | None = None
         self.valid: list[Permit] = []
 
     @rule(target=permits)
     def enter(self) -> Permit | None:
+        return self.enter_after(None)
+
+    @rule(target=permits, earlier=consumes(failed))
+    def try_again(self, earlier: Permit | None) -> Permit | None:
+        return self.enter_after(earlier)
+
+    def enter_after(self, earlier: Permit | None) -> Permit | None:
         now = self.clock.monotonic()
-        permit = self.breaker.enter()
+        permit = self.breaker.enter(earlier)
         assert (permit is None) == (self.shut_until is not None and now < self.shut_until)
         if permit is not None and self.shut_until is not None:
             assert permit.probe
             self.probe, self.shut_until = permit, now + PROBE_LEASE_SECONDS
         elif permit is not None:
             self.valid.append(permit)
+            if earlier is not None and earlier in self.mark:
+                self.mark[permit] = self.mark[earlier]
         return permit
 
     @rule(permit=permits)
@@ -277,11 +300,11 @@ class BreakerMachine(RuleBasedStateMachine):
         self.breaker.alive(permit)
         if was_probe:
             self.close()
-            self.shown = ["failed"] * 4
+            self.shown = [_Mark(failed=True) for _ in range(4)]
             self.valid.append(permit)
-        if current and permit not in self.place:
-            self.place[permit] = len(self.shown)
-            self.shown.append("alive")
+        if current and (permit not in self.mark or self.mark[permit].failed):
+            self.take_back(permit)
+            self.mark[permit] = self.show(failed=False)
 
     @rule(permit=consumes(permits))
     def succeed(self, permit: Permit | None) -> None:
@@ -292,23 +315,27 @@ class BreakerMachine(RuleBasedStateMachine):
         if was_probe:
             self.close()
         elif current:
-            self.shown.append("whole")
+            if permit in self.mark and self.mark[permit].failed:
+                self.take_back(permit)
+            self.show(failed=False)
         self.forget(permit)
 
-    @rule(permit=consumes(permits))
-    def fail(self, permit: Permit | None) -> None:
+    @rule(target=failed, permit=consumes(permits))
+    def fail(self, permit: Permit | None) -> Permit | None:
         if permit is None:
-            return
-        current = self.is_current(permit)
+            return None
+        current, was_probe = self.is_current(permit), permit is self.probe
         self.breaker.failed(permit)
-        place = self.place.get(permit, len(self.shown))
-        if current and place is not None:
-            self.shown[place : place + 1] = ["failed"]
-        if current and (permit is self.probe or self.shown[-5:] == ["failed"] * 5):
+        if current and permit in self.mark:
+            self.mark[permit].failed = True
+        elif current:
+            self.mark[permit] = self.show(failed=True)
+        if current and (was_probe or [mark.failed for mark in self.shown[-5:]] == [True] * 5):
             self.valid.clear()
-            self.place.clear()
+            self.mark.clear()
             self.shut_until, self.probe = self.clock.monotonic() + 60, None
-        self.forget(permit)
+        self.valid = [valid for valid in self.valid if valid is not permit]
+        return permit
 
     @rule(permit=consumes(permits))
     def release(self, permit: Permit | None) -> None:
@@ -328,18 +355,26 @@ class BreakerMachine(RuleBasedStateMachine):
     def reset(self) -> None:
         was_shut = self.shut_until is not None
         self.breaker.close()
-        valid, place = self.valid, self.place
+        valid, mark = self.valid, self.mark
         self.close()
         if not was_shut:
-            self.valid = valid
-            self.place = dict.fromkeys(place)
+            self.valid, self.mark = valid, mark
 
     def close(self) -> None:
-        self.shown, self.place, self.valid = [], {}, []
+        self.shown, self.mark, self.valid = [], {}, []
         self.shut_until, self.probe = None, None
 
+    def show(self, *, failed: bool) -> _Mark:
+        mark = _Mark(failed)
+        self.shown = [*self.shown, mark][-5:]
+        return mark
+
+    def take_back(self, permit: Permit) -> None:
+        self.shown = [mark for mark in self.shown if mark is not self.mark.get(permit)]
+        self.mark.pop(permit, None)
+
     def forget(self, permit: Permit) -> None:
-        self.place.pop(permit, None)
+        self.mark.pop(permit, None)
         self.valid = [valid for valid in self.valid if valid is not permit]
 
     def is_current(self, permit: Permit) -> bool:
@@ -361,3 +396,85 @@ class BreakerMachine(RuleBasedStateMachine):
 
 TestAnyInterleaving = BreakerMachine.TestCase
 TestAnyInterleaving.settings = hypothesis_settings(max_examples=200, stateful_step_count=60, deadline=None)
+
+
+class TestOneCall:
+    def test_is_one_failure_however_often_it_is_tried(self) -> None:
+        bench = Bench()
+        bench.fail_one_call(tries=20)
+        assert bench.breaker.state.consecutive_failures == 1
+
+    def test_counts_with_its_first_failed_try(self) -> None:
+        bench = Bench()
+        for _ in range(4):
+            bench.fail_one_call(tries=2)
+        assert bench.statuses == []
+        bench.fail_one_call(tries=1)
+        assert bench.statuses == ["OPEN"]
+
+    @pytest.mark.parametrize("streamed", [False, True])
+    def test_that_succeeds_in_the_end_is_no_failure(self, *, streamed: bool) -> None:
+        bench = Bench()
+        first = bench.enter()
+        bench.breaker.failed(first)
+        again = bench.enter(first)
+        if streamed:
+            bench.breaker.alive(again)
+            assert bench.breaker.state.consecutive_failures == 0
+        bench.breaker.succeeded(again)
+        bench.fail(4)
+        assert bench.breaker.state.consecutive_failures == 4
+
+    def test_does_not_add_to_the_failure_rate_by_its_tries(self) -> None:
+        bench = Bench(BreakerSettings(failures=100, window_min_calls=4, failure_rate=0.5))
+        for _ in range(3):
+            bench.breaker.succeeded(bench.enter())
+        bench.fail_one_call(tries=10)
+        assert bench.statuses == []
+        bench.fail(2)
+        assert bench.statuses == ["OPEN"]
+
+    def test_whose_next_try_is_the_probe_decides_as_every_probe(self) -> None:
+        bench = Bench()
+        first = bench.enter()
+        bench.breaker.failed(first)
+        bench.breaker.open(60.0)
+        bench.clock.move(60)
+        probe = bench.enter(first)
+        assert probe.probe
+        bench.breaker.failed(probe)
+        assert (bench.breaker.status, bench.breaker.state.opened_count) == (BreakerStatus.OPEN, 2)
+
+
+class TestOnePrompt:
+    def test_counts_twice_in_a_window(self) -> None:
+        bench = Bench()
+        bench.fail(20, prompt=7)
+        assert (bench.breaker.status, bench.breaker.state.consecutive_failures) == (BreakerStatus.CLOSED, 2)
+        bench.clock.move(31)
+        bench.fail(prompt=7)
+        assert bench.breaker.state.consecutive_failures == 3
+
+    def test_whose_streams_are_cut_counts_no_more_often(self) -> None:
+        bench = Bench()
+        for _ in range(20):
+            permit = bench.enter()
+            bench.breaker.alive(permit)
+            bench.breaker.failed(permit, 7)
+        assert (bench.breaker.status, bench.breaker.state.consecutive_failures) == (BreakerStatus.CLOSED, 2)
+
+    def test_does_not_hide_the_failures_of_others(self) -> None:
+        bench = Bench()
+        for prompt in (7, 7, 7, 1, 2):
+            bench.fail(prompt=prompt)
+        assert bench.statuses == []
+        bench.fail(prompt=3)
+        assert bench.statuses == ["OPEN"]
+
+    def test_that_fails_as_a_probe_opens_it_again(self) -> None:
+        bench = Bench()
+        for prompt in (7, 7, 1, 2, 3):
+            bench.fail(prompt=prompt)
+        bench.clock.move(60)
+        bench.fail(prompt=7)
+        assert (bench.breaker.status, bench.breaker.state.opened_count) == (BreakerStatus.OPEN, 2)

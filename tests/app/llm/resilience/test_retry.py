@@ -66,6 +66,13 @@ class TestWhoIsAskedAgain:
         assert [retry.delay(tries, paid, deadline, is_last_target=True) is None for tries in (1, 2)] == [False, True]
         assert retry.delay(1, paid, deadline, is_last_target=False) is None
 
+    def test_once_more_where_a_server_cannot_do_what_is_asked_and_only_without_another_target(self) -> None:
+        retry, clock = build()
+        deadline = clock.monotonic() + 600
+        unable = ProviderError(FailureKind.NOT_IMPLEMENTED)
+        assert [retry.delay(tries, unable, deadline, is_last_target=True) is None for tries in (1, 2)] == [False, True]
+        assert retry.delay(1, unable, deadline, is_last_target=False) is None
+
     def test_a_long_retry_after_is_sat_out_only_where_no_other_target_is_left(self) -> None:
         retry, clock = build()
         error = ProviderError(FailureKind.RATE_LIMITED, retry_after=timedelta(seconds=40))
