@@ -24,7 +24,7 @@ MIN_SCORES = 5
 """Sums of past days, before what was missed of them says how far a forecast may miss."""
 DAMPING = 0.98
 MIN_CERTAINTY = 3.0
-"""A line through the history begins to count where its slope is so many times its own standard error."""
+"""A line through the history begins to count if its slope is this many times its standard error."""
 Z = 1.2816
 """Standard deviations to either side that hold 80 of 100 outcomes of a normal distribution."""
 
@@ -214,7 +214,7 @@ def _line(history: Sequence[float], pattern: tuple[float, ...]) -> tuple[float, 
 
 
 def _pattern(history: Sequence[float]) -> tuple[float, ...]:
-    """Each day's usual part of its week, 1 on average; drawn to 1 where there are few weeks."""
+    """Each day's usual part of its week, 1 on average; drawn to 1 if there are few weeks."""
     weeks = len(history) // WEEK
     parts: list[list[float]] = [[] for _ in range(WEEK)]
     for week in range(weeks):

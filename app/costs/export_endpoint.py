@@ -1,4 +1,5 @@
-"""The file behind an export's link. A file that breaks off has no total in its last line, and no end as HTTP."""
+"""The file that an export's link leads to. A file that breaks off has no total in its last line, and its HTTP response does not
+end properly."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ RECORD_COLUMNS = (
     "priceSource",
 )
 _FORMULA = re.compile(r"(^|[;|\t\r\n])(?=\s*[=+\-@\t\r\n＝＋－＠])")
-"""Also behind what a spreadsheet of another locale takes for the end of a cell."""
+"""Also after a character that a spreadsheet of another locale takes for the end of a cell."""
 _BYTE_ORDER_MARK = "\ufeff"
 
 

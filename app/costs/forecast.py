@@ -99,7 +99,7 @@ class Forecasts:
         return await asyncio.to_thread(_forecast, history, where, spent, now)
 
     async def budgets(self, budgets: Sequence[Budget]) -> dict[UUID, Decimal]:
-        """Expected spending by the end of each running period, where anything can be said; with one statement."""
+        """Expected spending by the end of each running period that can be predicted, with one statement."""
         now = self._clock.now()
         wanted = {
             budget: _filter(budget, budget.period_end)
@@ -174,7 +174,8 @@ def _course(history: _History, start: datetime, end: datetime, zone: ZoneInfo, n
 
 
 def _whole_days(history: _History, past: Sequence[date], today: date) -> list[float]:
-    """From the first spending to yesterday. The first day began with its first call, so it is left out where others will do."""
+    """From the first spending to yesterday. The first day began with its first call, so it is left out if there are enough
+    others."""
     if not past:
         return []
     usd = [float(history.usd.get(past[0] + timedelta(days=number), ZERO)) for number in range((today - past[0]).days)]

@@ -1,4 +1,4 @@
-"""The shape of reserve, act, settle for money: what the gateway asks of the ledger and what it gives back.
+"""The shape of reserve, act, settle for money: what the gateway asks of the ledger and what the ledger answers.
 
 A call is admitted before anything is sent, topped up before every further attempt, and settled once, before its caller sees
 the answer.
@@ -73,7 +73,7 @@ class Admitted:
 
 @dataclass(frozen=True, slots=True)
 class Joined:
-    """The same idempotency key and input came before: `call` is the one to wait for or to give back."""
+    """The same idempotency key and input came before: `call` is the earlier call, to wait for or to return."""
 
     call: UUID
 
@@ -99,7 +99,7 @@ class Settlement:
 
 @dataclass(frozen=True, slots=True)
 class StoredCall:
-    """A call as the ledger keeps it. `document` is None while it runs, where none was given, after its owner died, and once it is
+    """A call as the ledger keeps it. `document` is None while it runs, if none was given, after its owner died, and once it is
     `expired` because content is kept for less time than the call; `attempts` are then what it was charged for."""
 
     key: UUID

@@ -40,7 +40,7 @@ SETTLE_MAX_OUTAGE = timedelta(seconds=30)
 MAX_RELEASES = 2
 """So often, a while apart: the first release can overtake an admission that a server which stood still goes on with."""
 MIN_RETENTION = timedelta(hours=24)
-"""How long an idempotency key is remembered where content is kept for less."""
+"""How long an idempotency key is remembered if content is kept for a shorter time."""
 
 _ADMIT = "select * from ledger_admit($1, $2, $3, $4::text::jsonb, $5, $6, $7)"
 _SETTLE = "select ledger_settle($1, $2, $3, $4, $5, $6, $7)"
@@ -116,7 +116,7 @@ class PostgresLedger:
         await self._finish(settlement)
 
     async def release(self, call: UUID) -> None:
-        """Tried again later where PostgreSQL does not answer."""
+        """Tried again later if PostgreSQL does not answer."""
         try:
             await self._finish(Release(call))
         except StoreUnavailable:
@@ -350,7 +350,7 @@ def _reason(
 
 
 def _repeatable(asked: AdmissionRequest | TopUp) -> tuple[str, str] | None:
-    """Equal where one is a repeat of the other: it joins what the first became, so they are not decided together."""
+    """Equal if one is a repeat of the other. A repeat joins the first call, so the two are not admitted in one batch."""
     if isinstance(asked, TopUp) or asked.idempotency is None:
         return None
     return asked.payer.tenant, asked.idempotency.key

@@ -120,7 +120,7 @@ async def _repeat(sessions: Sessions, statement: TextClause, values: Mapping[str
 
 async def reconcile(sessions: Sessions) -> AsyncIterator[Discrepancy]:
     """What running sums and rows disagree about, each budget in one snapshot. Reads every record of the running periods, from a
-    replica where there is one."""
+    replica if there is one."""
     after: UUID | None = None
     while budgets := await _budgets_after(sessions, after):
         after = budgets[-1]

@@ -95,7 +95,8 @@ class Rates:
 class PriceBook:
     """Prices by the configured provider's name and the model's. A provider's kind is enough for one that is not configured.
 
-    Takes 0.25 s to build where the configured models' prices are listed, and so does the first listed price otherwise.
+    Takes 0.25 s to build if a configured model's price comes from the public list; otherwise the first look-up in that list takes
+    as long.
     """
 
     def __init__(self, settings: Settings) -> None:

@@ -1,4 +1,5 @@
-"""The statements behind cost reports: roll-ups where they are exact, raw records at ragged ends and wherever a label decides."""
+"""The statements of cost reports: roll-ups if they are exact, raw records for partial hours or days at the ends and for filters
+by label."""
 
 from __future__ import annotations
 
@@ -68,7 +69,7 @@ def dimension_names(query: CostQuery) -> tuple[str, ...]:
 
 
 def costs_statement(query: CostQuery, segments: Sequence[Segment], after: tuple[Decimal, str] | None) -> Rows:
-    """One row a page row with the totals beside it (`total_…`), or one row with `place` null where the page is empty."""
+    """One row a page row with the totals beside it (`total_…`), or one row with `place` null if the page is empty."""
     names = dimension_names(query)
     grouped = _grouped(query, segments).cte("grouped")
     totals = select(*(func.coalesce(func.sum(grouped.c[name]), 0).label(f"total_{name}") for name in MEASURES)).subquery()

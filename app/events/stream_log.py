@@ -1,7 +1,7 @@
 """The shared log of a running stream, in Redis: entries by number, the owner's lease, and the wish to cancel it.
 
 An entry is in the log before it is shown, so watchers in other processes see the same entries in the same order. The log is a
-copy that can be lost: while Redis is away a stream goes on for those who watch it where it runs.
+copy that can be lost: while Redis is away, a stream continues for the watchers in its own process.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from app.runtime.process_identity import has_died, identity
 LEASE = timedelta(seconds=5)
 LIFETIME = timedelta(hours=1)
 FORGOTTEN_AFTER = timedelta(minutes=1)
-"""Where content is not to be kept: those who watch have so long to read the end."""
+"""How long watchers can read the end of a stream if its content is not to be kept."""
 MAX_ENTRIES = 20_000
 """Entries kept of one stream."""
 _CANCEL_LIFETIME = timedelta(minutes=10)
@@ -42,7 +42,7 @@ class LogWrite:
 
 @dataclass(frozen=True, slots=True)
 class LogPage:
-    """Entries without a gap; `lost` where the first that was asked for is no longer kept and later ones are."""
+    """Entries without a gap. `lost` is True if the first requested entry is no longer kept but later ones are."""
 
     entries: tuple[tuple[int, bytes], ...]
     lost: bool = False
@@ -82,7 +82,7 @@ class StreamLog:
         return [None] * len(batch)
 
     async def read(self, batch: Sequence[tuple[UUID, int]], most: int = 500) -> Sequence[LogPage]:
-        """For each stream what comes after the number; nothing where the log has no more, or is not there."""
+        """For each stream the entries after the number. Empty if there are none, or no log."""
 
         async def act(server: Server) -> list[list[tuple[bytes, dict[bytes, bytes]]]]:
             pipeline = server.pipeline(transaction=False)

@@ -29,7 +29,7 @@ OPENING_SECONDS = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Sequenced:
-    """A row of the log. `key` is the event's own, `payload` what it carries where it has no table."""
+    """A row of the log. `key` is the key of the event; `payload` is its data if it has no table."""
 
     position: int
     key: UUID

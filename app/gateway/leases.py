@@ -23,7 +23,7 @@ RENEWAL_SECONDS = 1.0
 ORPHAN_CONFIRMATION_SECONDS = 1.5
 """After Redis was restarted an owner needs a moment to renew its leases."""
 _AT_ONCE = 100
-"""Leases that one exchange with Redis renews, so that none takes long and others have their turn."""
+"""Leases that one exchange with Redis renews. Few enough that none takes long."""
 _log = logging.getLogger(__name__)
 
 

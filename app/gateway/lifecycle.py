@@ -77,7 +77,7 @@ class Running(Protocol[Ended_co]):
 
 
 class Documents(Protocol[Ended]):
-    """What the ledger keeps of a call, so that its outcome can be shown again."""
+    """What the ledger keeps of a call, to show its outcome again."""
 
     def encode(self, ended: Ended) -> bytes | None: ...
 

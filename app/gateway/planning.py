@@ -40,9 +40,9 @@ from app.web.capacity import Holder
 IMAGE_TOKENS = 1600
 """What the providers charge at most for one image at their usual size."""
 EXPECTED_OUTPUT_TOKENS = 500
-"""For the order of targets by cost, where a call has no cap of its own."""
+"""Used to order targets by cost if a call has no output cap."""
 LARGE_PROMPT_TOKENS = 20_000
-"""From here on a prompt is hashed in a thread, so that others have their turn meanwhile."""
+"""Longer prompts are hashed in a thread, to keep the event loop free."""
 _BYTES_A_TOKEN = 4
 
 Template = TypeVar("Template", ModelCall, EmbedCall)

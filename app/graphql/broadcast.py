@@ -133,7 +133,7 @@ class Broadcasts:
 
 
 async def _deliver(text: str, members: set[Member]) -> None:
-    """Others get their turn in between, so that many subscribers do not stop the event loop."""
+    """Yields to the event loop in between; otherwise many subscribers would block it."""
     for number, member in enumerate(tuple(members)):
         if number % _AT_ONCE == 0:
             await asyncio.sleep(0)

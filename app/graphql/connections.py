@@ -111,7 +111,7 @@ class Connections:
                 connection.ping()
 
     async def check_keys(self) -> None:
-        """Ends the streams whose key is gone; where its store does not answer they go on."""
+        """Ends the streams whose key is gone. If the store of keys does not answer, they continue."""
         by_key: dict[str, list[Connection]] = {}
         for connection in self._open:
             by_key.setdefault(connection.credentials.get("authorization", ""), []).append(connection)

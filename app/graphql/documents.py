@@ -1,7 +1,7 @@
 """A document is read, guarded and validated once, then kept by its text; only good ones are kept, within a bound of tokens.
 
 Cheap checks come first: bytes, tokens, the guard's pass, and only then validation, whose cost the others bound. Long documents
-are read in a thread, so that they never block the event loop.
+are read in a thread and never block the event loop.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What callers see when something goes wrong: a closed list of codes, and one masked sentence for every unexpected error.
 
-A message is shown only where it was written for the caller: a fault of the document, or an error we raise by name. Anything
-else is INTERNAL with an id that is also in the log.
+A message is shown only if it was written for the caller: a fault of the document, or an error we raise by name. Anything else is
+INTERNAL with an id that is also in the log.
 """
 
 from __future__ import annotations
@@ -159,6 +159,6 @@ def _drop_tracebacks(error: BaseException | None) -> None:
 
 
 def _is_argument_error(error: GraphQLError) -> bool:
-    """graphql-core names the node only where an argument could not be read; a result that does not fit has none."""
+    """graphql-core names the node only if an argument could not be read; a result that does not fit has none."""
     cause = error.original_error
     return isinstance(cause, GraphQLError) and bool(cause.nodes)

@@ -1,8 +1,8 @@
 """What a schema's author says about a field beyond its type, in Strawberry's `metadata`.
 
-`cost`: points a call of the field takes, 1 where left out. `list_size`: how many items an unpaged list is taken to have.
+`cost`: points that a call of the field takes, 1 by default. `list_size`: how many items an unpaged list is taken to have.
 `spends`: a query field that costs money and so is never answered by GET. `broadcast`: see Audience. `joined`: called with the
-context of a subscriber that joins a shared stream, so that it can be greeted.
+context of a subscriber that joins a shared stream, to make its first event.
 """
 
 from __future__ import annotations

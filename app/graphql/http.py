@@ -63,7 +63,7 @@ class _Streamed:
 
 
 class GraphQLEndpoint:
-    """`/graphql`: the console page for a browser where there is one, operations for every other caller."""
+    """`/graphql`: the console page for a browser if the page is enabled, operations for every other caller."""
 
     def __init__(self, operations: Operations, bodies: BodyReader, console: ConsolePage | None) -> None:
         self._engine = operations.engine
@@ -127,7 +127,7 @@ class GraphQLEndpoint:
                     raise failed_by(DeadlineExceeded("the server stopped before the operation ended"), "") from None
 
     async def _stream(self, scope: Scope, headers: HeaderView, receive: Receive, send: Send, streamed: _Streamed | None) -> None:
-        """`streamed` is what the request was found to ask for, where it has been read."""
+        """`streamed` is the request if it was read already, else None."""
         caller = streamed.caller if streamed else await self._caller(scope, headers)
         stream = EventStream(scope, receive, send, caller, headers=headers, clock=self._clock)
         try:

@@ -1,5 +1,5 @@
-"""Completes plain data fast: where a selection only reads attributes, a small plan made once with the document does what
-graphql-core would do field by field.
+"""Completes plain data fast. If a selection only reads attributes, a small plan, made once per document, does what graphql-core
+would do field by field.
 
 A plan never decides anything new. Whatever is not plain (a resolver, an argument, a union, a null where none may be, a value that
 does not fit) makes it give up, and graphql-core completes the same value in its own way, with its own errors; reading an
@@ -106,7 +106,7 @@ def _leaf(type_: GraphQLLeafType) -> Complete:
 
 
 def _numbers(values: object) -> object:
-    """All at once: vectors have thousands. A sum is finite only where each of its parts is."""
+    """All in one step, because vectors have thousands. A sum is finite only if each of its parts is."""
     if not isinstance(values, (list, tuple)) or set(map(type, values)) - {float} or not math.isfinite(sum(values)):
         raise NotPlain
     return values
@@ -171,7 +171,7 @@ def _attribute(field: GraphQLField) -> str | None:
 
 
 def _by_plan(complete_value: Callable[..., Any]) -> Callable[..., Any]:
-    """The same, but by the plan where there is one and the value is plain."""
+    """The same, by the plan if there is one and the value is plain."""
 
     def complete(  # noqa: PLR0917 (graphql-core's own)
         self: PlannedExecutor,
@@ -216,7 +216,7 @@ class PlannedExecutor(StrawberryGraphQLCoreExecutionContext):
     complete_object_value = _by_plan(StrawberryGraphQLCoreExecutionContext.complete_object_value)
 
     def complete_event(self, event: object) -> dict[str, object] | None:
-        """The data of one event of a subscription where all that is selected of it is plain; None if graphql-core has to complete
+        """The data of one event of a subscription, if everything that is selected is plain; None if graphql-core has to complete
         it. It needs no context, since a plan calls no resolver."""
         if self.plans is None:
             return None

@@ -169,7 +169,7 @@ def _event(text: str) -> bytes:
 
 
 class Streamer:
-    """Turns a prepared operation into its texts, shared where its field is broadcast."""
+    """Turns a prepared operation into its texts. They are shared if its field is broadcast."""
 
     def __init__(self, operations: Operations) -> None:
         self._engine = operations.engine

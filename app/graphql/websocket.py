@@ -37,7 +37,7 @@ SUBPROTOCOL = "graphql-transport-ws"
 _MAX_WAITING = 256
 _WAIT_ABOVE = 8
 _WITHOUT_PAUSE = 16
-"""Events that one stream may send in a row where it never waits; then others have their turn."""
+"""Events that one stream may send in a row without waiting; then other streams get their turn."""
 _SILENT_PINGS = 3
 _ACK = '{"type":"connection_ack"}'
 _PING = '{"type":"ping"}'
@@ -184,7 +184,7 @@ class _Session:
         return True
 
     async def send_now(self, head: str, payload: str) -> bool:
-        """The same without a task where the transport takes the frame at once, so this never waits for the reader."""
+        """The same for an event, without waiting for the reader. Needs no task if the transport can take the frame now."""
         if self._flusher is not None or self.gone or not self._has_room():
             return self.post(head, payload)
         try:
@@ -201,7 +201,7 @@ class _Session:
             self._flusher = asyncio.create_task(self._flush())
 
     async def _send(self, head: str, payload: str) -> None:
-        """Hands a frame over where the transport takes it at once; else queues it and waits until the reader has caught up."""
+        """Sends a frame. If the transport cannot take it now, queues it and waits until the reader has caught up."""
         if self._flusher is None and self._has_room():
             await self.send_now(head, payload)
             return

@@ -92,7 +92,7 @@ def unforeseen(error: Exception, where: str) -> ProviderError:
 
 
 def transport_failure(error: BaseException) -> FailureKind:
-    """The kind behind an exception without a response, found by type along its chain of causes.
+    """The kind of failure of an exception without a response, found by type along its chain of causes.
 
     The chain matters: one SDK's aiohttp backend reports a reset connection as a connect timeout.
     """

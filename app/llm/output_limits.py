@@ -58,7 +58,7 @@ _KNOWN: Final[Mapping[ProviderKindName, Mapping[str, int]]] = MappingProxyType(
         },
     }
 )
-"""By the beginning of a model's name; the longest that fits is meant. Snapshots have their date behind the name."""
+"""By the beginning of a model's name; the longest match counts. Snapshots have their date after the name."""
 
 
 def known_output_tokens(kind: ProviderKindName, model: str) -> int | None:

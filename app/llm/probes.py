@@ -57,7 +57,8 @@ class Monitor:
 
     @property
     def health(self) -> HealthStatus:
-        """DOWN where every model's circuit is open or probes keep failing; DEGRADED where some of either, or on trial."""
+        """DOWN if every model's breaker is open or probes keep failing. DEGRADED if only some of them are, or if a breaker is
+        half open."""
         breakers = set(self._breakers())
         failures = self._failures
         if breakers == {BreakerStatus.OPEN} or (failures is not None and failures >= _FAILURES_TO_BE_DOWN):
@@ -67,7 +68,7 @@ class Monitor:
         return HealthStatus.UNKNOWN if failures is None else HealthStatus.UP
 
     async def run(self) -> None:
-        """Probes until cancelled: at once, then every 30 s give or take a fifth, so that processes do not ask in step."""
+        """Probes until cancelled: at once, then every 30 s ± 20 %, to keep processes out of step."""
         while True:
             if BreakerStatus.OPEN not in self._breakers():
                 await self.probe()

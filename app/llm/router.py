@@ -150,7 +150,7 @@ class Router:
         self, plan: Plan, call: ModelCall, admit: Admit, observe: Observe, *, tenant: str
     ) -> AsyncGenerator[RoutedPart, None]:
         """Deltas of the one target that answers, a Rerouted for every target that failed unseen, and as the last part Routed.
-        Raises as `complete`, also if content was already shown."""
+        Raises as `route_completion`, also if content was already shown."""
         failover = self._failover(plan, call.max_output_tokens, call.deadline, CallContext(tenant, 0, admit, observe))
         reported = 0
         while (guarded := failover.next()) is not None:

@@ -1,4 +1,4 @@
-"""What happens to one completion, in order, as those who watch it see it.
+"""The events of one completion, in order, as watchers see them.
 
 A cursor is the event's number within its completion, counted from 1; exactly one of Finished, Failed or Cancelled is the last.
 """

@@ -31,7 +31,7 @@ _log = logging.getLogger(__name__)
 
 
 class StreamProducer:
-    """`append` writes to the shared log; StoreUnavailable means that it is away: the stream then goes on here alone, and the
+    """`append` writes to the shared log; StoreUnavailable means that it is away: the stream then continues here alone, and the
     log gets what it missed with the next entries."""
 
     def __init__(self, payer: Payer, clock: Clock, append: Append, ticks: Ticks) -> None:
@@ -83,7 +83,7 @@ class StreamProducer:
         await self.flush()
 
     def beat(self) -> None:
-        """Wakes those who follow, so that they can say that the stream is alive."""
+        """Wakes the followers, which then show that the stream is alive."""
         self._wake()
 
     async def follow(self, after: int) -> AsyncGenerator[Entry | None, None]:

@@ -4,8 +4,8 @@ An entry is never in Redis in clear. Content that is kept is sealed by the conte
 stream keys, which need no configuration. The processes of an installation share them through a table of PostgreSQL that is not in
 its write-ahead log. A stream key seals for an hour and is deleted some hours later: what it sealed can then no longer be opened.
 
-Where a store is private to this machine, the keys in the table are only one half. The other half is in the memory of the server
-processes, so that the data directory alone never opens a stream.
+If the store is private to this machine, the keys in the table are only one half. The other half is in the memory of the server
+processes, so the data directory alone never opens a stream.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ OPENS_FOR: Final = timedelta(hours=4)
 """From its making on: it seals for an hour, a stream runs less than an hour, and its log is kept for an hour after its end."""
 REFRESH_SECONDS: Final = 60.0
 _SLACK_SECONDS: Final = 300.0
-"""How long a key goes on sealing while no newer one can be had."""
+"""How long a key continues to seal while no newer one is available."""
 _KEY_BYTES: Final = 32
 Random: TypeAlias = Callable[[int], bytes]
 _log = logging.getLogger(__name__)

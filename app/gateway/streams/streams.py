@@ -139,7 +139,7 @@ class CompletionStreams:
                 run.beat()
 
     async def close(self, grace: Grace) -> None:
-        """Every stream in flight is settled. Of one that takes longer than the grace only the reading is cancelled, so that it is
+        """Every stream in flight is settled. If one takes longer than the grace period, only its reading is cancelled: it is
         settled at what had come, and its hold is released."""
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=grace.left)

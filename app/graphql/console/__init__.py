@@ -18,7 +18,7 @@ def _without_notice(page: str) -> str:
 
 
 class ConsolePage:
-    """Answers with the page; `simulated` says in plain words that no real provider is behind it."""
+    """Answers with the page; `simulated` shows a note that no real provider answers."""
 
     def __init__(self, *, simulated: bool) -> None:
         page = (_FOLDER / "console.html").read_text(encoding="utf-8")

@@ -221,7 +221,7 @@ class Adapter(ABC):
         await self._upstream.close()
 
     async def _send(self, call: ModelCall, send: Callable[[bytes], Awaitable[_T]], *, stream: bool) -> tuple[_T, Notes]:
-        """Sends again, changed, only where a model has named a parameter that it does not take."""
+        """Sends again, changed, only if a model has named a parameter that it does not take."""
         while True:
             notes = Notes(call)
             body = self.encode(call, notes, stream=stream)

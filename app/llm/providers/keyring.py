@@ -1,7 +1,7 @@
-"""The API keys of one provider, in order of preference. A refused key is set aside for a while, so that the next one answers.
+"""The API keys of one provider, in order of preference. A refused key is set aside for a while, and the next one is used.
 
 A key refused with 403 is set aside for the model it was refused for alone: one model's refusal must not take the provider away
-from all callers. Where the secret behind a refused key has changed since it was read, the new one comes into use at once.
+from all callers. If the secret of a refused key has changed since it was read, the new secret is used at once.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def build_keyring(settings: ProviderSettings, clock: Clock) -> Keyring:
 
 
 class Keyring:
-    """`without` is the secret that is sent where no key is configured. Raises SettingsError, naming the reference, if a secret
+    """`without` is the secret that is sent if no key is configured. Raises SettingsError, naming the reference, if a secret
     cannot be read."""
 
     def __init__(self, references: Sequence[SecretReference], clock: Clock, *, without: str | None = None) -> None:
@@ -56,16 +56,16 @@ class Keyring:
         return len(self._keys)
 
     def pick(self, model: str | None, tried: Container[ApiKey] = ()) -> ApiKey | None:
-        """The first key not tried yet that is not set aside, as a whole or for this model. Where all are, the one that comes
-        back first: asking costs nothing, and a key refused by mistake works again at once."""
+        """The first key not tried yet that is not set aside, as a whole or for this model. If all are set aside, the one that
+        comes back first: asking costs nothing, and a key refused by mistake works again at once."""
         if not self._refused_until and self._keys[0] not in tried:
             return self._keys[0]
         untried = [key for key in self._keys if key not in tried]
         return min(untried, key=lambda key: max(self._until(key, None), self._until(key, model)), default=None)
 
     def refuse(self, key: ApiKey, model: str | None) -> None:
-        """Takes the key out of use, for one model where `model` is given: a changed secret replaces it, or it is not used for a
-        while. Does nothing if that has happened already."""
+        """Takes the key out of use, only for `model` if that is given. A changed secret replaces it; otherwise it is not used for
+        a while. Does nothing if that has happened already."""
         if self._keys[key.place] is not key:
             return
         fresh = self._read_again(key)

@@ -70,7 +70,7 @@ class _Deferred(Loader):
         module.__getattr__ = load  # type: ignore[method-assign]  # PEP 562
 
     def _load_all(self, module: ModuleType, name: str) -> object:
-        """It is deferred again where that fails: it may have been asked from within one of its own imports."""
+        """It is deferred again if that fails: one of its own imports may have asked for it."""
         deferred = module.__dict__.pop("__getattr__")
         try:
             self._loader.exec_module(module)

@@ -1,7 +1,7 @@
 """One provider's HTTP API, reached through its SDK's low-level calls: keys, the pool, four timeouts and typed failures.
 
-Both adapters send through here, so that each of those is decided once. The SDK keeps authentication, addresses and transport;
-it never retries, never follows a redirect and never sees a model of ours.
+Both adapters send through here, so each of these is decided once. The SDK keeps authentication, addresses and transport; it never
+retries, never follows a redirect and never sees a model of ours.
 """
 
 from __future__ import annotations
@@ -247,8 +247,8 @@ class Upstream:
         self._pool.give_back(holder)
 
     def gather(self, response: httpx2.Response, deadline: float) -> float:
-        """Lets the system keep what comes for a stream until it is read on, and gives the seconds until then: few, or many where
-        many run. Nothing is lost where the connection breaks meanwhile."""
+        """Lets the operating system buffer a stream for a while and returns for how many seconds: longer if many streams run.
+        Nothing is lost if the connection breaks meanwhile."""
         seconds = min(waiting_seconds(self._streams, self._ticks.late), self.until(deadline) - 2 * MIN_WAIT)
         transport = _transport(response)
         if seconds < MIN_WAIT or transport is None or transport.is_closing():

@@ -2,7 +2,7 @@
 
 CLOSED -> OPEN after `failures` in a row, or when too large a part of a window's calls failed; OPEN -> HALF_OPEN once
 `probe_after` has passed, for exactly one call; that call decides: CLOSED or OPEN again. A permit that was given in an earlier
-state says nothing about the present one. A probe whose owner never came back expires, so that another may try.
+state says nothing about the present one. A probe that is never reported on expires, and another call may probe.
 
 A call counts once, however often it is tried: its first failed try counts at once, the next ones add nothing, and a success takes
 the failure back. Failures of one and the same prompt count at most twice in a window: a prompt that a target cannot take is no
@@ -109,8 +109,8 @@ class Breaker:
         return max(0.0, until - self._clock.monotonic())
 
     def enter(self, earlier: Permit | None = None) -> Permit | None:
-        """Permission to call now, or None. In OPEN past its time, the first who asks gets the probe. `earlier` is the permit of
-        the same call's try before."""
+        """Permission to call now, or None. When OPEN has lasted long enough, the first call that asks becomes the probe.
+        `earlier` is the permit of the same call's previous try."""
         if self._status is BreakerStatus.CLOSED:
             counted = None if earlier is None or earlier.epoch != self._epoch else earlier.failure
             return Permit(self._epoch, probe=False, earlier=counted)

@@ -1,9 +1,9 @@
 """Breakers whose changes reach all processes, through one hash in Redis.
 
 Every process decides on its own copy, at most a quarter of a second old; changes are compare-and-set by Redis' time, and a probe
-is a lease that one process of all holds. Another's OPEN is adopted only where there is a reason to doubt the target here too: own
-failures, or no recent success; so one machine's broken network does not stop the others. An open breaker whose probe is long
-overdue is ignored. Without Redis each process is alone.
+is a lease that one process of all holds. The OPEN of another process is adopted only if there is a reason to doubt the target
+here too: own failures, or no recent success; so one machine's broken network does not stop the others. An open breaker whose
+probe is long overdue is ignored. Without Redis each process is alone.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ class BreakerBoard:
 
 
 class SharedBreaker:
-    """A Breaker that posts its own changes to the board, where there is one, and learns of the others'."""
+    """A Breaker that posts its own changes to the board, if there is one, and learns of the changes of other processes."""
 
     def __init__(self, breaker: Breaker, target: str, board: BreakerBoard | None, probe_after: float) -> None:
         self._breaker = breaker

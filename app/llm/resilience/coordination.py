@@ -57,7 +57,7 @@ class Coordination:
                 group.create_task(buckets.sync())
 
     async def leave(self) -> None:
-        """Gives back what is in hand, and is no longer counted."""
+        """Returns the stock to the buckets; the process is no longer counted."""
         for buckets in self._buckets:
             await buckets.give_all_back()
         try:

@@ -1,4 +1,4 @@
-"""The targets of one call while it tries them, and what is said when none of them answered.
+"""The targets of one call while it tries them, and the error when none of them answered.
 
 A target without room at its limiter is passed over while another has some, and waited for when none has. A failure that every
 target would repeat ends the call. A context that is too long goes on to every target whose window is not known to be as small. A

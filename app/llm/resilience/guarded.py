@@ -83,7 +83,7 @@ def _observe_nothing(_: Attempt) -> None:
 
 @dataclass(slots=True)
 class CallContext:
-    """What goes with one call from attempt to attempt and from target to target.
+    """The context that one call takes from attempt to attempt and from target to target.
 
     `admit` is asked before every try and gives the output cap it may use (0: as in the call), or None if it may not be made.
     `is_last_target` is False while another target is left to try.
@@ -308,7 +308,7 @@ class Guarded:
         return self._provider.kind
 
     async def complete(self, call: ModelCall, call_context: CallContext | None = None) -> Answer:
-        """Raises ProviderError once no further try is to be made here, TargetSkipped if none was made, and Refused where the call
+        """Raises ProviderError once no further try is to be made here, TargetSkipped if none was made, and Refused if the call
         cannot be put in the target's words."""
         return await self._run(call, self._provider.complete, call_context or CallContext())
 
@@ -425,7 +425,7 @@ class Guarded:
         return _Try(self, call, call_context, permit, hold=hold, cap=cap, streamed=streamed)
 
     async def _foreseen(self, step: Awaitable[_Step]) -> _Step:
-        """Whatever else an adapter raises is a failure of its target, so that another one may answer."""
+        """Anything else that an adapter raises counts as a failure of its target, and another target may answer."""
         try:
             return await step
         except (ProviderError, Refused):

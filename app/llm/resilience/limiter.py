@@ -1,7 +1,8 @@
 """The rate limit of one provider: token buckets for requests and for tokens, and a queue that is fair between tenants.
 
-Reserve, act, settle: what was reserved is corrected by what was used. A reservation never exceeds the bucket, so that none waits
-for ever. Waiters are served by deficit round robin over their tenants, so that one tenant's thousand cannot starve another's one.
+Reserve, act, settle: what was reserved is corrected by what was used. A reservation never exceeds the bucket, so none waits
+forever. Waiters are served by deficit round robin over their tenants: a thousand waiters of one tenant cannot starve the only one
+of another.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class LimiterKind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class LimiterState:
-    """`model` is None if it covers the whole provider; `shared` where all processes draw on one bucket."""
+    """`model` is None if it covers the whole provider; `shared` is True if all processes use one bucket."""
 
     model: str | None
     kind: LimiterKind
@@ -56,7 +57,7 @@ _SIMULATOR_RATES = Rates(1_000_000, 1_000_000_000)
 
 
 def rates_of(settings: ProviderSettings) -> Rates:
-    """The configured rates, else the provider's usual ones; a simulator is only held back where the configuration says so."""
+    """The configured rates, else the provider's usual ones; a simulator is only limited if the configuration says so."""
     usual = _SIMULATOR_RATES if settings.simulated else _DEFAULT_RATES[settings.kind.value]
     limits = settings.limits
     requests, tokens = limits.requests_per_minute, limits.tokens_per_minute
@@ -308,8 +309,8 @@ class Limiter:
         return self._buckets.states(self._waiting)
 
     def seconds_until(self, tokens: int) -> float:
-        """About how long a reservation would wait now; 0 if there is room for it and for whom it would wait behind: a waiter that
-        only waits for Redis to say so is no reason to go elsewhere."""
+        """About how long a reservation would wait now. 0 if there is room for it and for the waiters before it: a waiter that
+        only waits for Redis to confirm is no reason to choose another target."""
         head = self._queue.head() if self._waiting else None
         seconds = self._buckets.seconds_until(self._buckets.clamp(tokens))
         return seconds if head is None else max(seconds, self._buckets.seconds_until(head.tokens))

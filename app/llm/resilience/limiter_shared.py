@@ -1,8 +1,8 @@
 """One limit across all processes: what is reserved here was first taken from buckets in Redis.
 
-A process keeps a little in hand, about what it used in the last quarter of a second, so that most reservations cost no round
-trip; what it does not need it gives back. What is in hand was taken from the buckets, so the sum never exceeds the limit. While
-Redis is away each process keeps to its share, the limit divided by the processes last known.
+A process holds a small stock, about what it used in the last quarter of a second, so most reservations need no round trip. It
+returns what it does not need. The stock was taken from the buckets, so the sum never exceeds the limit. While Redis is away each
+process keeps to its share, the limit divided by the processes last known.
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ class SharedBuckets:
             self._go_alone()
 
     async def give_all_back(self) -> None:
-        """At the end; lost where Redis is away."""
+        """At the end. Lost if Redis is away."""
         given, self._hand = self._hand, [0.0, 0.0]
         self._wished = [0.0, 0.0]
         if self._alone is None and any(given):
@@ -175,7 +175,7 @@ class SharedBuckets:
         self._change_hand(*taken)
 
     def _surplus(self) -> list[float]:
-        """What is to be given back, or, where more was used than taken, to be taken after the fact."""
+        """What is to be returned to the buckets; negative amounts are taken from them because more was used than reserved."""
         if self._booked is not None:
             return [0.0, 0.0]
         pairs = zip(self._hand, self._wished, strict=True)

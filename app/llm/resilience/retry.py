@@ -65,9 +65,10 @@ class Retry:
     def delay(self, tries: int, error: ProviderError, deadline: float, *, is_last_target: bool) -> float | None:
         """Seconds to wait before the next try after `tries` failed ones, or None if there is to be none.
 
-        `retry-after` is a lower bound. `is_last_target` is False if another target is left: it is then asked once more at most,
-        and not if that means to wait longer than any backoff. What hardly ends otherwise is asked for once more, and only at the
-        last target: an answer that was bought and cannot be read, and what the server says it cannot do.
+        `retry-after` is a lower bound. `is_last_target` is False if another target is left. Then there is at most one more try
+        here, and none if its wait is longer than the longest backoff. A failure that another try hardly repairs is tried once
+        more, and only at the last target: an answer that was paid for and cannot be read, and a method that the server says it
+        does not implement.
         """
         is_doubtful = error.was_bought or error.kind is FailureKind.NOT_IMPLEMENTED
         is_short = is_doubtful or not is_last_target

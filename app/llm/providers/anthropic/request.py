@@ -26,7 +26,7 @@ from app.llm.providers.unsupported import OTHER_REASONING, Notes, refuse
 
 REASONING_FORMAT = "anthropic"
 JSON_TOOL = "json_answer"
-"""The tool whose input is the answer, where JSON is asked for that the API's own format cannot say."""
+"""The tool whose input is the answer, used if the API's own format cannot express the requested JSON."""
 
 _CACHE_MARKS = 4
 _EPHEMERAL = {"type": "ephemeral"}
@@ -190,7 +190,7 @@ def _reason(call: ModelCall, body: dict[str, Any], notes: Notes) -> None:
 
 
 def _json_tool(call: ModelCall, body: dict[str, Any], native_schema: Mapping[str, Any] | None) -> Block | None:
-    """Asks for the answer's format; returns the tool to answer with where the API has no format for it."""
+    """Asks for the answer's format; returns the tool to answer with if the API has no format for it."""
     wanted = call.response_format
     if wanted is None:
         return None

@@ -116,8 +116,8 @@ class AnthropicStream:
         return self._content.whole(self._stop_reason, self.usage(), self._model, self._notes)
 
     def usage(self) -> TokenUsage:
-        """What the provider has said in the end, where the answer is complete; else an estimate from what has come. The start of
-        the stream knows no output: what it says of that is no figure."""
+        """The provider's final figures if the answer is complete; else an estimate from what has come. The start of the stream
+        knows no output: what it says of that is no figure."""
         figures = self._figures
         if self.complete and self._is_billed:
             return anthropic_usage(figures, self._call, self._output_bytes, self._notes)
@@ -158,7 +158,7 @@ class AnthropicStream:
         return self._text(self._blocks[event.index], text) if isinstance(text, str) and text else ()
 
     def _delta(self, event: Event) -> Sequence[ContentDelta]:
-        """A block that was never opened, or not where its delta says, is opened by a delta that tells its kind."""
+        """A block that was never opened, or was opened with another index, is opened by a delta that shows its kind."""
         delta, open_block = event.delta, self._blocks.get(event.index)
         if delta is None:
             raise Malformed
@@ -218,8 +218,8 @@ class AnthropicStream:
 
 
 def _decode(payload: bytes) -> Event:
-    """An event with fields of other types than they should be is read without them. Raises Malformed if it has no type, or where
-    its delta cannot be read."""
+    """An event with fields of other types than they should be is read without them. Raises Malformed if it has no type, or if its
+    delta cannot be read."""
     try:
         return decode(_EVENT, payload)
     except Malformed:
