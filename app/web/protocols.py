@@ -25,7 +25,7 @@ from datetime import timedelta
 from functools import partial
 from typing import Any, cast
 
-from httptools import HttpParserError, HttpParserUpgrade
+from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from uvicorn._types import ASGI3Application, ASGISendEvent
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
@@ -192,6 +192,8 @@ class HttpProtocol(HttpToolsProtocol):
         upgrade = requested_upgrade(self.headers)
         if upgrade is Upgrade.IGNORED:
             method, version = self.parser.get_method(), self.parser.get_http_version()
+            self.parser = HttpRequestParser(self)  # the old one reads no more if the connection is to be closed
+            self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
             return head_without_upgrade(method, self.url, version, self.headers) + following
         if upgrade is Upgrade.REFUSED:
             self.send_400_response("the only protocol to upgrade to is websocket")

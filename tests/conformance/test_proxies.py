@@ -158,6 +158,15 @@ class TestTwoClients:
                 assert found == [(200, {"path": "/first", "body": HIDDEN.decode()})]
                 app.seen.clear()
 
+    async def test_of_whom_one_offers_http_2_over_http_1_0(self, name: str, text: str, tmp_path: Path) -> None:
+        """nginx speaks HTTP/1.0 if it is not configured to speak 1.1; then the connection is closed after the answer."""
+        old = text.replace("proxy_http_version 1.1;", "")
+        async with recording() as app, behind(name, tmp_path, old, app) as port:
+            for end in (b"\r\n", LENGTH + HIDDEN):
+                [(status, _)] = await attack(port, app, [upgrade(b"h2c") + end], 0.001)
+                assert status == 200
+                app.seen.clear()
+
     async def test_of_whom_one_says_connection_upgrade_alone(self, name: str, text: str, tmp_path: Path) -> None:
         async with recording() as app, behind(name, tmp_path, text, app) as port:
             found = await attack(port, app, [START + b"connection: upgrade\r\n" + LENGTH, HIDDEN], 0.05)

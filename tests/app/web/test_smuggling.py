@@ -109,6 +109,23 @@ class TestAnUpgradeThatIsIgnored:
     async def test_has_its_body_read_however_it_is_cut(self, server: Recording) -> None:
         await self.is_served(server, upgrade(IGNORED[3]) + LENGTH + HIDDEN, every=True)
 
+    @pytest.mark.parametrize("end", [pytest.param(b"\r\n", id="no body"), ENDS[0]])
+    @pytest.mark.parametrize(
+        "head",
+        [
+            upgrade(b"h2c", b"close, upgrade"),
+            upgrade(b"h2c", b"Upgrade, HTTP2-Settings, close"),
+            upgrade(b"h2c", b"upgrade\r\nconnection: close"),
+            upgrade(b"h2c", b"close\r\nconnection: upgrade"),
+            upgrade(b"h2c", b"upgrade").replace(b"1.1", b"1.0"),
+        ],
+    )
+    async def test_is_answered_on_a_connection_that_closes(self, server: Recording, head: bytes, end: bytes) -> None:
+        for segments in (*segmentations(head + end), [head + end + NEXT]):
+            assert [status for status, _ in await server.exchange(*segments)] == [200], segments
+            assert server.seen == [("POST", "/first", HIDDEN if HIDDEN in end else b"")]
+            server.seen.clear()
+
     @pytest.mark.parametrize("protocol", [*REFUSED, b"websocket"])
     @pytest.mark.parametrize(
         "connection", [b"keep-alive", b"xupgrade", b"upgrade-x", b"keep-alive\r\nproxy-connection: upgrade", b'"upgrade"']
