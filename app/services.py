@@ -35,7 +35,7 @@ from app.events.webhooks import Webhooks
 from app.gateway.gateway import Gateway
 from app.gateway.leases import Leases
 from app.gateway.planning import CallPlanner
-from app.gateway.stored_completions import StoredCompletions
+from app.gateway.stored_completions import CompletionReader, StoredCompletions
 from app.gateway.streams.seals import StreamSeals
 from app.gateway.streams.streams import CompletionStreams
 from app.health.checks import Health
@@ -76,8 +76,8 @@ class Services:
     forecasts: Forecasts
     fleet: Fleet
     planner: CallPlanner
+    leases: Leases
     gateway: Gateway
-    streams: CompletionStreams
     health: Health
     grace: Grace
     """For the calls that run when the process is asked to stop."""
@@ -103,16 +103,24 @@ async def build_services(
         documents, seals, log = _content(settings.content, sessions, redis, clock, stream_secret)
         leases = Leases(clock, log, ledger)
         _start_maintenance(stack, leases, seals)
-        gateway = Gateway(
-            clock=clock, fleet=fleet, ledger=ledger, keys=keys, planner=planner, documents=documents, leases=leases, on_end=on_end
-        )
-        grace = Grace(settings.server.shutdown_grace.total_seconds(), clock.monotonic)
-        stack.push_async_callback(gateway.close, grace)
+        completions = CompletionReader(ledger, documents)
         streams = CompletionStreams(
-            clock=clock, fleet=fleet, gateway=gateway, planner=planner, seals=seals, leases=leases, log=log
+            clock=clock, router=fleet.router, seals=seals, leases=leases, log=log, completions=completions
+        )
+        gateway = Gateway(
+            clock=clock,
+            fleet=fleet,
+            ledger=ledger,
+            keys=keys,
+            planner=planner,
+            leases=leases,
+            completions=completions,
+            streams=streams,
+            on_end=on_end,
         )
         _start_maintenance(stack, streams)
-        stack.push_async_callback(streams.close, grace)
+        grace = Grace(settings.server.shutdown_grace.total_seconds(), clock.monotonic)
+        stack.push_async_callback(gateway.close, grace)
         relay, alerts = Relay(sessions, clock, streams=event_streams), AlertStore(sessions)
         alert_events = BudgetAlertEvents(alerts, relay, clock)
         webhooks = Webhooks(settings.webhooks, ALERTS, alert_events.payloads, sessions=sessions, relay=relay, clock=clock)
@@ -139,8 +147,8 @@ async def build_services(
             forecasts=Forecasts(sessions, CostReports(sessions), clock),
             fleet=fleet,
             planner=planner,
+            leases=leases,
             gateway=gateway,
-            streams=streams,
             health=Health([postgres_check(sessions), redis_check(redis)], clock),
             grace=grace,
         )
@@ -159,10 +167,10 @@ def _content(
     content: ContentSettings, sessions: Sessions, redis: RedisClient, clock: Clock, stream_secret: bytes
 ) -> tuple[StoredCompletions, StreamSeals, StreamLog]:
     """What seals the answer of a call and the entries of its stream, and the log of those."""
-    sealer, run_maintenance = build_sealer(content.encryption_keys), content.store
-    seals = StreamSeals(sessions, clock, sealer, keep_content=run_maintenance, memory_secret=stream_secret)
-    log = StreamLog(redis, min(LIFETIME, content.ttl) if run_maintenance else FORGOTTEN_AFTER)
-    return StoredCompletions(sealer, run_maintenance), seals, log
+    sealer, keep_content = build_sealer(content.encryption_keys), content.store
+    seals = StreamSeals(sessions, clock, sealer, keep_content=keep_content, memory_secret=stream_secret)
+    log = StreamLog(redis, min(LIFETIME, content.ttl) if keep_content else FORGOTTEN_AFTER)
+    return StoredCompletions(sealer, keep_content), seals, log
 
 
 def _plan_calls(

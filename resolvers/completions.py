@@ -33,7 +33,7 @@ async def completion_create(info: Info, request: Request) -> Completion:
 
 @refusals(BudgetExceeded, RateLimited, InvalidInput, Conflict)
 async def completion_start(info: Info, request: Request) -> Completion:
-    return await info.context.services.streams.start(await request.read(), info.context.principal)
+    return await info.context.services.gateway.start(await request.read(), info.context.principal)
 
 
 @refusals(NotFound)
@@ -41,7 +41,7 @@ async def completion_cancel(info: Info, completion_id: CompletionId) -> Completi
     found = await completion(info, completion_id)
     if found is None:
         raise Refused(_NOT_FOUND)
-    return await info.context.services.streams.cancel(found.key, info.context.principal)
+    return await info.context.services.gateway.cancel(found.key, info.context.principal)
 
 
 async def completion(info: Info, completion_id: CompletionId) -> Completion | None:
@@ -62,7 +62,7 @@ async def completion_events(
         yield CompletionFailed(1, info.context.clock.now(), _NOT_FOUND, None)
         return
     cursor = after if isinstance(after, str) else None
-    async with aclosing(info.context.services.streams.events(key, cursor, info.context.principal)) as events:
+    async with aclosing(info.context.services.gateway.events(key, cursor, info.context.principal)) as events:
         async for event in _with_refusals(events, info):
             yield event
 
@@ -73,7 +73,7 @@ async def completion_stream(info: Info, request: Request) -> AsyncGenerator[Comp
     except Refused as refused:
         yield CompletionFailed(1, info.context.clock.now(), refused.reason, None)
         return
-    async with aclosing(info.context.services.streams.stream(asked, info.context.principal)) as events:
+    async with aclosing(info.context.services.gateway.stream(asked, info.context.principal)) as events:
         async for event in _with_refusals(events, info):
             yield event
 

@@ -1,32 +1,44 @@
-"""Every paid call enters here: room under the key's own limits, then a plan, then the life that all calls share."""
+"""Every paid call enters here: room under the key's own limits, then a plan, then the life that all calls share.
+
+A call that is started or streamed is the same call with another sink: its answer goes to a log of events instead of its caller.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from dataclasses import replace
+from functools import partial
 from uuid import UUID
 
 from app.access.keys import KeyStore
 from app.access.limits import KeyLimited
-from app.access.principal import Principal, Scope
-from app.costs.holds import Admitted, Joined, Ledger
+from app.access.principal import Principal
+from app.costs.holds import Admitted, Ledger
 from app.domain.errors import Refused
-from app.domain.usage import Operation
-from app.gateway.completions import Completion, CompletionRequest
+from app.domain.problems import NotFound
+from app.gateway.completions import Completion, CompletionRequest, CompletionStatus
 from app.gateway.embeddings import Embeddings, EmbeddingsOutcome, EmbeddingsRequest
 from app.gateway.leases import Leases
 from app.gateway.lifecycle import Lifecycle
 from app.gateway.planning import CallPlanner, PlannedCall
 from app.gateway.running import RunningCompletion, RunningEmbeddings
-from app.gateway.stored_completions import StoredCompletions
+from app.gateway.start_pacing import StartPacing
+from app.gateway.stored_completions import CompletionReader
 from app.gateway.stored_embeddings import StoredEmbeddings
+from app.gateway.streams.events import CompletionEvent, CompletionFailed
+from app.gateway.streams.streams import CompletionStreams
 from app.llm.fleet import Fleet
 from app.llm.messages import EmbedCall, ModelCall
+from app.llm.router import Routed, RoutedVectors
 from app.llm.routing import RateLimited
 from app.runtime.clock import Clock
 from app.runtime.tasks import Grace
 from app.telemetry.call_ended import CallListener
+
+CANCEL_POLL_SECONDS = 0.05
+CANCEL_WAIT_SECONDS = 10.0
 
 
 class Gateway:
@@ -38,45 +50,111 @@ class Gateway:
         ledger: Ledger,
         keys: KeyStore,
         planner: CallPlanner,
-        documents: StoredCompletions,
         leases: Leases,
+        completions: CompletionReader,
+        streams: CompletionStreams,
         on_end: CallListener | None = None,
     ) -> None:
+        """`on_end` gets every call that ended, for the traces."""
         self._clock = clock
-        self.ledger = ledger
+        self._ledger = ledger
         self._keys = keys
-        self.calls = keys.calls
         self._planner = planner
-        self._documents = documents
-        self._completions: Lifecycle[Completion] = Lifecycle(
-            clock=clock, fleet=fleet, ledger=ledger, calls=keys.calls, leases=leases, documents=documents, on_end=on_end
+        self._leases = leases
+        self._reader = completions
+        self._streams = streams
+        self._pacing = StartPacing(clock)
+        documents = completions.documents
+        self._completions: Lifecycle[ModelCall, Routed, Completion] = Lifecycle(
+            clock=clock,
+            fleet=fleet,
+            ledger=ledger,
+            calls=keys.calls,
+            leases=leases,
+            documents=documents,
+            route=fleet.router.route_completion,
+            on_end=on_end,
         )
-        self._embeddings: Lifecycle[EmbeddingsOutcome] = Lifecycle(
+        self._embeddings: Lifecycle[EmbedCall, RoutedVectors, EmbeddingsOutcome] = Lifecycle(
             clock=clock,
             fleet=fleet,
             ledger=ledger,
             calls=keys.calls,
             leases=leases,
             documents=StoredEmbeddings(documents.sealer, documents.keep_content),
+            route=fleet.router.route_embedding,
             on_end=on_end,
         )
 
     async def complete(self, request: CompletionRequest, principal: Principal) -> Completion:
         """The whole answer, committed to the ledger. Raises Refused with the problem, StoreUnavailable, Forbidden."""
-        async with self.slot(principal):
-            return await self._completions.run_call(await self._planner.plan(request, principal), self.begin)
+        async with self._slot(principal):
+            return await self._completions.run_call(await self._planner.plan(request, principal), self._running_completion)
 
     async def embed(self, request: EmbeddingsRequest, principal: Principal) -> Embeddings:
         """A vector for each text, committed to the ledger. Raises as `complete` does."""
-        async with self.slot(principal):
+        async with self._slot(principal):
             ended = await self._embeddings.run_call(
-                await self._planner.plan_embeddings(request, principal), self._begin_embeddings
+                await self._planner.plan_embeddings(request, principal), self._running_embeddings
             )
         assert ended.embeddings is not None
         return ended.embeddings
 
+    async def start(self, request: CompletionRequest, principal: Principal) -> Completion:
+        """Returns once the call is committed; it runs on by itself. Raises as `complete` does."""
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(self._slot(principal))
+            async with self._pacing.turn():
+                call = await self._planner.plan(request, principal, streamed=True)
+                await self._streams.ready()
+                admission = await self._completions.admit_call(call, partial(self.completion, principal=principal))
+            if isinstance(admission, Completion):
+                return admission
+            running = self._running_completion(replace(call, key=admission.call), admission)
+            log = self._streams.open_log(running)
+            self._completions.begin(running, log, stack.pop_all())
+        return await log.started()
+
+    async def stream(self, request: CompletionRequest, principal: Principal) -> AsyncGenerator[CompletionEvent, None]:
+        """Starts and watches; a refusal is the only event then."""
+        try:
+            completion = await self.start(request, principal)
+        except Refused as refusal:
+            yield CompletionFailed(1, self._clock.now(), refusal.reason, None)
+            return
+        async with aclosing(self.events(completion.key, None, principal)) as events:
+            async for event in events:
+                yield event
+
+    def events(self, key: UUID, after: str | None, principal: Principal) -> AsyncGenerator[CompletionEvent, None]:
+        """Every event after the cursor, each once and in order, wherever the call runs; ends with the last one."""
+        return self._streams.events(key, after, principal)
+
+    async def completion(self, key: UUID, principal: Principal) -> Completion | None:
+        """One that the caller may see, as long as it is kept."""
+        return await self._reader.find(key, principal)
+
+    async def cancel(self, key: UUID, principal: Principal) -> Completion:
+        """The completion as it ended; what was produced so far stays charged. One of `complete` can be cancelled while it runs if
+        it has an idempotency key. Raises Refused(NotFound), StoreUnavailable."""
+        found = await self._existing(key, principal)
+        if found.status is CompletionStatus.RUNNING:
+            await self._leases.cancel(key)
+        deadline = self._clock.monotonic() + CANCEL_WAIT_SECONDS
+        while found.status is CompletionStatus.RUNNING and self._clock.monotonic() < deadline:
+            await self._clock.sleep(CANCEL_POLL_SECONDS)
+            found = await self._existing(key, principal)
+        if found.status is CompletionStatus.RUNNING:
+            await self._leases.reclaim_orphan(key)
+            found = await self._existing(key, principal)
+        return found
+
+    async def close(self, grace: Grace) -> None:
+        """Waits for every call in flight, also those whose callers have left, as long as the grace lasts."""
+        await asyncio.gather(self._completions.close(grace.left), self._embeddings.close(grace.left))
+
     @asynccontextmanager
-    async def slot(self, principal: Principal) -> AsyncIterator[None]:
+    async def _slot(self, principal: Principal) -> AsyncIterator[None]:
         """Room under the key's own limits, for as long as a call runs; raises Refused(RateLimited)."""
         async with AsyncExitStack() as stack:
             try:
@@ -87,36 +165,14 @@ class Gateway:
                 ) from limited
             yield
 
-    async def completion(self, key: UUID, principal: Principal) -> Completion | None:
-        """One that the caller may see, as long as it is kept."""
-        stored = await self.ledger.stored(key)
-        if stored is None or stored.operation is not Operation.COMPLETION:
-            return None
-        return self._documents.read(stored) if may_see(principal, stored.tenant, stored.agent) else None
+    async def _existing(self, key: UUID, principal: Principal) -> Completion:
+        found = await self.completion(key, principal)
+        if found is None:
+            raise Refused(NotFound("There is no such completion, or it is no longer kept."))
+        return found
 
-    async def admit_call(self, call: PlannedCall[ModelCall]) -> Admitted | Joined:
-        """Holds the worst case of the first target; raises Refused and StoreUnavailable, and then nothing is held."""
-        return await self._completions.admit_call(call)
+    def _running_completion(self, call: PlannedCall[ModelCall], admitted: Admitted) -> RunningCompletion:
+        return RunningCompletion(call, admitted, self._ledger, self._clock)
 
-    def begin(self, call: PlannedCall[ModelCall], admitted: Admitted) -> RunningCompletion:
-        return RunningCompletion(call, admitted, self.ledger, self._clock)
-
-    def cancel_reason(self, call: PlannedCall[ModelCall]) -> str | None:
-        """For the caller: why the call was cancelled. None if it was asked for or the process stops."""
-        return self._completions.cancel_reason(call)
-
-    async def settle(self, running: RunningCompletion, completion: Completion) -> None:
-        """In the ledger when it returns; raises StoreUnavailable."""
-        await self._completions.settle(running, completion)
-
-    async def close(self, grace: Grace) -> None:
-        """Waits for every call in flight, also those whose callers have left, as long as the grace lasts."""
-        await asyncio.gather(self._completions.close(grace.left), self._embeddings.close(grace.left))
-
-    def _begin_embeddings(self, call: PlannedCall[EmbedCall], admitted: Admitted) -> RunningEmbeddings:
-        return RunningEmbeddings(call, admitted, self.ledger, self._clock)
-
-
-def may_see(principal: Principal, tenant: str, agent: str | None) -> bool:
-    """Another tenant's calls need ADMIN; a key that is bound to an agent sees that agent's alone."""
-    return (principal.tenant == tenant or principal.may(Scope.ADMIN)) and principal.agent in {None, agent}
+    def _running_embeddings(self, call: PlannedCall[EmbedCall], admitted: Admitted) -> RunningEmbeddings:
+        return RunningEmbeddings(call, admitted, self._ledger, self._clock)

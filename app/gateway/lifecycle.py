@@ -1,21 +1,33 @@
-"""The life that every paid call has: hold, route, settle, show. What it used is committed before its caller sees anything.
+"""The life of a paid call. It is the same whether its answer goes to a waiting caller or into a log of events:
 
-The read of the provider belongs to a task of this process, never to the client's connection: a client that leaves does not stop
-what is already being paid for. A repeated idempotency key waits for the call that came first, here or in another process.
+    admit ──── refused ─────────────────────────────────────────► Refused; nothing is held
+      │   └─── its idempotency key came before ─────────────────► that call's outcome; no trace of it: admit again
+    begin      a task of this process owns the call; its sink opens: a lease, the first entry of the log
+      │
+    answer ─── the router makes attempt after attempt; the sink gets what comes
+      │   ├─── cancelled, key revoked, shutdown ────────────────► what has come is charged
+      │   └─── failed, nothing used, not watched ───────────────► release; the call leaves no trace
+    settle     usage, cost and document in the ledger, once; before that nobody sees the outcome
+      │
+    end        the sink shows the outcome: to the callers that wait, or as the last entry of the log
+
+A client that leaves does not stop what is already being paid for: the call belongs to its task, never to a connection.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
-from dataclasses import replace
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
+from dataclasses import dataclass, replace
 from decimal import Decimal
+from functools import partial
 from typing import Generic, Protocol, TypeVar
 from uuid import UUID
 
 from app.access.running_calls import RunningCalls
-from app.costs.holds import AdmissionRequest, Admitted, Joined, Ledger, Settlement, StoredCall
+from app.costs.holds import AdmissionRequest, Admitted, Ledger, Settlement, StoredCall
 from app.domain.attempts import Attempt
 from app.domain.errors import DeadlineExceeded, Refused, StoreUnavailable
 from app.domain.problems import ProblemCode
@@ -23,18 +35,19 @@ from app.domain.usage import TokenUsage
 from app.events.stream_log import LogWrite
 from app.gateway.completions import CompletionStatus
 from app.gateway.leases import Leases
-from app.gateway.planning import AnyCall, PlannedCall, Template
+from app.gateway.planning import PlannedCall, Template
 from app.llm.fleet import Fleet
-from app.llm.router import Router
+from app.llm.messages import EmbedCall, ModelCall
+from app.llm.router import Admit, Observe, Plan
 from app.llm.routing import Target
 from app.runtime.clock import Clock
-from app.runtime.tasks import drain
 from app.telemetry.call_ended import CallEnded, CallListener
 
 JOIN_POLL_SECONDS = 0.1
 ORPHAN_CHECK_SECONDS = 1.0
 """Seconds without an end after which the owner of a joined call is checked."""
 KEY_REVOKED = "The call was cancelled: its API key was revoked together with the calls that ran."
+_log = logging.getLogger(__name__)
 
 
 class Outcome(Protocol):
@@ -49,13 +62,25 @@ class Outcome(Protocol):
 
 Ended = TypeVar("Ended", bound=Outcome)
 Ended_co = TypeVar("Ended_co", bound=Outcome, covariant=True)
+Answered = TypeVar("Answered")
+Answered_co = TypeVar("Answered_co", covariant=True)
+Answered_contra = TypeVar("Answered_contra", contravariant=True)
+Template_contra = TypeVar("Template_contra", ModelCall, EmbedCall, contravariant=True)
 
 
-class Running(Protocol[Ended_co]):
-    """An admitted call on its way. `answer` raises what the router raises; the others say how a call ended that has none."""
+class Route(Protocol[Template_contra, Answered_co]):
+    """A method of the Router that gives a whole answer."""
+
+    def __call__(
+        self, plan: Plan, call: Template_contra, admit: Admit, observe: Observe, *, tenant: str
+    ) -> Awaitable[Answered_co]: ...
+
+
+class Running(Protocol[Template, Answered_contra, Ended_co]):
+    """An admitted call on its way, and how it ended."""
 
     @property
-    def call(self) -> AnyCall: ...
+    def call(self) -> PlannedCall[Template]: ...
 
     @property
     def attempts(self) -> Sequence[Attempt]: ...
@@ -69,7 +94,11 @@ class Running(Protocol[Ended_co]):
     @property
     def cost_usd(self) -> Decimal | None: ...
 
-    async def answer(self, router: Router) -> Ended_co: ...
+    async def admit_attempt(self, target: Target) -> int | None: ...
+
+    def observe(self, attempt: Attempt) -> None: ...
+
+    def finished(self, routed: Answered_contra) -> Ended_co: ...
 
     def failed(self, problem: object) -> Ended_co: ...
 
@@ -84,7 +113,38 @@ class Documents(Protocol[Ended]):
     def read(self, stored: StoredCall) -> Ended: ...
 
 
-class Lifecycle(Generic[Ended]):
+class Sink(Protocol[Ended]):
+    """Where the answer of one call goes. A call that `is_watched` is seen by others from its start, so it is settled also if
+    nothing was used; no caller waits for its task."""
+
+    @property
+    def is_watched(self) -> bool: ...
+
+    def opened(self, cancel: Callable[[], object]) -> AbstractAsyncContextManager[None]:
+        """Inside the block other processes find the call, and may have it cancelled."""
+        ...
+
+    async def answer(self) -> Ended:
+        """Raises what the router raises."""
+        ...
+
+    async def flush(self) -> None:
+        """Everything that has come is shown when it returns."""
+        ...
+
+    async def end(self, ended: Ended, *, is_settled: bool) -> None:
+        """The last that is shown. An answer that is not settled is never shown as a whole one."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Run(Generic[Ended]):
+    task: asyncio.Task[Ended]
+    answering: asyncio.Task[Ended]
+    is_watched: bool
+
+
+class Lifecycle(Generic[Template, Answered, Ended]):
     def __init__(
         self,
         *,
@@ -94,39 +154,113 @@ class Lifecycle(Generic[Ended]):
         calls: RunningCalls,
         leases: Leases,
         documents: Documents[Ended],
+        route: Route[Template, Answered],
         on_end: CallListener | None,
     ) -> None:
-        """`on_end` gets every call that ended, for the traces."""
+        """`route` makes whole answers. `on_end` gets every call that ended, for the traces."""
         self._clock = clock
         self._fleet = fleet
         self._ledger = ledger
         self._calls = calls
         self._leases = leases
         self._documents = documents
+        self._route: Route[Template, Answered] = route
         self._on_end = on_end
-        self._running: dict[UUID, asyncio.Task[Ended]] = {}
+        self._runs: dict[UUID, _Run[Ended]] = {}
 
     async def run_call(
-        self, call: PlannedCall[Template], begin: Callable[[PlannedCall[Template], Admitted], Running[Ended]]
+        self,
+        call: PlannedCall[Template],
+        create_running: Callable[[PlannedCall[Template], Admitted], Running[Template, Answered, Ended]],
     ) -> Ended:
         """How the call ended, or the one that came first with its idempotency key. Raises Refused with the problem,
         StoreUnavailable, DeadlineExceeded."""
-        admission = await self.admit_call(call)
-        while isinstance(admission, Joined):
-            joined = await self._join(admission.call, call.template.deadline)
+        admission = await self.admit_call(call, partial(self._wait_for_outcome, deadline=call.template.deadline))
+        if not isinstance(admission, Admitted):
+            return _without_problem(admission)
+        running = create_running(replace(call, key=admission.call), admission)
+        return _without_problem(await asyncio.shield(self.begin(running, WholeAnswer(running, self._route, self._leases))))
+
+    async def admit_call(self, call: PlannedCall[Template], join: Callable[[UUID], Awaitable[Ended | None]]) -> Admitted | Ended:
+        """Holds the worst case of the first target, or gives what `join` finds of the call that came first with its idempotency
+        key. Raises Refused and StoreUnavailable; then nothing is held."""
+        estimate = call.estimate(call.plan.targets[0])
+        while True:
+            admission = await self._ledger.admit(
+                AdmissionRequest(call.key, call.operation, call.payer, estimate, call.idempotency)
+            )
+            if isinstance(admission, Admitted):
+                return admission
+            joined = await join(admission.call)
             if joined is not None:
-                return _shown(joined)
-            admission = await self.admit_call(call)
-        return _shown(await asyncio.shield(self._start(begin(replace(call, key=admission.call), admission))))
+                return joined
 
-    async def admit_call(self, call: AnyCall) -> Admitted | Joined:
-        """Holds the worst case of the first target; raises Refused and StoreUnavailable, and then nothing is held."""
-        return await self._ledger.admit(
-            AdmissionRequest(call.key, call.operation, call.payer, call.estimate(call.plan.targets[0]), call.idempotency)
-        )
+    def begin(
+        self,
+        running: Running[Template, Answered, Ended],
+        sink: Sink[Ended],
+        slot: AbstractAsyncContextManager[object] | None = None,
+    ) -> asyncio.Task[Ended]:
+        """From now on a task of this process owns the call. It holds `slot` until the call has ended."""
+        answering = asyncio.create_task(sink.answer())
+        task = asyncio.create_task(self._run(running, sink, answering, slot or nullcontext()))
+        self._runs[running.call.key] = _Run(task, answering, sink.is_watched)
+        task.add_done_callback(partial(self._forget, running.call.key))
+        return task
 
-    async def settle(self, running: Running[Ended], ended: Ended) -> None:
-        """In the ledger when it returns; raises StoreUnavailable."""
+    async def close(self, seconds: float) -> None:
+        """Every call in flight is settled before its provider's client goes. Of one that takes longer only the reading of the
+        answer is cancelled: it is settled at what had come."""
+        runs = list(self._runs.values())
+        if runs:
+            await asyncio.wait([run.task for run in runs], timeout=seconds)
+        for run in runs:
+            run.answering.cancel()
+        await asyncio.gather(*(run.task for run in runs), return_exceptions=True)
+
+    async def _run(
+        self,
+        running: Running[Template, Answered, Ended],
+        sink: Sink[Ended],
+        answering: asyncio.Task[Ended],
+        slot: AbstractAsyncContextManager[object],
+    ) -> Ended:
+        with self._calls.running(running.call.key_id, answering.cancel):
+            async with slot, sink.opened(answering.cancel):
+                return await self._await_answer(running, sink, answering)
+
+    async def _await_answer(
+        self, running: Running[Template, Answered, Ended], sink: Sink[Ended], answering: asyncio.Task[Ended]
+    ) -> Ended:
+        try:
+            ended = await answering
+        except asyncio.CancelledError:
+            reason = KEY_REVOKED if self._calls.is_cancelled(running.call.key_id) else None
+            ended = running.cancelled(reason)
+        except Exception as error:
+            problem = error.reason if isinstance(error, Refused) else None
+            if not running.billed_attempts and not sink.is_watched:
+                await self._ledger.release(running.call.key)
+                self._report_end(running, CompletionStatus.FAILED, problem)
+                raise
+            ended = running.failed(problem)
+            if not isinstance(error, Refused):
+                await self._settle_and_end(running, sink, ended)
+                raise
+        await self._settle_and_end(running, sink, ended)
+        return ended
+
+    async def _settle_and_end(self, running: Running[Template, Answered, Ended], sink: Sink[Ended], ended: Ended) -> None:
+        """Never an answer that the ledger does not have is shown. Raises StoreUnavailable."""
+        await sink.flush()
+        try:
+            await self._settle(running, ended)
+        except Exception:
+            await sink.end(ended, is_settled=False)
+            raise
+        await sink.end(ended, is_settled=True)
+
+    async def _settle(self, running: Running[Template, Answered, Ended], ended: Ended) -> None:
         call, attempts = running.call, running.billed_attempts
         document = self._documents.encode(ended)
         await self._ledger.settle(
@@ -135,67 +269,13 @@ class Lifecycle(Generic[Ended]):
         for attempt in attempts:
             if attempt.cost_usd is not None:
                 self._fleet.add_cost(Target(attempt.provider, attempt.model), attempt.cost_usd)
-        self._ended(running, ended.status, ended.problem)
+        self._report_end(running, ended.status, ended.problem)
 
-    def cancel_reason(self, call: AnyCall) -> str | None:
-        """For the caller: why the call was cancelled. None if it was asked for or the process stops."""
-        return KEY_REVOKED if self._calls.is_cancelled(call.key_id) else None
-
-    async def close(self, seconds: float) -> None:
-        """Every call in flight is settled before its provider's client goes; one that takes longer is cancelled."""
-        await drain(self._running.values(), seconds)
-
-    def _start(self, running: Running[Ended]) -> asyncio.Task[Ended]:
-        key = running.call.key
-        task = self._running[key] = asyncio.create_task(self._run(running))
-        task.add_done_callback(lambda done: self._forget(key, done))
-        return task
-
-    async def _run(self, running: Running[Ended]) -> Ended:
-        answering = asyncio.create_task(running.answer(self._fleet.router))
-        with self._calls.running(running.call.key_id, answering.cancel):
-            return await self._settled(running, answering)
-
-    async def _settled(self, running: Running[Ended], answering: asyncio.Task[Ended]) -> Ended:
-        async with self._leased(running.call, answering.cancel):
-            try:
-                ended = await answering
-            except asyncio.CancelledError:
-                ended = running.cancelled(self.cancel_reason(running.call))
-            except BaseException as error:
-                if not running.billed_attempts:
-                    await self._ledger.release(running.call.key)
-                    self._ended(running, CompletionStatus.FAILED, error.reason if isinstance(error, Refused) else None)
-                    raise
-                ended = running.failed(error.reason if isinstance(error, Refused) else None)
-                await self.settle(running, ended)
-                if not isinstance(error, Refused):
-                    raise
-                return ended
-            await self.settle(running, ended)
-            return ended
-
-    @asynccontextmanager
-    async def _leased(self, call: AnyCall, cancel: Callable[[], object]) -> AsyncIterator[None]:
-        """A call without an idempotency key cannot be joined or cancelled before it has ended, so it needs no lease."""
-        if call.idempotency is None:
-            yield
-            return
-        self._leases.hold(call.key, cancel)
-        try:
-            with suppress(StoreUnavailable):
-                await self._leases.write(LogWrite(call.key, begins=True))
-            yield
-        finally:
-            self._leases.drop(call.key)
-            with suppress(StoreUnavailable):
-                await self._leases.write(LogWrite(call.key, ends=True))
-
-    async def _join(self, key: UUID, deadline: float) -> Ended | None:
-        """Waits for the call that came first; None if it ended without having used anything, and so left no trace."""
-        task = self._running.get(key)
-        if task is not None:
-            return await asyncio.shield(task)
+    async def _wait_for_outcome(self, key: UUID, deadline: float) -> Ended | None:
+        """Of the call that came first; None if it ended without having used anything, and so left no trace."""
+        run = self._runs.get(key)
+        if run is not None and not run.is_watched:
+            return await asyncio.shield(run.task)
         await self._leases.reclaim_if_owner_died(key)
         asked = self._clock.monotonic()
         while (now := self._clock.monotonic()) < deadline:
@@ -210,7 +290,7 @@ class Lifecycle(Generic[Ended]):
             await self._clock.sleep(JOIN_POLL_SECONDS)
         raise DeadlineExceeded
 
-    def _ended(self, running: Running[Ended], status: CompletionStatus, problem: object) -> None:
+    def _report_end(self, running: Running[Template, Answered, Ended], status: CompletionStatus, problem: object) -> None:
         if self._on_end is None:
             return
         call = running.call
@@ -233,12 +313,52 @@ class Lifecycle(Generic[Ended]):
         )
 
     def _forget(self, key: UUID, done: asyncio.Task[Ended]) -> None:
-        self._running.pop(key, None)
-        if not done.cancelled():
-            done.exception()
+        run = self._runs.pop(key)
+        error = None if done.cancelled() else done.exception()
+        if error is not None and run.is_watched:
+            _log.error("a streamed call failed in an unforeseen way, or was not settled", exc_info=error)
 
 
-def _shown(ended: Ended) -> Ended:
+class WholeAnswer(Generic[Template, Answered, Ended]):
+    """The sink of a call whose callers wait for its outcome. Without an idempotency key it cannot be joined or cancelled before
+    it has ended, so it needs no lease."""
+
+    is_watched = False
+
+    def __init__(self, running: Running[Template, Answered, Ended], route: Route[Template, Answered], leases: Leases) -> None:
+        self._running: Running[Template, Answered, Ended] = running
+        self._route: Route[Template, Answered] = route
+        self._leases = leases
+
+    @asynccontextmanager
+    async def opened(self, cancel: Callable[[], object]) -> AsyncIterator[None]:
+        key = self._running.call.key
+        if self._running.call.idempotency is None:
+            yield
+            return
+        self._leases.hold(key, cancel)
+        try:
+            with suppress(StoreUnavailable):
+                await self._leases.write(LogWrite(key, begins=True))
+            yield
+        finally:
+            self._leases.drop(key)
+            with suppress(StoreUnavailable):
+                await self._leases.write(LogWrite(key, ends=True))
+
+    async def answer(self) -> Ended:
+        running, call = self._running, self._running.call
+        routed = await self._route(call.plan, call.template, running.admit_attempt, running.observe, tenant=call.payer.tenant)
+        return running.finished(routed)
+
+    async def flush(self) -> None:
+        """Nothing is shown before the end."""
+
+    async def end(self, ended: Ended, *, is_settled: bool) -> None:
+        """The task's result shows it."""
+
+
+def _without_problem(ended: Ended) -> Ended:
     """A failed call is a problem for the caller that waited for its answer."""
     if ended.problem is not None:
         raise Refused(ended.problem)

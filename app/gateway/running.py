@@ -20,7 +20,7 @@ from app.gateway.completions import (
 from app.gateway.embeddings import Embeddings, EmbeddingsOutcome
 from app.gateway.planning import PlannedCall, Template
 from app.llm.messages import EmbedCall, FinishReason, ModelCall, TextDelta, ToolCallDelta
-from app.llm.router import Routed, Router
+from app.llm.router import Routed, RoutedVectors
 from app.llm.routing import ProvidersFailed, RateLimited, Target
 from app.runtime.clock import Clock
 
@@ -114,13 +114,6 @@ class RunningCompletion(RunningCall[ModelCall]):
         self._tool_pieces: list[str] = []
         self._first_token_ms: float | None = None
 
-    async def answer(self, router: Router) -> Completion:
-        call = self.call
-        routed = await router.route_completion(
-            call.plan, call.template, self.admit_attempt, self.observe, tenant=call.payer.tenant
-        )
-        return self.finished(routed)
-
     def streamed(self, part: TextDelta | ToolCallDelta) -> None:
         """Something of the answer has come."""
         if self._first_token_ms is None:
@@ -192,12 +185,8 @@ class RunningCompletion(RunningCall[ModelCall]):
 
 
 class RunningEmbeddings(RunningCall[EmbedCall]):
-    async def answer(self, router: Router) -> EmbeddingsOutcome:
-        call = self.call
-        routed = await router.route_embedding(
-            call.plan, call.template, self.admit_attempt, self.observe, tenant=call.payer.tenant
-        )
-        made, target = routed.embedded, routed.target
+    def finished(self, routed: RoutedVectors) -> EmbeddingsOutcome:
+        call, made, target = self.call, routed.embedded, routed.target
         return EmbeddingsOutcome(
             call.key,
             call.payer.tenant,

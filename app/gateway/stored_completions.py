@@ -13,9 +13,11 @@ from uuid import UUID
 
 import msgspec
 
-from app.costs.holds import StoredCall
+from app.access.principal import Principal, Scope
+from app.costs.holds import Ledger, StoredCall
 from app.domain.money import ZERO
 from app.domain.problems import InvalidInput
+from app.domain.usage import Operation
 from app.gateway.completions import Completion, CompletionStatus
 from app.llm.routing import ProvidersFailed, RateLimited
 from app.secrets.sealing import Sealer
@@ -49,6 +51,26 @@ class StoredCompletions:
         problem = _problem(raw.pop("problem"))
         fields = {name: msgspec.convert(value, _FIELDS[name], strict=False) for name, value in raw.items()}
         return Completion(**fields, problem=problem)
+
+
+class CompletionReader:
+    """The completions that run or are kept, in every process, for those who may see them."""
+
+    def __init__(self, ledger: Ledger, documents: StoredCompletions) -> None:
+        self.documents = documents
+        self._ledger = ledger
+
+    async def find(self, key: UUID, principal: Principal) -> Completion | None:
+        """As far as it has come; None if there is none that the principal may see. Raises StoreUnavailable."""
+        stored = await self._ledger.stored(key)
+        if stored is None or stored.operation is not Operation.COMPLETION:
+            return None
+        return self.documents.read(stored) if may_see(principal, stored.tenant, stored.agent) else None
+
+
+def may_see(principal: Principal, tenant: str, agent: str | None) -> bool:
+    """Another tenant's calls need ADMIN; a key that is bound to an agent sees that agent's alone."""
+    return (principal.tenant == tenant or principal.may(Scope.ADMIN)) and principal.agent in {None, agent}
 
 
 def _without_document(stored: StoredCall) -> Completion:

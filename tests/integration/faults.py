@@ -223,7 +223,7 @@ async def _call(services: Services, case: Case) -> _Seen:
     seen = _Seen()
     begun = time.monotonic()
     if case.streamed:
-        async with aclosing(services.streams.stream(request, CALLER)) as events:
+        async with aclosing(services.gateway.stream(request, CALLER)) as events:
             async for event in events:
                 _note(seen, event)
     else:

@@ -47,7 +47,7 @@ def simulator() -> Iterator[RunningSimulator]:
 async def ask(services: Services, request: CompletionRequest, *, streamed: bool) -> Completion:
     if not streamed:
         return await services.gateway.complete(request, CALLER)
-    async with aclosing(services.streams.stream(request, CALLER)) as events:
+    async with aclosing(services.gateway.stream(request, CALLER)) as events:
         *_, last = [event async for event in events]
     assert isinstance(last, CompletionFinished)
     return last.completion

@@ -93,7 +93,7 @@ async def test_a_whole_answer_is_priced_by_the_providers_own_figures(services: S
 
 async def test_a_streamed_answer_is_whole_and_priced(services: Services, provider: ProviderSettings) -> None:
     text = ""
-    async with aclosing(services.streams.stream(asked(QUESTION, model=target(provider), cap=500), CALLER)) as events:
+    async with aclosing(services.gateway.stream(asked(QUESTION, model=target(provider), cap=500), CALLER)) as events:
         async for event in events:
             text += event.text if isinstance(event, CompletionDelta) else ""
     assert isinstance(event, CompletionFinished)

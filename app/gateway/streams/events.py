@@ -16,7 +16,10 @@ from app.domain.ids import format_id
 from app.domain.paging import decode_cursor, encode_cursor
 from app.domain.problems import InvalidInput
 from app.gateway.completions import Completion
+from app.llm.routing import ProvidersFailed
 
+UNSETTLED = ProvidersFailed("The cost of the answer could not be saved.", (), retryable=True)
+BEYOND_THE_END = InvalidInput("The cursor is after the completion's last event.", ("after",))
 _CURSOR = "completion"
 _MAX_DIGITS = 15
 

@@ -13,13 +13,14 @@ from uuid import UUID
 
 from app.access.principal import Principal
 from app.domain.errors import StoreUnavailable
-from app.domain.problems import CursorExpired, InvalidInput, NotFound
+from app.domain.problems import CursorExpired, NotFound
 from app.events.stream_log import LogPage, StreamLog
 from app.gateway.completions import Completion, CompletionStatus
-from app.gateway.gateway import Gateway
 from app.gateway.leases import Leases
-from app.gateway.stored_completions import seal_context
+from app.gateway.stored_completions import CompletionReader, seal_context
 from app.gateway.streams.events import (
+    BEYOND_THE_END,
+    UNSETTLED,
     CompletionDelta,
     CompletionEvent,
     CompletionFailed,
@@ -29,7 +30,6 @@ from app.gateway.streams.events import (
 )
 from app.gateway.streams.log_entries import Entry, decode_entry, event_of, last_event
 from app.gateway.streams.seals import Seals
-from app.llm.routing import ProvidersFailed
 from app.runtime.batcher import Batcher
 from app.runtime.clock import Clock
 from app.runtime.ticks import waiting_seconds
@@ -40,26 +40,24 @@ ORPHAN_CHECK_SECONDS = 1.0
 HEARTBEAT_SECONDS = 15.0
 REDIS_WAIT_SECONDS = 10.0
 """How long an ended call's last events are waited for while Redis is away."""
-UNSETTLED = ProvidersFailed("The cost of the answer could not be saved.", (), retryable=True)
 _EXPIRED = CursorExpired("The events asked for are no longer kept.")
-BEYOND_THE_END = InvalidInput("The cursor is after the completion's last event.", ("after",))
 
 
 class RemoteWatch:
     """Everything that is watched from this process: the readers of the log read together."""
 
-    def __init__(self, clock: Clock, log: StreamLog, seals: Seals, leases: Leases, gateway: Gateway) -> None:
+    def __init__(self, clock: Clock, log: StreamLog, seals: Seals, leases: Leases, completions: CompletionReader) -> None:
         self.clock = clock
         self.log = log
         self.seals = seals
         self.leases = leases
-        self.gateway = gateway
+        self.completions = completions
         self.watchers = 0
         self._reads: Batcher[tuple[UUID, int], LogPage] = Batcher(log.read)
 
     async def events(self, key: UUID, position: int, principal: Principal) -> AsyncGenerator[CompletionEvent, None]:
         """Every event after `position`. Raises StoreUnavailable while PostgreSQL is away."""
-        known = await self.gateway.completion(key, principal)
+        known = await self.completions.find(key, principal)
         if known is None:
             yield CompletionFailed(
                 position + 1, self.clock.now(), NotFound("There is no such completion, or it is no longer kept."), None
@@ -161,7 +159,7 @@ class _RemoteWatcher:
             await self._refresh()
 
     async def _refresh(self) -> None:
-        self.known = await self.at.gateway.completion(self.key, self.principal) or self.known
+        self.known = await self.at.completions.find(self.key, self.principal) or self.known
 
     async def _nothing_will_come(self, now: float) -> bool:
         """An owner that lives writes the last entries after it has settled."""

@@ -23,7 +23,7 @@ from app.domain.paging import PageRequest
 from app.domain.problems import Conflict, InvalidInput, ProblemCode
 from app.gateway.completions import CompletionRequest, CompletionStatus
 from app.gateway.embeddings import EmbeddingsRequest
-from app.gateway.gateway import may_see
+from app.gateway.stored_completions import may_see
 from app.llm.messages import FinishReason, JsonSchemaFormat
 from app.llm.routing import ProvidersFailed
 from app.runtime.process_identity import identity
@@ -31,6 +31,7 @@ from app.services import Services
 from app.settings import ContentSettings, ModelSettings, RouteSettings, Settings
 from tests.app.access.principals import principal
 from tests.app.conftest import OpenProcess
+from tests.app.gateway.admissions import admit_only
 from tests.services import ANTHROPIC, OPENAI, Stores, asked
 from tests.simulators import RunningSimulator, StepFields
 
@@ -163,8 +164,8 @@ class TestACompletion:
         budget = await Held(services).begin()
         waiting = asyncio.create_task(services.gateway.complete(asked(key="k"), ACME))
         await asyncio.to_thread(simulator.seen, 1)
-        running = await services.streams.start(asked(key="k"), ACME)
-        await services.streams.cancel(running.key, ACME)
+        running = await services.gateway.start(asked(key="k"), ACME)
+        await services.gateway.cancel(running.key, ACME)
         completion = await waiting
         assert (completion.status, completion.finish_reason) == (CompletionStatus.CANCELLED, FinishReason.CANCELLED)
         (record,) = await records(services)
@@ -240,11 +241,10 @@ class TestARepeatedKeyOfACompletion:
     ) -> None:
         """The lease would last for minutes; the owner that it names is no more."""
         owner = await open_process()
-        call = await owner.planner.plan(asked(key="k"), ACME)
-        admitted = await owner.gateway.admit_call(call)
+        admitted = await admit_only(owner, asked(key="k"), ACME)
         machine = identity().rpartition(" ")[0].rpartition(" ")[0]
         async with Redis.from_url(stores.valkey_url) as redis:
-            await redis.set(f"greenlang:stream:{{{call.key.hex}}}:lease", f"{machine} 999999999 1", ex=600)
+            await redis.set(f"greenlang:stream:{{{admitted.call.hex}}}:lease", f"{machine} 999999999 1", ex=600)
         problem = await asyncio.wait_for(failure(services, asked(key="k")), 20)
         again = await services.gateway.complete(asked(key="k"), ACME)
         assert isinstance(problem, ProvidersFailed)

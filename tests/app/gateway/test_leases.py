@@ -6,7 +6,6 @@ import pytest
 from redis import Redis
 
 from app.access.principal import Scope
-from app.costs.holds import Admitted
 from app.events.stream_log import LogWrite, StreamLog
 from app.gateway.completions import CompletionStatus
 from app.gateway.leases import Leases
@@ -17,6 +16,7 @@ from app.runtime.process_identity import identity
 from app.services import Services
 from tests.app.access.principals import principal
 from tests.app.conftest import OpenProcess
+from tests.app.gateway.admissions import admit_only
 from tests.clocks import ManualClock
 from tests.services import Stores, asked, full_redis
 from tests.simulators import RunningSimulator
@@ -34,10 +34,10 @@ class TestOwnerThatDied:
         simulator.post({"operation": "completion", "headers_delay_ms": 900, "token_delay_ms": 100, "answer": {"tokens": 60}})
         redis = connect_redis(stores.valkey_url, services.settings.redis, services.clock)
         other = await open_process()
-        completion = await services.streams.start(asked(key="k"), ACME)
-        services.streams._leases.drop(completion.key)
+        completion = await services.gateway.start(asked(key="k"), ACME)
+        services.leases.drop(completion.key)
         await StreamLog(redis).write([LogWrite(completion.key, ends=True)])
-        events = [event async for event in other.streams.events(completion.key, None, ACME)]
+        events = [event async for event in other.gateway.events(completion.key, None, ACME)]
         assert isinstance(events[0], CompletionStarted)
         failed = events[-1]
         assert isinstance(failed, CompletionFailed)
@@ -50,7 +50,7 @@ class TestOwnerThatDied:
 
 class TestCancel:
     async def test_calls_who_holds_the_lease_here(self, services: Services) -> None:
-        leases = services.streams._leases
+        leases = services.leases
         key, wishes = uuid4(), []
         leases.hold(key, lambda: wishes.append(key))
         await leases.cancel(key)
@@ -62,7 +62,7 @@ class TestCancel:
         key, wishes = uuid4(), []
         owner = Leases(services.clock, StreamLog(redis), services.ledger)
         owner.hold(key, lambda: wishes.append(key))
-        await services.streams._leases.cancel(key)
+        await services.leases.cancel(key)
         assert await StreamLog(redis).renew([key]) == {key}
         assert wishes == []
         await redis.close()
@@ -77,17 +77,16 @@ class TestBurial:
         redis = connect_redis(stores.valkey_url, services.settings.redis, services.clock)
         machine_and_process, _, _ = identity().rpartition(" ")
         other = await open_process()
-        completion = await services.streams.start(asked(key="k"), ACME)
-        services.streams._leases.drop(completion.key)
+        completion = await services.gateway.start(asked(key="k"), ACME)
+        services.leases.drop(completion.key)
         await StreamLog(redis, owner=f"{machine_and_process} 1").write([LogWrite(completion.key, begins=True)])
-        await other.streams._leases.reclaim_if_owner_died(completion.key)
+        await other.leases.reclaim_if_owner_died(completion.key)
         first = await other.ledger.stored(completion.key)
         assert first is not None
         assert first.status == CompletionStatus.FAILED.value
-        again = await other.streams._gateway.admit_call(await other.planner.plan(asked(key="k"), ACME, streamed=True))
-        assert isinstance(again, Admitted)
+        again = await admit_only(other, asked(key="k"), ACME)
         assert again.call == completion.key
-        await services.streams._leases.reclaim_if_owner_died(completion.key)
+        await services.leases.reclaim_if_owner_died(completion.key)
         second = await services.ledger.stored(completion.key)
         assert second is not None
         assert second.status == CompletionStatus.RUNNING.value
@@ -99,11 +98,11 @@ class TestBurial:
     ) -> None:
         simulator.post({"operation": "completion", "token_delay_ms": 50, "answer": {"tokens": 60}})
         other = await open_process()
-        completion = await services.streams.start(asked(key="k"), ACME)
+        completion = await services.gateway.start(asked(key="k"), ACME)
         with full_redis(stores.valkey_url):
             with Redis.from_url(stores.valkey_url) as server:
                 server.flushdb()
-            await other.streams._leases.reclaim_orphan(completion.key)
+            await other.leases.reclaim_orphan(completion.key)
         stored = await services.ledger.stored(completion.key)
         assert stored is not None
         assert stored.status != CompletionStatus.FAILED.value
@@ -111,7 +110,7 @@ class TestBurial:
     async def test_spares_a_call_that_no_one_can_ask_about(self, services: Services) -> None:
         away = connect_redis("redis://127.0.0.1:1/0", services.settings.redis, services.clock)
         leases = Leases(ManualClock(), StreamLog(away), services.ledger)
-        completion = await services.streams.start(asked(key="k"), ACME)
+        completion = await services.gateway.start(asked(key="k"), ACME)
         await leases.reclaim_orphan(completion.key)
         stored = await services.ledger.stored(completion.key)
         assert stored is not None

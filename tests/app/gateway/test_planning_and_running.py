@@ -22,7 +22,7 @@ from app.domain.ids import new_uuid
 from app.domain.money import ZERO
 from app.domain.problems import InvalidInput, ProblemCode
 from app.domain.usage import ServiceTier, TokenUsage
-from app.gateway.completions import CompletionRequest, CompletionStatus, prompt_texts
+from app.gateway.completions import Completion, CompletionRequest, CompletionStatus, prompt_texts
 from app.gateway.embeddings import EmbeddingsRequest
 from app.gateway.planning import IMAGE_TOKENS, CallPlanner, PlannedCall
 from app.gateway.running import RunningCompletion
@@ -81,6 +81,13 @@ class Calls:
         assert isinstance(admitted, Admitted)
         return RunningCompletion(call, admitted, self.ledger, self.bench.clock)
 
+    async def answer(self, running: RunningCompletion) -> Completion:
+        call = running.call
+        routed = await self.bench.fleet.router.route_completion(
+            call.plan, call.template, running.admit_attempt, running.observe, tenant=call.payer.tenant
+        )
+        return running.finished(routed)
+
 
 class MakeCalls:
     def __init__(self, sessions: Sessions, estimator: Estimator) -> None:
@@ -124,7 +131,7 @@ class TestAPlan:
         assert [call.estimate(target).max_output_tokens for target in (A, B)] == [64, 50]
         assert (call.template.max_output_tokens, call.min_output_tokens) == (64, 16)
         running = await calls.begin(huge)
-        answered = await running.answer(calls.bench.fleet.router)
+        answered = await calls.answer(running)
         sent = calls.bench.providers["b"].calls[0]
         assert isinstance(sent, ModelCall)
         assert sent.max_output_tokens == 50
@@ -134,7 +141,7 @@ class TestAPlan:
 
     async def test_that_asks_for_less_is_left_alone(self, make: MakeCalls) -> None:
         calls = make(limits=(100, 100))
-        answered = await (await calls.begin(QUESTION)).answer(calls.bench.fleet.router)
+        answered = await calls.answer(await calls.begin(QUESTION))
         assert (answered.output_cap_tokens, answered.notes) == (100, ())
 
     async def test_ends_with_the_first_targets_time_or_the_calls_own(self, calls: Calls) -> None:
@@ -202,7 +209,7 @@ class TestTheCheapestTarget:
         kept = TokenUsage(uncached_input_tokens=10, cached_input_tokens=3990, visible_output_tokens=2)
         calls = make(a=[fail(FailureKind.MODEL_NOT_FOUND)], b=[Reply(text_answer("short answer", usage=kept))])
         other = replace(self.LONG, messages=(Message(Role.USER, (Text("another " * 4000),)),))
-        answered = await (await calls.begin(self.LONG)).answer(calls.bench.fleet.router)
+        answered = await calls.answer(await calls.begin(self.LONG))
         firsts = [(await calls.plan(request)).plan.targets[0] for request in (self.LONG, other)]
         calls.bench.clock.move(301)
         assert (answered.provider, firsts, (await calls.plan(self.LONG)).plan.targets[0]) == ("b", [B, A], A)
@@ -232,7 +239,7 @@ class TestARunningCall:
         expensive = running.call.estimate(B)
         assert expensive.input_usd is not None
         assert expensive.output_token_usd is not None
-        await running.answer(calls.bench.fleet.router)
+        await calls.answer(running)
         held = (await calls.budgets.by_keys([everything.key], None, primary=True))[everything.key].held_usd
         assert held >= expensive.input_usd + expensive.output_token_usd * 100
 
@@ -241,7 +248,7 @@ class TestARunningCall:
         await calls.budgets.create(NewBudget("all", BudgetScope(tenant="acme"), Decimal("0.0004")))
         running = await calls.begin()
         with pytest.raises(Refused) as caught:
-            await running.answer(calls.bench.fleet.router)
+            await calls.answer(running)
         assert [attempt.outcome for attempt in running.attempts] == [AttemptOutcome.FAILED, AttemptOutcome.SKIPPED_BUDGET]
         assert [attempt.provider for attempt in running.billed_attempts] == ["a"]
         failed = running.failed(caught.value.reason)
@@ -251,7 +258,7 @@ class TestARunningCall:
         spent = TokenUsage(uncached_input_tokens=1000, visible_output_tokens=10)
         calls = make(a=[Fail(ProviderError(FailureKind.MALFORMED, usage=spent))] * 2)
         running = await calls.begin()
-        answering = asyncio.create_task(running.answer(calls.bench.fleet.router))
+        answering = asyncio.create_task(calls.answer(running))
         await calls.bench.clock.advance(10)
         completion = await answering
         assert (completion.provider, completion.model, completion.text) == ("b", "n", "hello there")
@@ -262,7 +269,7 @@ class TestARunningCall:
 
     async def test_has_no_cost_where_one_attempt_has_no_price(self, calls: Calls) -> None:
         running = await calls.begin()
-        await running.answer(calls.bench.fleet.router)
+        await calls.answer(running)
         running.attempts.append(replace(running.attempts[0], cost_usd=None))
         assert running.cost_usd is None
 
@@ -293,14 +300,14 @@ class TestARunningCall:
         calls = make(a=[fail(FailureKind.BAD_REQUEST)])
         running = await calls.begin()
         with pytest.raises(Refused):
-            await running.answer(calls.bench.fleet.router)
+            await calls.answer(running)
         assert (running.usage, running.cost_usd, len(running.billed_attempts)) == (None, ZERO, 1)
 
     async def test_reports_of_a_limit_in_its_way_after_something_was_sent(self, make: MakeCalls) -> None:
         calls = make(a=[fail(FailureKind.BAD_REQUEST)])
         running = await calls.begin()
         with pytest.raises(Refused):
-            await running.answer(calls.bench.fleet.router)
+            await calls.answer(running)
         problem = running.failed(NO_ROOM).problem
         assert isinstance(problem, ProvidersFailed)
         assert (problem.code, problem.retryable) == (ProblemCode.RATE_LIMITED, True)

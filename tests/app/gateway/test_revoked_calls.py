@@ -66,7 +66,7 @@ async def whole(services: Services, key: Key) -> asyncio.Task[Completion]:
 
 async def some_text(services: Services, started: Completion, key: Key, seen: list[CompletionEvent]) -> None:
     """Follows until a part of the answer has come."""
-    async with aclosing(services.streams.events(started.key, None, key.caller)) as events:
+    async with aclosing(services.gateway.events(started.key, None, key.caller)) as events:
         async for event in events:
             seen.append(event)
             if isinstance(event, CompletionDelta):
@@ -96,8 +96,8 @@ class TestTheCallsOfARevokedKey:
         budget = await here.budgets.create(NewBudget("all", BudgetScope(tenant="acme"), ZERO + 100))
         leaked, good = await make_key(here, "leaked"), await make_key(here, "good")
         calls = [await whole(services, leaked) for services in processes]
-        others = await here.streams.start(asked(DRIPPING, model=OPENAI), good.caller)
-        started = [await services.streams.start(asked(DRIPPING, model=OPENAI), leaked.caller) for services in processes]
+        others = await here.gateway.start(asked(DRIPPING, model=OPENAI), good.caller)
+        started = [await services.gateway.start(asked(DRIPPING, model=OPENAI), leaked.caller) for services in processes]
         seen: list[CompletionEvent] = []
         await some_text(there, started[1], leaked, seen)
         await arrived(simulator, "completion", 5)
@@ -113,7 +113,7 @@ class TestTheCallsOfARevokedKey:
         found = await here.gateway.completion(others.key, good.caller)
         assert found is not None
         assert found.status is CompletionStatus.RUNNING
-        await here.streams.cancel(others.key, good.caller)
+        await here.gateway.cancel(others.key, good.caller)
         (after,) = (await here.budgets.by_keys([budget.key], None, primary=True)).values()
         last = await ended(here, others.key, good)
         assert last.notes == ()
@@ -123,11 +123,11 @@ class TestTheCallsOfARevokedKey:
     async def test_report_those_who_watch(self, processes: tuple[Services, Services]) -> None:
         here, there = processes
         leaked = await make_key(here, "leaked")
-        started = await here.streams.start(asked(DRIPPING, model=OPENAI), leaked.caller)
+        started = await here.gateway.start(asked(DRIPPING, model=OPENAI), leaked.caller)
         seen: list[list[CompletionEvent]] = [[], []]
 
         async def watch(services: Services, events: list[CompletionEvent]) -> None:
-            async with aclosing(services.streams.events(started.key, None, leaked.caller)) as stream:
+            async with aclosing(services.gateway.events(started.key, None, leaked.caller)) as stream:
                 events.extend([event async for event in stream])
 
         watching = [asyncio.create_task(watch(each, events)) for each, events in zip(processes, seen, strict=True)]
@@ -157,7 +157,7 @@ class TestTheCallsOfARevokedKey:
     async def test_go_on_if_they_are_not_cancelled_until_they_are(self, processes: tuple[Services, Services]) -> None:
         here, there = processes
         leaked = await make_key(here, "leaked")
-        started = await here.streams.start(asked(DRIPPING, model=OPENAI), leaked.caller)
+        started = await here.gateway.start(asked(DRIPPING, model=OPENAI), leaked.caller)
         await there.keys.revoke(leaked.id)
         await here.keys.refresh()
         await some_text(here, started, leaked, [])

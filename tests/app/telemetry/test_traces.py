@@ -159,7 +159,7 @@ class TestACall:
         assert completion.text.encode() not in sent
 
     async def test_that_is_streamed_is_reported_too(self, traced: Traced, collector: Collector) -> None:
-        async with traced() as services, aclosing(services.streams.stream(asked(), ACME)) as events:
+        async with traced() as services, aclosing(services.gateway.stream(asked(), ACME)) as events:
             assert [event async for event in events]
         assert sorted(span.name for span in collector.spans) == [f"chat {ANTHROPIC}", "chat claude-haiku-5-5"]
 

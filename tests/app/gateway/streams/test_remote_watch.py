@@ -14,10 +14,10 @@ from app.domain.errors import StoreUnavailable
 from app.domain.problems import CursorExpired, InvalidInput, NotFound
 from app.events.stream_log import LogPage, StreamLog
 from app.gateway.completions import Completion, CompletionStatus
-from app.gateway.gateway import Gateway
 from app.gateway.leases import Leases
-from app.gateway.stored_completions import seal_context
+from app.gateway.stored_completions import CompletionReader, seal_context
 from app.gateway.streams.events import (
+    UNSETTLED,
     CompletionCancelled,
     CompletionDelta,
     CompletionEvent,
@@ -27,33 +27,14 @@ from app.gateway.streams.events import (
     CompletionStarted,
 )
 from app.gateway.streams.log_entries import Entry, EntryKind, encode_entry
-from app.gateway.streams.remote_watch import HEARTBEAT_SECONDS, REDIS_WAIT_SECONDS, UNSETTLED, RemoteWatch
-from app.secrets.sealing import Sealer
+from app.gateway.streams.remote_watch import HEARTBEAT_SECONDS, REDIS_WAIT_SECONDS, RemoteWatch
 from tests.app.access.principals import principal
+from tests.app.gateway.streams.local_seals import LocalSeals
 from tests.clocks import ManualClock, settle
 
 pytestmark = pytest.mark.anyio
 
 ACME = principal(Scope.COMPLETIONS)
-
-
-class LocalSeals:
-    """One key, which can be lost."""
-
-    def __init__(self) -> None:
-        self.sealing = self.opening = Sealer([bytes(32)])
-
-    async def ready(self) -> None:
-        return None
-
-    def seal(self, content: bytes, context: bytes) -> bytes:
-        return self.sealing.seal(content, context)
-
-    async def unseal(self, sealed: bytes, context: bytes) -> bytes:
-        return self.opening.unseal(sealed, context)
-
-    def lose_key(self) -> None:
-        self.opening = Sealer()
 
 
 @dataclass
@@ -74,9 +55,11 @@ class Elsewhere:
     def __post_init__(self) -> None:
         self.known = Completion(self.key, CompletionStatus.RUNNING, "acme", self.clock.now(), first_token_ms=1.0)
         self.seals = LocalSeals()
-        self.watching = RemoteWatch(self.clock, cast("StreamLog", self), self.seals, cast("Leases", self), cast("Gateway", self))
+        self.watching = RemoteWatch(
+            self.clock, cast("StreamLog", self), self.seals, cast("Leases", self), cast("CompletionReader", self)
+        )
 
-    # ------------------------------------------------------------------ as the log, the leases and the gateway
+    # ------------------------------------------------------------------ as the log, the leases and the ledger
     async def read(self, batch: Sequence[tuple[UUID, int]]) -> Sequence[LogPage]:
         self._answer()
         return [self._page(after) for _, after in batch]
@@ -94,7 +77,7 @@ class Elsewhere:
             self.reclaimed += 1
             self.known = replace(self.known, status=CompletionStatus.FAILED, finished_at=self.clock.now())
 
-    async def completion(self, _: UUID, asking: Principal) -> Completion | None:
+    async def find(self, _: UUID, asking: Principal) -> Completion | None:
         self.looked_up += 1
         return self.known if asking.tenant == "acme" else None
 

@@ -1,22 +1,27 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import replace
+from datetime import timedelta
 from decimal import Decimal
 from typing import TypeVar
 from uuid import UUID, uuid4
 
 import pytest
+from redis import Redis
+from sqlalchemy import text
 
 from app.access.principal import Principal, Scope
-from app.costs.holds import Admitted
 from app.domain.attempts import AttemptOutcome
 from app.domain.errors import Refused
 from app.domain.paging import encode_cursor
 from app.domain.problems import Conflict, InvalidInput, NotFound
+from app.events.stream_log import StreamLog
 from app.gateway.completions import Completion, CompletionStatus
+from app.gateway.gateway import Gateway
+from app.gateway.stored_completions import CompletionReader, StoredCompletions
 from app.gateway.streams.events import (
     CompletionCancelled,
     CompletionDelta,
@@ -28,15 +33,19 @@ from app.gateway.streams.events import (
     CompletionStarted,
     ToolCallDelta,
 )
+from app.gateway.streams.streams import CompletionStreams
 from app.llm.messages import FinishReason, Json, JsonSchemaFormat, Tool
 from app.llm.routing import ProvidersFailed
-from app.runtime.clock import SystemClock
+from app.redis.clients import connect_redis
 from app.runtime.tasks import Grace
+from app.secrets.sealing import Sealer
 from app.services import Services
 from app.settings import ContentSettings
 from simulator.attempts import Entry
 from tests.app.access.principals import principal
 from tests.app.conftest import OpenProcess
+from tests.app.gateway.admissions import admit_only
+from tests.app.gateway.streams.local_seals import LocalSeals
 from tests.services import ANTHROPIC, OPENAI, Stores, asked
 from tests.simulators import RunningSimulator, StepFields
 
@@ -91,10 +100,58 @@ def numbers(events: list[CompletionEvent]) -> list[int]:
     return [event.number for event in events]
 
 
+@contextmanager
+def paused_redis(valkey_url: str) -> Iterator[None]:
+    """It takes no write, and refuses none."""
+    with Redis.from_url(valkey_url) as server:
+        server.client_pause(60_000, all=False)
+        try:
+            yield
+        finally:
+            server.client_unpause()
+
+
+async def running_calls(services: Services) -> Sequence[UUID]:
+    async with services.sessions.read(primary=True) as session:
+        return (await session.execute(text("select key from completions where status = 'RUNNING'"))).scalars().all()
+
+
+@asynccontextmanager
+async def late_gateway(services: Services, end: Callable[[UUID], Awaitable[None]], stores: Stores) -> AsyncIterator[Gateway]:
+    """A process that finds a call only after `end` has ended it."""
+
+    class LateReader(CompletionReader):
+        async def find(self, key: UUID, principal: Principal) -> Completion | None:
+            await end(key)
+            return await super().find(key, principal)
+
+    documents = StoredCompletions(Sealer(), keep_content=True)
+    redis = connect_redis(stores.valkey_url, services.settings.redis, services.clock)
+    streams = CompletionStreams(
+        clock=services.clock,
+        router=services.fleet.router,
+        seals=LocalSeals(),
+        leases=services.leases,
+        log=StreamLog(redis),
+        completions=CompletionReader(services.ledger, documents),
+    )
+    yield Gateway(
+        clock=services.clock,
+        fleet=services.fleet,
+        ledger=services.ledger,
+        keys=services.keys,
+        planner=services.planner,
+        leases=services.leases,
+        completions=LateReader(services.ledger, documents),
+        streams=streams,
+    )
+    await redis.close()
+
+
 class TestStream:
     @pytest.mark.parametrize("model", [ANTHROPIC, OPENAI])
     async def test_reports_the_start_the_text_and_the_whole_answer(self, services: Services, model: str) -> None:
-        events = await all_of(services.streams.stream(asked(model=model), ACME))
+        events = await all_of(services.gateway.stream(asked(model=model), ACME))
         completion = last(events, CompletionFinished).completion
         assert isinstance(events[0], CompletionStarted)
         assert text_of(events) == completion.text
@@ -105,7 +162,7 @@ class TestStream:
 
     async def test_merges_tokens_that_come_together(self, services: Services, simulator: RunningSimulator) -> None:
         simulator.post({"operation": "completion", "answer": {"tokens": 500}})
-        events = await all_of(services.streams.stream(asked(cap=1000), ACME))
+        events = await all_of(services.gateway.stream(asked(cap=1000), ACME))
         assert len(events) < 100
         assert text_of(events) == last(events, CompletionFinished).completion.text
 
@@ -113,7 +170,7 @@ class TestStream:
         self, services: Services, simulator: RunningSimulator
     ) -> None:
         simulator.post({"operation": "completion", "fault": "status", "status": 503, "provider": "anthropic", "count": None})
-        events = await all_of(services.streams.stream(asked(model=None), ACME))
+        events = await all_of(services.gateway.stream(asked(model=None), ACME))
         completion = last(events, CompletionFinished).completion
         rerouted = [event.attempt for event in events if isinstance(event, CompletionRerouted)]
         assert completion.provider == "openai"
@@ -127,7 +184,7 @@ class TestStream:
         request = type(request)(
             messages=request.messages, model=ANTHROPIC, tools=(Tool("look_up", schema),), max_output_tokens=200
         )
-        events = await all_of(services.streams.stream(request, ACME))
+        events = await all_of(services.gateway.stream(request, ACME))
         completion = last(events, CompletionFinished).completion
         (call,) = completion.tool_calls
         deltas = [event for event in events if isinstance(event, ToolCallDelta)]
@@ -136,14 +193,14 @@ class TestStream:
         assert completion.first_token_ms is not None
 
     async def test_ends_with_the_refusal_where_nothing_can_serve_it(self, services: Services) -> None:
-        events = await all_of(services.streams.stream(asked(model="nowhere/model"), ACME))
+        events = await all_of(services.gateway.stream(asked(model="nowhere/model"), ACME))
         failed = last(events, CompletionFailed)
         assert isinstance(failed.problem, InvalidInput)
         assert (len(events), failed.partial) == (1, None)
 
     async def test_ends_with_what_is_wrong_with_the_input(self, services: Services, simulator: RunningSimulator) -> None:
         odd = replace(asked(), response_format=JsonSchemaFormat("odd", {"type": "nothing"}))
-        events = await all_of(services.streams.stream(odd, ACME))
+        events = await all_of(services.gateway.stream(odd, ACME))
         failed = last(events, CompletionFailed)
         assert isinstance(failed.problem, InvalidInput)
         assert failed.partial is not None
@@ -156,10 +213,10 @@ class TestStream:
 
     async def test_goes_on_when_no_one_watches(self, services: Services, simulator: RunningSimulator) -> None:
         simulator.post(SLOW)
-        seen = await until(services.streams.stream(asked(), ACME), CompletionDelta)
+        seen = await until(services.gateway.stream(asked(), ACME), CompletionDelta)
         started = seen[0]
         assert isinstance(started, CompletionStarted)
-        events = await all_of(services.streams.events(started.key, None, ACME))
+        events = await all_of(services.gateway.events(started.key, None, ACME))
         assert last(events, CompletionFinished).completion.usage is not None
         assert [entry.state for entry in await seen_by(simulator)] == ["completed"]
 
@@ -167,7 +224,7 @@ class TestStream:
         simulator.post(
             {"operation": "completion", "fault": "cut", "after_tokens": 40, "answer": {"tokens": 60}, "token_delay_ms": 5}
         )
-        events = await all_of(services.streams.stream(asked(model=None), ACME))
+        events = await all_of(services.gateway.stream(asked(model=None), ACME))
         failed = last(events, CompletionFailed)
         assert isinstance(failed.problem, ProvidersFailed)
         assert failed.partial is not None
@@ -184,9 +241,9 @@ class TestWatchingFromAnotherProcess:
     ) -> None:
         simulator.post(SLOW)
         other = await open_process()
-        completion = await services.streams.start(asked(), ACME)
+        completion = await services.gateway.start(asked(), ACME)
         here, there = await asyncio.gather(
-            all_of(services.streams.events(completion.key, None, ACME)), all_of(other.streams.events(completion.key, None, ACME))
+            all_of(services.gateway.events(completion.key, None, ACME)), all_of(other.gateway.events(completion.key, None, ACME))
         )
         assert here == there
         assert last(there, CompletionFinished).completion.text == text_of(there)
@@ -196,11 +253,11 @@ class TestWatchingFromAnotherProcess:
     ) -> None:
         simulator.post(SLOW)
         processes = (services, await open_process())
-        completion = await services.streams.start(asked(), ACME)
+        completion = await services.gateway.start(asked(), ACME)
         seen: list[CompletionEvent] = []
         for turn in range(1000):
             after = seen[-1].cursor if seen else None
-            events = processes[turn % 2].streams.events(completion.key, after, ACME)
+            events = processes[turn % 2].gateway.events(completion.key, after, ACME)
             async with asyncio.timeout(30), aclosing(events):
                 event = await anext(events)
             if not isinstance(event, CompletionHeartbeat):
@@ -212,19 +269,19 @@ class TestWatchingFromAnotherProcess:
 
     async def test_gives_the_rest_after_the_end(self, services: Services, open_process: OpenProcess) -> None:
         other = await open_process()
-        events = await all_of(services.streams.stream(asked(), ACME))
+        events = await all_of(services.gateway.stream(asked(), ACME))
         key = last(events, CompletionFinished).completion.key
         for process in (services, other):
-            assert await all_of(process.streams.events(key, events[0].cursor, ACME)) == events[1:]
-            assert await all_of(process.streams.events(key, events[-1].cursor, ACME)) == []
+            assert await all_of(process.gateway.events(key, events[0].cursor, ACME)) == events[1:]
+            assert await all_of(process.gateway.events(key, events[-1].cursor, ACME)) == []
 
     async def test_reads_what_is_sealed(self, open_process: OpenProcess, stores: Stores, simulator: RunningSimulator) -> None:
         content = ContentSettings(encryption_keys=(stores.secret("content", "ab" * 32),))
         settings = stores.settings(simulator, content=content)
         first, second = await open_process(settings), await open_process(settings)
-        events = await all_of(first.streams.stream(asked(), ACME))
+        events = await all_of(first.gateway.stream(asked(), ACME))
         key = last(events, CompletionFinished).completion.key
-        assert await all_of(second.streams.events(key, None, ACME)) == events
+        assert await all_of(second.gateway.events(key, None, ACME)) == events
 
     async def test_shows_deltas_where_content_is_not_kept(
         self, open_process: OpenProcess, stores: Stores, simulator: RunningSimulator
@@ -232,9 +289,9 @@ class TestWatchingFromAnotherProcess:
         simulator.post(SLOW)
         settings = stores.settings(simulator, content=ContentSettings(store=False))
         first, second = await open_process(settings), await open_process(settings)
-        completion = await first.streams.start(asked(), ACME)
+        completion = await first.gateway.start(asked(), ACME)
         here, there = await asyncio.gather(
-            all_of(first.streams.events(completion.key, None, ACME)), all_of(second.streams.events(completion.key, None, ACME))
+            all_of(first.gateway.events(completion.key, None, ACME)), all_of(second.gateway.events(completion.key, None, ACME))
         )
         assert text_of(here) == text_of(there) == last(here, CompletionFinished).completion.text
         assert last(there, CompletionFinished).completion.text is None
@@ -243,29 +300,29 @@ class TestWatchingFromAnotherProcess:
 class TestWatching:
     async def test_shows_nothing_to_another_tenant_or_agent(self, services: Services, simulator: RunningSimulator) -> None:
         simulator.post(SLOW)
-        completion = await services.streams.start(asked(), ACME)
+        completion = await services.gateway.start(asked(), ACME)
         for other_caller in (GLOBEX, RESEARCH):
-            failed = last(await all_of(services.streams.events(completion.key, None, other_caller)), CompletionFailed)
+            failed = last(await all_of(services.gateway.events(completion.key, None, other_caller)), CompletionFailed)
             assert isinstance(failed.problem, NotFound)
             assert failed.partial is None
-        await all_of(services.streams.events(completion.key, None, ACME))
+        await all_of(services.gateway.events(completion.key, None, ACME))
         for other_caller in (GLOBEX, RESEARCH):
-            failed = last(await all_of(services.streams.events(completion.key, None, other_caller)), CompletionFailed)
+            failed = last(await all_of(services.gateway.events(completion.key, None, other_caller)), CompletionFailed)
             assert isinstance(failed.problem, NotFound)
 
     async def test_lets_a_bound_key_watch_what_it_started(self, services: Services, simulator: RunningSimulator) -> None:
         simulator.post(SLOW)
-        completion = await services.streams.start(asked(), RESEARCH)
+        completion = await services.gateway.start(asked(), RESEARCH)
         found = await services.gateway.completion(completion.key, RESEARCH)
         assert found is not None
         assert found.status is CompletionStatus.RUNNING
         assert (
-            last(await all_of(services.streams.events(completion.key, None, RESEARCH)), CompletionFinished).completion.agent
+            last(await all_of(services.gateway.events(completion.key, None, RESEARCH)), CompletionFinished).completion.agent
             == "research"
         )
 
     async def test_does_not_know_what_never_was(self, services: Services) -> None:
-        failed = last(await all_of(services.streams.events(uuid4(), None, ACME)), CompletionFailed)
+        failed = last(await all_of(services.gateway.events(uuid4(), None, ACME)), CompletionFailed)
         assert isinstance(failed.problem, NotFound)
 
     @pytest.mark.parametrize(
@@ -273,7 +330,7 @@ class TestWatching:
         ["", "nonsense", encode_cursor("alerts", "3"), encode_cursor("completion", "-1"), encode_cursor("completion", "9" * 30)],
     )
     async def test_refuses_what_is_no_cursor_of_it(self, services: Services, cursor: str) -> None:
-        failed = last(await all_of(services.streams.events(uuid4(), cursor, ACME)), CompletionFailed)
+        failed = last(await all_of(services.gateway.events(uuid4(), cursor, ACME)), CompletionFailed)
         assert isinstance(failed.problem, InvalidInput)
 
     async def test_refuses_a_cursor_beyond_the_end(
@@ -281,32 +338,32 @@ class TestWatching:
     ) -> None:
         simulator.post(SLOW)
         other = await open_process()
-        completion = await services.streams.start(asked(), ACME)
+        completion = await services.gateway.start(asked(), ACME)
         beyond = encode_cursor("completion", "5000")
         watched = await asyncio.gather(
-            all_of(services.streams.events(completion.key, beyond, ACME)),
-            all_of(other.streams.events(completion.key, beyond, ACME)),
+            all_of(services.gateway.events(completion.key, beyond, ACME)),
+            all_of(other.gateway.events(completion.key, beyond, ACME)),
         )
-        for events in (*watched, await all_of(services.streams.events(completion.key, beyond, ACME))):
+        for events in (*watched, await all_of(services.gateway.events(completion.key, beyond, ACME))):
             assert isinstance(last(events, CompletionFailed).problem, InvalidInput)
 
     async def test_reports_a_completion_that_was_not_streamed_from_its_result(self, services: Services) -> None:
         completion = await services.gateway.complete(asked(), ACME)
-        events = await all_of(services.streams.events(completion.key, None, ACME))
+        events = await all_of(services.gateway.events(completion.key, None, ACME))
         assert [type(event) for event in events] == [CompletionStarted, CompletionDelta, CompletionFinished]
         assert text_of(events) == completion.text
-        assert await all_of(services.streams.events(completion.key, events[1].cursor, ACME)) == events[2:]
-        assert await all_of(services.streams.events(completion.key, events[2].cursor, ACME)) == []
+        assert await all_of(services.gateway.events(completion.key, events[1].cursor, ACME)) == events[2:]
+        assert await all_of(services.gateway.events(completion.key, events[2].cursor, ACME)) == []
 
 
 class TestCancel:
     @pytest.mark.parametrize("model", [ANTHROPIC, OPENAI])
     async def test_charges_what_had_come(self, services: Services, simulator: RunningSimulator, model: str) -> None:
         simulator.post(SLOW)
-        seen = await until(services.streams.stream(asked(model=model), ACME), CompletionDelta)
+        seen = await until(services.gateway.stream(asked(model=model), ACME), CompletionDelta)
         started = seen[0]
         assert isinstance(started, CompletionStarted)
-        cancelled = await services.streams.cancel(started.key, ACME)
+        cancelled = await services.gateway.cancel(started.key, ACME)
         assert (cancelled.status, cancelled.finish_reason) == (CompletionStatus.CANCELLED, FinishReason.CANCELLED)
         assert cancelled.usage is not None
         assert not cancelled.usage.confirmed
@@ -315,7 +372,7 @@ class TestCancel:
         assert cancelled.cost_usd is not None
         assert cancelled.cost_usd > 0
         assert [attempt.outcome for attempt in cancelled.attempts] == [AttemptOutcome.CANCELLED]
-        events = await all_of(services.streams.events(started.key, None, ACME))
+        events = await all_of(services.gateway.events(started.key, None, ACME))
         assert last(events, CompletionCancelled).completion == cancelled
         assert text_of(events) == cancelled.text
         assert [entry.state for entry in await seen_by(simulator)] == ["disconnected"]
@@ -325,8 +382,8 @@ class TestCancel:
     ) -> None:
         simulator.post(SLOW | {"answer": {"tokens": 500}})
         other = await open_process()
-        completion = await services.streams.start(asked(cap=600), ACME)
-        assert (await other.streams.cancel(completion.key, ACME)).status is CompletionStatus.CANCELLED
+        completion = await services.gateway.start(asked(cap=600), ACME)
+        assert (await other.gateway.cancel(completion.key, ACME)).status is CompletionStatus.CANCELLED
 
     async def test_stops_a_completion_that_is_not_streamed(
         self, services: Services, open_process: OpenProcess, simulator: RunningSimulator
@@ -335,34 +392,34 @@ class TestCancel:
         other = await open_process()
         waiting = asyncio.create_task(services.gateway.complete(asked(key="one"), ACME))
         await seen_by(simulator, open_too=True)
-        running = await other.streams.start(asked(key="one"), ACME)
-        cancelled = await other.streams.cancel(running.key, ACME)
+        running = await other.gateway.start(asked(key="one"), ACME)
+        cancelled = await other.gateway.cancel(running.key, ACME)
         assert cancelled.status is CompletionStatus.CANCELLED
         assert cancelled.usage is not None
         assert cancelled.usage.input_tokens > 0
         assert await waiting == cancelled
 
     async def test_before_anything_was_sent_charges_nothing(self, services: Services, simulator: RunningSimulator) -> None:
-        completion = await services.streams.start(asked(), ACME)
-        cancelled = await services.streams.cancel(completion.key, ACME)
+        completion = await services.gateway.start(asked(), ACME)
+        cancelled = await services.gateway.cancel(completion.key, ACME)
         assert cancelled.status in {CompletionStatus.CANCELLED, CompletionStatus.FINISHED}
-        events = await all_of(services.streams.events(completion.key, None, ACME))
+        events = await all_of(services.gateway.events(completion.key, None, ACME))
         assert isinstance(events[0], CompletionStarted)
         assert events[-1].number == len(events)
         assert (cancelled.usage is None) == (not cancelled.attempts)
 
     async def test_changes_nothing_after_the_end(self, services: Services) -> None:
-        events = await all_of(services.streams.stream(asked(), ACME))
+        events = await all_of(services.gateway.stream(asked(), ACME))
         completion = last(events, CompletionFinished).completion
-        assert await services.streams.cancel(completion.key, ACME) == completion
+        assert await services.gateway.cancel(completion.key, ACME) == completion
 
     async def test_does_not_know_another_tenants(self, services: Services, simulator: RunningSimulator) -> None:
         simulator.post(SLOW)
-        completion = await services.streams.start(asked(), ACME)
+        completion = await services.gateway.start(asked(), ACME)
         with pytest.raises(Refused) as refused:
-            await services.streams.cancel(completion.key, GLOBEX)
+            await services.gateway.cancel(completion.key, GLOBEX)
         assert isinstance(refused.value.reason, NotFound)
-        last(await all_of(services.streams.events(completion.key, None, ACME)), CompletionFinished)
+        last(await all_of(services.gateway.events(completion.key, None, ACME)), CompletionFinished)
 
 
 class TestIdempotencyKey:
@@ -372,12 +429,12 @@ class TestIdempotencyKey:
         simulator.post(SLOW)
         other = await open_process()
         request = asked(key="same")
-        streams = await asyncio.gather(*(all_of(process.streams.stream(request, ACME)) for process in (services, other) * 5))
+        streams = await asyncio.gather(*(all_of(process.gateway.stream(request, ACME)) for process in (services, other) * 5))
         assert all(events == streams[0] for events in streams)
         completion = last(streams[0], CompletionFinished).completion
         assert len(await seen_by(simulator)) == 1
         assert await other.gateway.complete(request, ACME) == completion
-        assert await all_of(other.streams.stream(request, ACME)) == streams[0]
+        assert await all_of(other.gateway.stream(request, ACME)) == streams[0]
         assert len(await seen_by(simulator)) == 1
 
     async def test_of_a_completion_that_waits_joins_it_too(
@@ -387,90 +444,50 @@ class TestIdempotencyKey:
         other = await open_process()
         request = asked(key="mixed")
         answer, events = await asyncio.gather(
-            services.gateway.complete(request, ACME), all_of(other.streams.stream(request, ACME))
+            services.gateway.complete(request, ACME), all_of(other.gateway.stream(request, ACME))
         )
         assert last(events, CompletionFinished).completion == answer
         assert len(await seen_by(simulator)) == 1
 
     async def test_of_a_call_that_ends_at_that_moment_without_having_used_anything_starts_it(
-        self, services: Services, open_process: OpenProcess, monkeypatch: pytest.MonkeyPatch
+        self, services: Services, open_process: OpenProcess, stores: Stores
     ) -> None:
         other = await open_process()
-        gateway = services.streams._gateway
-        first = await gateway.admit_call(await services.planner.plan(asked(key="k"), ACME))
-        look = other.gateway.completion
-
-        async def look_too_late(key: UUID, principal: Principal) -> Completion | None:
-            await services.ledger.release(key)
-            return await look(key, principal)
-
-        monkeypatch.setattr(other.gateway, "completion", look_too_late)
-        started = await other.streams.start(asked(key="k"), ACME)
-        monkeypatch.setattr(other.gateway, "completion", look)
-        assert isinstance(first, Admitted)
-        last(await all_of(other.streams.events(started.key, None, ACME)), CompletionFinished)
+        await admit_only(services, asked(key="k"), ACME)
+        async with late_gateway(other, services.ledger.release, stores) as gateway:
+            started = await gateway.start(asked(key="k"), ACME)
+            last(await all_of(gateway.events(started.key, None, ACME)), CompletionFinished)
 
     async def test_with_another_input_is_a_conflict(self, services: Services) -> None:
-        await all_of(services.streams.stream(asked("one", key="k"), ACME))
-        events = await all_of(services.streams.stream(asked("two", key="k"), ACME))
+        await all_of(services.gateway.stream(asked("one", key="k"), ACME))
+        events = await all_of(services.gateway.stream(asked("two", key="k"), ACME))
         assert isinstance(last(events, CompletionFailed).problem, Conflict)
 
     async def test_is_the_tenants_own(self, services: Services) -> None:
-        first = last(await all_of(services.streams.stream(asked(key="k"), ACME)), CompletionFinished)
-        second = last(await all_of(services.streams.stream(asked(key="k"), GLOBEX)), CompletionFinished)
+        first = last(await all_of(services.gateway.stream(asked(key="k"), ACME)), CompletionFinished)
+        second = last(await all_of(services.gateway.stream(asked(key="k"), GLOBEX)), CompletionFinished)
         assert first.completion.key != second.completion.key
         assert Decimal(0) != first.completion.cost_usd
 
 
-class SlowTurns(SystemClock):
-    """Each look at it finds that `seconds` have passed."""
-
-    def __init__(self, seconds: float) -> None:
-        self.looks = 0
-        self._seconds = seconds
-
-    def monotonic(self) -> float:
-        self.looks += 1
-        return self.looks * self._seconds
-
-
-class TestStartWhileTheEventLoopIsBusy:
-    async def test_waits_for_a_bounded_time(self, services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
-        clock = SlowTurns(seconds=0.5)
-        monkeypatch.setattr(services.streams, "_clock", clock)
-        await services.streams._time_to_start(5.0)
-        assert 5 < clock.looks < 15
-
-    async def test_counts_from_when_each_came_however_many_come(
-        self, services: Services, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        clock = SlowTurns(seconds=0.04)
-        monkeypatch.setattr(services.streams, "_clock", clock)
-        started = await asyncio.gather(*(services.streams.start(asked(f"Question {number}"), ACME) for number in range(64)))
-        assert len({each.key for each in started}) == 64
-        assert clock.monotonic() < 60
-
-    async def test_does_not_wait_once_it_gets_round_soon(self, services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
-        clock = SlowTurns(seconds=0.001)
-        monkeypatch.setattr(services.streams, "_clock", clock)
-        await services.streams._time_to_start(5.0)
-        assert clock.looks == 2
-
-
 class TestClose:
     async def test_settles_and_releases_what_waits_for_a_slow_log(
-        self, services: Services, simulator: RunningSimulator, monkeypatch: pytest.MonkeyPatch
+        self, open_process: OpenProcess, simulator: RunningSimulator, stores: Stores
     ) -> None:
         """Before the first entry is in the log nothing was sent, and so nothing stays held, or is charged."""
-        written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        monkeypatch.setattr(services.streams._leases, "write", lambda _: written)
-        starting = asyncio.create_task(services.streams.start(asked(), ACME))
+        settings = stores.settings(simulator)
+        redis = settings.redis.model_copy(update={"socket_timeout": timedelta(seconds=20)})
+        services = await open_process(settings.model_copy(update={"redis": redis}))
+        with paused_redis(stores.valkey_url):
+            starting = asyncio.create_task(services.gateway.start(asked(), ACME))
+            async with asyncio.timeout(10):
+                while not await running_calls(services):  # noqa: ASYNC110 (the ledger has no notice of an admission)
+                    await asyncio.sleep(0.01)
+            closing = asyncio.create_task(services.gateway.close(Grace(0, services.clock.monotonic)))
+            await asyncio.wait([closing, starting], timeout=1.5)
+            assert not closing.done()
+            assert not starting.done()
         async with asyncio.timeout(10):
-            while not (answers := [*services.streams._tasks.values()]):  # noqa: ASYNC110 (nothing else tells that it has begun)
-                await asyncio.sleep(0.01)
-            closing = asyncio.create_task(services.streams.close(Grace(0, services.clock.monotonic)))
-            await asyncio.wait(answers)
-            written.set_result(None)
             await closing
             completion = await starting
         stored = await services.ledger.stored(completion.key)
@@ -480,13 +497,13 @@ class TestClose:
 
     async def test_settles_what_had_come_of_a_stream_that_goes_on(self, services: Services, simulator: RunningSimulator) -> None:
         simulator.post(SLOW | {"answer": {"tokens": 5000}})
-        seen = await until(services.streams.stream(asked(cap=6000), ACME), CompletionDelta)
+        seen = await until(services.gateway.stream(asked(cap=6000), ACME), CompletionDelta)
         started = seen[0]
         assert isinstance(started, CompletionStarted)
-        await services.streams.close(Grace(0, services.clock.monotonic))
+        await services.gateway.close(Grace(0, services.clock.monotonic))
         completion = await services.gateway.completion(started.key, ACME)
         assert completion is not None
         assert completion.status is CompletionStatus.CANCELLED
         assert completion.usage is not None
         assert completion.usage.output_tokens > 0
-        assert services.streams._tasks == {}
+        assert await running_calls(services) == []

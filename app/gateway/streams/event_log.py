@@ -1,0 +1,78 @@
+"""The sink of a call that is watched: what comes of its answer is in the shared log before anyone sees it.
+
+Nothing is sent to a provider before the log has its first entry, and with it the lease: from then on the call can be watched and
+cancelled from every process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
+
+from app.gateway.completions import Completion, CompletionStatus
+from app.gateway.leases import Leases
+from app.gateway.running import RunningCompletion
+from app.gateway.streams.events import UNSETTLED
+from app.gateway.streams.producer import StreamProducer
+from app.llm.router import Rerouted, Routed, Router
+
+
+class EventLog:
+    is_watched = True
+
+    def __init__(
+        self,
+        running: RunningCompletion,
+        producer: StreamProducer,
+        *,
+        router: Router,
+        leases: Leases,
+        on_closed: Callable[[], object],
+    ) -> None:
+        self._running = running
+        self._producer = producer
+        self._router = router
+        self._leases = leases
+        self._on_closed = on_closed
+
+    async def started(self) -> Completion:
+        """The completion as it begins, once the log has it."""
+        await self._producer.has_begun.wait()
+        return self._running.unfinished()
+
+    @asynccontextmanager
+    async def opened(self, cancel: Callable[[], object]) -> AsyncIterator[None]:
+        key = self._running.call.key
+        self._leases.hold(key, cancel)
+        try:
+            await self._producer.started()
+            yield
+        finally:
+            self._leases.drop(key)
+            self._on_closed()
+
+    async def answer(self) -> Completion:
+        running, call = self._running, self._running.call
+        await self._producer.has_begun.wait()
+        parts = self._router.route_stream(
+            call.plan, call.template, running.admit_attempt, running.observe, tenant=call.payer.tenant
+        )
+        async with aclosing(parts):
+            async for part in parts:
+                if isinstance(part, Routed):
+                    return running.finished(part)
+                if isinstance(part, Rerouted):
+                    self._producer.rerouted(call.priced(part.attempt))
+                else:
+                    running.streamed(part)
+                    self._producer.delta(part)
+        raise AssertionError("a stream ended without its last part")
+
+    async def flush(self) -> None:
+        await self._producer.flush()
+
+    async def end(self, ended: Completion, *, is_settled: bool) -> None:
+        if not is_settled:
+            ended = replace(ended, status=CompletionStatus.FAILED, problem=UNSETTLED)
+        await self._producer.end(ended)
