@@ -1,4 +1,4 @@
-"""Completions that are watched while they run: the run that produces events, its log, and those who read it elsewhere.
+"""Completions that are watched while they run: the sink that logs events, its producer, and those who read the log elsewhere.
 
-Imports the rest of `gateway`, never the other way round.
+Imports the parts of a call, but neither its lifecycle nor `gateway`, which imports this.
 """
