@@ -101,12 +101,8 @@ async def build_services(
         offload = Offload()
         planner = _plan_calls(settings, clock, fleet, prices, estimator, offload=offload)
         documents, seals, log = _content(settings.content, sessions, redis, clock, stream_secret)
-        leases = Leases(clock, log, ledger)
-        _start_maintenance(stack, leases, seals)
-        completions = CompletionReader(ledger, documents)
-        streams = CompletionStreams(
-            clock=clock, router=fleet.router, seals=seals, leases=leases, log=log, completions=completions
-        )
+        leases, completions = Leases(clock, log, ledger), CompletionReader(ledger, documents)
+        streams = CompletionStreams(clock, log, seals, leases, router=fleet.router, completions=completions)
         gateway = Gateway(
             clock=clock,
             fleet=fleet,
@@ -118,14 +114,10 @@ async def build_services(
             streams=streams,
             on_end=on_end,
         )
-        _start_maintenance(stack, streams)
+        _start_maintenance(stack, leases, seals, streams)
         grace = Grace(settings.server.shutdown_grace.total_seconds(), clock.monotonic)
         stack.push_async_callback(gateway.close, grace)
-        relay, alerts = Relay(sessions, clock, streams=event_streams), AlertStore(sessions)
-        alert_events = BudgetAlertEvents(alerts, relay, clock)
-        webhooks = Webhooks(settings.webhooks, ALERTS, alert_events.payloads, sessions=sessions, relay=relay, clock=clock)
-        provider_events = ProviderEvents(fleet, sessions, relay, clock)
-        stack.push_async_callback(end_tasks, [asyncio.create_task(each.run()) for each in (relay, webhooks, provider_events)])
+        alert_events, provider_events = _start_events(stack, settings, clock, sessions, streams=event_streams, fleet=fleet)
         fleet.start()
         yield Services(
             settings=settings,
@@ -138,7 +130,7 @@ async def build_services(
             prices=prices,
             ledger=ledger,
             budgets=BudgetStore(sessions),
-            alerts=alerts,
+            alerts=AlertStore(sessions),
             alert_events=alert_events,
             cost_updates=CostUpdates(CostReports(sessions), clock),
             provider_events=provider_events,
@@ -152,6 +144,18 @@ async def build_services(
             health=Health([postgres_check(sessions), redis_check(redis)], clock),
             grace=grace,
         )
+
+
+def _start_events(
+    stack: AsyncExitStack, settings: Settings, clock: Clock, sessions: Sessions, *, streams: RedisStreams, fleet: Fleet
+) -> tuple[BudgetAlertEvents, ProviderEvents]:
+    """Reads the outbox and sends the webhooks until the stack is left."""
+    relay = Relay(sessions, clock, streams=streams)
+    alerts = BudgetAlertEvents(AlertStore(sessions), relay, clock)
+    webhooks = Webhooks(settings.webhooks, ALERTS, alerts.payloads, sessions=sessions, relay=relay, clock=clock)
+    providers = ProviderEvents(fleet, sessions, relay, clock)
+    stack.push_async_callback(end_tasks, [asyncio.create_task(each.run()) for each in (relay, webhooks, providers)])
+    return alerts, providers
 
 
 class _Maintained(Protocol):

@@ -7,7 +7,7 @@
     answer ─── the router makes attempt after attempt; the sink gets what comes
       │   ├─── cancelled, key revoked, shutdown ────────────────► what has come is charged
       │   └─── failed, nothing used, not watched ───────────────► release; the call leaves no trace
-    settle     usage, cost and document in the ledger, once; before that nobody sees the outcome
+    settle     usage, cost and document in the ledger, once; before that no one sees the outcome
       │
     end        the sink shows the outcome: to the callers that wait, or as the last entry of the log
 

@@ -32,7 +32,7 @@ HEARTBEAT_SECONDS = 15.0
 
 class CompletionStreams:
     def __init__(
-        self, *, clock: Clock, router: Router, seals: Seals, leases: Leases, log: StreamLog, completions: CompletionReader
+        self, clock: Clock, log: StreamLog, seals: Seals, leases: Leases, *, router: Router, completions: CompletionReader
     ) -> None:
         self._clock = clock
         self._router = router

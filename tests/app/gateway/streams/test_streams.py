@@ -1,17 +1,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import aclosing, asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
-from datetime import timedelta
 from decimal import Decimal
 from typing import TypeVar
 from uuid import UUID, uuid4
 
 import pytest
-from redis import Redis
-from sqlalchemy import text
 
 from app.access.principal import Principal, Scope
 from app.domain.attempts import AttemptOutcome
@@ -37,7 +34,6 @@ from app.gateway.streams.streams import CompletionStreams
 from app.llm.messages import FinishReason, Json, JsonSchemaFormat, Tool
 from app.llm.routing import ProvidersFailed
 from app.redis.clients import connect_redis
-from app.runtime.tasks import Grace
 from app.secrets.sealing import Sealer
 from app.services import Services
 from app.settings import ContentSettings
@@ -100,22 +96,6 @@ def numbers(events: list[CompletionEvent]) -> list[int]:
     return [event.number for event in events]
 
 
-@contextmanager
-def paused_redis(valkey_url: str) -> Iterator[None]:
-    """It takes no write, and refuses none."""
-    with Redis.from_url(valkey_url) as server:
-        server.client_pause(60_000, all=False)
-        try:
-            yield
-        finally:
-            server.client_unpause()
-
-
-async def running_calls(services: Services) -> Sequence[UUID]:
-    async with services.sessions.read(primary=True) as session:
-        return (await session.execute(text("select key from completions where status = 'RUNNING'"))).scalars().all()
-
-
 @asynccontextmanager
 async def late_gateway(services: Services, end: Callable[[UUID], Awaitable[None]], stores: Stores) -> AsyncIterator[Gateway]:
     """A process that finds a call only after `end` has ended it."""
@@ -128,11 +108,11 @@ async def late_gateway(services: Services, end: Callable[[UUID], Awaitable[None]
     documents = StoredCompletions(Sealer(), keep_content=True)
     redis = connect_redis(stores.valkey_url, services.settings.redis, services.clock)
     streams = CompletionStreams(
-        clock=services.clock,
+        services.clock,
+        StreamLog(redis),
+        LocalSeals(),
+        services.leases,
         router=services.fleet.router,
-        seals=LocalSeals(),
-        leases=services.leases,
-        log=StreamLog(redis),
         completions=CompletionReader(services.ledger, documents),
     )
     yield Gateway(
@@ -468,42 +448,3 @@ class TestIdempotencyKey:
         second = last(await all_of(services.gateway.stream(asked(key="k"), GLOBEX)), CompletionFinished)
         assert first.completion.key != second.completion.key
         assert Decimal(0) != first.completion.cost_usd
-
-
-class TestClose:
-    async def test_settles_and_releases_what_waits_for_a_slow_log(
-        self, open_process: OpenProcess, simulator: RunningSimulator, stores: Stores
-    ) -> None:
-        """Before the first entry is in the log nothing was sent, and so nothing stays held, or is charged."""
-        settings = stores.settings(simulator)
-        redis = settings.redis.model_copy(update={"socket_timeout": timedelta(seconds=20)})
-        services = await open_process(settings.model_copy(update={"redis": redis}))
-        with paused_redis(stores.valkey_url):
-            starting = asyncio.create_task(services.gateway.start(asked(), ACME))
-            async with asyncio.timeout(10):
-                while not await running_calls(services):  # noqa: ASYNC110 (the ledger has no notice of an admission)
-                    await asyncio.sleep(0.01)
-            closing = asyncio.create_task(services.gateway.close(Grace(0, services.clock.monotonic)))
-            await asyncio.wait([closing, starting], timeout=1.5)
-            assert not closing.done()
-            assert not starting.done()
-        async with asyncio.timeout(10):
-            await closing
-            completion = await starting
-        stored = await services.ledger.stored(completion.key)
-        assert stored is not None
-        assert stored.status == CompletionStatus.CANCELLED.value
-        assert [entry for entry in simulator.log() if entry.operation == "completion"] == []
-
-    async def test_settles_what_had_come_of_a_stream_that_goes_on(self, services: Services, simulator: RunningSimulator) -> None:
-        simulator.post(SLOW | {"answer": {"tokens": 5000}})
-        seen = await until(services.gateway.stream(asked(cap=6000), ACME), CompletionDelta)
-        started = seen[0]
-        assert isinstance(started, CompletionStarted)
-        await services.gateway.close(Grace(0, services.clock.monotonic))
-        completion = await services.gateway.completion(started.key, ACME)
-        assert completion is not None
-        assert completion.status is CompletionStatus.CANCELLED
-        assert completion.usage is not None
-        assert completion.usage.output_tokens > 0
-        assert await running_calls(services) == []
