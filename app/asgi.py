@@ -24,8 +24,9 @@ from app.context import OperationContext
 from app.costs.estimate import Estimator
 from app.costs.export_endpoint import build_export_routes
 from app.costs.prices import PriceBook
-from app.domain.errors import Forbidden, SettingsError, StoreUnavailable, Unauthenticated
+from app.domain.errors import Forbidden, Overloaded, SettingsError, StoreUnavailable, Unauthenticated
 from app.embedded.stores import has_private_store
+from app.graphql.operations import holder_of
 from app.graphql.routes import build_graphql_routes
 from app.health.endpoints import build_health_routes
 from app.loaders import Loaders
@@ -34,7 +35,10 @@ from app.runtime.tasks import count_tasks
 from app.services import Services, build_services
 from app.settings import ServerSettings, Settings
 from app.web.bearer import bearer_token
+from app.web.capacity import Capacity, Shares
 from app.web.client_address import TrustedProxies
+from app.web.connection_places import STATE as CONNECTION_PLACES
+from app.web.connection_places import ConnectionPlaces, limits_of
 from app.web.misuse import Door, Misuse, Origin
 from app.web.protocols import KNOWN, extension
 from app.web.request_ids import RequestIds
@@ -58,13 +62,13 @@ def create_app(settings: Settings) -> Starlette:
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[dict[str, object]]:
-        """Gives the server the grace period, which begins when the process is asked to stop, and the count of unauthenticated
+        """Gives the server the grace period, which begins when the process is asked to stop, and the bounds of its
         connections."""
         async with build_services(settings, SystemClock(), estimator, prices, stream_secret=stream_secret) as services:
             count_tasks(services.metrics)
             app.router.routes.extend(_routes(services))
             with _metrics_port(services.metrics, settings.server):
-                yield {"grace": services.grace, UNAUTHENTICATED_CONNECTIONS: _unauthenticated(settings.server)}
+                yield {"grace": services.grace, **_connections(settings.server)}
 
     def _routes(services: Services) -> list[BaseRoute]:
         async def authenticate(headers: Mapping[str, str]) -> Principal:
@@ -97,17 +101,19 @@ def create_app(settings: Settings) -> Starlette:
     return app
 
 
-def _unauthenticated(server: ServerSettings) -> UnauthenticatedConnections:
-    """At least half of the files that the process may open are left to connections with a good key."""
+def _connections(server: ServerSettings) -> dict[str, object]:
+    """What bounds the server's connections, so that the files which the process may open are never used up."""
     open_files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    limit = (
-        server.unauthenticated_connections
-        if open_files == resource.RLIM_INFINITY
-        else max(1, min(server.unauthenticated_connections, open_files // 2))
-    )
-    return UnauthenticatedConnections(
-        limit, server.unauthenticated_connections_per_address, is_proxy=TrustedProxies(server.trusted_proxies).trusts
-    )
+    limited = None if open_files == resource.RLIM_INFINITY else open_files
+    unauthenticated, authenticated = limits_of(limited, server.unauthenticated_connections)
+    is_proxy = TrustedProxies(server.trusted_proxies).trusts
+    shares = Shares(server.share_per_key, server.share_per_tenant, server.share_for_admin)
+    return {
+        UNAUTHENTICATED_CONNECTIONS: UnauthenticatedConnections(
+            unauthenticated, server.unauthenticated_connections_per_address, is_proxy=is_proxy
+        ),
+        CONNECTION_PLACES: ConnectionPlaces(Capacity(authenticated, server.retry_after, shares)),
+    }
 
 
 def _middleware(server: ServerSettings) -> list[Middleware]:
@@ -159,12 +165,14 @@ def _metrics_route(metrics: CollectorRegistry, authenticate: Authenticate, misus
     async def expose(request: Request) -> Response:
         try:
             principal = await authenticate(request.headers)
+            extension(request.scope, KNOWN)(holder_of(principal))
         except Unauthenticated as error:
             misuse.note(error, Origin(Door.METRICS, request.scope))
             return _refusal(401, "UNAUTHENTICATED", {"WWW-Authenticate": "Bearer"})
         except StoreUnavailable:
             return _refusal(503, "STORE_UNAVAILABLE")
-        extension(request.scope, KNOWN)()
+        except Overloaded:
+            return _refusal(503, "OVERLOADED")
         if not principal.may(Scope.ADMIN):
             misuse.note(Forbidden(), Origin(Door.METRICS, request.scope), principal.hint)
             return _refusal(403, "FORBIDDEN")

@@ -49,11 +49,13 @@ class Product:
 
 
 @contextmanager
-def running(overrides: Mapping[str, str] | None = None) -> Iterator[Product]:
-    """`overrides` are settings as in the environment: `GREENLANG_SECTION__KEY`."""
+def running(overrides: Mapping[str, str] | None = None, open_files: int | None = None) -> Iterator[Product]:
+    """`overrides` are settings as in the environment: `GREENLANG_SECTION__KEY`. `open_files`: what a process may have."""
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log"
         command = [sys.executable, "-m", "app.cli", "serve", "--port", "0", "--data-dir", f"{folder}/data"]
+        if open_files is not None:
+            command = ["sh", "-c", 'ulimit -n "$0" && exec "$@"', str(open_files), *command]
         with log.open("w") as out:
             process = subprocess.Popen(command, cwd=_ROOT, stdout=out, stderr=out, env={**environ, **(overrides or {})})
         try:

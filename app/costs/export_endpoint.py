@@ -37,8 +37,9 @@ class ExportEndpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             ticket = await self._exports.ticket(scope["path_params"]["token"])
-            extension(scope, KNOWN)()
-            with self._places.of(_holder(ticket)).one():
+            holder = _holder(ticket)
+            extension(scope, KNOWN)(holder)
+            with self._places.of(holder).one():
                 await self._send_file(ticket, scope, receive, send)
         except Refused:
             self._misuse.note(Unauthenticated("no such link"), Origin(Door.EXPORT, scope))

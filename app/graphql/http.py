@@ -144,7 +144,7 @@ class GraphQLEndpoint:
 
     async def _caller(self, scope: Scope, headers: HeaderView) -> Caller:
         caller = Caller(await self._authenticate(headers), request_id_of(scope), Origin(Door.HTTP, scope))
-        extension(scope, KNOWN)()
+        extension(scope, KNOWN)(holder_of(caller.principal))
         return caller
 
     async def _prepared(self, scope: Scope, headers: HeaderView, receive: Receive, caller: Caller) -> Prepared:

@@ -384,6 +384,8 @@ class WebSocketEndpoint:
                         raise ProtocolBroken(4401, "Unauthorized")
                 credentials = _credentials(headers, fields_of(frame))
                 principal = await self._operations.authenticate(credentials)
+            byte_share = self._operations.body_bytes.of(holder_of(principal))
+            extension(scope, TRUST)(byte_share, self._operations.limits.send_timeout)
         except TimeoutError:
             raise ProtocolBroken(4408, "Connection initialisation timeout") from None
         except Unauthenticated as error:
@@ -391,8 +393,6 @@ class WebSocketEndpoint:
             raise ProtocolBroken(4403, "Forbidden: the key is missing, wrong, expired or revoked") from None
         except (Overloaded, StoreUnavailable) as error:
             raise ProtocolBroken(1013, str(error)) from None
-        byte_share = self._operations.body_bytes.of(holder_of(principal))
-        extension(scope, TRUST)(byte_share, self._operations.limits.send_timeout)
         return _Session(self._operations, scope, send, principal, credentials)
 
     async def _serve(self, session: _Session, scope: Scope, receive: Receive, send: Send) -> None:

@@ -1,7 +1,8 @@
 """uvicorn's own protocols with five things ASGI has no words for, given to the application as functions in scope["extensions"].
 
 `greenlang.abort` drops the connection at once: a plain close waits for a reader that may never read again. `greenlang.known` says
-that the connection has shown a good key: it is not an unauthenticated connection any more. `greenlang.trust` lets a WebSocket
+that the connection has shown a good key, and takes its Holder: the connection counts in the share of that key from now on, or the
+function raises Overloaded and the connection is closed after the answer. `greenlang.trust` does so too, and lets a WebSocket
 send messages of the full size; until then they are bounded as for an unauthenticated caller. It takes the key's Share, of which a
 message holds its bytes until it is whole, and the time it has for that. `greenlang.has_room` says whether a WebSocket takes a
 frame at once, without waiting for its reader. A large text frame comes as the bytes it is, in a message's `greenlang.utf8`: to
@@ -33,9 +34,10 @@ from websockets.frames import Frame
 from websockets.http11 import Request
 
 from app.domain.errors import Overloaded
-from app.web.capacity import Share
+from app.web.capacity import Holder, Share
+from app.web.connection_places import Membership
 from app.web.framing import Upgrade, framing_fault, head_without_upgrade, requested_upgrade
-from app.web.unauthenticated import UnauthenticatedConnections, unauthenticated_of
+from app.web.refusal import refusal
 from app.web.write_deadline import WriteDeadline
 
 ABORT = "greenlang.abort"
@@ -77,19 +79,13 @@ def _is_utf8(text: bytes) -> bool:
     return True
 
 
-def _refusal(status: str, code: str, message: str) -> bytes:
-    body = f'{{"errors":[{{"message":"{message}","extensions":{{"code":"{code}"}}}}]}}'
-    head = f"HTTP/1.1 {status}\r\ncontent-type: application/json; charset=utf-8\r\ncontent-length: {len(body)}"
-    return f"{head}\r\nconnection: close\r\n\r\n{body}".encode("ascii")
-
-
 class HttpProtocol(HttpToolsProtocol):
     """What is no HTTP, or has no end to its headers, is refused in JSON and closed before the application hears of it."""
 
     head_seconds = HEAD_SECONDS
     stall_seconds = STALL_SECONDS
     _stall: WriteDeadline
-    _unauthenticated: UnauthenticatedConnections
+    _membership: Membership
     _head_bytes: int | None = None
     _head_timer: asyncio.TimerHandle | None = None
     _head_fits = True
@@ -105,12 +101,12 @@ class HttpProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         super().connection_made(transport)
         self._stall = WriteDeadline(transport, self.stall_seconds)
-        self._unauthenticated = unauthenticated_of(self.app_state)
-        self._unauthenticated.join(transport, self.client[0] if self.client else "")
+        self._membership = Membership(self.app_state, transport)
+        self._membership.join(self.client[0] if self.client else "")
         self._head_begins()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._unauthenticated.leave(self.transport)
+        self._membership.leave()
         self._head_ends()
         self._rest_ends()
         self._stall.end()
@@ -214,8 +210,7 @@ class HttpProtocol(HttpToolsProtocol):
         super().on_message_begin()
         self._unset_keepalive_if_required()
         scope = cast("dict[str, Any]", self.scope)
-        known = partial(self._unauthenticated.leave, self.transport)
-        given = {ABORT: self.transport.abort, KNOWN: known, LAST_REQUEST: self._claim_last_request}
+        given = {ABORT: self.transport.abort, KNOWN: self._authenticated, LAST_REQUEST: self._claim_last_request}
         scope["extensions"] = {**scope.get("extensions", {}), **given}
         if self._head_bytes is None:
             self._head_begins()
@@ -227,7 +222,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._head_ends()
-        self._unauthenticated.heard(self.transport)
+        self._membership.heard()
         self._body_bytes = self._framing_bytes = 0
         self._head_fits = len(self.url) + sum(len(name) + len(value) for name, value in self.headers) <= HEAD_BYTES
         self._fault = framing_fault(self.parser.get_method(), self.parser.get_http_version(), self.headers)
@@ -263,6 +258,14 @@ class HttpProtocol(HttpToolsProtocol):
             cycle.keep_alive = False
         await send(message)
 
+    def _authenticated(self, holder: Holder) -> None:
+        try:
+            self._membership.authenticated(holder)
+        except Overloaded:
+            if self._answering is not None:
+                self._answering.keep_alive = False
+            raise
+
     def _claim_last_request(self) -> bool:
         self._alone = not self.pipeline
         return self._alone
@@ -293,7 +296,7 @@ class HttpProtocol(HttpToolsProtocol):
         """The last answer on this connection. A request whose answer has begun gets no second one."""
         broken = self.cycle if self._in_body() else None
         self._head_ends()
-        self._refused = _refusal(status, code, message)
+        self._refused = refusal(status, code, message)
         if broken is not None and broken is self._answering:
             if broken.response_started:
                 self._refused = b""
@@ -317,7 +320,7 @@ class HttpProtocol(HttpToolsProtocol):
 class WebSocketProtocol(WebSocketsSansIOProtocol):
     stall_seconds = STALL_SECONDS
     _stall: WriteDeadline
-    _unauthenticated: UnauthenticatedConnections
+    _membership: Membership
     _capacity: Share | None = None
     _message_seconds = 0.0
     _held = 0
@@ -329,11 +332,11 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
     def connection_made(self, transport: BaseTransport) -> None:
         super().connection_made(transport)
         self._stall = WriteDeadline(self.transport, self.stall_seconds)
-        self._unauthenticated = unauthenticated_of(self.app_state)
+        self._membership = Membership(self.app_state, self.transport)
         self._handed_over: set[ExitStack] = set()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._unauthenticated.leave(self.transport)
+        self._membership.leave()
         self._stall.end()
         self._capacity, held = None, self._capacity
         self._hold(held, 0)
@@ -444,7 +447,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
 
     def _refuse_handshake(self) -> None:
         """Of what the parser did not take for one, such as one with a body; no other code answers it."""
-        self.transport.write(_refusal("400 Bad Request", "BAD_USER_INPUT", "this is no handshake of a WebSocket"))
+        self.transport.write(refusal("400 Bad Request", "BAD_USER_INPUT", "this is no handshake of a WebSocket"))
         self.transport.close()
         self._stall.last_was_written()
 
@@ -488,7 +491,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         self.conn.max_message_size = UNAUTHENTICATED_FRAME_BYTES
 
         def trust(capacity: Share, within: timedelta) -> None:
-            self._unauthenticated.leave(self.transport)
+            self._membership.authenticated(capacity.holder)
             self.conn.max_message_size = allowed
             self._capacity = capacity
             self._message_seconds = within.total_seconds()
