@@ -6,11 +6,14 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
+from typing import Any
 from uuid import UUID
 
-from sqlalchemy import RowMapping, text
+from sqlalchemy import RowMapping, Select, select, tuple_
 
 from app.db.sessions import Sessions
+from app.db.tables.alerts import budget_alerts
+from app.db.tables.budgets import budgets
 from app.domain.errors import Refused
 from app.domain.ids import format_id
 from app.domain.paging import Page, PageRequest, build_page, decode_cursor, decode_instant, encode_cursor
@@ -63,9 +66,11 @@ class AlertStore:
 
     async def page(self, where: BudgetAlertFilter, request: PageRequest) -> Page[BudgetAlert]:
         """Newest first."""
-        at, key = (None, None) if request.after is None else _position(request.after)
+        asked = _matching(where).order_by(budget_alerts.c.raised_at.desc(), budget_alerts.c.key.desc()).limit(request.first + 1)
+        if request.after is not None:
+            asked = asked.where(tuple_(budget_alerts.c.raised_at, budget_alerts.c.key) < tuple_(*_position(request.after)))
         async with self._sessions.read() as session:
-            rows = await session.execute(_PAGE, _parameters(where) | {"at": at, "key": key, "limit": request.first + 1})
+            rows = await session.execute(asked)
             found = [_alert(row) for row in rows.mappings()]
         return build_page(request, found, lambda alert: encode_cursor(_CURSOR, alert.raised_at.isoformat(), alert.key.hex))
 
@@ -76,27 +81,22 @@ class AlertStore:
     async def by_keys(self, keys: Collection[UUID]) -> dict[UUID, BudgetAlert]:
         """Of all tenants, from the primary."""
         async with self._sessions.read(primary=True) as session:
-            rows = await session.execute(_BY_KEYS, {"keys": list(keys)})
+            rows = await session.execute(_ALERTS.where(budget_alerts.c.key.in_(keys)))
             return {alert.key: alert for alert in map(_alert, rows.mappings())}
 
 
-_ALERT = "select a.*, b.agent from budget_alerts a join budgets b on b.key = a.budget"
-_PAGE = text(
-    f"{_ALERT} where (cast(:at as timestamptz) is null or (a.raised_at, a.key) < (:at, :key))"
-    " and (cast(:tenant as text) is null or a.tenant = :tenant) and (cast(:agent as text) is null or b.agent = :agent)"
-    " and a.threshold >= :least and (cast(:budgets as uuid[]) is null or a.budget = any(:budgets))"
-    " order by a.raised_at desc, a.key desc limit :limit"
-)
-_BY_KEYS = text(f"{_ALERT} where a.key = any(:keys)")
+_ALERTS = select(budget_alerts, budgets.c.agent).join(budgets, budgets.c.key == budget_alerts.c.budget)
 
 
-def _parameters(where: BudgetAlertFilter) -> dict[str, object]:
-    return {
-        "tenant": where.tenant,
-        "agent": where.agent,
-        "least": where.min_threshold,
-        "budgets": None if where.budgets is None else list(where.budgets),
-    }
+def _matching(where: BudgetAlertFilter) -> Select[Any]:
+    asked = _ALERTS.where(budget_alerts.c.threshold >= where.min_threshold)
+    if where.tenant is not None:
+        asked = asked.where(budget_alerts.c.tenant == where.tenant)
+    if where.agent is not None:
+        asked = asked.where(budgets.c.agent == where.agent)
+    if where.budgets is not None:
+        asked = asked.where(budget_alerts.c.budget.in_(where.budgets))
+    return asked
 
 
 def _position(cursor: str) -> tuple[datetime, UUID]:

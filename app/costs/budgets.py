@@ -329,7 +329,7 @@ class BudgetStore:
         raise Refused(NotFound("There is no such budget."))
 
 
-_LOCK_LEDGER = text("select pg_advisory_xact_lock(7246001)")
+_LOCK_LEDGER = text("select pg_advisory_xact_lock(ledger_lock())")
 _INSERT = text(
     "insert into budgets (key, name, tenant, agent, provider, model, label_key, label_value, limit_usd, period, time_zone,"
     " thresholds, enforcement, owner) values (:key, :name, :tenant, :agent, :provider, :model, :label_key, :label_value,"

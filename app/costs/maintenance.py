@@ -143,9 +143,9 @@ async def _budgets_after(sessions: Sessions, after: UUID | None) -> Sequence[UUI
 
 
 _CLAIM = text(
-    "update upkeep set begun_at = now() where task = :task and begun_at <= now() - cast(:every as interval) returning 1"
+    "update maintenance set begun_at = now() where task = :task and begun_at <= now() - cast(:every as interval) returning 1"
 )
-_MAKE_DUE_AGAIN = text("update upkeep set begun_at = '-infinity' where task = :task")
+_MAKE_DUE_AGAIN = text("update maintenance set begun_at = '-infinity' where task = :task")
 _MAKE_PARTITION = text("select make_usage_partition(now() + make_interval(months => :months))")
 _DELETE_EXPIRED = text(
     "delete from completions where key in (select key from completions where expires_at <= now() and status <> 'RUNNING'"
@@ -162,4 +162,4 @@ _DISCREPANCIES = text(
     "select budget, period_start, spent_usd, recorded_usd, held_usd, holding_usd from budget_discrepancies"
     " where budget = any(:budgets) order by 1, 2"
 )
-_REPAIR_SUMS = text("select put_period_right(:budget, :start)")
+_REPAIR_SUMS = text("select repair_sums(:budget, :start)")

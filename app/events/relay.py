@@ -14,12 +14,13 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from typing import Any
 
 import msgspec
-from sqlalchemy import RowMapping, text
+from sqlalchemy import RowMapping, Select, select, text
 
 from app.db.sessions import Sessions
-from app.db.tables.budgets import outbox
+from app.db.tables.events import outbox
 from app.db.wakeups import Wakeup, listen
 from app.domain.errors import StoreUnavailable
 from app.events.redis_streams import Copy, Leader, RedisStreams
@@ -98,13 +99,13 @@ class Relay:
 
     async def page(self, topic: str, tenant: str | None, after: int, upto: int) -> SequencedPage:
         async with self._sessions.read(primary=True) as session:
-            found = await session.execute(
-                _PAGE, {"topic": topic, "tenant": tenant, "after": after, "upto": upto, "most": PAGE + 1}
-            )
-            rows = list(map(_sequenced, found.mappings().all()))
+            asked = _rows_between(after, upto, PAGE + 1).where(outbox.c.topic == topic)
+            if tenant is not None:
+                asked = asked.where(outbox.c.tenant == tenant)
+            rows = list(map(_sequenced, (await session.execute(asked)).mappings().all()))
             edge = (await session.execute(_EDGE)).one()
-        kept = tuple(row for row in rows[:PAGE] if row.position > edge.gone)
-        return SequencedPage(kept, len(rows) > PAGE, edge.gone, edge.oldest_at or self._clock.now())
+        kept = tuple(row for row in rows[:PAGE] if row.position > edge.last_deleted)
+        return SequencedPage(kept, len(rows) > PAGE, edge.last_deleted, edge.oldest_at or self._clock.now())
 
     async def has(self, position: int) -> bool:
         async with self._sessions.read(primary=True) as session:
@@ -182,7 +183,7 @@ class Relay:
                 return False
             if head == self._position:
                 return False
-            found = await session.execute(_NEXT, {"after": self._position, "head": head, "most": PAGE})
+            found = await session.execute(_rows_between(self._position, head, PAGE))
             rows = list(map(_sequenced, found.mappings().all()))
         await self._take(rows, head if len(rows) < PAGE else rows[-1].position)
         return len(rows) == PAGE
@@ -244,23 +245,23 @@ class Relay:
                 pass
 
 
-_ROW = outbox.c.position, outbox.c.key, outbox.c.topic, outbox.c.tenant, outbox.c.payload, outbox.c.placed_at
-_SEQUENCE = text("select outbox_place(:most)")
+_SEQUENCE = text("select outbox_sequence(:most)")
 _HEAD = text(
     "select head, history || '-' || (select oid from pg_database where datname = current_database()) as history from event_log"
 )
 _FORGET = text("select outbox_forget(:kept, :most)")
-_NEXT = text(
-    "select position, key, topic, tenant, payload, placed_at from outbox where position > :after and position <= :head"
-    " order by position limit :most"
-).columns(*_ROW)
-_PAGE = text(
-    "select position, key, topic, tenant, payload, placed_at from outbox where topic = :topic and position > :after"
-    " and position <= :upto and (cast(:tenant as text) is null or tenant = :tenant) order by position limit :most"
-).columns(*_ROW)
 _EDGE = text(
-    "select gone, (select placed_at from outbox where position > gone order by position limit 1) as oldest_at from event_log"
+    "select last_deleted, (select sequenced_at from outbox where position > last_deleted order by position limit 1) as oldest_at"
+    " from event_log"
 )
+_ROWS = select(
+    outbox.c.position, outbox.c.key, outbox.c.topic, outbox.c.tenant, outbox.c.payload, outbox.c.sequenced_at
+).order_by(outbox.c.position)
+
+
+def _rows_between(after: int, upto: int, most: int) -> Select[Any]:
+    """The rows of positions in (after, upto]."""
+    return _ROWS.where(outbox.c.position > after, outbox.c.position <= upto).limit(most)
 
 
 def _copied(published: Published) -> Copy:
@@ -277,4 +278,4 @@ def _position(copy: Copy) -> int:
 
 
 def _sequenced(row: RowMapping) -> Sequenced:
-    return Sequenced(row["position"], row["key"], row["topic"], row["tenant"], row["payload"], row["placed_at"])
+    return Sequenced(row["position"], row["key"], row["topic"], row["tenant"], row["payload"], row["sequenced_at"])

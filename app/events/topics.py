@@ -41,12 +41,12 @@ class Sequenced:
 
 @dataclass(frozen=True, slots=True)
 class SequencedPage:
-    """`more`: there are further rows in the span. `gone` is the last position whose row is no longer kept, `oldest_at` when the
-    oldest kept row was placed."""
+    """`more`: there are further rows in the span. `last_deleted` is the last position whose row is no longer kept, `oldest_at`
+    when the oldest kept row was sequenced."""
 
     rows: tuple[Sequenced, ...]
     more: bool
-    gone: int
+    last_deleted: int
     oldest_at: datetime
 
 
@@ -205,13 +205,13 @@ class Topic(Generic[Event]):
     ) -> AsyncGenerator[Arrived[Event] | Lost, None]:
         while after < upto:
             page = await self._rows.page(self.name, tenant, after, upto)
-            if page.gone > after:
-                yield Lost(min(page.gone, upto), page.oldest_at)
+            if page.last_deleted > after:
+                yield Lost(min(page.last_deleted, upto), page.oldest_at)
             events = await self._load(page.rows) if page.rows else ()
             for row, event in zip(page.rows, events, strict=True):
                 if event is not None:
                     yield Arrived(row.position, event, row.position <= joined)
-            after = max(page.gone, page.rows[-1].position if page.rows else 0) if page.more else upto
+            after = max(page.last_deleted, page.rows[-1].position if page.rows else 0) if page.more else upto
 
     def _from_memory(self, after: int, tenant: str | None) -> list[tuple[int, Event]]:
         first = bisect_right(self._positions, after)

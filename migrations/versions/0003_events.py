@@ -2,22 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from alembic import op
+from app.db.sql_files import execute_file
 
 revision = "0003"
 down_revision = "0002"
-branch_labels = None
-depends_on = None
-
-_SQL = Path(__file__).parent.parent / "sql" / "0003_events.sql"
 
 
 def upgrade() -> None:
-    for statement in _SQL.read_text(encoding="utf-8").split("\n--\n"):
-        op.get_bind().exec_driver_sql(statement)
-
-
-def downgrade() -> None:
-    raise NotImplementedError("events that subscribers have seen keep their positions: restore a backup instead")
+    execute_file("0003_events.sql")

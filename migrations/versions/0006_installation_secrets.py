@@ -2,22 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from alembic import op
+from app.db.sql_files import execute_file
 
 revision = "0006"
 down_revision = "0005"
-branch_labels = None
-depends_on = None
-
-_SQL = Path(__file__).parent.parent / "sql" / "0006_installation_secrets.sql"
 
 
 def upgrade() -> None:
-    for statement in _SQL.read_text(encoding="utf-8").split("\n--\n"):
-        op.get_bind().exec_driver_sql(statement)
-
-
-def downgrade() -> None:
-    op.execute("drop table installation_secrets")
+    execute_file("0006_installation_secrets.sql")

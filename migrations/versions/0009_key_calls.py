@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-from alembic import op
+from app.db.sql_files import execute_file
 
 revision = "0009"
 down_revision = "0008"
-branch_labels = None
-depends_on = None
 
 
 def upgrade() -> None:
-    op.execute("alter table api_keys add column calls_cancelled_at timestamptz")
-
-
-def downgrade() -> None:
-    op.execute("alter table api_keys drop column calls_cancelled_at")
+    execute_file("0009_key_calls.sql")

@@ -353,7 +353,7 @@ class TestContentThatIsKept:
                 ["The content of this completion was not kept."],
             )
             assert found["costUsd"] is not None
-            await execute(server, "update upkeep set begun_at = '-infinity'")
+            await execute(server, "update maintenance set begun_at = '-infinity'")
             server.stop()
         with start(configure) as server:
             for _ in range(200):

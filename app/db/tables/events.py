@@ -1,71 +1,28 @@
-"""The head of the event log, whose rows are the outbox rows that have a position; the deliveries to webhooks; and the last
-published state of each provider."""
+"""The outbox: events on their way, and with a position those of the log.
+
+`payload` is the event of a topic that has no table of its own; `number` keeps the order within a transaction.
+"""
 
 from __future__ import annotations
 
-from sqlalchemy import (
-    BigInteger,
-    Boolean,
-    CheckConstraint,
-    Column,
-    Index,
-    Integer,
-    PrimaryKeyConstraint,
-    Table,
-    Text,
-    Uuid,
-    func,
-    true,
-)
-from sqlalchemy.dialects.postgresql import TIMESTAMP
+from sqlalchemy import BigInteger, Column, Identity, Index, PrimaryKeyConstraint, Table, Text, UniqueConstraint, Uuid, func
+from sqlalchemy.dialects.postgresql import JSONB, TIMESTAMP
 
 from app.db.tables.metadata import metadata
 
-event_log = Table(
-    "event_log",
+outbox = Table(
+    "outbox",
     metadata,
-    Column("one", Boolean, nullable=False, server_default=true()),
-    Column("head", BigInteger, nullable=False, server_default="0"),
-    Column("gone", BigInteger, nullable=False, server_default="0"),
-    Column("history", Uuid, nullable=False, server_default=func.gen_random_uuid()),
-    PrimaryKeyConstraint("one"),
-    CheckConstraint("one", name="one"),
+    Column("key", Uuid, nullable=False),
+    Column("topic", Text, nullable=False),
+    Column("tenant", Text, nullable=False),
+    Column("created_at", TIMESTAMP(timezone=True), nullable=False, server_default=func.now()),
+    Column("position", BigInteger),
+    Column("payload", JSONB),
+    Column("sequenced_at", TIMESTAMP(timezone=True)),
+    Column("number", BigInteger, Identity(always=True), nullable=False),
+    PrimaryKeyConstraint("key"),
+    UniqueConstraint("position"),
 )
-
-webhook_endpoints = Table(
-    "webhook_endpoints",
-    metadata,
-    Column("endpoint", Text, nullable=False),
-    Column("taken", BigInteger, nullable=False),
-    PrimaryKeyConstraint("endpoint"),
-)
-
-webhook_deliveries = Table(
-    "webhook_deliveries",
-    metadata,
-    Column("endpoint", Text, nullable=False),
-    Column("event", Uuid, nullable=False),
-    Column("attempts", Integer, nullable=False, server_default="0"),
-    Column("next_at", TIMESTAMP(timezone=True), nullable=False, server_default=func.now()),
-    Column("outcome", Text),
-    Column("finished_at", TIMESTAMP(timezone=True)),
-    PrimaryKeyConstraint("endpoint", "event"),
-    CheckConstraint("outcome in ('DELIVERED', 'GIVEN_UP')", name="outcome"),
-)
-Index(
-    "ix_webhook_deliveries_due",
-    webhook_deliveries.c.endpoint,
-    webhook_deliveries.c.next_at,
-    postgresql_where=webhook_deliveries.c.finished_at.is_(None),
-)
-Index("ix_webhook_deliveries_finished_at", webhook_deliveries.c.finished_at)
-
-provider_states = Table(
-    "provider_states",
-    metadata,
-    Column("provider", Text, nullable=False),
-    Column("model", Text, nullable=False),
-    Column("state", Text, nullable=False),
-    Column("changed_at", TIMESTAMP(timezone=True), nullable=False, server_default=func.now()),
-    PrimaryKeyConstraint("provider", "model"),
-)
+Index("ix_outbox_topic", outbox.c.topic, outbox.c.tenant, outbox.c.position)
+Index("ix_outbox_unsequenced", outbox.c.created_at, postgresql_where=outbox.c.position.is_(None))

@@ -1,4 +1,4 @@
-"""The tables' one MetaData: alembic compares it with the database, and a test fails where they differ."""
+"""The one MetaData of the tables. `tests/app/db/test_tables.py` compares it with a migrated database."""
 
 from __future__ import annotations
 

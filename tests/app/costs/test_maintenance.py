@@ -141,7 +141,7 @@ class TestMaintenance:
         await asyncio.gather(*(Maintenance(sessions, ManualClock(), timedelta(days=1)).run_due() for _ in range(4)))
         assert [record.__dict__["budget"] for record in caplog.records if record.levelname == "ERROR"] == [str(made)]
         assert await discrepancies(sessions) == []
-        assert await scalar(sessions, "select count(*) from upkeep where begun_at > now() - interval '1 minute'") == 2
+        assert await scalar(sessions, "select count(*) from maintenance where begun_at > now() - interval '1 minute'") == 2
         await falsify(sessions, held="3")
         await Maintenance(sessions, ManualClock(), timedelta(days=1)).run_due()
         assert len(await discrepancies(sessions)) == 1

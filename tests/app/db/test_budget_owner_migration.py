@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from pathlib import Path
+from decimal import Decimal
 
 import asyncpg
 import pytest
-from alembic import command
-from alembic.config import Config
-from alembic.script import ScriptDirectory
-from sqlalchemy import Connection
-from sqlalchemy.ext.asyncio import create_async_engine
-from sqlalchemy.pool import NullPool
 
 from app.db.migrate import migrate
+from tests.app.db.upgrades import earlier_database
 
 pytestmark = pytest.mark.anyio
 
-MIGRATIONS = Path(__file__).parents[3] / "migrations"
+REVISION = "0009"
+"""The last one before budgets had owners."""
 BUDGETS = {
     # name: (tenant, agent, origin, deleted), owner
     "over all": (("", "", "created", False), "INSTALLATION"),
@@ -35,81 +31,60 @@ INSERT = """
     values (gen_random_uuid(), $1, $2, $3, 10, 'MONTH', 'UTC', '{80}', 'BLOCK', $4, case when $5 then now() end)
     returning key
 """
+OPEN = """
+    insert into budget_periods (budget, period_start, period_end, spent_usd)
+    values ($1, date_trunc('month', now(), 'UTC'), date_trunc('month', now(), 'UTC') + interval '1 month', 1.5)
+"""
 DEFAULTS = """[{"name": "Default of globex", "tenant": "globex", "agent": "", "limit_usd": 5, "period": "DAY", "time_zone": "UTC",
     "thresholds": [90], "enforcement": "BLOCK"}, {"name": "Default of initech", "tenant": "initech", "agent": "", "limit_usd": 5,
     "period": "DAY", "time_zone": "UTC", "thresholds": [90], "enforcement": "BLOCK"}]"""
 
 
-def config() -> Config:
-    found = Config()
-    found.set_main_option("script_location", str(MIGRATIONS))
-    return found
-
-
-def revision_before(name: str) -> str:
-    [script] = [
-        script for script in ScriptDirectory.from_config(config()).walk_revisions() if Path(script.path).stem.endswith(name)
-    ]
-    assert isinstance(script.down_revision, str)
-    return script.down_revision
-
-
-async def migrate_to(url: str, revision: str) -> None:
-    def upgrade(connection: Connection) -> None:
-        to = config()
-        to.attributes["connection"] = connection
-        command.upgrade(to, revision)
-
-    engine = create_async_engine(url.replace("postgresql://", "postgresql+asyncpg://", 1), poolclass=NullPool)
-    async with engine.begin() as connection:
-        await connection.run_sync(upgrade)
-    await engine.dispose()
+@pytest.fixture
+async def url(postgres_owner_url: str) -> AsyncIterator[str]:
+    """Of a database at the revision before budgets had owners."""
+    async with earlier_database(postgres_owner_url, "before_owners", REVISION) as made:
+        yield made
 
 
 @pytest.fixture
-async def database(postgres_owner_url: str) -> AsyncIterator[asyncpg.Connection]:
-    """At the revision before budgets had owners."""
-    server = await asyncpg.connect(postgres_owner_url)
-    await server.execute("create database before_owners template template0")
-    url = f"{postgres_owner_url.rpartition('/')[0]}/before_owners"
-    await migrate_to(url, revision_before("budget_owner"))
+async def database(url: str) -> AsyncIterator[asyncpg.Connection]:
+    """With budgets of every kind, in their running periods."""
     connection = await asyncpg.connect(url)
     for name, (values, _) in BUDGETS.items():
-        await connection.execute("select budget_open($1)", await connection.fetchval(INSERT, name, *values))
+        await connection.execute(OPEN, await connection.fetchval(INSERT, name, *values))
     yield connection
     await connection.close()
-    await server.execute("drop database before_owners with (force)")
-    await server.close()
 
 
-async def rows(connection: asyncpg.Connection) -> dict[str, str]:
-    found = await connection.fetch("select name, to_jsonb(b) - 'owner' as row from budget_now b")
-    return {row["name"]: row["row"] for row in found}
+async def rows(connection: asyncpg.Connection) -> dict[str, tuple[str, str]]:
+    found = await connection.fetch(
+        "select b.name, to_jsonb(b) - 'owner' as budget, to_jsonb(p) as period from budgets b"
+        " join budget_periods p on p.budget = b.key"
+    )
+    return {row["name"]: (row["budget"], row["period"]) for row in found}
 
 
-async def test_each_gets_its_owner_and_stays_as_it_is_otherwise(database: asyncpg.Connection, postgres_owner_url: str) -> None:
+async def test_each_gets_its_owner_and_stays_as_it_is_otherwise(database: asyncpg.Connection, url: str) -> None:
     before = await rows(database)
     assert set(before) == set(BUDGETS)
-    await migrate(f"{postgres_owner_url.rpartition('/')[0]}/before_owners")
+    await migrate(url)
     await database.reload_schema_state()
     assert await rows(database) == before
-    owners = await database.fetch("select name, owner from budget_now")
-    assert {row["name"]: row["owner"] for row in owners} == {name: owner for name, (_, owner) in BUDGETS.items()}
+    now = await database.fetch("select name, owner, spent_usd from budget_now")
+    expected = {name: (owner, Decimal("1.5")) for name, (_, owner) in BUDGETS.items()}
+    assert {row["name"]: (row["owner"], row["spent_usd"]) for row in now} == expected
 
 
-async def test_a_default_is_made_for_who_had_none_and_belongs_to_the_installation(
-    database: asyncpg.Connection, postgres_owner_url: str
-) -> None:
-    await migrate(f"{postgres_owner_url.rpartition('/')[0]}/before_owners")
+async def test_a_default_is_made_for_who_had_none_and_belongs_to_the_installation(database: asyncpg.Connection, url: str) -> None:
+    await migrate(url)
     made = await database.fetch("select tenant, owner, origin from materialise_defaults($1::text::jsonb)", DEFAULTS)
     assert [tuple(row) for row in made] == [("initech", "INSTALLATION", "default")]
 
 
-async def test_a_budget_without_a_word_of_its_owner_is_the_installations(
-    database: asyncpg.Connection, postgres_owner_url: str
-) -> None:
+async def test_a_budget_without_a_word_of_its_owner_is_the_installations(database: asyncpg.Connection, url: str) -> None:
     """As a process of the version before makes it while it is being replaced."""
-    await migrate(f"{postgres_owner_url.rpartition('/')[0]}/before_owners")
+    await migrate(url)
     key = await database.fetchval(INSERT, "late", "acme", "", "created", False)
     assert await database.fetchval("select owner from budgets where key = $1", key) == "INSTALLATION"
 
@@ -118,9 +93,9 @@ async def test_a_budget_without_a_word_of_its_owner_is_the_installations(
     ("owner", "tenant", "agent"), [("TENANT", "", "a"), ("AGENT", "", "a"), ("AGENT", "acme", ""), ("", "a", "a")]
 )
 async def test_an_owner_that_the_scope_does_not_name_is_refused(
-    database: asyncpg.Connection, postgres_owner_url: str, owner: str, tenant: str, agent: str
+    database: asyncpg.Connection, url: str, owner: str, tenant: str, agent: str
 ) -> None:
-    await migrate(f"{postgres_owner_url.rpartition('/')[0]}/before_owners")
+    await migrate(url)
     key = await database.fetchval(INSERT, "new", tenant, agent, "created", False)
     with pytest.raises(asyncpg.CheckViolationError):
         await database.execute("update budgets set owner = $1 where key = $2", owner, key)

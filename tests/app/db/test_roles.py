@@ -130,8 +130,10 @@ class TestIdleTransactions:
     async def test_are_ended_and_let_go_of_their_locks(self, sessions: Sessions, owner_url: str) -> None:
         async def idle() -> None:
             async with sessions.write() as session:
-                await session.execute(text("update upkeep set task = task"))
-                await fetch(owner_url, "with locked as (update upkeep set task = task returning 1) select count(*) from locked")
+                await session.execute(text("update maintenance set task = task"))
+                await fetch(
+                    owner_url, "with locked as (update maintenance set task = task returning 1) select count(*) from locked"
+                )
                 await session.execute(text("select 1"))
 
         with pytest.raises(StoreUnavailable):

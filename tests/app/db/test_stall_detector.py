@@ -58,16 +58,16 @@ class TestServerThatStandsStill:
 
         async def write() -> None:
             async with sessions.write() as session:
-                await session.execute(text("insert into upkeep values ('seen')"))
+                await session.execute(text("insert into maintenance values ('seen')"))
                 with frozen_postgres(private_stores.data_dir):
-                    await session.execute(text("insert into upkeep values ('seen too')"))
+                    await session.execute(text("insert into maintenance values ('seen too')"))
 
         asked = time.monotonic()
         with pytest.raises(StoreUnavailable):
             await write()
         assert time.monotonic() - asked < DEADLINE_SECONDS
         async with sessions.read() as reading:
-            assert (await reading.execute(text("select count(*) from upkeep where task like 'seen%'"))).scalar_one() == 0
+            assert (await reading.execute(text("select count(*) from maintenance where task like 'seen%'"))).scalar_one() == 0
 
 
 class TestServerThatIsBusy:

@@ -74,7 +74,7 @@ def old_data_dir(tmp_path: Path, free_tcp_port: int) -> Path:
     subprocess.run([*control, "-o", options, "start"], check=True, capture_output=True)
     try:
         asyncio.run(migrate(url))
-        fetch(url, "insert into upkeep values ('kept')")
+        fetch(url, "insert into maintenance values ('kept')")
         fetch(url, "select make_usage_partition(now())")
         fetch(url, "create type mood as enum ('good')")
     finally:
@@ -89,8 +89,10 @@ class TestDataDirectoryOfOneSuperuser:
             with running(old_data_dir) as stores:
                 asyncio.run(prepare_database(settings_of(stores)))
                 serving = stores.database.reveal()
-                fetch(serving, f"insert into upkeep values ('start {times}')")
-                assert fetch(serving, "select count(*) from upkeep where task = 'kept' or task like 'start%'") == [(1 + times,)]
+                fetch(serving, f"insert into maintenance values ('start {times}')")
+                assert fetch(serving, "select count(*) from maintenance where task = 'kept' or task like 'start%'") == [
+                    (1 + times,)
+                ]
                 assert fetch(serving, "select make_usage_partition(now() + interval '2 months')") == [(times == 1,)]
                 assert fetch(serving, "select rolsuper from pg_roles where rolname = current_user") == [(False,)]
 
@@ -122,7 +124,7 @@ class TestDataDirectoryOfOneSuperuser:
         assert not marker.exists()
         catalog.write_bytes(kept)
         with running(old_data_dir) as stores:
-            assert fetch(stores.owner.reveal(), "select count(*) from upkeep where task = 'kept'") == [(1,)]
+            assert fetch(stores.owner.reveal(), "select count(*) from maintenance where task = 'kept'") == [(1,)]
 
 
 class TestLostFilesOfUrls:

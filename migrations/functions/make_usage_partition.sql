@@ -1,6 +1,10 @@
--- Makes the partition of the month that contains `moment`, with the rows that wait in the default one. True where it was missing.
-create function make_usage_partition(moment timestamptz) returns boolean
-language plpgsql as $$
+-- Makes the partition of the month that contains `moment`, with the rows that wait in the default one. True if it was missing.
+-- Runs with the rights of the owner of the tables: the serving role may not make any.
+--
+-- Locks all usage records against writing: no row of the month may come to the default partition while its rows move. It is the only lock
+-- of its transaction, and settlements wait for it.
+create or replace function make_usage_partition(moment timestamptz) returns boolean
+language plpgsql security definer as $$
 declare
     starts timestamptz := date_trunc('month', moment, 'UTC');
     ends timestamptz := (date_trunc('month', moment at time zone 'UTC') + interval '1 month') at time zone 'UTC';

@@ -1,7 +1,7 @@
 -- What was spent by local day, for several series at once: each is an object with a filter (null matches all), a zone, the start of its
 -- history and the grain of roll-ups that is exact in its zone. `later` is the part that came after the time of day of `moment`. Series of
--- the same tenants share one read of the roll-ups; only a label needs the records.
-create function spending_by_day(wanted jsonb, moment timestamptz)
+-- the same tenants share one read of the roll-ups; only a label needs the records. Locks nothing.
+create or replace function spending_by_day(wanted jsonb, moment timestamptz)
 returns table (series int, day date, usd numeric, later numeric)
 language sql stable
 begin atomic

@@ -1,29 +1,42 @@
--- Admits a batch of calls and top-ups, one after the other, each all or nothing over every budget in its scope.
--- The calls that it may change are locked first, then the budgets' periods, and limits are read after, so that no hold passes one in force.
--- A call that comes up meanwhile is a unique violation: the whole batch is decided again.
-create function ledger_admit(
-    admitting uuid, lease interval, keep interval, defaults jsonb, payers ledger_payer[], targets ledger_target[], requests ledger_request[]
+-- Admits a batch of calls and top-ups, one after the other, each all or nothing over every budget in its scope. `admitting` is the process
+-- that asks. `ord` of an answer is the place of its request; `verdict` is 'admitted', 'joined' (another call has the idempotency key),
+-- 'mismatch' (with another input), 'refused' or 'unpriced' (by `budget`), or 'gone' (a top-up of a call that is no longer open).
+--
+-- Locks, in the one order of the ledger:
+-- 1. the ledger, shared; exclusively if default budgets are to be made, because a budget opens with the sums of all that is committed;
+-- 2. the calls that it may change, by key: a repeat, a top-up, or the holder of an idempotency key;
+-- 3. the periods of all budgets in scope, by budget and start. Limits are read after that, so no hold passes a limit that is in force.
+-- A call that another transaction inserts meanwhile is a unique violation: the whole batch is decided again.
+--
+-- Small batches look cheaper when they are planned anew each time; planning is most of their cost, so the plan is generic.
+create or replace function ledger_admit(
+    admitting uuid, lease interval, retention interval, defaults jsonb, payers ledger_payer[], targets ledger_target[], requests ledger_request[]
 )
 returns table (ord int, verdict text, call uuid, cap int, capped boolean, admitted_at timestamptz, budget uuid, needed numeric, remaining numeric)
 language plpgsql set plan_cache_mode = force_generic_plan as $$
 #variable_conflict use_column
 declare
+    -- The calls that the batch may change.
     known_calls uuid[];
+    -- Place by place: this budget counts for this payer and target at this moment.
     m_payer int[]; m_target int[]; m_at timestamptz[]; m_budget uuid[];
+    -- Place by place: the period of this budget that contains this moment.
     p_budget uuid[]; p_at timestamptz[]; p_start timestamptz[]; p_end timestamptz[];
+    -- The slots: each locked period once, the room that is left in it, and whether its budget refuses.
     k_budget uuid[]; k_start timestamptz[]; k_room numeric[]; k_block boolean[];
-    a_ord int[] := '{}'; a_call uuid[] := '{}'; a_cap int[] := '{}'; a_capped boolean[] := '{}'; a_usd numeric[] := '{}'; a_kind text[] := '{}';
-    h_ord int[] := '{}'; h_slot bigint[] := '{}'; h_usd numeric[] := '{}';
+    -- The periods that refused a call.
     f_budget uuid[] := '{}'; f_start timestamptz[] := '{}';
+    admitted ledger_admitted[] := '{}';
+    holds ledger_hold[] := '{}';
     r record;
     slot bigint;
     tight bigint;
     amount numeric;
 begin
     if jsonb_array_length(defaults) = 0 then
-        perform pg_advisory_xact_lock_shared(7246001);
+        perform pg_advisory_xact_lock_shared(ledger_lock());
     else
-        perform pg_advisory_xact_lock(7246001);
+        perform pg_advisory_xact_lock(ledger_lock());
         perform budget_open(made.key) from materialise_defaults(defaults) made;
     end if;
 
@@ -121,109 +134,27 @@ begin
                 amount := ceil((r.input_usd + cap * r.token_usd) * 1000000000000) / 1000000000000;
                 foreach slot in array r.slots loop
                     k_room[slot] := k_room[slot] - amount;
-                    h_ord := h_ord || ord; h_slot := h_slot || slot; h_usd := h_usd || amount;
+                    holds := holds || row(ord, k_budget[slot], k_start[slot], amount)::ledger_hold;
                 end loop;
             end if;
             if verdict = 'admitted' then
-                a_ord := a_ord || ord; a_call := a_call || call; a_cap := a_cap || cap; a_capped := a_capped || capped; a_usd := a_usd || amount;
-                a_kind := a_kind || case when r.at is not null then 'topup' when r.known is not null then 'again' else 'new' end;
+                admitted := admitted || row(
+                    ord, call, cap, capped, amount,
+                    case when r.at is not null then 'topup' when r.known is not null then 'again' else 'new' end
+                )::ledger_admitted;
             end if;
         end if;
         return next;
     end loop;
 
-    perform write_admissions(
-        admitting, lease, keep, payers, targets, requests, a_ord, a_call, a_cap, a_capped, a_usd, a_kind, h_ord, h_slot, h_usd, k_budget, k_start
-    );
-    if cardinality(h_ord) > 0 then
+    perform write_admissions(admitting, lease, retention, payers, targets, requests, admitted, holds);
+    if cardinality(holds) > 0 then
         update budget_periods p set held_usd = p.held_usd + taken.usd
-        from (select h.slot, sum(h.usd) as usd from unnest(h_slot, h_usd) h (slot, usd) group by 1) taken
-        where p.budget = k_budget[taken.slot] and p.period_start = k_start[taken.slot];
+        from (select h.budget, h.starts, sum(h.usd) as usd from unnest(holds) h group by h.budget, h.starts) taken
+        where p.budget = taken.budget and p.period_start = taken.starts;
     end if;
     if cardinality(f_budget) > 0 then
         perform raise_alerts(f_budget, f_start, true);
     end if;
 end
 $$;
---
--- The rows of admitted calls.
-create function write_admissions(
-    admitting uuid, lease interval, keep interval, payers ledger_payer[], targets ledger_target[], requests ledger_request[],
-    a_ord int[], a_call uuid[], a_cap int[], a_capped boolean[], a_usd numeric[], a_kind text[],
-    h_ord int[], h_slot bigint[], h_usd numeric[], k_budget uuid[], k_start timestamptz[]
-) returns void
-language plpgsql as $$
-declare
-    changed bigint;
-begin
-    insert into completions (
-        key, tenant, agent, key_name, operation, labels, idempotency_key, request_hash, owner, lease_until, status,
-        estimates, hold_budgets, hold_starts, hold_usd, output_cap, capped, admitted_at, expires_at
-    )
-    select q.call, y.tenant, y.agent, y.key_name, y.operation, y.labels, q.idem, q.hash, admitting, now() + lease, 'RUNNING',
-        jsonb_build_array(jsonb_build_object('provider', t.provider, 'model', t.model, 'input', q.input_tokens, 'cap', a.cap, 'usd', a.usd)),
-        coalesce(h.budgets, '{}'), coalesce(h.starts, '{}'), coalesce(h.usd, '{}'), a.cap, a.capped, now(), now() + keep
-    from unnest(requests) with ordinality q (
-        call, payer, target, input_tokens, max_out, min_out, input_usd, token_usd, idem, hash, at, ord
-    )
-    join unnest(payers) with ordinality y (tenant, agent, key_name, operation, labels, place) on y.place = q.payer
-    join unnest(targets) with ordinality t (provider, model, place) on t.place = q.target
-    join unnest(a_ord, a_cap, a_capped, a_usd, a_kind) a (ord, cap, capped, usd, kind) on a.ord = q.ord and a.kind = 'new'
-    left join (
-        select g.ord, array_agg(k_budget[g.slot]) as budgets, array_agg(k_start[g.slot]) as starts, array_agg(g.usd) as usd
-        from unnest(h_ord, h_slot, h_usd) g (ord, slot, usd) group by g.ord
-    ) h on h.ord = q.ord
-    order by y.tenant, y.operation, q.idem, q.call;
-
-    if a_kind && array['topup', 'again'] then
-        update completions c
-        set estimates = case a.kind when 'topup' then c.estimates else '[]' end
-                || jsonb_build_object('provider', t.provider, 'model', t.model, 'input', q.input_tokens, 'cap', a.cap, 'usd', a.usd),
-            hold_budgets = c.hold_budgets || h.budgets, hold_starts = c.hold_starts || h.starts, hold_usd = c.hold_usd || h.usd,
-            output_cap = a.cap, capped = a.capped, owner = admitting, lease_until = now() + lease, status = 'RUNNING', swept_at = null,
-            finished_at = null, admitted_at = case a.kind when 'topup' then c.admitted_at else now() end,
-            expires_at = case a.kind when 'topup' then c.expires_at else now() + keep end
-        from unnest(requests) with ordinality q (
-            call, payer, target, input_tokens, max_out, min_out, input_usd, token_usd, idem, hash, at, ord
-        )
-        join unnest(targets) with ordinality t (provider, model, place) on t.place = q.target
-        join unnest(a_ord, a_call, a_cap, a_capped, a_usd, a_kind) a (ord, call, cap, capped, usd, kind) on a.ord = q.ord and a.kind <> 'new'
-        left join (
-            select g.ord, array_agg(k_budget[g.slot]) as budgets, array_agg(k_start[g.slot]) as starts, array_agg(g.usd) as usd
-            from unnest(h_ord, h_slot, h_usd) g (ord, slot, usd) group by g.ord
-        ) h on h.ord = q.ord
-        where c.key = a.call
-            and case a.kind when 'topup' then c.status = 'RUNNING' and c.owner = admitting else c.swept_at is not null end;
-        get diagnostics changed = row_count;
-        if changed < (select count(*) from unnest(a_kind) kind where kind <> 'new') then
-            raise exception 'a call changed while it was decided' using errcode = 'serialization_failure';
-        end if;
-    end if;
-end
-$$;
---
--- The periods of budgets at moments, each pair once. A TOTAL budget has none before its creation.
-create function periods_of(budgets_wanted uuid[], moments timestamptz[])
-returns table (budget uuid, at timestamptz, starts timestamptz, ends timestamptz)
-language sql stable
-begin atomic
-    select d.budget, d.at, p.starts, p.ends
-    from (select distinct * from unnest(periods_of.budgets_wanted, periods_of.moments) u (budget, at)) d
-    join budgets b on b.key = d.budget
-    cross join lateral budget_period(b.period, b.time_zone, b.created_at, d.at) p
-    where b.period <> 'TOTAL' or b.created_at <= d.at;
-end;
---
--- A budget for each tenant and agent that the configuration gives one, made with its first call and never again.
-create function materialise_defaults(defaults jsonb) returns setof budgets
-language sql
-begin atomic
-    insert into budgets (key, name, tenant, agent, limit_usd, period, time_zone, thresholds, enforcement, origin)
-    select gen_random_uuid(), d.name, d.tenant, d.agent, d.limit_usd, d.period, d.time_zone, d.thresholds, d.enforcement, 'default'
-    from jsonb_to_recordset(defaults) d (
-        name text, tenant text, agent text, limit_usd numeric, period text, time_zone text, thresholds int[], enforcement text
-    )
-    order by d.tenant, d.agent
-    on conflict (tenant, agent) where origin = 'default' do nothing
-    returning *;
-end;

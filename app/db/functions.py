@@ -1,0 +1,76 @@
+"""SQL functions and views. The current source of each is `migrations/functions/NAME.sql`, and there is no other.
+
+A migration names in its `REPLACES` those that it adds or changes. If arguments or columns change, it also drops the old form.
+After the last migration of an upgrade each named one is made from its file, once: an upgrade over many versions needs no older
+source. So a migration must not call one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from sqlalchemy import Connection
+
+from app.db.sql_files import MIGRATIONS, run_statements
+
+FUNCTIONS = MIGRATIONS / "functions"
+IN_ORDER = (
+    "ledger_lock",
+    "outbox_lock",
+    "local_instant",
+    "budget_period",
+    "budgets_for",
+    "budget_spend",
+    "raise_alerts",
+    "budget_open",
+    "lock_periods",
+    "periods_of",
+    "materialise_defaults",
+    "budget_now",
+    "budget_discrepancies",
+    "usage_buckets",
+    "write_admissions",
+    "ledger_admit",
+    "write_usage",
+    "remove_estimates",
+    "charge_budgets",
+    "write_rollups",
+    "close_calls",
+    "ledger_settle",
+    "ledger_sweep",
+    "repair_sums",
+    "make_usage_partition",
+    "spending_by_day",
+    "outbox_sequence",
+    "outbox_forget",
+    "webhook_take",
+    "provider_changed",
+    "share_stream_keys",
+)
+"""Each stands after those that its definition needs."""
+
+_FIX_DEFINERS = """
+do $$
+declare
+    definer regprocedure;
+begin
+    for definer in
+        select oid from pg_proc
+        where pronamespace = current_schema()::regnamespace and prosecdef and pg_has_role(proowner, 'usage')
+    loop
+        execute format('alter function %s set search_path = %I, pg_temp', definer, current_schema());
+        execute format('revoke execute on function %s from public', definer);
+    end loop;
+end
+$$
+"""
+"""What runs with the rights of the owner finds its tables in their schema. Temporary tables come last, or a caller's own could
+stand in for a table. No role may run it but those that are granted it."""
+
+
+def replace_functions(connection: Connection, names: Collection[str]) -> None:
+    """Makes these from their files. Raises ValueError for one that has none."""
+    for name in sorted(names, key=IN_ORDER.index):
+        run_statements(connection, FUNCTIONS / f"{name}.sql")
+    if names:
+        connection.exec_driver_sql(_FIX_DEFINERS)

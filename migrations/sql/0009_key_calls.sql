@@ -1,0 +1,1 @@
+alter table api_keys add column calls_cancelled_at timestamptz;
