@@ -178,3 +178,38 @@ create table upkeep (
 );
 --
 insert into upkeep (task) values ('tidy'), ('reconcile');
+--
+-- What a batch of the ledger says. Payers, targets, prices and calls are named by their place in their list, from 1: most calls share them.
+create type ledger_payer as (tenant text, agent text, key_name text, operation text, labels jsonb);
+--
+create type ledger_target as (provider text, model text);
+--
+-- A call to be admitted: `input_usd` is the price of its input and `token_usd` that of one token of output, null if the target has none; it may
+-- get between `min_out` and `max_out` tokens; `idem` is its idempotency key and `hash` that of its input. One with `at`, the moment of its
+-- admission, is a further attempt of a call that is open.
+create type ledger_request as (
+    call uuid, payer int, target int, input_tokens int, max_out int, min_out int, input_usd numeric, token_usd numeric, idem text, hash bytea,
+    at timestamptz
+);
+--
+create type ledger_price as (
+    provider text, model text, input_usd numeric, output_usd numeric, cache_read_usd numeric, cache_write_usd numeric, source text
+);
+--
+-- A call to be settled: `at` is its admission, null if the process did not admit it; without a `status` it is released.
+create type ledger_call as (call uuid, at timestamptz, payer int, status text);
+--
+create type ledger_attempt as (
+    call int, price int, key uuid, outcome text, request_id text, uncached bigint, cached bigint, write_5m bigint, write_1h bigint,
+    visible bigint, reasoning bigint, cost numeric, saved numeric, cache_tier text, latency double precision, confirmed boolean
+);
+--
+-- A call of a batch as the ledger found it: 'open', 'new' to it, 'late' after it was swept, or 'done' before.
+create type ledger_found as (ord int, call uuid, at timestamptz, payer int, status text, state text);
+--
+-- What was written, or with negative figures removed, of one moment, scope and set of labels.
+create type ledger_sum as (
+    tenant text, at timestamptz, provider text, model text, agent text, operation text, labels jsonb, requests bigint, failures bigint,
+    cache_hits bigint, unpriced_requests bigint, input_tokens bigint, output_tokens bigint, cached_input_tokens bigint,
+    reasoning_tokens bigint, cost_usd numeric, saved_usd numeric, unconfirmed_usd numeric
+);

@@ -1,4 +1,4 @@
-"""The field's words in stored names; functions, views and types in their current form. It takes over every revision before it."""
+"""The field's words in stored names; functions and views in their current form, on a database of any revision before."""
 
 from __future__ import annotations
 

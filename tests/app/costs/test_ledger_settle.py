@@ -4,38 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
 from decimal import Decimal
-from pathlib import Path
-from uuid import UUID
 
 import asyncpg
 import pytest
-from alembic import command
-from alembic.config import Config
-from sqlalchemy import Connection, text
+from sqlalchemy import text
 
-import app
 from app.costs.budgets import BudgetScope, BudgetStore, NewBudget
 from app.costs.ledger import PostgresLedger
-from app.costs.prices import PriceBook
-from app.db.engines import build_engines
-from app.db.migrate import migrate
+from app.db.migrate import migrate, serving_role
 from app.db.sessions import Sessions
-from app.runtime.clock import SystemClock
-from app.settings import DatabaseSettings, Settings
 from tests.app.costs.calls import Sums, asked, settlement, sums
 
 pytestmark = pytest.mark.anyio
 
 BUDGET = NewBudget("b", BudgetScope(tenant="acme"), Decimal(10))
-SCRIPTS = Path(app.__file__).parents[1] / "migrations"
-BEFORE = "0006"
-MADE_BEFORE = text(
-    "insert into budgets (key, name, tenant, limit_usd, period, time_zone, thresholds, enforcement)"
-    " values (gen_random_uuid(), 'b', 'acme', 10, 'MONTH', 'UTC', '{80}', 'BLOCK') returning key"
-)
-"""As the version before makes a budget."""
+BEFORE = "0012"
+BACK = """
+    drop function write_admissions;
+    drop type ledger_admitted, ledger_hold;
+    alter table maintenance rename to upkeep;
+    alter index pk_maintenance rename to {"pk_upkeep"};
+    alter table outbox rename column sequenced_at to placed_at;
+    alter index ix_outbox_unsequenced rename to ix_outbox_unplaced;
+    alter table event_log rename column last_deleted to gone;
+    update alembic_version set version_num = '0012';
+"""
+"""The names and types of that revision, under a ledger that has its connections and its open calls."""
 
 
 async def waits_for_a_lock(sessions: Sessions, statement: str) -> None:
@@ -70,32 +65,18 @@ class TestCallThatIsRenewedMeanwhile:
 
 
 class TestProcessThatRunsWhileItsDatabaseIsMigrated:
-    @pytest.fixture
-    async def old(self, postgres_owner_url: str) -> AsyncIterator[str]:
-        """The database of the version before."""
-        server = await asyncpg.connect(postgres_owner_url)
-        await server.execute("create database version_before template template0")
-        url = f"{postgres_owner_url.rpartition('/')[0]}/version_before"
-        engines = build_engines(url, [], DatabaseSettings())
-        async with engines.primary.begin() as connection:
-            await connection.run_sync(upgrade_to, BEFORE)
-        await engines.close()
-        yield url
-        await server.execute("drop database version_before with (force)")
-        await server.close()
-
-    async def test_settles_its_open_calls(self, old: str) -> None:
-        engines = build_engines(old, [], DatabaseSettings())
-        sessions = Sessions(engines)
-        ledger = PostgresLedger(sessions, SystemClock(), Settings(), PriceBook(Settings()))
-        async with sessions.write() as session:
-            key: UUID = (await session.execute(MADE_BEFORE)).scalar_one()
-            await session.execute(text("select budget_open(:key)"), {"key": key})
-        before, after, late = asked(), asked(), asked()
+    async def test_settles_its_open_calls_and_admits_new_ones(
+        self, ledger: PostgresLedger, budgets: BudgetStore, sessions: Sessions, owner_url: str, database_url: str
+    ) -> None:
+        made = await budgets.create(BUDGET)
+        before, after, late, new = asked(), asked(), asked(), asked()
         for request in (before, after, late):
             await ledger.admit(request)
         await ledger.settle(settlement(before))
-        assert await migrate(old) > BEFORE
+        owner = await asyncpg.connect(owner_url)
+        await owner.execute(BACK)
+        await owner.close()
+        assert await migrate(owner_url, serving=serving_role(database_url)) > BEFORE
         await ledger.settle(settlement(after))
         async with sessions.write() as session:
             await session.execute(
@@ -103,16 +84,9 @@ class TestProcessThatRunsWhileItsDatabaseIsMigrated:
             )
         assert await ledger.sweep() == 1
         await ledger.settle(settlement(late))
-        found = await sums(sessions, key)
-        stored = [await ledger.stored(request.call) for request in (before, after, late)]
-        await ledger.close()
-        await engines.close()
-        assert found == Sums(Decimal(6), Decimal(0), Decimal(0), Decimal(6), Decimal(6))
-        assert [one.document if one else None for one in stored] == [b"d"] * 3
-
-
-def upgrade_to(connection: Connection, revision: str) -> None:
-    config = Config()
-    config.set_main_option("script_location", str(SCRIPTS).replace("%", "%%"))
-    config.attributes["connection"] = connection
-    command.upgrade(config, revision)
+        await ledger.admit(new)
+        await ledger.settle(settlement(new))
+        found = await sums(sessions, made.key)
+        stored = [await ledger.stored(request.call) for request in (before, after, late, new)]
+        assert found == Sums(Decimal(8), Decimal(0), Decimal(0), Decimal(8), Decimal(8))
+        assert [one.document if one else None for one in stored] == [b"d"] * 4

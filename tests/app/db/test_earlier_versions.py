@@ -24,7 +24,6 @@ pytestmark = pytest.mark.anyio
 CALLS = 10_000
 BUDGET = UUID(int=1)
 FORMER = """
-    create type ledger_payer as (tenant text, agent text);
     create function write_admissions(payers ledger_payer[], a_ord int[]) returns void language plpgsql as $$begin end$$;
     create function write_admissions(payers ledger_payer[]) returns void language plpgsql as $$begin end$$;
     create function budget_period(period text) returns text language sql immutable return period;
