@@ -24,7 +24,7 @@ BACK = """
     drop function write_admissions;
     drop type ledger_admitted, ledger_hold;
     alter table maintenance rename to upkeep;
-    alter index pk_maintenance rename to {"pk_upkeep"};
+    alter index pk_maintenance rename to pk_upkeep;
     alter table outbox rename column sequenced_at to placed_at;
     alter index ix_outbox_unsequenced rename to ix_outbox_unplaced;
     alter table event_log rename column last_deleted to gone;
