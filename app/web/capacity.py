@@ -3,7 +3,8 @@
 What is over is refused before anything is done. Shares are dynamic thresholds, as switches use them for their buffers: a tenant
 may hold up to a fixed multiple of what is still free, and a key up to a fixed multiple of what its tenant may still take. A key
 that is alone gets its whole share, and however many others have come before, a part of what they left stays free for the next.
-Nothing that runs is ever taken away. The last places are for administrators' keys.
+A share is rounded up, but the last place is for a tenant that holds nothing; below four places there is no such place.
+Nothing that runs is ever taken away. The last places are for administrators' keys, if their part is at least one place.
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ from collections.abc import Hashable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
-from math import ceil
+from math import floor
 
 from app.domain.errors import Overloaded
 
 _ROUNDING = 1e-9
+_FEWEST_WITH_ONE_SPARE = 4
+"""So that a key that is alone has three quarters without the last place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +67,10 @@ class Capacity:
         """`largest` is the most that one call or body may need: it always fits while nothing else is held."""
         shares = shares or Shares()
         self._limit = limit
-        self._open_to_all = limit - min(ceil(limit * shares.for_admin), max(0, limit - largest))
+        self._rounding = _ROUNDING * limit
+        self._open_to_all = limit - min(floor(limit * shares.for_admin + self._rounding), max(0, limit - largest))
         self._shares = shares.at_least(largest / self._open_to_all)
+        self._spare = 1 if self._shares.per_tenant < 1 and self._open_to_all >= _FEWEST_WITH_ONE_SPARE else 0
         self._retry_after_ms = max(1, round(retry_after.total_seconds() * 1000))
         self._groups: dict[str | None, _Group] = {}
         self.in_flight = 0
@@ -105,8 +110,8 @@ class Capacity:
             return True
         part, of_tenant = self._shares.per_key, self._shares.per_tenant
         room_of_tenant = of_tenant * free - (1 - of_tenant) * (held_by_tenant + amount)
-        left = min(room_of_tenant, part * room_of_tenant - (of_tenant - part) * (held_by_key + amount))
-        return left >= -_ROUNDING * self._limit
+        room_of_key = part * room_of_tenant / of_tenant - (1 - part / of_tenant) * (held_by_key + amount)
+        return free >= self._spare and min(room_of_tenant, room_of_key) > self._rounding - 1
 
 
 @dataclass(frozen=True, slots=True)

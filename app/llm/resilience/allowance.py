@@ -14,6 +14,10 @@ from app.llm.resilience.limiter import Bucket, LimiterKind, LimiterState, Rates
 from app.llm.routing import RateLimited, Target
 from app.runtime.clock import Clock
 
+_OUTPUT_PART = 0.125
+"""Of a minute's tokens: what one call takes for its output at most, before it is sent. If it took the whole minute, all others
+would wait until the bucket is full."""
+
 
 class ModelAllowance:
     def __init__(self, target: Target, rates: Rates, queue_timeout: timedelta, clock: Clock) -> None:
@@ -36,6 +40,11 @@ class ModelAllowance:
                     continue
                 bucket = self._buckets[kind] = Bucket(rate, self._clock)
             bucket.change(min(remaining, rate) - bucket.available)
+
+    def reservation(self, input_tokens: int, output_cap: int) -> int:
+        """The tokens to take for a call before it is sent. Output beyond that is settled when the call ends."""
+        rate = self._rates[LimiterKind.TOKENS]
+        return input_tokens + (output_cap if rate is None else min(output_cap, max(1, int(rate * _OUTPUT_PART))))
 
     def seconds_until(self, tokens: float) -> float:
         return max((bucket.seconds_until(self._amount(kind, tokens)) for kind, bucket in self._buckets.items()), default=0.0)

@@ -52,7 +52,7 @@ class Failover:
     ) -> None:
         self.call_context = call_context
         self._left = list(targets)
-        self._tokens = call_context.input_tokens + output_tokens
+        self._output_tokens = output_tokens
         self._deadline = deadline
         self._clock = clock
         self._context_tokens = context_tokens
@@ -122,13 +122,16 @@ class Failover:
         return reasons.pop() or ProblemCode.PROVIDER_ERROR
 
     def _seconds_of_waiting(self, guarded: Guarded) -> float:
-        return 0.0 if guarded.breaker.seconds_to_probe > 0 else guarded.seconds_until(self._tokens)
+        return 0.0 if guarded.breaker.seconds_to_probe > 0 else self._seconds_of_limits(guarded)
+
+    def _seconds_of_limits(self, guarded: Guarded) -> float:
+        return guarded.seconds_until(guarded.allowance.reservation(self.call_context.input_tokens, self._output_tokens))
 
     def _pass_over(self, guarded: Guarded) -> None:
         if guarded.target not in self._passed_over:
             self._passed_over.add(guarded.target)
             guarded.skip(AttemptOutcome.SKIPPED_LIMIT, self.call_context)
-            seconds = guarded.seconds_until(self._tokens)
+            seconds = self._seconds_of_limits(guarded)
             message = f"The rate limit of {guarded.name} has no room."
             self._refused = RateLimited(message, timedelta(seconds=max(1.0, seconds)), guarded.name)
 

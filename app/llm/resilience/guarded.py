@@ -405,9 +405,10 @@ class Guarded:
         if isinstance(call, ModelCall):
             cap = cap or call.max_output_tokens
             cap = cap if self._max_output_tokens is None else min(cap, self._max_output_tokens)
+        tokens = self.allowance.reservation(call_context.input_tokens, cap)
         try:
-            await self.allowance.take(call_context.input_tokens + cap, call.deadline)
-            hold = await self.limiter.acquire(call_context.tenant, call_context.input_tokens + cap, call.deadline)
+            await self.allowance.take(tokens, call.deadline)
+            hold = await self.limiter.acquire(call_context.tenant, tokens, call.deadline)
         except Refused as refused:
             refusal = cast(RateLimited, refused.reason)
             raise self._skipped(AttemptOutcome.SKIPPED_LIMIT, call_context, refusal) from refused

@@ -19,6 +19,7 @@ from app.llm.router import Rerouted, Routed
 from app.llm.routing import CallNeeds, ProvidersFailed, RateLimited, RoutingPreference, RoutingStrategy, Target
 from app.settings import ModelSettings, ProviderKindName, ProviderLimits, StrategyName
 from tests.app.llm.fleets import HELLO, Bench, fail, no_price, problem
+from tests.clocks import settle
 
 pytestmark = pytest.mark.anyio
 
@@ -455,3 +456,22 @@ class TestNamingATarget:
         with pytest.raises(Refused) as caught:
             bench.plan(preference=RoutingPreference(avoid=("x",)))
         assert problem(caught.value, InvalidInput).path == ("routing", "avoid")
+
+
+class TestHugeOutputCaps:
+    async def test_of_one_tenant_leave_tokens_to_others(self) -> None:
+        """With the usual limits of the provider, of which such a cap is more than a minute's."""
+        model = ModelSettings(name="m", max_output_tokens=128_000)
+        slow = [Reply(text_answer("x"), delay=3_600.0)] * 8
+        bench = Bench({"a": [*slow, HELLO]}, models={"a": model}, changes={"kind": ProviderKindName.ANTHROPIC}, cap=128_000)
+        greedy = [asyncio.create_task(bench.complete(tenant="acme", within=7_200.0)) for _ in range(12)]
+        await settle()
+        assert len(bench.providers["a"].calls) >= 6
+        bench.cap = 100
+        other = asyncio.create_task(bench.complete(tenant="globex"))
+        await settle()
+        await bench.clock.advance(8)
+        assert (await other).answer.text == "hello there"
+        for task in greedy:
+            task.cancel()
+        await asyncio.gather(*greedy, return_exceptions=True)

@@ -130,6 +130,30 @@ Turn = tuple[int, int, int]
 TURNS = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 5), st.integers(-40, 40)), max_size=60)
 
 
+class TestAnyNumberOfPlaces:
+    @given(st.integers(1, 3000))
+    def test_gives_one_key_three_quarters_and_leaves_one_if_it_can(self, limit: int) -> None:
+        capacity = places(limit)
+        assert fill(capacity.of(ALONE)) >= THREE_QUARTERS * limit
+        assert fill(capacity.of(OTHER)) >= (1 if limit >= 4 else 0)
+
+    @given(st.integers(4, 3000), st.integers(1, 5))
+    def test_leaves_one_to_a_tenant_that_holds_nothing(self, limit: int, keys: int) -> None:
+        capacity = places(limit)
+        for number in range(keys):
+            fill(capacity.of(Holder(number, "acme")))
+        capacity.of(OTHER).take(1)
+
+    @given(st.integers(1, 3000))
+    def test_keeps_a_hundredth_for_administrators(self, limit: int) -> None:
+        capacity = places(limit)
+        for number in range(limit):
+            with suppress(Overloaded):
+                capacity.of(Holder(number, str(number))).take(1)
+        assert capacity.in_flight == limit - limit // 100
+        assert fill(capacity.of(ADMIN)) >= min(1, limit // 100)
+
+
 class TestWhateverIsTakenAndGivenBack:
     @given(st.integers(1, 300), TURNS)
     def test_the_limit_and_the_count_hold(self, limit: int, turns: list[Turn]) -> None:
