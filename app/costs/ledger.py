@@ -9,31 +9,34 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import datetime, timedelta
-from decimal import Decimal
-from typing import Any, Self, TypeAlias
+from typing import Any, Self
 from uuid import UUID, uuid4
 
-import asyncpg
-import msgspec
 from sqlalchemy import Row, text
 
-from app.costs.budgets import Budget, BudgetExceeded, budget_from_row, exceeded
 from app.costs.holds import AdmissionRequest, Admitted, Estimate, Joined, Payer, Settlement, StoredCall
-from app.costs.ledger_rows import Release, TopUp, asked_rows, settled_rows
+from app.costs.ledger_batches import (
+    AdmissionBatches,
+    HoldTerms,
+    OpenCall,
+    Refusal,
+    SettlementBatches,
+    Verdict,
+    repeatable,
+)
+from app.costs.ledger_rows import Release, TopUp
 from app.costs.prices import PriceBook
 from app.costs.statements import Statements
 from app.db.sessions import Sessions
 from app.domain.attempts import Attempt, AttemptOutcome
 from app.domain.errors import Refused, StoreUnavailable
-from app.domain.problems import Conflict, InvalidInput, ProblemCode
 from app.domain.usage import Operation, TokenUsage
 from app.runtime.batcher import Batcher
 from app.runtime.clock import Clock
-from app.settings import BudgetDefault, Settings
+from app.settings import Settings
 
 ADMIT_MAX_OUTAGE = timedelta(seconds=5)
 SETTLE_MAX_OUTAGE = timedelta(seconds=30)
@@ -42,27 +45,8 @@ MAX_RELEASES = 2
 MIN_RETENTION = timedelta(hours=24)
 """How long an idempotency key is remembered if content is kept for a shorter time."""
 
-_ADMIT = "select * from ledger_admit($1, $2, $3, $4::text::jsonb, $5, $6, $7)"
-_SETTLE = "select ledger_settle($1, $2, $3, $4, $5, $6, $7)"
 _SWEEP = "select ledger_sweep($1)"
-_BUDGETS = "select * from budget_now where key = any($1)"
 _log = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class _Open:
-    """A call of this process: admitted at `at`, renewed last at `renewed` of the Clock's monotonic seconds."""
-
-    at: datetime
-    renewed: float
-
-
-@dataclass(frozen=True, slots=True)
-class _Refusal:
-    reason: object
-
-
-_Verdict: TypeAlias = Admitted | Joined | _Refusal
 
 
 class PostgresLedger:
@@ -72,23 +56,22 @@ class PostgresLedger:
     def __init__(self, sessions: Sessions, clock: Clock, settings: Settings, prices: PriceBook) -> None:
         self._sessions = sessions
         self._clock = clock
-        self._prices = prices
         self._owner = uuid4()
         self._lease = settings.budgets.hold_ttl
         self._content_ttl = settings.content.ttl
-        self._retention = max(self._content_ttl, MIN_RETENTION)
-        self._defaults = settings.budgets
-        self._materialised: set[tuple[str, str]] = set()
-        self._open: dict[UUID, _Open] = {}
+        self._open: dict[UUID, OpenCall] = {}
         self._releasing: set[asyncio.Task[None]] = set()
         self._doubtful: dict[UUID, int] = {}
         self._maintaining: asyncio.Task[None] | None = None
         self._admitting = Statements(sessions.engines, clock, ADMIT_MAX_OUTAGE)
         self._settling = Statements(sessions.engines, clock, SETTLE_MAX_OUTAGE)
-        self._admissions: Batcher[AdmissionRequest | TopUp, _Verdict] = Batcher(
-            self._admit_batch, unwanted=self._release_unclaimed, key=_repeatable
+        terms = HoldTerms(self._owner, self._lease, max(self._content_ttl, MIN_RETENTION))
+        admissions = AdmissionBatches(self._admitting, clock, terms, settings.budgets, opened=self._open, doubtful=self._doubtful)
+        self._admissions: Batcher[AdmissionRequest | TopUp, Verdict] = Batcher(
+            admissions.admit, unwanted=self._release_unclaimed, key=repeatable
         )
-        self._settlements: Batcher[Settlement | Release, None] = Batcher(self._settle_batch)
+        settlements = SettlementBatches(self._settling, terms, prices, opened=self._open)
+        self._settlements: Batcher[Settlement | Release, None] = Batcher(settlements.settle)
 
     async def __aenter__(self) -> Self:
         self._maintaining = asyncio.create_task(self.run_maintenance())
@@ -101,7 +84,7 @@ class PostgresLedger:
 
     async def admit(self, request: AdmissionRequest) -> Admitted | Joined:
         verdict = await self._ask(request)
-        if isinstance(verdict, _Refusal):
+        if isinstance(verdict, Refusal):
             raise Refused(verdict.reason)
         return verdict
 
@@ -204,7 +187,7 @@ class PostgresLedger:
         await self._admitting.close()
         await self._settling.close()
 
-    async def _ask(self, asked: AdmissionRequest | TopUp) -> _Verdict:
+    async def _ask(self, asked: AdmissionRequest | TopUp) -> Verdict:
         answer = self._admissions.submit(asked)
         try:
             return await answer
@@ -213,7 +196,7 @@ class PostgresLedger:
                 self._release_unclaimed(asked, answer.result())
             raise
 
-    def _release_unclaimed(self, asked: AdmissionRequest | TopUp, verdict: _Verdict) -> None:
+    def _release_unclaimed(self, asked: AdmissionRequest | TopUp, verdict: Verdict) -> None:
         """The caller has left: what was admitted for it must not stay held."""
         if isinstance(asked, TopUp) or not isinstance(verdict, Admitted):
             return
@@ -231,64 +214,6 @@ class PostgresLedger:
             await self._settlements.submit(item)
         finally:
             self._open.pop(item.call, None)
-
-    async def _admit_batch(self, batch: Sequence[AdmissionRequest | TopUp]) -> Sequence[_Verdict]:
-        defaults = self._missing_defaults(batch)
-        asked = asked_rows(batch)
-        budgets = {}
-        try:
-            rows = await self._admitting.fetch(
-                _ADMIT,
-                self._owner,
-                self._lease,
-                self._retention,
-                msgspec.json.encode(list(defaults.values())).decode(),
-                asked.payers,
-                asked.targets,
-                asked.requests,
-            )
-            refusing = {row["budget"] for row in rows if row["budget"] is not None}
-            if refusing:
-                budgets = {row["key"]: budget_from_row(row) for row in await self._admitting.fetch(_BUDGETS, list(refusing))}
-        except StoreUnavailable:
-            self._doubtful.update((one.call, 0) for one in batch if isinstance(one, AdmissionRequest))
-            raise
-        self._materialised.update(defaults)
-        now = self._clock.monotonic()
-        return [self._verdict(one, row, budgets, now) for one, row in zip(batch, rows, strict=True)]
-
-    def _verdict(
-        self, asked: AdmissionRequest | TopUp, row: asyncpg.Record, budgets: Mapping[UUID, Budget], now: float
-    ) -> _Verdict:
-        _, word, call, cap, capped, at, budget, needed, remaining = row
-        if word == "admitted":
-            if isinstance(asked, AdmissionRequest):
-                self._doubtful.pop(call, None)
-                self._open[call] = _Open(at, now)
-            return Admitted(call, cap, capped, at)
-        if word == "joined":
-            return Joined(call)
-        return _Refusal(_reason(word, asked.estimate, budgets.get(budget), needed, remaining))
-
-    async def _settle_batch(self, batch: Sequence[Settlement | Release]) -> Sequence[None]:
-        opened = self._open
-        found = [(item, None if (call := opened.get(item.call)) is None else call.at) for item in batch]
-        rows = settled_rows(found, self._prices)
-        await self._settling.fetch(
-            _SETTLE, self._owner, self._retention, rows.payers, rows.prices, rows.calls, rows.attempts, rows.documents
-        )
-        return [None] * len(batch)
-
-    def _missing_defaults(self, batch: Sequence[AdmissionRequest | TopUp]) -> dict[tuple[str, str], dict[str, object]]:
-        """The configured budgets of tenants and agents that this process sees for the first time."""
-        missing: dict[tuple[str, str], dict[str, object]] = {}
-        for asked in batch:
-            tenant, agent = asked.payer.tenant, asked.payer.agent
-            if self._defaults.per_tenant is not None and (tenant, "") not in self._materialised:
-                missing[tenant, ""] = _default(self._defaults.per_tenant, tenant, "")
-            if agent and self._defaults.per_agent is not None and (tenant, agent) not in self._materialised:
-                missing[tenant, agent] = _default(self._defaults.per_agent, tenant, agent)
-        return missing
 
 
 _STORED = text(
@@ -333,37 +258,3 @@ def _attempt(row: Row[Any], admitted_at: datetime) -> Attempt:
         ),
         cost_usd=row.cost_usd,
     )
-
-
-def _reason(
-    word: str, estimate: Estimate, budget: Budget | None, needed: Decimal | None, remaining: Decimal | None
-) -> BudgetExceeded | Conflict | InvalidInput:
-    if word == "mismatch":
-        return Conflict("The idempotency key was used before, with another input.", ProblemCode.IDEMPOTENCY_MISMATCH)
-    if budget is None or needed is None or remaining is None:
-        return InvalidInput(
-            f"{estimate.provider}/{estimate.model} has no price, so no budget can be enforced. Set a price in the configuration.",
-            ("model",),
-            ProblemCode.UNPRICED_MODEL,
-        )
-    return exceeded(budget, needed, remaining)
-
-
-def _repeatable(asked: AdmissionRequest | TopUp) -> tuple[str, str] | None:
-    """Equal if one is a repeat of the other. A repeat joins the first call, so the two are not admitted in one batch."""
-    if isinstance(asked, TopUp) or asked.idempotency is None:
-        return None
-    return asked.payer.tenant, asked.idempotency.key
-
-
-def _default(default: BudgetDefault, tenant: str, agent: str) -> dict[str, object]:
-    return {
-        "name": f"Default of {agent or tenant}",
-        "tenant": tenant,
-        "agent": agent,
-        "limit_usd": default.limit_usd,
-        "period": default.period,
-        "time_zone": default.time_zone,
-        "thresholds": sorted(set(default.thresholds)),
-        "enforcement": default.enforcement,
-    }
