@@ -16,7 +16,7 @@ from app.settings import ProviderKindName
 MAX_WORDS_READ = 2000
 """Characters of a message."""
 _CLIENT = range(400, 500)
-_OWN = frozenset({400, 401, 402, 403, 404, 413, 422})
+_OWN = frozenset({400, 401, 402, 403, 404, 406, 410, 412, 413, 418, 421, 422, 451})
 _INPUT = frozenset({400, 422})
 _ANTHROPIC = frozenset({ProviderKindName.ANTHROPIC})
 _COMPATIBLE = frozenset({ProviderKindName.OPENAI, ProviderKindName.OPENAI_COMPATIBLE})
@@ -95,6 +95,11 @@ _BY_NAME = (
         "account_deactivated",
         "access_terminated",
         "arrearage",
+        "exceeded_current_quota_error",
+        "insufficient_user_quota",
+        "budget_exceeded",
+        "payment_required",
+        "organization_restricted",
         "unsupported_country_region_territory",
     ),
     _named(
@@ -111,6 +116,11 @@ _BY_NAME = (
         "unauthenticated",
         "api_key_invalid",
         "expired_token",
+        "invalid_authentication_error",
+        "incorrect_api_key_error",
+        "permission_denied_error",
+        "accessdeniedexception",
+        "unrecognizedclientexception",
     ),
     _named(
         FailureKind.RATE_LIMITED,
@@ -122,6 +132,15 @@ _BY_NAME = (
         "tokens",
         "too_many_requests",
         "throttlingexception",
+        "rate_limit_reached_error",
+        "rate_limited",
+        "limit_requests",
+        "limit_burst_rate",
+        "request_limit_exceeded",
+        "queue_exceeded",
+        "token_quota_exceeded",
+        "too_many_requests_error",
+        "servicequotaexceededexception",
         "resource_exhausted",
     ),
     _named(
@@ -134,6 +153,9 @@ _BY_NAME = (
         "invalid_model",
         "deploymentnotfound",
         "not_found_error",
+        "resource_not_found_error",
+        "unknown_model",
+        "unavailable_model",
     ),
     _named(
         FailureKind.OVERLOADED,
@@ -144,6 +166,10 @@ _BY_NAME = (
         "server_overloaded",
         "engine_overloaded",
         "engine_overloaded_error",
+        "unavailable",
+        "unavailable_error",
+        "serviceunavailableexception",
+        "modelnotreadyexception",
     ),
     _named(
         FailureKind.UNSUPPORTED,
@@ -155,16 +181,10 @@ _BY_NAME = (
         "model_not_supported",
         "operationnotsupported",
         "extra_forbidden",
-    ),
-    _named(
-        FailureKind.SERVER_ERROR,
-        f"{_ANTHROPIC_ERRORS}; {_OPENAI_ERRORS}",
-        "server_error",
-        "api_error",
-        "internal_error",
-        "internal_server_error",
-        "timeout_error",
-        statuses=_CLIENT,
+        "string_above_max_length",
+        "array_above_max_length",
+        "tool_use_failed",
+        "json_validate_failed",
     ),
 )
 
@@ -194,6 +214,11 @@ _BY_WORDS = (
         "plan does not include",
         "purchase credits",
         "used all available credits",
+        "included credits",
+        "budget has been exceeded",
+        "in good standing",
+        "has been restricted",
+        "out of call volume quota",
     ),
     _said(
         FailureKind.KEY_REFUSED,
@@ -240,6 +265,8 @@ _BY_WORDS = (
         "requests per day",
         "throttl",
         "try again in ",
+        "please wait before trying",
+        "service quota",
     ),
     _said(
         FailureKind.CONTEXT_TOO_LONG,
@@ -255,6 +282,11 @@ _BY_WORDS = (
         "context window",
         "available context size",
         "context size",
+        "maximum prompt length",
+        "range of input length",
+        "`inputs` tokens",
+        "`inputs` must have less than",
+        "context limit",
         "too many tokens",
         "too large for model",
         "input token count",
@@ -270,6 +302,9 @@ _BY_WORDS = (
         "safety system",
         "input was flagged",
         "inappropriate content",
+        "usage polic",
+        "content exists risk",
+        "considered high risk",
     ),
     _said(
         FailureKind.MODEL_NOT_FOUND,
@@ -288,6 +323,8 @@ _BY_WORDS = (
         "model is not available",
         "not have access to model",
         "not have access to the model",
+        "don't have access to the model",
+        "no models loaded",
         "is not found for api version",
     ),
     _said(
@@ -313,6 +350,10 @@ _BY_WORDS = (
         "images are not supported",
         "not a multimodal model",
         "at most 0 image",
+        "image(s) may be provided",
+        "image exceeds",
+        "image dimensions exceed",
+        "too many images",
         "mmproj",
         statuses=_OWN | {500, 501},
     ),
@@ -344,11 +385,30 @@ _BY_WORDS = (
         "cannot be used with this model",
         "must end with a user message",
         "auto tool choice requires",
+        "for this model",
+        "valid range of max_tokens",
+        "range of max_tokens",
+        "does not match any of the expected",
+        "last message must have role",
+        "expected last role",
+        "assistant messages at the end",
+        "chat template",
+        "isn't available",
         statuses=frozenset({400, 404, 422}),
     ),
 )
 
 _BY_STATUS = (
+    _named(
+        FailureKind.SERVER_ERROR,
+        f"{_ANTHROPIC_ERRORS}; {_OPENAI_ERRORS}",
+        "server_error",
+        "api_error",
+        "internal_error",
+        "internal_server_error",
+        "timeout_error",
+        statuses=_CLIENT,
+    ),
     Row(FailureKind.BAD_REQUEST, _ANTHROPIC_ERRORS, frozenset({"invalid_request_error"}), statuses=_INPUT, kinds=_ANTHROPIC),
     Row(
         FailureKind.BAD_REQUEST,
@@ -378,5 +438,5 @@ def look_up(
     if status is not None and status < 300:
         status = None
     names = [name.lower() for name in (code, error_type) if name]
-    said = (message or "")[:MAX_WORDS_READ].lower()
+    said = (message or "")[:MAX_WORDS_READ].lower().replace("\u2019", "'")
     return next((row.failure for row in TABLE if row.fits(kind, status, names, said)), FailureKind.SERVER_ERROR)

@@ -33,7 +33,8 @@ _BROKEN = (
 )
 _MAX_RETRY_AFTER_SECONDS = 86_400.0
 _MAX_COUNT = 2**53
-_WRAPPERS = ("error", "detail")
+_WRAPPERS = ("error", "errors", "detail", "base_resp")
+_MAX_DEPTH = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,25 +49,60 @@ class ErrorWords:
 
 
 def error_words(body: object) -> ErrorWords:
-    """`{"error": {…}}`, the inner object alone, a list of one of them (Gemini), `{"detail": …}` (FastAPI) or a text."""
-    if isinstance(body, list):
-        body = next((item for item in body if isinstance(item, Mapping)), None)
-    if isinstance(body, Mapping):
-        body = next((body[name] for name in _WRAPPERS if isinstance(body.get(name), (Mapping, list, str)) and body[name]), body)
-    if isinstance(body, list):
-        body = next((item for item in body if isinstance(item, Mapping)), None)
+    """`{"error": {…}}`, the inner object alone, a list of one of them (Gemini), `{"detail": …}` (FastAPI), `{"errors": […]}`
+    (Cloudflare), `{"base_resp": {…}}` (MiniMax), one in another, or a text."""
+    for _ in range(_MAX_DEPTH):
+        inner = _inner(body)
+        if inner is None:
+            break
+        body = inner
     if isinstance(body, str):
         return ErrorWords(message=body)
     if not isinstance(body, Mapping):
         return ErrorWords()
-    raw_code = body.get("code")
+    code = body.get("code", body.get("error_code"))
     return ErrorWords(
-        error_type=_text(body.get("type")),
-        code=_text(raw_code) or _text(body.get("status")),
-        message=_text(body.get("message")) or _text(body.get("msg")),
+        error_type=_text(body.get("type")) or _text(body.get("error_type")) or _text(body.get("__type")),
+        code=_text(code) or _text(body.get("status")),
+        message=_message(body),
         parameter=_text(body.get("param")),
-        status=raw_code if isinstance(raw_code, int) and 400 <= raw_code < 600 else None,
+        status=_status(code),
     )
+
+
+def tells_failure(body: Mapping[str, object]) -> bool:
+    """Whether a body or event that holds no answer says that something failed."""
+    if "error" in (body.get("object"), body.get("type")) or any(body.get(name) for name in _WRAPPERS):
+        return True
+    words = error_words(body)
+    return words.message is not None and (words.status is not None or words.code is not None or words.error_type is not None)
+
+
+def _inner(body: object) -> object:
+    """What the error is wrapped in taken off; None if nothing is."""
+    if isinstance(body, list):
+        return next((item for item in body if isinstance(item, (Mapping, str))), None)
+    if not isinstance(body, Mapping):
+        return None
+    return next((body[name] for name in _WRAPPERS if isinstance(body.get(name), (Mapping, list, str)) and body[name]), None)
+
+
+def _message(body: Mapping[str, object]) -> str | None:
+    """With what a gateway says that the provider behind it has answered (OpenRouter)."""
+    said = next((body[name] for name in ("message", "msg", "status_msg") if body.get(name)), None)
+    if isinstance(said, (Mapping, list)):
+        said = error_words(said).message
+    metadata = body.get("metadata")
+    raw = metadata.get("raw") if isinstance(metadata, Mapping) else None
+    texts = [text for text in (said, raw) if isinstance(text, str)]
+    return " ".join(texts) if texts else None
+
+
+def _status(code: object) -> int | None:
+    """A status that stands in the body, also as text."""
+    if isinstance(code, str) and code.isascii() and code.isdecimal() and len(code) == 3:
+        code = int(code)
+    return code if isinstance(code, int) and 400 <= code < 600 else None
 
 
 def _text(value: object) -> str | None:

@@ -30,11 +30,11 @@ from app.llm.messages import (
 )
 from app.llm.providers.answers import AnswerReader, WholeAnswer
 from app.llm.providers.schema_check import AnswerCheck, SchemaChecks
-from app.llm.providers.sse import SseReader
+from app.llm.providers.sse import EVENT_FIELDS, SseReader
 from app.llm.providers.unsupported import Notes
 from app.llm.providers.upstream import Begun, BrokenAnswer, EventStream, ParameterRefused, Phase, Upstream, whole_answer_timeout
 from app.llm.providers.usage_mapping import estimated_usage, salvaged_usage, unanswered_usage
-from app.llm.providers.wire_text import Malformed
+from app.llm.providers.wire_text import BYTE_ORDER_MARK, Malformed
 from app.runtime.clock import Clock
 from app.settings import ProviderSettings
 
@@ -129,9 +129,7 @@ class Adapter(ABC):
     def _read_whole(self, raw: bytes, call: ModelCall, notes: Notes, response: httpx2.Response, seconds: float) -> WholeAnswer:
         """Also of a server that streams although it was not asked to. Raises ProviderError, with what the answer cost."""
         try:
-            if raw.lstrip().startswith((b"data:", b"event:", b":")):
-                return self._read_events(raw, call, notes)
-            return self.read_answer(raw, call, notes)
+            return self._read_document(raw.removeprefix(BYTE_ORDER_MARK), call, notes)
         except READING_ERRORS:
             error = self._malformed(response)
             error.usage = self._salvaged(raw, call, seconds)
@@ -140,9 +138,22 @@ class Adapter(ABC):
             error.provider_request_id = self._upstream.request_id(response)
             raise
 
-    def _read_events(self, raw: bytes, call: ModelCall, notes: Notes) -> WholeAnswer:
-        reader, events = self.reader(call, notes, None), SseReader()
-        for payload in [*events.feed(raw), *events.flush()]:
+    def _read_document(self, raw: bytes, call: ModelCall, notes: Notes) -> WholeAnswer:
+        """One JSON object, server-sent events, or one event a line (NDJSON)."""
+        if raw.lstrip().startswith(EVENT_FIELDS):
+            events = SseReader()
+            return self._read_events([*events.feed(raw), *events.flush()], call, notes)
+        try:
+            return self.read_answer(raw, call, notes)
+        except READING_ERRORS:
+            lines = [line for line in raw.splitlines() if line.strip()]
+            if len(lines) < 2 or not all(line.startswith(b"{") for line in lines):
+                raise
+            return self._read_events(lines, call, Notes(call))
+
+    def _read_events(self, payloads: Sequence[bytes], call: ModelCall, notes: Notes) -> WholeAnswer:
+        reader = self.reader(call, notes, None)
+        for payload in payloads:
             reader.read(payload)
         if not reader.complete:
             raise Malformed

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 MAX_EVENT_BYTES = 16 * 1024 * 1024
+EVENT_FIELDS = (b"data:", b"event:", b"id:", b"retry:", b"error:", b":")
+"""How a line of an event stream begins."""
 
 
 class EventTooLarge(ValueError):
@@ -50,6 +52,8 @@ class SseReader:
             if line.startswith(b"data:"):
                 self._data.append(line[6:] if line[5:6] == b" " else line[5:])
                 self._grow(len(line))
+            elif line.startswith(b"error:"):  # llama.cpp's server gives its errors in a field of their own
+                self._data.append(b'{"error":' + line[6:] + b"}")
             elif not line and self._data:
                 events.append(self._data[0] if len(self._data) == 1 else b"\n".join(self._data))
                 self._data.clear()

@@ -25,7 +25,7 @@ from app.llm.failure_table import look_up
 from app.llm.providers.connection_pool import PROBES, ConnectionPool
 from app.llm.providers.keyring import ApiKey, Keyring
 from app.llm.providers.sse import MAX_EVENT_BYTES, EventTooLarge, SseReader
-from app.llm.providers.wire_text import clean
+from app.llm.providers.wire_text import BYTE_ORDER_MARK, clean
 from app.runtime.await_timeout import TimeLimit
 from app.runtime.clock import Clock
 from app.runtime.ticks import MIN_WAIT, Ticks, waiting_seconds
@@ -408,12 +408,12 @@ class EventStream:
         """Until it shows what the body is. A line of an event stream never begins with a brace."""
         assert self._plain is not None
         self._plain += chunk
-        begin = self._plain.lstrip()
+        begin = self._plain.removeprefix(BYTE_ORDER_MARK).lstrip()
         if not begin or begin.startswith(b"{"):
             if len(self._plain) > MAX_EVENT_BYTES:
                 raise EventTooLarge
             return []
-        chunk, self._plain = bytes(self._plain), None
+        chunk, self._plain = bytes(self._plain).removeprefix(BYTE_ORDER_MARK), None
         return self._reader.feed(chunk)
 
     @property

@@ -16,9 +16,27 @@ from app.llm.providers.unsupported import Notes
 MAX_COUNT = 2**31 - 1
 ODD_DETAIL = "A detail of the provider's usage figures could not be read and was left out."
 
-_INPUT = ("prompt_tokens", "input_tokens", "promptTokenCount", "prompt_eval_count", "prompt_n")
-_OUTPUT = ("completion_tokens", "output_tokens", "candidatesTokenCount", "eval_count", "predicted_n")
-_TOTAL = ("total_tokens", "totalTokenCount")
+_INPUT = (
+    "prompt_tokens",
+    "input_tokens",
+    "promptTokenCount",
+    "inputTokens",
+    "inputTokenCount",
+    "prompt_eval_count",
+    "prompt_n",
+    "tokens_evaluated",
+)
+_OUTPUT = (
+    "completion_tokens",
+    "output_tokens",
+    "candidatesTokenCount",
+    "outputTokens",
+    "outputTokenCount",
+    "eval_count",
+    "predicted_n",
+    "tokens_predicted",
+)
+_TOTAL = ("total_tokens", "totalTokenCount", "totalTokens")
 _CACHED = (
     "prompt_tokens_details.cached_tokens",
     "input_tokens_details.cached_tokens",
@@ -38,7 +56,17 @@ _REASONING = (
     "reasoning_tokens",
     "thoughtsTokenCount",
 )
-_VENDOR_BLOCKS = ("usage", "x_groq.usage", "usageMetadata", "usage_metadata", "meta.usage", "timings")
+_VENDOR_BLOCKS = (
+    "usage",
+    "usage.tokens",
+    "x_groq.usage",
+    "usageMetadata",
+    "usage_metadata",
+    "meta.usage",
+    "meta.tokens",
+    "amazon-bedrock-invocationMetrics",
+    "timings",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,14 +133,17 @@ def merged(first: Figures, later: Figures) -> Figures:
 
 
 def usage_blocks(body: Mapping[str, object]) -> Iterator[object]:
-    """Where servers put their usage: beside the choices, in the first of them, or in fields of their own."""
+    """Where servers put their usage: beside the choices, in the first of them, in fields of their own, or in none (Ollama,
+    llama.cpp). A list of one block is that block."""
     for path in _VENDOR_BLOCKS:
         found = _at(body, path)
         if found is not None:
-            yield found
+            yield found[0] if isinstance(found, list) and len(found) == 1 else found
     choices = body.get("choices")
     if isinstance(choices, list) and choices and isinstance(choices[0], Mapping):
         yield choices[0].get("usage")
+        yield _at(choices[0], "message.usage")
+    yield body
 
 
 def openai_figures_of(body: Mapping[str, object], notes: Notes | None = None) -> Figures:

@@ -23,9 +23,10 @@ import msgspec
 
 from app.domain.usage import ServiceTier, TokenUsage
 from app.llm.messages import EmbedCall, ModelCall, Text, ToolCall
+from app.llm.providers.sse import EVENT_FIELDS
 from app.llm.providers.unsupported import Notes
 from app.llm.providers.usage_figures import Figures, figures_in_pieces, openai_figures
-from app.llm.providers.wire_text import Malformed, decode
+from app.llm.providers.wire_text import BYTE_ORDER_MARK, Malformed, decode
 
 BYTES_PER_TOKEN = 4
 ReadBilled: TypeAlias = Callable[[Mapping[str, object], ModelCall, int], TokenUsage | None]
@@ -198,7 +199,7 @@ def received_usage(call: ModelCall, received: bytes, seconds: float) -> TokenUsa
 def salvaged_usage(raw: bytes, call: ModelCall, seconds: float, read: ReadBilled) -> TokenUsage | None:
     """What to assume of a body that came with status 200 and cannot be used: its own figures, also those of a broken body,
     else what came. An error, or a page of something between us and the provider, is no answer and cost nothing: None."""
-    if not raw.lstrip().startswith((b"{", b"data:", b"event:")):
+    if not raw.removeprefix(BYTE_ORDER_MARK).lstrip().startswith((b"{", *EVENT_FIELDS)):
         return None
     try:
         body = decode(_BODY, raw)

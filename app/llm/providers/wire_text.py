@@ -8,6 +8,7 @@ from typing import TypeVar
 import msgspec
 
 REPLACEMENT = "\ufffd"
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _HIGH = rb"\\u[dD][89abAB][0-9a-fA-F]{2}"
 _LOW = rb"\\u[dD][c-fC-F][0-9a-fA-F]{2}"
 _ESCAPES = re.compile(rb"\\\\|" + _HIGH + _LOW + rb"|" + _HIGH + rb"|" + _LOW)
@@ -22,7 +23,8 @@ class Malformed(ValueError):
 
 
 def decode(decoder: msgspec.json.Decoder[_T], raw: bytes) -> _T:
-    """Raises Malformed. Escaped halves of surrogate pairs become U+FFFD."""
+    """Raises Malformed. Escaped halves of surrogate pairs become U+FFFD; a byte order mark is left out."""
+    raw = raw.removeprefix(BYTE_ORDER_MARK)
     try:
         return decoder.decode(raw)
     except _ERRORS:

@@ -187,7 +187,7 @@ class TestACompletionThatIsRefused:
     async def test_is_informed_why(
         self, services: Services, simulator: RunningSimulator, request_: CompletionRequest, code: ProblemCode
     ) -> None:
-        budget = await Held(services).begin("0.01")
+        budget = await Held(services).begin("0.001")
         problem = await failure(services, request_)
         assert getattr(problem, "code", None) is code
         assert (sent(simulator), list(await records(services))) == (0, [])

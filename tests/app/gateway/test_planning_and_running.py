@@ -256,7 +256,7 @@ class TestARunningCall:
 
     async def test_costs_all_its_attempts_together(self, make: MakeCalls) -> None:
         spent = TokenUsage(uncached_input_tokens=1000, visible_output_tokens=10)
-        calls = make(a=[Fail(ProviderError(FailureKind.MALFORMED, usage=spent))] * 2)
+        calls = make(a=[Fail(ProviderError(FailureKind.TRUNCATED, usage=spent))] * 2)
         running = await calls.begin()
         answering = asyncio.create_task(calls.answer(running))
         await calls.bench.clock.advance(10)

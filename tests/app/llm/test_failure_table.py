@@ -149,6 +149,54 @@ class TestWhatTheErrorSaysItself:
         assert look_up(ProviderKindName.OPENAI_COMPATIBLE, 400, "BadRequestError", None, None) is K.BAD_REQUEST
 
 
+class TestOtherServersErrors:
+    """Seen at gateways, local servers and smaller providers."""
+
+    @pytest.mark.parametrize(
+        ("status", "error_type", "code", "message", "failure"),
+        [
+            (429, "exceeded_current_quota_error", None, "Your account is suspended, please check your plan", K.KEY_REFUSED),
+            (400, "budget_exceeded", "400", "Budget has been exceeded! Current cost: 1.0, Max budget: 1.0", K.KEY_REFUSED),
+            (403, None, "insufficient_user_quota", "no", K.KEY_REFUSED),
+            (400, "invalid_request_error", "organization_restricted", "Organization has been restricted.", K.KEY_REFUSED),
+            (412, None, None, "Account x is suspended, possibly due to reaching the monthly spending limit", K.KEY_REFUSED),
+            (400, None, "Arrearage", "Access denied, please make sure your account is in good standing.", K.KEY_REFUSED),
+            (400, None, None, "Too many tokens, please wait before trying again.", K.RATE_LIMITED),
+            (400, "ServiceQuotaExceededException", None, "Your request exceeds the service quota", K.RATE_LIMITED),
+            (403, None, "REQUEST_LIMIT_EXCEEDED", "Exceeded workspace limit", K.RATE_LIMITED),
+            (400, None, "unknown_model", "Unknown model: x", K.MODEL_NOT_FOUND),
+            (400, None, None, "You don\u2019t have access to the model with the specified model ID.", K.MODEL_NOT_FOUND),
+            (400, "unavailable_error", None, "no", K.OVERLOADED),
+            (400, "api_error", None, "registry.ollama.ai/library/x:latest does not support tools", K.UNSUPPORTED),
+            (400, None, None, "Invocation with on-demand throughput isn\u2019t supported.", K.UNSUPPORTED),
+            (400, "invalid_request_error", "tool_use_failed", "Failed to call a function.", K.UNSUPPORTED),
+            (400, "invalid_request_error", "json_validate_failed", "Failed to generate JSON.", K.UNSUPPORTED),
+            (400, "invalid_request_error", "array_above_max_length", "Invalid 'tools': array too long.", K.UNSUPPORTED),
+            (400, "invalid_request_error", None, "the valid range of max_tokens is [1, 8192]", K.UNSUPPORTED),
+            (400, "invalid_request_error", None, "`temperature` and `top_p` cannot both be given for this model.", K.UNSUPPORTED),
+            (400, "invalid_request_error", None, "messages.0.content.0: image exceeds 5 MB maximum", K.UNSUPPORTED),
+            (400, "BadRequestError", None, "At most 1 image(s) may be provided in one request.", K.UNSUPPORTED),
+            (
+                400,
+                "invalid_request_error",
+                None,
+                "Cannot have 2 or more assistant messages at the end of the list.",
+                K.UNSUPPORTED,
+            ),
+            (400, None, None, "Last message must have role `user` or `tool`", K.UNSUPPORTED),
+            (400, "invalid_request_error", None, "This model's maximum prompt length is 131072", K.CONTEXT_TOO_LONG),
+            (422, "validation", None, "`inputs` tokens + `max_new_tokens` must be <= 4096", K.CONTEXT_TOO_LONG),
+            (400, None, None, "Range of input length should be [1, 30720]", K.CONTEXT_TOO_LONG),
+            (400, "invalid_request_error", None, "Content Exists Risk", K.CONTENT_FILTERED),
+            (400, "invalid_request_error", None, "flagged as potentially violating our usage policy.", K.CONTENT_FILTERED),
+        ],
+    )
+    def test_are_about_who_is_at_fault(
+        self, status: int, error_type: str | None, code: str | None, message: str | None, failure: FailureKind
+    ) -> None:
+        assert look_up(ProviderKindName.OPENAI_COMPATIBLE, status, error_type, code, message) is failure
+
+
 class TestTheTable:
     def test_has_a_source_for_every_row(self) -> None:
         assert all(row.source for row in TABLE)

@@ -6,7 +6,7 @@ import pytest
 
 from app.domain.errors import FailureKind
 from app.domain.usage import RateLimitReport
-from app.llm.failures import ErrorWords, error_words, rate_limits, retry_after, stream_failure
+from app.llm.failures import ErrorWords, error_words, rate_limits, retry_after, stream_failure, tells_failure
 
 NOW = datetime(2026, 11, 22, 12, 0, 0, tzinfo=UTC)
 
@@ -40,6 +40,41 @@ class TestAnErrorBody:
     )
     def test_is_read_in_the_shapes_that_servers_give_it(self, body: object, words: ErrorWords) -> None:
         assert error_words(body) == words
+
+    @pytest.mark.parametrize(
+        ("body", "message"),
+        [
+            ({"message": {"detail": [{"msg": "no"}]}, "object": "error"}, "no"),
+            ({"success": False, "errors": [{"code": 7000, "message": "no"}]}, "no"),
+            ({"base_resp": {"status_code": 1008, "status_msg": "no"}, "choices": None}, "no"),
+            ({"detail": {"error": {"message": "no"}}}, "no"),
+            ({"error": {"message": "behind", "metadata": {"raw": "no"}}}, "behind no"),
+            ({"error": True, "message": "no"}, "no"),
+            ({"error": {"message": ["no"]}}, "no"),
+        ],
+    )
+    def test_says_its_words_however_deep_they_are(self, body: object, message: str) -> None:
+        assert error_words(body).message == message
+
+    @pytest.mark.parametrize(
+        ("body", "words"),
+        [
+            ({"error_code": "REQUEST_LIMIT_EXCEEDED", "message": "no"}, ErrorWords(None, "REQUEST_LIMIT_EXCEEDED", "no")),
+            ({"__type": "ThrottlingException", "message": "no"}, ErrorWords("ThrottlingException", None, "no")),
+            ({"error": "no", "error_type": "overloaded"}, ErrorWords(message="no")),
+            ({"error": {"message": "no", "code": "429"}}, ErrorWords(None, "429", "no", None, 429)),
+            ({"error": {"message": "no", "code": "1113"}}, ErrorWords(None, "1113", "no")),
+        ],
+    )
+    def test_has_its_names_in_other_fields(self, body: object, words: ErrorWords) -> None:
+        assert error_words(body) == words
+
+    def test_is_recognised_without_an_answer_beside_it(self) -> None:
+        assert tells_failure({"error": "no"})
+        assert tells_failure({"type": "error"})
+        assert tells_failure({"code": 500, "msg": "no"})
+        assert not tells_failure({"type": "ping"})
+        assert not tells_failure({"id": "1", "object": "chat.completion.chunk", "message": "still working"})
 
     def test_inside_a_stream_may_bring_a_status_as_its_code(self) -> None:
         error = stream_failure({"code": 429, "message": "slow down"}, "req_1")

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from app.domain.usage import TokenUsage
-from app.llm.failures import stream_failure
+from app.llm.failures import error_words, stream_failure, tells_failure
 from app.llm.messages import FinishReason, Json, ModelCall, ToolCall
 from app.llm.providers.answers import UNKNOWN_FINISH, WholeAnswer
 from app.llm.providers.anthropic.request import JSON_TOOL, REASONING_FORMAT
@@ -111,10 +111,12 @@ def read_answer(raw: bytes, call: ModelCall, notes: Notes) -> WholeAnswer:
     message = decode(_BODY, raw)
     if not isinstance(message, Mapping):
         raise Malformed
-    if message.get("type") == "error" or ("content" not in message and message.get("error")):
-        raise stream_failure(message, None)
     stop_reason = word(message.get("stop_reason"))
     figures = anthropic_figures(message.get("usage"), notes)
+    if message.get("type") == "error" or ("content" not in message and message.get("error")):
+        raise stream_failure(message, None)
+    if not figures and "content" not in message and (tells_failure(message) or error_words(message).message is not None):
+        raise stream_failure(message, None)
     content = Content(call)
     written = _inputs(raw)
     for place, block in enumerate(_blocks(message.get("content"), stop_reason)):
@@ -154,13 +156,15 @@ def _inputs(raw: bytes) -> dict[int, str]:
 
 
 def _add_block(content: Content, block: object, notes: Notes, written: str | None) -> None:
+    if block is None:
+        return
     if isinstance(block, str):
         block = {"type": "text", "text": block}
     if not isinstance(block, Mapping):
         raise Malformed
-    kind, text = block.get("type"), block.get("text")
+    kind, text = block_kind(block), block.get("text")
     if kind in _REASONING:
-        content.add_reasoning(dict(block))
+        content.add_reasoning({**block, "type": kind})
     elif kind == "tool_use":
         name = word(block.get("name"))
         if name is None:
@@ -168,10 +172,22 @@ def _add_block(content: Content, block: object, notes: Notes, written: str | Non
         content.add_tool_use(str(block.get("id") or new_tool_use_id()), name, written or tool_input(block.get("input")))
     elif isinstance(text, str):
         content.texts.append(clean(text))
-    elif kind is None or kind == "text" or not isinstance(kind, str):
+    elif kind is None or (kind == "text" and text is not None):
         raise Malformed
-    else:
+    elif kind != "text":
         notes.add(UNKNOWN_PART)
+
+
+def block_kind(block: Mapping[str, object]) -> str | None:
+    """A block that does not name its kind is known by its fields; None if it is not."""
+    kind = word(block.get("type"))
+    if kind is not None:
+        return kind
+    if "text" in block:
+        return "text"
+    if "input" in block and "name" in block:
+        return "tool_use"
+    return "thinking" if isinstance(block.get("thinking"), str) else None
 
 
 def tool_input(value: object) -> str:

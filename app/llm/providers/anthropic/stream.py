@@ -16,7 +16,7 @@ from app.domain.usage import TokenUsage
 from app.llm import failures
 from app.llm.messages import ContentDelta, ModelCall, TextDelta, ToolCallDelta
 from app.llm.providers.answers import WholeAnswer
-from app.llm.providers.anthropic.response import UNKNOWN_PART, Content, new_tool_use_id, tool_input
+from app.llm.providers.anthropic.response import UNKNOWN_PART, Content, block_kind, new_tool_use_id, tool_input
 from app.llm.providers.unsupported import Notes
 from app.llm.providers.usage_figures import Figures, anthropic_figures, merged
 from app.llm.providers.usage_mapping import anthropic_usage, estimated_usage
@@ -33,8 +33,8 @@ class Delta(msgspec.Struct, gc=False):
 
 
 class Event(msgspec.Struct, gc=False):
-    type: str
-    index: int = 0
+    type: str = ""
+    index: int | None = None
     message: Any = None
     content_block: dict[str, Any] | None = None
     delta: Delta | None = None
@@ -42,7 +42,7 @@ class Event(msgspec.Struct, gc=False):
     error: Any = None
 
 
-class _OpenBlock:
+class _Block:
     __slots__ = ("block", "pieces")
 
     def __init__(self, block: dict[str, Any]) -> None:
@@ -52,13 +52,29 @@ class _OpenBlock:
 
 _EVENT = msgspec.json.Decoder(Event)
 _ANY: msgspec.json.Decoder[Any] = msgspec.json.Decoder(Any)
-_WORDS_OF_DELTA = {
+_FIELD_OF_DELTA = {
     "text_delta": "text",
     "input_json_delta": "partial_json",
     "thinking_delta": "thinking",
     "signature_delta": "signature",
 }
-_BLOCK_OF_DELTA = {"": "text", "text_delta": "text", "thinking_delta": "thinking", "signature_delta": "thinking"}
+_BLOCK_OF_DELTA = {
+    "text_delta": "text",
+    "input_json_delta": "tool_use",
+    "thinking_delta": "thinking",
+    "signature_delta": "thinking",
+}
+_BLOCKS = {"text", "tool_use", "thinking", "redacted_thinking"}
+_EVENTS = {
+    "message_start",
+    "content_block_start",
+    "content_block_delta",
+    "content_block_stop",
+    "message_delta",
+    "message_stop",
+    "ping",
+    "error",
+}
 
 
 class AnthropicStream:
@@ -71,7 +87,8 @@ class AnthropicStream:
         self._notes = notes
         self._request_id = request_id
         self._content = Content(call)
-        self._blocks: dict[int, _OpenBlock] = {}
+        self._blocks: list[_Block] = []
+        self._open: dict[int, _Block] = {}
         self._figures = Figures()
         self._is_billed = False
         self._model = call.model
@@ -92,7 +109,7 @@ class AnthropicStream:
         if kind == "content_block_start":
             return self._block_start(event)
         if kind == "content_block_stop":
-            self._block_stop(event.index)
+            self._open.pop(self._last_index if event.index is None else event.index, None)
         elif kind == "message_delta":
             return self._message_delta(event)
         elif kind == "message_start":
@@ -110,8 +127,9 @@ class AnthropicStream:
             self._figures = merged(self._figures, anthropic_figures(message.get("usage"), self._notes))
 
     def answer(self) -> WholeAnswer:
-        for index in list(self._blocks):
-            self._block_stop(index)
+        for made in self._blocks:
+            self._add(made)
+        self._blocks.clear()
         self._content.require_words(self._stop_reason, self._figures)
         return self._content.whole(self._stop_reason, self.usage(), self._model, self._notes)
 
@@ -141,69 +159,96 @@ class AnthropicStream:
         held, self._held = self._held, None
         return (TextDelta("".join(held)),) if held else ()
 
+    @property
+    def _last_index(self) -> int:
+        """Of the block that was opened last; -1 if none is open."""
+        return next(reversed(self._open), -1)
+
+    def _begin(self, index: int | None, block: dict[str, Any]) -> _Block:
+        """A block without an index comes after the last one."""
+        begun = self._open[self._last_index + 1 if index is None else index] = _Block(block)
+        self._blocks.append(begun)
+        return begun
+
     def _block_start(self, event: Event) -> Sequence[ContentDelta]:
         block = event.content_block
         if block is None:
             return ()
-        self._blocks[event.index] = _OpenBlock(block)
-        if block.get("type") == "tool_use":
+        kind = block_kind(block)
+        begun = self._begin(event.index, {**block, "type": kind})
+        if kind == "tool_use":
             if word(block.get("name")) is None:
                 raise Malformed
-            block.setdefault("id", new_tool_use_id())
+            begun.block["id"] = str(block.get("id") or new_tool_use_id())
             self.started = True
             if not self._content.is_answer(str(block.get("name"))):
-                return (ToolCallDelta(clean(str(block.get("id"))), "", clean(str(block.get("name")))),)
+                return (ToolCallDelta(clean(begun.block["id"]), "", clean(str(block.get("name")))),)
             self._held = None
         text = block.get("text")
-        return self._text(self._blocks[event.index], text) if isinstance(text, str) and text else ()
+        return self._text(begun, text) if isinstance(text, str) and text else ()
 
     def _delta(self, event: Event) -> Sequence[ContentDelta]:
-        """A block that was never opened, or was opened with another index, is opened by a delta that shows its kind."""
-        delta, open_block = event.delta, self._blocks.get(event.index)
+        delta = event.delta
         if delta is None:
             raise Malformed
-        if open_block is None:
-            kind = _BLOCK_OF_DELTA.get(delta.type)
-            if kind is None:
-                raise Malformed
-            open_block = self._blocks[event.index] = _OpenBlock({"type": kind})
-        if delta.type == "text_delta":
-            return self._text(open_block, delta.text)
-        if delta.type == "input_json_delta":
-            return self._arguments(open_block, delta.partial_json)
-        if delta.type == "thinking_delta":
+        kind = _delta_kind(delta)
+        if kind is None:
+            return ()
+        block = self._block_of(event.index, _BLOCK_OF_DELTA[kind])
+        if block.block["type"] not in _BLOCKS:
+            return ()
+        if kind == "text_delta":
+            return self._text(block, delta.text)
+        if kind == "input_json_delta":
+            return self._arguments(block, delta.partial_json)
+        if kind == "thinking_delta":
             self._output_bytes += len(delta.thinking.encode())
-            open_block.pieces.append(delta.thinking)
-        elif delta.type == "signature_delta":
-            open_block.block["signature"] = delta.signature
-        elif delta.text:
-            return self._text(open_block, delta.text)
+            block.pieces.append(delta.thinking)
+        else:
+            block.block["signature"] = delta.signature
         return ()
 
-    def _text(self, open_block: _OpenBlock, text: str) -> Sequence[ContentDelta]:
+    def _block_of(self, index: int | None, kind: str) -> _Block:
+        """Where a delta of this kind belongs: the block of its index, else the last open one if that is of its kind, else a new
+        one. A block that does not name its kind is what its first delta says, and one that is given text is text. Raises
+        Malformed for arguments without a tool call."""
+        block = self._open.get(self._last_index if index is None else index)
+        known = None if block is None else block.block["type"]
+        if block is not None and known not in _BLOCKS:
+            if known is None and kind == "tool_use":
+                raise Malformed
+            if known is None or kind == "text":
+                block.block["type"] = kind
+            return block
+        if known != kind:
+            block = self._open.get(self._last_index)
+        if block is None or block.block["type"] != kind:
+            if kind == "tool_use":
+                raise Malformed
+            block = self._begin(index, {"type": kind})
+        return block
+
+    def _text(self, block: _Block, text: str) -> Sequence[ContentDelta]:
         text = clean(text)
         self._output_bytes += len(text.encode())
-        open_block.pieces.append(text)
+        block.pieces.append(text)
         if self._held is not None and text:
             self._held.append(text)
             return ()
         return (TextDelta(text),) if text else ()
 
-    def _arguments(self, open_block: _OpenBlock, piece: str) -> Sequence[ContentDelta]:
+    def _arguments(self, block: _Block, piece: str) -> Sequence[ContentDelta]:
         piece = clean(piece)
         self._output_bytes += len(piece.encode())
-        open_block.pieces.append(piece)
+        block.pieces.append(piece)
         if not piece:
             return ()
-        if self._content.is_answer(str(open_block.block.get("name"))):
+        if self._content.is_answer(str(block.block.get("name"))):
             return (TextDelta(piece),)
-        return (ToolCallDelta(clean(str(open_block.block.get("id"))), piece),)
+        return (ToolCallDelta(clean(str(block.block.get("id"))), piece),)
 
-    def _block_stop(self, index: int) -> None:
-        open_block = self._blocks.pop(index, None)
-        if open_block is None:
-            return
-        block, written = open_block.block, "".join(open_block.pieces)
+    def _add(self, made: _Block) -> None:
+        block, written = made.block, "".join(made.pieces)
         kind = block.get("type")
         if kind == "text":
             self._content.texts.append(written)
@@ -218,19 +263,25 @@ class AnthropicStream:
 
 
 def _decode(payload: bytes) -> Event:
-    """An event with fields of other types than they should be is read without them. Raises Malformed if it has no type, or if its
-    delta cannot be read."""
+    """An event with fields of other types than they should be is read without them. Raises Malformed if the words of its delta
+    cannot be read."""
     try:
-        return decode(_EVENT, payload)
+        event = decode(_EVENT, payload)
     except Malformed:
         body = decode(_ANY, payload)
-    kind = body.get("type") if isinstance(body, Mapping) else None
-    if not isinstance(kind, str):
-        raise Malformed
+        if not isinstance(body, Mapping):
+            raise
+        event = _loose_event(body)
+    if event.type not in _EVENTS:
+        event.type = _event_kind(event) or event.type
+    return event
+
+
+def _loose_event(body: Mapping[str, object]) -> Event:
     index, block, delta = body.get("index"), body.get("content_block"), body.get("delta")
     return Event(
-        kind,
-        index=index if isinstance(index, int) else 0,
+        word(body.get("type")) or "",
+        index=index if isinstance(index, int) and not isinstance(index, bool) else None,
         message=body.get("message"),
         content_block=block if isinstance(block, dict) else None,
         delta=_loose_delta(delta) if isinstance(delta, Mapping) else None,
@@ -239,10 +290,29 @@ def _decode(payload: bytes) -> Event:
     )
 
 
+def _event_kind(event: Event) -> str | None:
+    """What an event without a known type is, by its fields; None if it is one that may be left out."""
+    if event.error is not None:
+        return "error"
+    if event.content_block is not None:
+        return "content_block_start"
+    if event.delta is not None:
+        return "message_delta" if event.delta.stop_reason else "content_block_delta" if _delta_kind(event.delta) else None
+    return "message_start" if isinstance(event.message, Mapping) else None
+
+
+def _delta_kind(delta: Delta) -> str | None:
+    """By its type if that is known, else by the field that it has."""
+    if delta.type in _FIELD_OF_DELTA:
+        return delta.type
+    return next((kind for kind, name in _FIELD_OF_DELTA.items() if getattr(delta, name)), None)
+
+
 def _loose_delta(delta: Mapping[str, object]) -> Delta:
-    kind = delta.get("type")
-    name = _WORDS_OF_DELTA.get(kind) if isinstance(kind, str) else None
-    if name is not None and not isinstance(delta.get(name), str):
-        raise Malformed
+    """Arguments may come as the object that they are the text of. Raises Malformed for words of another type."""
     words = {key: value for key, value in delta.items() if key in Delta.__struct_fields__ and isinstance(value, str)}
+    if isinstance(arguments := delta.get("partial_json"), dict):
+        words["partial_json"] = tool_input(arguments) if arguments else ""
+    if any(delta.get(name) is not None and name not in words for name in ("text", "partial_json")):
+        raise Malformed
     return Delta(**words)

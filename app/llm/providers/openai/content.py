@@ -56,7 +56,10 @@ def read_message(message: Mapping[str, object], notes: Notes) -> MessageParts:
             parts.reasoning[name] = written
         elif message.get(name):
             notes.add(ODD_FIELD)
-    parts.calls.extend(_calls(message.get("tool_calls"), parts, notes))
+    calls = message.get("tool_calls")
+    if not calls and message.get("function_call"):
+        calls = [{"function": message["function_call"]}]
+    parts.calls.extend(_calls(calls, parts, notes))
     return parts
 
 
@@ -78,7 +81,7 @@ def _read_content(content: object, parts: MessageParts, notes: Notes) -> None:
             texts.append(piece)
         elif isinstance(piece, Mapping):
             _read_piece(piece, texts, parts, notes)
-        else:
+        elif piece is not None:
             raise Malformed
     if texts:
         parts.text = "".join(texts)
@@ -113,7 +116,7 @@ def _plain_text(value: object) -> str | None:
 
 
 def _calls(value: object, parts: MessageParts, notes: Notes) -> Iterator[CallPiece]:
-    if value is None:
+    if not value:
         return
     if isinstance(value, Mapping):
         value = [value]
@@ -123,14 +126,17 @@ def _calls(value: object, parts: MessageParts, notes: Notes) -> Iterator[CallPie
         notes.add(ODD_FIELD)
         return
     for each in value:
+        if each is None:
+            continue
         if not isinstance(each, Mapping):
             raise Malformed
         yield _call(each)
 
 
 def _call(body: Mapping[str, object]) -> CallPiece:
+    """Some servers put name and arguments beside the id, without a `function` around them."""
     function = body.get("function")
-    named = function if isinstance(function, Mapping) else {}
+    named = function if isinstance(function, Mapping) else body
     index, call_id = body.get("index"), body.get("id")
     return CallPiece(
         index=index if isinstance(index, int) and not isinstance(index, bool) else None,
@@ -141,7 +147,9 @@ def _call(body: Mapping[str, object]) -> CallPiece:
 
 
 def arguments_text(arguments: object) -> str:
-    """Some servers send an object where the protocol has its JSON text."""
+    """Some servers send an object where the protocol has its JSON text; an empty one says nothing yet. Raises Malformed."""
     if isinstance(arguments, str):
         return arguments
-    return "" if arguments is None else msgspec.json.encode(arguments).decode()
+    if arguments and not isinstance(arguments, Mapping):
+        raise Malformed
+    return msgspec.json.encode(arguments).decode() if arguments else ""

@@ -16,7 +16,7 @@ import msgspec
 
 from app.domain.errors import FailureKind, ProviderError
 from app.domain.usage import TokenUsage
-from app.llm.failures import stream_failure
+from app.llm.failures import error_words, stream_failure, tells_failure
 from app.llm.messages import FinishReason, Json, ModelCall, ToolCall
 from app.llm.providers.answers import UNKNOWN_FINISH, WholeAnswer
 from app.llm.providers.openai.content import CallPiece, MessageParts, first_choice, read_message
@@ -28,14 +28,32 @@ from app.llm.providers.wire_text import Malformed, clean, decode, word
 
 _FINISHED = {
     "stop": FinishReason.STOP,
+    "eos": FinishReason.STOP,
+    "end_turn": FinishReason.STOP,
+    "stop_sequence": FinishReason.STOP,
     "length": FinishReason.LENGTH,
+    "max_tokens": FinishReason.LENGTH,
+    "model_length": FinishReason.LENGTH,
     "tool_calls": FinishReason.TOOL_CALLS,
+    "tool_use": FinishReason.TOOL_CALLS,
     "function_call": FinishReason.TOOL_CALLS,
     "content_filter": FinishReason.CONTENT_FILTER,
+    "safety": FinishReason.CONTENT_FILTER,
+    "recitation": FinishReason.CONTENT_FILTER,
+    "sensitive": FinishReason.CONTENT_FILTER,
 }
-_BROKEN_OFF = {"abort": FailureKind.TRUNCATED, "error": FailureKind.SERVER_ERROR}
-"""Finish reasons of compatible servers that mean there is no whole answer."""
-_WITHOUT_WORDS = {"length", "content_filter", *_BROKEN_OFF}
+"""With those of compatible servers: Together, Mistral, Gemini, Z.ai, and gateways to Anthropic's models."""
+_BROKEN_OFF = {
+    "abort": FailureKind.TRUNCATED,
+    "error": FailureKind.SERVER_ERROR,
+    "insufficient_system_resource": FailureKind.OVERLOADED,
+    "network_error": FailureKind.SERVER_ERROR,
+}
+"""Finish reasons of compatible servers that mean there is no whole answer: SGLang, OpenRouter, DeepSeek, Z.ai."""
+_WITHOUT_WORDS = {
+    *_BROKEN_OFF,
+    *(name for name, reason in _FINISHED.items() if reason in {FinishReason.LENGTH, FinishReason.CONTENT_FILTER}),
+}
 
 
 class EmbeddingBody(msgspec.Struct, gc=False):
@@ -61,13 +79,17 @@ def read_answer(raw: bytes, call: ModelCall, notes: Notes) -> WholeAnswer:
     if not isinstance(body, Mapping):
         raise Malformed
     choice = first_choice(body.get("choices"))
+    figures = openai_figures_of(body, notes)
     if choice is None:
-        if body.get("error") or body.get("object") == "error":
+        if body.get("error") or (not figures and (tells_failure(body) or error_words(body).message is not None)):
             raise stream_failure(body, None)
         raise Malformed
-    finish = word(choice.get("finish_reason"))
+    finish = finish_word(choice.get("finish_reason"))
+    if choice.get("error") and finish in {None, "error"}:
+        failure = stream_failure(choice, None)
+        failure.usage = read_billed(body, call, 0)
+        raise failure
     parts = read_message(_message(choice, finish), notes)
-    figures = openai_figures_of(body, notes)
     if parts.text is None and figures.output != 0:
         require_words(parts, finish, silent_tokens=-1, figures=figures)
     tool_calls = tuple(map(_tool_call, parts.calls))
@@ -97,6 +119,12 @@ def require_words(parts: MessageParts, finish: str | None, *, figures: Figures, 
     shown = (figures.output or 0) - (figures.reasoning or 0)
     if parts.is_empty and finish not in _WITHOUT_WORDS and (shown > silent_tokens or not figures):
         raise Malformed
+
+
+def finish_word(value: object) -> str | None:
+    """In lower case: some servers write theirs in capitals."""
+    found = word(value)
+    return None if found is None else found.lower()
 
 
 def _message(choice: Mapping[str, object], finish: str | None) -> Mapping[str, object]:

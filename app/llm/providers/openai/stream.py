@@ -20,7 +20,7 @@ from app.llm import failures
 from app.llm.messages import ContentDelta, ModelCall, TextDelta, ToolCall, ToolCallDelta
 from app.llm.providers.answers import WholeAnswer
 from app.llm.providers.openai.content import CallPiece, MessageParts, first_choice, read_message
-from app.llm.providers.openai.response import build_answer, new_tool_call_id, require_words
+from app.llm.providers.openai.response import build_answer, finish_word, new_tool_call_id, require_words
 from app.llm.providers.unsupported import Notes
 from app.llm.providers.usage_figures import Figures, merged, openai_figures_of
 from app.llm.providers.usage_mapping import estimated_usage, openai_usage
@@ -45,6 +45,7 @@ class Delta(msgspec.Struct, gc=False):
     content: str | None = None
     refusal: str | None = None
     tool_calls: list[ToolCallBody] | None = None
+    function_call: msgspec.Raw = _NOTHING
     reasoning_content: str | None = None
     reasoning: str | None = None
 
@@ -89,6 +90,7 @@ class OpenAIStream:
         self._request_id = request_id
         self._texts: list[str] = []
         self._refusals: list[str] = []
+        self._shown: list[str] = []
         self._reasoning: dict[str, list[str]] = {}
         self._calls: dict[int, _Call] = {}
         self._figures = Figures()
@@ -112,15 +114,17 @@ class OpenAIStream:
         except Malformed:
             self._read_loosely(payload, parts)
             return parts
-        if chunk.error is not None or chunk.object == "error":
+        if chunk.error or chunk.object == "error":
             raise self._error(decode(_ANY, payload))
+        if chunk.choices is None and failures.tells_failure(body := decode(_ANY, payload)):
+            raise self._error(body)
         if self._model is None and chunk.model:
             self._model = chunk.model
         has_figures = any(bytes(each) != b"null" for each in (chunk.usage, chunk.x_groq, chunk.usageMetadata, chunk.timings))
-        for choice in chunk.choices or ():
-            if choice.index == 0:
-                self._read_choice(choice, parts)
-                has_figures = has_figures or bytes(choice.usage) != b"null"
+        if chunk.choices:
+            choice = next((each for each in chunk.choices if each.index == 0), chunk.choices[0])
+            self._read_choice(choice, parts)
+            has_figures = has_figures or bytes(choice.usage) != b"null"
         if has_figures:
             self._read_figures(decode(_ANY, payload))
         self._service_tier = chunk.service_tier or self._service_tier
@@ -144,7 +148,7 @@ class OpenAIStream:
         if not isinstance(body, Mapping):
             raise Malformed
         choice = first_choice(body.get("choices"))
-        if choice is None and (body.get("error") or body.get("object") == "error"):
+        if choice is None and failures.tells_failure(body):
             raise self._error(body)
         self._model = self._model or word(body.get("model"))
         self._service_tier = body.get("service_tier") or self._service_tier
@@ -164,7 +168,7 @@ class OpenAIStream:
             parts.append(self._text(text, self._texts))
         elif delta:
             raise Malformed
-        if (finish := word(choice.get("finish_reason"))) is not None:
+        if (finish := finish_word(choice.get("finish_reason"))) is not None:
             self._finish = finish
             self.complete = True
 
@@ -180,7 +184,7 @@ class OpenAIStream:
 
     def answer(self) -> WholeAnswer:
         calls = tuple(ToolCall(made.id, made.name, "".join(made.pieces) or "{}") for made in self._calls.values())
-        text, refusal = "".join(self._texts) if self._texts else None, "".join(self._refusals)
+        text, refusal = "".join(self._texts) if self._texts else None, "".join(self._shown) if self._refusals else ""
         if not (self.started or calls):
             require_words(MessageParts(text, refusal), self._finish, figures=self._figures)
         return build_answer(
@@ -216,12 +220,14 @@ class OpenAIStream:
                 parts.append(self._text(delta.refusal, self._refusals))
             for body in delta.tool_calls or ():
                 self._tool_call(_piece(body), parts)
+            if bytes(delta.function_call) != b"null":
+                self._take(read_message({"function_call": decode(_ANY, bytes(delta.function_call))}, self._notes), parts)
             if delta.reasoning_content:
                 self._think("reasoning_content", delta.reasoning_content)
             if delta.reasoning:
                 self._think("reasoning", delta.reasoning)
         if choice.finish_reason:
-            self._finish = choice.finish_reason
+            self._finish = finish_word(choice.finish_reason)
             self.complete = True
 
     def _text(self, text: str, texts: list[str]) -> TextDelta:
@@ -229,6 +235,7 @@ class OpenAIStream:
         text = clean(text)
         self._output_bytes += len(text.encode())
         texts.append(text)
+        self._shown.append(text)
         return TextDelta(text)
 
     def _think(self, name: str, piece: str) -> None:
