@@ -87,7 +87,7 @@ class _Member:
         self.settings = settings
         self.provider = provider
         self.listed = {model.name: model for model in settings.models}
-        self.retry = Retry(settings.retry, fleet.clock, fleet.random)
+        self.retry = Retry(settings.retry, fleet.clock, fleet.random, silence=settings.timeouts.first_token)
         self.limiter = Limiter(
             settings.name,
             settings.limits,

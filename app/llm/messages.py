@@ -134,7 +134,7 @@ ResponseFormat: TypeAlias = JsonObjectFormat | JsonSchemaFormat
 @dataclass(frozen=True, slots=True)
 class Timeouts:
     connect: timedelta = timedelta(seconds=5)
-    first_token: timedelta = timedelta(seconds=60)
+    first_token: timedelta = timedelta(seconds=30)
     idle: timedelta = timedelta(seconds=30)
     total: timedelta = timedelta(seconds=600)
 
@@ -142,7 +142,8 @@ class Timeouts:
 @dataclass(frozen=True, slots=True)
 class ModelCall:
     """One call as it is to be sent to one model. `deadline` is in the Clock's monotonic seconds; `input_tokens` is what was
-    counted before, 0 if it was not counted. `holder` shares the connections to the provider with others."""
+    counted before, 0 if it was not counted. `holder` shares the connections to the provider with others. If
+    `is_another_target_left`, a silent target is left sooner."""
 
     model: str
     messages: tuple[Message, ...]
@@ -159,6 +160,7 @@ class ModelCall:
     unsupported: UnsupportedPolicy = UnsupportedPolicy.DROP
     input_tokens: int = 0
     holder: Holder = NO_HOLDER
+    is_another_target_left: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,6 +234,7 @@ class EmbedCall:
     deadline: float
     dimensions: int | None = None
     holder: Holder = NO_HOLDER
+    is_another_target_left: bool = False
 
 
 def fingerprint(call: ModelCall | EmbedCall) -> int:

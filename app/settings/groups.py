@@ -123,7 +123,7 @@ class ProviderLimits(Group):
 
 class ProviderTimeouts(Group):
     connect: Duration = timedelta(seconds=5)
-    first_token: Duration = timedelta(seconds=60)
+    first_token: Duration = timedelta(seconds=30)
     idle: Duration = timedelta(seconds=30)
     total: Duration = timedelta(seconds=600)
 

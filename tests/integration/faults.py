@@ -138,7 +138,19 @@ class Outcome:
         return [entry for entry in self.entries if entry.model == model]
 
 
-def settings_for(cases: Sequence[Case], stores: Stores, simulator: RunningSimulator) -> Settings:
+@dataclass(frozen=True)
+class Pace:
+    """How long the gateway waits, and how many cases run at a time."""
+
+    timeouts: ProviderTimeouts
+    retry: RetrySettings
+    at_once: int
+
+
+QUARTER = Pace(TIMEOUTS, RETRY, 32)
+
+
+def settings_for(cases: Sequence[Case], stores: Stores, simulator: RunningSimulator, pace: Pace = QUARTER) -> Settings:
     models: dict[str, list[ModelSettings]] = defaultdict(list)
     for case in cases:
         models[case.provider].append(ModelSettings(name=case.primary, price=PRICE, context_tokens=100_000))
@@ -150,8 +162,8 @@ def settings_for(cases: Sequence[Case], stores: Stores, simulator: RunningSimula
             base_url=url,
             api_keys=(stores.secret("provider", "sk-simulated"),),
             models=tuple(models[kind.value]),
-            timeouts=TIMEOUTS,
-            retry=RETRY,
+            timeouts=pace.timeouts,
+            retry=pace.retry,
             limits=ROOMY,
             simulated=True,
         )
@@ -173,19 +185,19 @@ def settings_for(cases: Sequence[Case], stores: Stores, simulator: RunningSimula
     return stores.settings(simulator).model_copy(update={"providers": providers, "routes": routes})
 
 
-def run_cases(cases: Sequence[Case], stores: Stores, simulator: RunningSimulator) -> dict[Case, Outcome]:
-    return asyncio.run(_run_cases(cases, stores, simulator))
+def run_cases(cases: Sequence[Case], stores: Stores, simulator: RunningSimulator, pace: Pace = QUARTER) -> dict[Case, Outcome]:
+    return asyncio.run(_run_cases(cases, stores, simulator, pace))
 
 
-async def _run_cases(cases: Sequence[Case], stores: Stores, simulator: RunningSimulator) -> dict[Case, Outcome]:
+async def _run_cases(cases: Sequence[Case], stores: Stores, simulator: RunningSimulator, pace: Pace) -> dict[Case, Outcome]:
     simulator.post(*({**FAULTS[case.fault], "operation": "completion", "model": case.primary} for case in cases))
-    room = asyncio.Semaphore(32)
+    room = asyncio.Semaphore(pace.at_once)
 
     async def one(services: Services, case: Case) -> tuple[Case, _Seen]:
         async with room:
             return case, await _call(services, case)
 
-    settings = settings_for(cases, stores, simulator)
+    settings = settings_for(cases, stores, simulator, pace)
     async with build_services(settings, SystemClock(), Estimator(), PriceBook(settings)) as services:
         seen = dict(await asyncio.gather(*(one(services, case) for case in cases)))
         records = await _records(services)

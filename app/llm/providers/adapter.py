@@ -28,11 +28,12 @@ from app.llm.messages import (
     ToolCallDelta,
     merged,
 )
+from app.llm.providers.answer_timeouts import first_token_timeout, silence_deadline, whole_answer_timeout
 from app.llm.providers.answers import AnswerReader, WholeAnswer
 from app.llm.providers.schema_check import AnswerCheck, SchemaChecks
 from app.llm.providers.sse import EVENT_FIELDS, SseReader
 from app.llm.providers.unsupported import Notes
-from app.llm.providers.upstream import Begun, BrokenAnswer, EventStream, ParameterRefused, Phase, Upstream, whole_answer_timeout
+from app.llm.providers.upstream import Begun, BrokenAnswer, EventStream, ParameterRefused, Phase, Upstream
 from app.llm.providers.usage_mapping import estimated_usage, salvaged_usage, unanswered_usage
 from app.llm.providers.wire_text import BYTE_ORDER_MARK, Malformed
 from app.runtime.clock import Clock
@@ -107,7 +108,7 @@ class Adapter(ABC):
                 self.completions_path,
                 body,
                 model=call.model,
-                deadline=call.deadline,
+                deadline=silence_deadline(call, self._clock.monotonic()),
                 answer_timeout=allowed,
                 holder=call.holder,
             )
@@ -167,7 +168,13 @@ class Adapter(ABC):
 
         async def send(body: bytes) -> EventStream:
             return await self._upstream.open(
-                self.completions_path, body, model=call.model, deadline=call.deadline, holder=call.holder
+                self.completions_path,
+                body,
+                model=call.model,
+                first_token=first_token_timeout(self._settings.timeouts, call),
+                silence_deadline=silence_deadline(call, self._clock.monotonic()),
+                deadline=call.deadline,
+                holder=call.holder,
             )
 
         try:

@@ -29,11 +29,10 @@ from app.llm.providers.wire_text import BYTE_ORDER_MARK, clean
 from app.runtime.await_timeout import TimeLimit
 from app.runtime.clock import Clock
 from app.runtime.ticks import MIN_WAIT, Ticks, waiting_seconds
-from app.settings import ProviderSettings, ProviderTimeouts
+from app.settings import ProviderSettings
 from app.web.capacity import NO_HOLDER, Holder
 
 POOL_WAIT_SECONDS = 1.0
-TOKENS_PER_FIRST_TOKEN_TIMEOUT = 2048
 _CONNECTING_SHARE = 0.9
 """Of a time limit that is shorter than connecting may take. The rest is for what the SDK does before it connects."""
 _EXACT_SECONDS = 5.0
@@ -120,12 +119,6 @@ def _before_rounding(seconds: float) -> float:
     return seconds if seconds <= _EXACT_SECONDS else max(_EXACT_SECONDS, seconds - 1)
 
 
-def whole_answer_timeout(timeouts: ProviderTimeouts, max_output_tokens: int) -> timedelta:
-    """How long a whole answer may take. It shows no first token, so a long one gets the same time again for every 2,048
-    tokens of its cap; a silent target is still left in bounded time."""
-    return timeouts.first_token * (1 + max_output_tokens / TOKENS_PER_FIRST_TOKEN_TIMEOUT)
-
-
 class Upstream:
     def __init__(self, sdk: Sdk, settings: ProviderSettings, keys: Keyring, clock: Clock) -> None:
         self._sdk = sdk
@@ -179,19 +172,30 @@ class Upstream:
             await response.aclose()
         return response
 
-    async def open(self, path: str, body: bytes, *, model: str, deadline: float, holder: Holder = NO_HOLDER) -> EventStream:
-        """A stream whose headers have come; the caller closes it. Raises ProviderError."""
+    async def open(
+        self,
+        path: str,
+        body: bytes,
+        *,
+        model: str,
+        first_token: timedelta,
+        silence_deadline: float,
+        deadline: float,
+        holder: Holder = NO_HOLDER,
+    ) -> EventStream:
+        """A stream whose headers have come; the caller closes it. Its first token is waited for within `first_token` and until
+        `silence_deadline`. Raises ProviderError."""
 
         async def send(key: ApiKey) -> EventStream:
-            await self._acquire(deadline, holder)
-            first_by = self._clock.monotonic() + self._timeouts.first_token.total_seconds()
+            await self._acquire(silence_deadline, holder)
+            wait = FirstTokenWait(self._clock.monotonic() + first_token.total_seconds(), silence_deadline)
             try:
-                response = await self._within(partial(self._head, path, body), key, deadline, self._timeouts.first_token)
+                response = await self._within(partial(self._head, path, body), key, silence_deadline, first_token)
             except BaseException:
                 self._pool.give_back(holder)
                 raise
             self._streams += 1
-            return EventStream(response, self, first_by, deadline, holder)
+            return EventStream(response, self, wait, deadline, holder)
 
         return await self._with_a_key(model, send)
 
@@ -351,6 +355,14 @@ class Phase(Enum):
     COMPLETE = "complete"
 
 
+@dataclass(frozen=True, slots=True)
+class FirstTokenWait:
+    """Until when a first token is waited for, in the Clock's monotonic seconds: the target's time, and the call's for it."""
+
+    timeout_at: float
+    deadline: float
+
+
 class EventStream:
     """The payloads of one streamed answer. Its reader sets `phase` as the answer goes on, and must close it.
 
@@ -358,13 +370,15 @@ class EventStream:
     An end of the body is not a failure here: only the adapter knows whether the provider's terminal event had come.
     """
 
-    def __init__(self, response: httpx2.Response, upstream: Upstream, first_by: float, deadline: float, holder: Holder) -> None:
+    def __init__(
+        self, response: httpx2.Response, upstream: Upstream, first_token: FirstTokenWait, deadline: float, holder: Holder
+    ) -> None:
         self.response = response
         self._holder = holder
         self.phase = Phase.FIRST
         self._upstream = upstream
         self._opened_at = upstream.later(0)
-        self._first_by = first_by
+        self._first_token = first_token
         self._rest_by: float | None = None
         self._deadline = deadline
         self._time_limit = TimeLimit()
@@ -444,7 +458,8 @@ class EventStream:
 
     def _limit(self, gathering: float) -> tuple[float, FailureKind]:
         if self.phase is Phase.FIRST:
-            return self._upstream.remaining(self._deadline, self._upstream.until(self._first_by), FailureKind.FIRST_TOKEN_TIMEOUT)
+            wait = self._first_token
+            return self._upstream.remaining(wait.deadline, self._upstream.until(wait.timeout_at), FailureKind.FIRST_TOKEN_TIMEOUT)
         if self.phase is Phase.IDLE:
             return self._upstream.remaining(self._deadline, gathering + self._upstream.idle, FailureKind.IDLE_TIMEOUT)
         if self._rest_by is None:

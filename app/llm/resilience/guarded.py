@@ -246,8 +246,13 @@ class _Try:
         else:
             self._hold.refund()
 
+    @property
+    def seconds(self) -> float:
+        """Since it was let through."""
+        return self._guarded.clock.monotonic() - self._started
+
     def _elapsed_ms(self) -> float:
-        return (self._guarded.clock.monotonic() - self._started) * 1000
+        return self.seconds * 1000
 
     def _report(
         self,
@@ -322,7 +327,7 @@ class Guarded:
         current: _Try | None = None
         for tries in itertools.count(1):
             current = await self._enter(call, call_context, current, streamed=True)
-            parts = aiter(self._provider.stream(_fit(call, self.target, current.cap)))
+            parts = aiter(self._provider.stream(_fit(call, self.target, current.cap, call_context)))
             try:
                 while (part := await self._foreseen(anext(parts, None))) is not None:
                     current.saw_token()
@@ -337,7 +342,7 @@ class Guarded:
                 current.failed(error)
                 if shown:
                     raise
-                await self._pause(tries, error, call.deadline, call_context)
+                await self._pause(tries, error, current.seconds, call.deadline, call_context)
             except Refused:
                 current.rejected_before_send()
                 raise
@@ -380,12 +385,12 @@ class Guarded:
         for tries in itertools.count(1):
             current = await self._enter(call, call_context, current, streamed=False)
             try:
-                result = await self._foreseen(send(_fit(call, self.target, current.cap)))
+                result = await self._foreseen(send(_fit(call, self.target, current.cap, call_context)))
                 current.succeeded(result)
                 return result
             except ProviderError as error:
                 current.failed(error)
-                await self._pause(tries, error, call.deadline, call_context)
+                await self._pause(tries, error, current.seconds, call.deadline, call_context)
             except Refused:
                 current.rejected_before_send()
                 raise
@@ -438,17 +443,18 @@ class Guarded:
         self.skip(outcome, call_context)
         return TargetSkipped(outcome, refusal)
 
-    async def _pause(self, tries: int, error: ProviderError, deadline: float, call_context: CallContext) -> None:
+    async def _pause(self, tries: int, error: ProviderError, seconds: float, deadline: float, call_context: CallContext) -> None:
         """Waits for the backoff; raises the error if the target is not to be asked again."""
         delay = None
         if call_context.tries_left > 0 or call_context.is_last_target:
-            delay = self._retry.delay(tries, error, deadline, is_last_target=call_context.is_last_target)
+            delay = self._retry.delay(tries, error, deadline, seconds=seconds, is_last_target=call_context.is_last_target)
         if delay is None:
             raise error
         await self.clock.sleep(delay)
 
 
-def _fit(call: Call, target: Target, cap: int) -> Call:
+def _fit(call: Call, target: Target, cap: int, call_context: CallContext) -> Call:
+    is_another_left = not call_context.is_last_target
     if isinstance(call, ModelCall):
-        return replace(call, model=target.model, max_output_tokens=cap)
-    return replace(call, model=target.model)
+        return replace(call, model=target.model, max_output_tokens=cap, is_another_target_left=is_another_left)
+    return replace(call, model=target.model, is_another_target_left=is_another_left)

@@ -5,6 +5,7 @@ A budget per provider keeps retries from multiplying an outage: a fifth of the l
 
 from __future__ import annotations
 
+from datetime import timedelta
 from random import Random
 
 from app.domain.errors import FailureKind, ProviderError
@@ -14,6 +15,7 @@ from app.settings import RetrySettings
 
 _SAVED_SECONDS = 10.0
 _SHORT_OF_TRIES = 2
+_HAD_BEGUN = frozenset({FailureKind.MALFORMED, FailureKind.TRUNCATED})
 
 
 def asked_again(kind: FailureKind) -> str:
@@ -54,22 +56,29 @@ class RetryBudget:
 class Retry:
     """The one owner of retries of a provider."""
 
-    def __init__(self, settings: RetrySettings, clock: Clock, random: Random) -> None:
+    def __init__(self, settings: RetrySettings, clock: Clock, random: Random, *, silence: timedelta) -> None:
+        """`silence` is how long a try may be without an answer before its target is not asked again."""
         self._settings = settings
+        self._silence = silence.total_seconds()
         self._clock = clock
         self._random = random
         self._first = settings.first_delay.total_seconds()
         self._longest = settings.max_delay.total_seconds()
         self.budget = RetryBudget(settings.budget_ratio, settings.budget_per_second, clock)
 
-    def delay(self, tries: int, error: ProviderError, deadline: float, *, is_last_target: bool) -> float | None:
+    def delay(
+        self, tries: int, error: ProviderError, deadline: float, *, is_last_target: bool, seconds: float = 0.0
+    ) -> float | None:
         """Seconds to wait before the next try after `tries` failed ones, or None if there is to be none.
 
         `retry-after` is a lower bound. `is_last_target` is False if another target is left. Then there is at most one more try
         here, and none if its wait is longer than the longest backoff. A failure that another try hardly repairs is tried once
         more, and only at the last target: an answer that was paid for and cannot be read, and a method that the server says it
-        does not implement.
+        does not implement. `seconds` is how long the last try took: a target that gave no answer for as long as a first token
+        may take is not asked again.
         """
+        if seconds >= self._silence and error.kind not in _HAD_BEGUN:
+            return None
         is_doubtful = error.was_bought or error.kind is FailureKind.NOT_IMPLEMENTED
         is_short = is_doubtful or not is_last_target
         most = min(self._settings.attempts, _SHORT_OF_TRIES) if is_short else self._settings.attempts

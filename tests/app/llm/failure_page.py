@@ -18,7 +18,7 @@ Made from the code by `python -m tests.app.llm.failure_page > docs/failures.md`.
 *Next key*: another key of the same provider is tried at once. *Next target*: the next target of the route is tried. *Retried*:
 the same target is asked again; while another target is left, it is asked twice at most. *Breaker*: the call counts as one failure
 of the target, however often it is tried, unless it succeeds there in the end. One and the same prompt counts twice at most in the
-breaker's window.
+breaker's window. A target that was silent for `first_token` is not asked again by the same call.
 
 """
 _READING = """

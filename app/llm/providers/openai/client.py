@@ -10,6 +10,7 @@ from app.domain.errors import FailureKind, ProviderError
 from app.domain.usage import TokenUsage
 from app.llm.messages import EmbedCall, Embedded, ModelCall
 from app.llm.providers.adapter import Adapter
+from app.llm.providers.answer_timeouts import embedding_timeout, silence_deadline
 from app.llm.providers.answers import WholeAnswer
 from app.llm.providers.keyring import build_keyring
 from app.llm.providers.openai.request import PARAMETERS, encode_embedding, encode_request
@@ -74,8 +75,8 @@ class OpenAIProvider(Adapter):
                 "/embeddings",
                 encode_embedding(call),
                 model=call.model,
-                deadline=call.deadline,
-                answer_timeout=self._settings.timeouts.first_token,
+                deadline=silence_deadline(call, self._clock.monotonic()),
+                answer_timeout=embedding_timeout(self._settings.timeouts, call),
                 holder=call.holder,
             )
         except ProviderError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from datetime import timedelta
 from typing import Any
 
 import httpx2
@@ -196,7 +197,14 @@ class TestAStreamedAnswer:
         wanted = call(model)
         body = provider.encode(wanted, Notes(wanted), stream=True)
         upstream = provider._upstream
-        source = await upstream.open(provider.completions_path, body, model=model, deadline=wanted.deadline)
+        source = await upstream.open(
+            provider.completions_path,
+            body,
+            model=model,
+            first_token=timedelta(seconds=30),
+            silence_deadline=wanted.deadline,
+            deadline=wanted.deadline,
+        )
 
         assert upstream.gather(source.response, wanted.deadline) > 0
         while not source.ended:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -263,6 +265,36 @@ class TestTimeouts:
         answer = await provider.complete(call(model, max_output_tokens=4096))
 
         assert answer.finish_reason is FinishReason.STOP
+
+    @pytest.mark.parametrize("streamed", [True, False])
+    async def test_half_of_the_calls_time_is_kept_for_another_target_and_the_caller_s_haste_is_no_failure_of_this_one(
+        self, provider: Adapter, model: str, simulator: RunningSimulator, *, streamed: bool
+    ) -> None:
+        simulator.post("silent")
+        wanted = replace(call(model, seconds=0.4), is_another_target_left=True)
+
+        begun = time.monotonic()
+        with pytest.raises(ProviderError) as caught:
+            await (parts_of(provider, wanted) if streamed else provider.complete(wanted))
+
+        assert (caught.value.kind, caught.value.counts_for_breaker) == (FailureKind.TOTAL_TIMEOUT, False)
+        assert time.monotonic() - begun < 0.4
+
+    async def test_a_silent_stream_is_left_sooner_if_another_target_is_left(
+        self, provider: Adapter, model: str, simulator: RunningSimulator
+    ) -> None:
+        simulator.post({"fault": "silent", "count": None})
+        seconds = []
+        for is_another_left in (True, False):
+            begun = time.monotonic()
+            with pytest.raises(ProviderError) as caught:
+                await parts_of(provider, replace(call(model, max_output_tokens=4096), is_another_target_left=is_another_left))
+            seconds.append(time.monotonic() - begun)
+            assert caught.value.kind is FailureKind.FIRST_TOKEN_TIMEOUT
+        first_token = SHORT.first_token.total_seconds()
+        assert first_token <= seconds[0]
+        assert 2 * first_token <= seconds[1]
+        assert seconds[0] < seconds[1]
 
 
 class TestThePool:

@@ -13,12 +13,13 @@ from app.llm.resilience.retry import Retry, RetryBudget
 from app.settings import RetrySettings
 from tests.clocks import ManualClock
 
+SILENCE = timedelta(seconds=30)
 BROKEN = ProviderError(FailureKind.SERVER_ERROR)
 
 
 def build(**changes: object) -> tuple[Retry, ManualClock]:
     clock = ManualClock()
-    return Retry(RetrySettings().model_copy(update=changes), clock, Random(1)), clock
+    return Retry(RetrySettings().model_copy(update=changes), clock, Random(1), silence=SILENCE), clock
 
 
 class TestBackoff:
@@ -73,6 +74,20 @@ class TestWhoIsAskedAgain:
         assert [retry.delay(tries, unable, deadline, is_last_target=True) is None for tries in (1, 2)] == [False, True]
         assert retry.delay(1, unable, deadline, is_last_target=False) is None
 
+    @pytest.mark.parametrize("is_last_target", [False, True])
+    def test_never_a_target_that_was_silent(self, *, is_last_target: bool) -> None:
+        retry, clock = build()
+        deadline = clock.monotonic() + 600
+        for kind in (FailureKind.CONNECTION, FailureKind.SERVER_ERROR):
+            error = ProviderError(kind, unanswered_seconds=30.0)
+            assert retry.delay(1, error, deadline, seconds=30.0, is_last_target=is_last_target) is None
+            assert retry.delay(1, error, deadline, seconds=29.0, is_last_target=is_last_target) is not None
+
+    def test_but_one_whose_answer_had_begun_and_took_long(self) -> None:
+        retry, clock = build()
+        cut = ProviderError(FailureKind.TRUNCATED)
+        assert retry.delay(1, cut, clock.monotonic() + 600, seconds=50.0, is_last_target=True) is not None
+
     def test_a_long_retry_after_is_sat_out_only_where_no_other_target_is_left(self) -> None:
         retry, clock = build()
         error = ProviderError(FailureKind.RATE_LIMITED, retry_after=timedelta(seconds=40))
@@ -101,7 +116,7 @@ class TestBudget:
 
     def test_an_outage_at_full_load_is_not_multiplied(self) -> None:
         clock = ManualClock()
-        retry = Retry(RetrySettings(), clock, Random(1))
+        retry = Retry(RetrySettings(), clock, Random(1), silence=SILENCE)
         granted = 0
         for _ in range(10_000):
             retry.budget.request()
