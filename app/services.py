@@ -129,7 +129,7 @@ async def build_services(
             keys=keys,
             prices=prices,
             ledger=ledger,
-            budgets=BudgetStore(sessions),
+            budgets=BudgetStore(sessions, settings.limits.budgets_per_tenant),
             alerts=AlertStore(sessions),
             alert_events=alert_events,
             cost_updates=CostUpdates(CostReports(sessions), clock),

@@ -206,11 +206,15 @@ def exceeded(budget: Budget, needed: Decimal, remaining: Decimal) -> BudgetExcee
 class BudgetStore:
     """Every read names the tenant it is for; None reads all tenants' budgets and is for administrators."""
 
-    def __init__(self, sessions: Sessions) -> None:
+    def __init__(self, sessions: Sessions, max_per_tenant: int = 100) -> None:
+        """`max_per_tenant` bounds what a tenant adds itself, because admissions are batched: the budgets of one tenant cost the
+        calls of all tenants time."""
         self._sessions = sessions
+        self._max_per_tenant = max_per_tenant
 
     async def create(self, new: NewBudget) -> Budget:
-        """Raises Refused: InvalidInput, or Conflict if the same owner has a budget of that name."""
+        """Raises Refused: InvalidInput, also if the tenant has as many as it may, or Conflict if the same owner has a budget of
+        that name."""
         _check(name=new.name, limit_usd=new.limit_usd, thresholds=new.thresholds)
         _check_scope(new.scope)
         _check_owner(new.owner, new.scope)
@@ -235,6 +239,8 @@ class BudgetStore:
         try:
             async with self._sessions.write() as session:
                 await session.execute(_LOCK_LEDGER)
+                if new.owner is not BudgetOwner.INSTALLATION:
+                    await self._check_number(session, scope.tenant)
                 await session.execute(_INSERT, values)
                 await session.execute(text("select budget_open(:key)"), {"key": key})
                 return await _load(session, key)
@@ -318,6 +324,15 @@ class BudgetStore:
             request, found, lambda budget: encode_cursor(_CURSOR, budget.scope.tenant or "", budget.name, str(budget.key))
         )
 
+    async def _check_number(self, session: WriteSession, tenant: str | None) -> None:
+        had: int = (await session.execute(_COUNT, {"tenant": tenant})).scalar_one()
+        if had >= self._max_per_tenant:
+            raise Refused(
+                InvalidInput(
+                    f"The tenant has {had} budgets of its own; {self._max_per_tenant} are allowed. Delete one that is not needed."
+                )
+            )
+
     async def _lock(self, session: WriteSession, key: UUID, authority: BudgetAuthority) -> Budget:
         """The running period's lock comes first, as in every admission; then no other transaction can change the budget
         meanwhile."""
@@ -330,6 +345,10 @@ class BudgetStore:
 
 
 _LOCK_LEDGER = text("select pg_advisory_xact_lock(ledger_lock())")
+_COUNT = text(
+    "select count(*) from budgets"
+    " where tenant = :tenant and deleted_at is null and owner <> 'INSTALLATION' and origin = 'created'"
+)
 _INSERT = text(
     "insert into budgets (key, name, tenant, agent, provider, model, label_key, label_value, limit_usd, period, time_zone,"
     " thresholds, enforcement, owner) values (:key, :name, :tenant, :agent, :provider, :model, :label_key, :label_value,"

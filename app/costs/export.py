@@ -11,8 +11,9 @@ import base64
 import binascii
 import hashlib
 import hmac
+import math
 import zlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import Enum
@@ -45,11 +46,13 @@ from app.db.tables.access import api_keys
 from app.db.tables.usage import usage_records
 from app.domain.errors import Refused
 from app.domain.problems import InvalidInput, NotFound
+from app.runtime.batcher import Batcher
 from app.runtime.clock import Clock
 
 PATH = "/exports"
 LIFETIME = timedelta(hours=1)
 SECRET_SECONDS = 5.0
+NEWER_SECRET_SECONDS = 0.25
 MAX_TOKEN_LENGTH = 6000
 BATCH = 500
 _MAX_TICKET_BYTES = 1024 * 1024
@@ -94,6 +97,8 @@ class CostExports:
         self._clock = clock
         self._address = address
         self._signer: _Signer | None = None
+        self._newer_read_at = -math.inf
+        self._signers = Batcher(self._read_for)
 
     async def create(
         self, where: CostFilter, format_: ExportFormat, group_by: tuple[CostDimension, ...], key: UUID
@@ -143,11 +148,25 @@ class CostExports:
         yield writer.rows("total", [total_row(found, len(columns))])
 
     async def _signer_of(self, version: int) -> _Signer:
-        """The secret in force, as it was at most SECRET_SECONDS ago. One that a link names as newer is read at once."""
+        """The secret in force, as it was at most SECRET_SECONDS ago. One that a link names as newer is read, at most once in
+        NEWER_SECRET_SECONDS for all such links: anyone can write a link that names a version."""
+        return self._known(version) or await self._signers.submit(version)
+
+    def _known(self, version: int) -> _Signer | None:
+        """None if it must be read: it is too old, or older than the version that a link names."""
         known = self._signer
         if known is None or known.version < version or known.read_at + SECRET_SECONDS <= self._clock.monotonic():
-            return await self._read_signer()
+            return None
         return known
+
+    async def _read_for(self, versions: Sequence[int]) -> list[_Signer]:
+        signer = self._known(max(versions))
+        if signer is None:
+            if self._signer is not None and self._signer.version < max(versions):
+                await self._clock.sleep(self._newer_read_at + NEWER_SECRET_SECONDS - self._clock.monotonic())
+                self._newer_read_at = self._clock.monotonic()
+            signer = await self._read_signer()
+        return [signer] * len(versions)
 
     async def _read_signer(self) -> _Signer:
         async with self._sessions.read(primary=True) as session:

@@ -44,22 +44,27 @@ def is_public_address(address: Address) -> bool:
 
 
 def is_public_host(host: str) -> bool:
-    """`host` as in a URL, without brackets. Names are public but for `localhost` and those below it."""
-    host = _plain(host)
+    """`host` as in a URL, without brackets. Names are public but for `localhost` and those below it.
+
+    A name with an escape, or with anything but letters, digits, `-`, `_` and dots, is not: what it means depends on the parser.
+    """
+    host, is_escaped = _plain(host), "%" in host
     if not host or host == "localhost" or host.endswith(".localhost"):
         return False
     try:
         return is_public_address(ip_address(host.partition("%")[0]))
     except ValueError:
-        return not is_numeric(host)
+        return not is_escaped and all(map(_is_of_a_name, host)) and not is_numeric(host)
 
 
 def is_public_url(url: str) -> bool:
-    """False also for a URL that parsers read differently: with a backslash, a blank or a control character."""
+    """False also for a URL that parsers read differently: with a backslash, a blank or a control character, with an escape before
+    its path, or with a port that is none."""
     if any(letter == "\\" or letter.isspace() or not letter.isprintable() for letter in url.strip()):
         return False
     try:
-        return is_public_host(urlsplit(url.strip()).hostname or "")
+        parts = urlsplit(url.strip())
+        return "%" not in parts.netloc and parts.port != 0 and is_public_host(parts.hostname or "")
     except ValueError:
         return False
 
@@ -76,6 +81,10 @@ def is_written_in_full(host: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _is_of_a_name(letter: str) -> bool:
+    return letter in "-_." or unicodedata.category(letter)[0] in "LM" or unicodedata.category(letter) == "Nd"
 
 
 def _plain(host: str) -> str:

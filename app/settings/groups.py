@@ -219,6 +219,7 @@ class LimitSettings(Group):
     exports_in_flight: Count = 10
     export_timeout: Duration = timedelta(minutes=10)
     output_tokens: Count = 128_000
+    budgets_per_tenant: Count = 100
 
 
 class CacheSettings(Group):

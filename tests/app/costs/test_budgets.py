@@ -29,7 +29,9 @@ from app.domain.errors import Forbidden, Refused
 from app.domain.paging import PageRequest
 from app.domain.problems import Conflict, InvalidInput, NotFound
 from app.domain.usage import Label
+from app.settings import BudgetDefault, BudgetSettings, Settings
 from tests.app.costs.calls import asked, attempt, settlement
+from tests.app.costs.conftest import LedgerMaker
 from tests.app.costs.test_ledger_settle import waits_for_a_lock
 
 pytestmark = pytest.mark.anyio
@@ -89,6 +91,40 @@ class TestCreate:
         await budgets.create(OVER_ALL)
         await budgets.delete(made.key, ACME)
         await budgets.create(NEW)
+
+    async def test_is_refused_once_the_tenant_has_as_many_of_its_own_as_it_may(self, sessions: Sessions) -> None:
+        budgets = BudgetStore(sessions, max_per_tenant=2)
+        first = await budgets.create(NEW)
+        await budgets.create(replace(NEW, name="agent's", scope=BudgetScope("acme", "writer"), owner=BudgetOwner.AGENT))
+        for owner in (BudgetOwner.TENANT, BudgetOwner.AGENT):
+            with pytest.raises(Refused) as refused:
+                await budgets.create(replace(NEW, name="third", scope=BudgetScope("acme", "writer"), owner=owner))
+            assert isinstance(refused.value.reason, InvalidInput)
+            assert "2 are allowed" in refused.value.reason.message
+        await budgets.create(replace(NEW, name="third", owner=BudgetOwner.INSTALLATION))
+        await budgets.create(OVER_ALL)
+        await budgets.create(replace(NEW, scope=BudgetScope(tenant="other")))
+        assert (await budgets.update(first.key, BudgetChange(first.version, name="another"), ACME)).name == "another"
+        await budgets.delete(first.key, ACME)
+        await budgets.create(replace(NEW, name="third"))
+
+    async def test_counts_no_default_and_leaves_what_exists(self, sessions: Sessions, new_ledger: LedgerMaker) -> None:
+        await spend(new_ledger(Settings(budgets=BudgetSettings(per_tenant=BudgetDefault(limit_usd=Decimal(10))))), "1")
+        lower = BudgetStore(sessions, max_per_tenant=1)
+        [default] = (await lower.page(BudgetFilter("acme"), PageRequest())).nodes
+        await lower.update(default.key, BudgetChange(default.version, owner=BudgetOwner.TENANT), ADMIN)
+        await lower.create(NEW)
+        await BudgetStore(sessions).create(replace(NEW, name="from before the limit"))
+        with pytest.raises(Refused):
+            await lower.create(replace(NEW, name="one more"))
+        assert len((await lower.page(BudgetFilter("acme"), PageRequest())).nodes) == 3
+
+    async def test_at_once_makes_no_more_than_the_tenant_may_have(self, sessions: Sessions) -> None:
+        budgets = BudgetStore(sessions, max_per_tenant=2)
+        made = await asyncio.gather(
+            *(budgets.create(replace(NEW, name=f"number {number}")) for number in range(5)), return_exceptions=True
+        )
+        assert sum(isinstance(one, Refused) for one in made) == 3
 
     @pytest.mark.parametrize(
         ("wrong", "path"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import csv
 import io
 import json
@@ -10,7 +11,7 @@ import logging
 import re
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from hashlib import sha512
@@ -26,13 +27,21 @@ from sqlalchemy.pool import AsyncAdaptedQueuePool
 from starlette.applications import Starlette
 from yarl import URL
 
-from app.costs.export import LIFETIME, SECRET_SECONDS, CostExport, CostExports, ExportFormat, rotate_export_secret
+from app.costs.export import (
+    LIFETIME,
+    NEWER_SECRET_SECONDS,
+    SECRET_SECONDS,
+    CostExport,
+    CostExports,
+    ExportFormat,
+    rotate_export_secret,
+)
 from app.costs.export_endpoint import build_export_routes
 from app.costs.export_rows import CsvWriter
 from app.costs.ledger import PostgresLedger
 from app.costs.queries import CostDimension, CostFilter, CostQuery
 from app.costs.reports import CostReports
-from app.db.sessions import Sessions
+from app.db.sessions import ReadSession, Sessions
 from app.domain.errors import Refused
 from app.domain.problems import InvalidInput, NotFound
 from app.settings import LimitSettings, Settings
@@ -162,6 +171,22 @@ class TestSpreadsheets:
         assert (await fetch(exports, await exports.create(EVER, ExportFormat.CSV, (), KEY))).startswith(b"\xef\xbb\xbfkind,id,")
 
 
+def token_of(version: int) -> str:
+    """As a caller without a key can write it, with any version."""
+    return base64.urlsafe_b64encode(version.to_bytes(4) + b"x" * 40).decode()
+
+
+@dataclass(frozen=True)
+class CountedReads(Sessions):
+    of_primary: list[bool] = field(default_factory=list)
+
+    @asynccontextmanager
+    async def read(self, *, primary: bool = False, shared: bool = False) -> AsyncIterator[ReadSession]:
+        self.of_primary.append(primary)
+        async with super().read(primary=primary, shared=shared) as session:
+            yield session
+
+
 class TestLinks:
     async def test_work_in_every_process_until_they_expire(
         self, sessions: Sessions, exports: CostExports, clock: ManualClock
@@ -206,6 +231,34 @@ class TestLinks:
         clock.move(SECRET_SECONDS)
         with pytest.raises(Refused):
             await exports.ticket(token)
+
+    async def test_that_name_newer_secrets_cause_one_read_at_a_time_and_few(self, sessions: Sessions, clock: ManualClock) -> None:
+        counted = CountedReads(sessions.engines)
+        exports = CostExports(counted, clock, "")
+        for version in (1, 9, 1):
+            with pytest.raises(Refused):
+                await exports.ticket(token_of(version))
+        assert len(counted.of_primary) == 2
+        waiting = [asyncio.create_task(exports.ticket(token_of(version))) for version in range(10, 60)]
+        await clock.advance(NEWER_SECRET_SECONDS / 2)
+        assert len(counted.of_primary) == 2
+        await clock.advance(NEWER_SECRET_SECONDS)
+        assert all(isinstance(end, Refused) for end in await asyncio.gather(*waiting, return_exceptions=True))
+        assert len(counted.of_primary) == 3
+
+    async def test_of_a_new_secret_work_while_others_name_newer_ones(
+        self, exports: CostExports, sessions: Sessions, clock: ManualClock
+    ) -> None:
+        elsewhere = CostExports(sessions, clock, "")
+        for _ in range(2):
+            with pytest.raises(Refused):
+                await elsewhere.ticket(token_of(0))
+            with pytest.raises(Refused):
+                await elsewhere.ticket(token_of(2**32 - 1))
+            clock.move(NEWER_SECRET_SECONDS)
+        await rotate_export_secret(sessions)
+        made = (await exports.create(EVER, ExportFormat.CSV, (), KEY)).url.rpartition("/")[2]
+        assert (await elsewhere.ticket(made)).filter == EVER
 
     async def test_that_were_changed_are_not_ours(self, exports: CostExports) -> None:
         token = (await exports.create(EVER, ExportFormat.CSV, (), KEY)).url.rpartition("/")[2]

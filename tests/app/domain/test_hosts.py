@@ -10,6 +10,15 @@ from hypothesis import strategies as st
 
 from app.domain.hosts import is_numeric, is_public_address, is_public_host, is_public_url
 
+INTERNATIONAL = [
+    "bücher.example",
+    "例え.テスト",
+    "उदाहरण.परीक्षा",
+    "xn--bcher-kva.example",
+    "_dmarc.a-b.example",
+    "bu\u0308cher.example",
+]
+
 
 class TestAddresses:
     @pytest.mark.parametrize(
@@ -42,13 +51,16 @@ class TestSpellings:
             "127.1", "127.0.1", "2130706433", "017700000001", "0x7f000001", "0x7f.1", "0X7F.0.0.1", "0177.0.0.1", "127.0.0.1.",
             "１２７.0.0.1", "127。0。0。1", "①②⑦.0.0.1", "127.0.0\u00ad.1", "%31%32%37.0.0.1", "fe80::1%eth0",
             "localhost", "LOCALHOST", "localhost.", "api.localhost", "a.b.localhost.", "loc\u00adalhost", "ｌocalhost", "",
-            "1.2.3", "8.8", "1.2.3.4.5", "256.1.1.1", "09.1.1.1", "foo.0x7f", "1.2.3.4.5.6.",
+            "1.2.3", "8.8", "1.2.3.4.5", "256.1.1.1", "09.1.1.1", "foo.0x7f", "1.2.3.4.5.6.", "example%2ecom", "localhost%00",
+            "example.com%", "a b.com", "a@b.com", "a:b", "a/b", "a!b.com", "[::1]",
         ],
     )  # fmt: skip
     def test_that_are_not_public(self, host: str) -> None:
         assert not is_public_host(host)
 
-    @pytest.mark.parametrize("host", ["example.com", "example.com.", "localhost.example.com", "1password.com", "1.2.3.example"])
+    @pytest.mark.parametrize(
+        "host", ["example.com", "example.com.", "localhost.example.com", "1password.com", "1.2.3.example", *INTERNATIONAL]
+    )
     def test_that_are_public(self, host: str) -> None:
         assert is_public_host(host)
 
@@ -81,6 +93,50 @@ class TestUrls:
     def test_that_are_not_public(self, url: str) -> None:
         assert not is_public_url(url)
 
-    @pytest.mark.parametrize("url", ["https://example.com/a.png", "http://1.1.1.1/?u=http://127.1", "https://e.com/#@127.0.0.1"])
+    @pytest.mark.parametrize(
+        "escape",
+        [
+            "%3a80",
+            "%00",
+            "%2f",
+            "%23",
+            "%3f",
+            "%5c",
+            "%20",
+            "%09",
+            ".%",
+            "%",
+            "%252e",
+            "%2e",
+            "%40example.com",
+            "%2f@example.com",
+        ],
+    )
+    @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]"])
+    def test_with_an_escape_before_the_path_are_not_public(self, host: str, escape: str) -> None:
+        assert not is_public_url(f"http://{host}{escape}/")
+        assert not is_public_url(f"http://{host}{escape}:80/a.png")
+
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "http://x%40localhost/", "http://%5b::1%5d/", "http://example.com:80%40localhost/", "http://example.com:0/",
+            "http://example.com:8x/", "http://example%2ecom/", "http://a!b.example/",
+        ],
+    )  # fmt: skip
+    def test_whose_host_depends_on_the_parser_are_not_public(self, url: str) -> None:
+        assert not is_public_url(url)
+
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "https://example.com:8443/a%20b.png?u=%2f#%40",
+            "https://bücher.example/",
+            "https://user:pw@example.com/",
+            "https://example.com/a.png",
+            "http://1.1.1.1/?u=http://127.1",
+            "https://e.com/#@127.0.0.1",
+        ],
+    )
     def test_that_are_public(self, url: str) -> None:
         assert is_public_url(url)
