@@ -11,6 +11,7 @@ from uuid import UUID
 
 from sqlalchemy import RowMapping, Select, select, tuple_
 
+from app.costs.budgets import BudgetOwner
 from app.db.sessions import Sessions
 from app.db.tables.alerts import budget_alerts
 from app.db.tables.budgets import budgets
@@ -24,13 +25,15 @@ _CURSOR = "alerts"
 
 @dataclass(frozen=True, slots=True)
 class BudgetAlert:
-    """The budget's name, limit and spending are as they were when it was raised. `agent` is the one whose spending counts."""
+    """The budget's name, limit and spending are as they were when it was raised; its owner is the present one. `agent` is the one
+    whose spending counts."""
 
     key: UUID
     budget_key: UUID
     budget_name: str
     tenant: str | None
     agent: str | None
+    owner: BudgetOwner
     threshold: int
     spent_usd: Decimal
     limit_usd: Decimal
@@ -85,7 +88,7 @@ class AlertStore:
             return {alert.key: alert for alert in map(_alert, rows.mappings())}
 
 
-_ALERTS = select(budget_alerts, budgets.c.agent).join(budgets, budgets.c.key == budget_alerts.c.budget)
+_ALERTS = select(budget_alerts, budgets.c.agent, budgets.c.owner).join(budgets, budgets.c.key == budget_alerts.c.budget)
 
 
 def _matching(where: BudgetAlertFilter) -> Select[Any]:
@@ -114,6 +117,7 @@ def _alert(row: RowMapping) -> BudgetAlert:
         budget_name=row["budget_name"],
         tenant=row["tenant"] or None,
         agent=row["agent"] or None,
+        owner=BudgetOwner(row["owner"]),
         threshold=row["threshold"],
         spent_usd=row["spent_usd"],
         limit_usd=row["limit_usd"],

@@ -4,6 +4,7 @@ each waits for the lock and then finds nothing left to do."""
 from __future__ import annotations
 
 import logging
+import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -20,7 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from sqlalchemy.pool import NullPool
 
 from app.db.failures import is_unavailable
-from app.db.roles import grant_serving, limit_idle_transactions
+from app.db.roles import grant_serving, limit_idle_transactions, risks_of_roles
 from app.domain.errors import GreenLangError, SettingsError, StoreUnavailable
 from app.settings import DatabaseSettings
 
@@ -49,8 +50,15 @@ async def prepare_database(settings: DatabaseSettings) -> str:
     if settings.owner is None:
         revision = await migrate(primary)
     else:
-        revision = await migrate(settings.owner.reveal(), serving=serving_role(primary))
+        role = serving_role(primary)
+        await _check_same_database(settings.owner.reveal(), primary)
+        revision = await migrate(settings.owner.reveal(), serving=role)
     async with _locked(primary) as connection:
+        if await connection.run_sync(_revision) != revision:
+            raise SettingsError(
+                "database.primary",
+                "its role does not find the tables of database.owner; check the search_path of both roles",
+            )
         if not await limit_idle_transactions(connection, settings.idle_transaction_timeout):
             _log.warning("the server does not let the role set idle_in_transaction_session_timeout; set it for the role yourself")
     return revision
@@ -72,6 +80,8 @@ async def migrate(url: str, serving: str | None = None) -> str:
             revision = await connection.run_sync(_upgrade)
             if serving is not None:
                 await grant_serving(connection, serving)
+                for warning in await risks_of_roles(connection, serving):
+                    _log.warning("%s", warning)
         except DBAPIError as error:
             if isinstance(error.orig.__cause__ if error.orig else None, asyncpg.InsufficientPrivilegeError):
                 raise MayNotMigrate(
@@ -82,9 +92,28 @@ async def migrate(url: str, serving: str | None = None) -> str:
     return revision
 
 
+async def _check_same_database(owner: str, primary: str) -> None:
+    """Before anything is changed in either. A lock that a session of one holds is taken in the same database alone.
+
+    Raises StoreUnavailable and SettingsError."""
+    lock = {"lock": secrets.randbits(63)}
+    async with _transaction(owner) as held, _transaction(primary) as other:
+        await held.execute(text("select pg_advisory_xact_lock(:lock)"), lock)
+        if (await other.execute(text("select pg_try_advisory_xact_lock(:lock)"), lock)).scalar_one():
+            raise SettingsError("database.primary", "it leads to another database than database.owner; name the same in both")
+
+
 @asynccontextmanager
 async def _locked(url: str) -> AsyncIterator[AsyncConnection]:
     """One transaction that no other process prepares the database beside. Raises StoreUnavailable."""
+    async with _transaction(url) as connection:
+        await connection.execute(text("select pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
+        yield connection
+
+
+@asynccontextmanager
+async def _transaction(url: str) -> AsyncIterator[AsyncConnection]:
+    """Raises StoreUnavailable."""
     engine = create_async_engine(
         url.replace("postgresql://", "postgresql+asyncpg://", 1),
         poolclass=NullPool,
@@ -97,7 +126,6 @@ async def _locked(url: str) -> AsyncIterator[AsyncConnection]:
     )
     try:
         async with engine.begin() as connection:
-            await connection.execute(text("select pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
             yield connection
     except (OSError, TimeoutError, DBAPIError) as error:
         if is_unavailable(error):
@@ -115,4 +143,8 @@ def _upgrade(connection: Connection) -> str:
         command.upgrade(config, "head")
     except CommandError as error:
         raise DatabaseIsNewer(f"the database was migrated by a newer GreenLang than this one: {error}") from error
+    return _revision(connection)
+
+
+def _revision(connection: Connection) -> str:
     return MigrationContext.configure(connection).get_current_revision() or "empty"

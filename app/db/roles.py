@@ -25,6 +25,20 @@ async def grant_serving(connection: AsyncConnection, role: str) -> None:
         await connection.exec_driver_sql(statement)
 
 
+async def risks_of_roles(connection: AsyncConnection, role: str) -> list[str]:
+    """What is wrong with the rights of `role` and of the connection's own role, the owner, in words for the log."""
+    found = (await connection.execute(_RIGHTS, {"role": role})).one()
+    risks = []
+    if found.may_create:
+        risks.append(
+            f"the role {role} serves and may create objects in the schema {found.schema}: what it makes there can run with the "
+            f"rights of the owner; run: revoke create on schema {found.schema} from public, {role}"
+        )
+    if found.is_superuser:
+        risks.append(f"the role {found.owner} of database.owner is a superuser; an ordinary role that owns the schema is enough")
+    return risks
+
+
 async def limit_idle_transactions(connection: AsyncConnection, limit: timedelta) -> bool:
     """Ends transactions of the connection's own role in this database that stand idle for longer. It is a default of the role and
     not of a connection: a pooler would refuse the one or hand it on. False if the server does not let the role set it."""
@@ -41,6 +55,11 @@ async def limit_idle_transactions(connection: AsyncConnection, limit: timedelta)
     return True
 
 
+_RIGHTS = text(
+    "select current_user as owner, quote_ident(current_schema()) as schema,"
+    " has_schema_privilege(:role, current_schema(), 'create') as may_create,"
+    " (select rolsuper from pg_roles where rolname = current_user) as is_superuser"
+)
 _DEFAULTS = text(
     "select s.setconfig from pg_db_role_setting s join pg_roles r on r.oid = s.setrole"
     " join pg_database d on d.oid = s.setdatabase where r.rolname = current_user and d.datname = current_database()"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from datetime import timedelta
 from difflib import get_close_matches
 from typing import TypeAlias
 from urllib.parse import urlsplit
@@ -13,6 +14,8 @@ from app.settings.groups import ProviderKindName, ProviderSettings, RouteSetting
 from app.settings.shape import Place
 
 Fault: TypeAlias = tuple[Place, str]
+
+_LONGEST_PART_OF_A_FILE = timedelta(seconds=30)
 
 
 def faults(settings: Settings) -> Iterator[Fault]:
@@ -39,6 +42,11 @@ def faults(settings: Settings) -> Iterator[Fault]:
         yield (
             ("database", "owner"),
             "it needs database.primary, the role that serves; leave both out to run the embedded PostgreSQL",
+        )
+    if settings.database.idle_transaction_timeout <= _LONGEST_PART_OF_A_FILE:
+        yield (
+            ("database", "idle_transaction_timeout"),
+            "it must be longer than 30s: a slow reader of a file of costs may take so long for a part, within one transaction",
         )
     if settings.server.share_per_key > settings.server.share_per_tenant:
         yield ("server", "share_per_key"), "it is over share_per_tenant: a key cannot hold more than its tenant"

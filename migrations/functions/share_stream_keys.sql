@@ -10,7 +10,7 @@ declare
     kept_secrets bytea[];
     kept_times timestamptz[];
 begin
-    perform pg_advisory_xact_lock(hashtextextended('greenlang stream keys', 0));
+    perform pg_advisory_xact_lock(pg_catalog.hashtextextended('greenlang stream keys', 0::bigint));
     if not exists (select from stream_keys k where k.made_at > clock_timestamp() - seals) then
         begin
             lock table stream_keys in access exclusive mode nowait;

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from decimal import Decimal
@@ -12,10 +13,11 @@ import pytest
 
 from app.costs.alert_events import BudgetAlertEvent, BudgetAlertEvents, BudgetAlertRaised, BudgetAlertsMissed
 from app.costs.alerts import AlertStore, BudgetAlertFilter
-from app.costs.budgets import BudgetScope, BudgetStore, NewBudget
+from app.costs.budgets import BudgetOwner, BudgetScope, BudgetStore, NewBudget
 from app.costs.ledger import PostgresLedger
 from app.db.sessions import Sessions
 from app.domain.errors import Refused
+from app.domain.paging import PageRequest
 from app.events.heartbeat import Heartbeat
 from app.events.relay import Relay
 from app.runtime.clock import SystemClock
@@ -64,6 +66,27 @@ async def raised(events: AsyncGenerator[BudgetAlertEvent, None]) -> BudgetAlertR
         event = await anext(events)
     assert isinstance(event, BudgetAlertRaised)
     return event
+
+
+class TestWebhooks:
+    async def test_say_whose_budget_it_is_and_whose_spending_counts(
+        self, ledger: PostgresLedger, budgets: BudgetStore, process: Process, sessions: Sessions
+    ) -> None:
+        scope = BudgetScope("acme", "writer")
+        for owner in BudgetOwner:
+            await budgets.create(NewBudget(owner.value, scope, Decimal(10), thresholds=(80,), owner=owner))
+        await budgets.create(NewBudget("all", BudgetScope(), Decimal(10), thresholds=(80,)))
+        request = asked(payer("acme", "writer"))
+        await ledger.admit(request)
+        await ledger.settle(settlement(request, attempt("8")))
+        alerts = (await AlertStore(sessions).page(EVERYTHING, PageRequest())).nodes
+        data = [json.loads(body)["data"] for body in (await process.events.payloads([each.key for each in alerts])).values()]
+        assert {each["budgetName"]: (each["owner"], each["tenant"], each["agent"]) for each in data} == {
+            "INSTALLATION": ("INSTALLATION", "acme", "writer"),
+            "TENANT": ("TENANT", "acme", "writer"),
+            "AGENT": ("AGENT", "acme", "writer"),
+            "all": ("INSTALLATION", None, None),
+        }
 
 
 class TestSubscribers:

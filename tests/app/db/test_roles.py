@@ -105,6 +105,40 @@ class TestMigration:
         settings = DatabaseSettings(primary=secret(tmp_path, "primary", owner_url))
         assert await prepare_database(settings) == await prepare_database(settings)
 
+    async def test_with_roles_of_two_databases_is_refused_and_changes_neither(
+        self, owner_url: str, postgres_owner_url: str, tmp_path: Path
+    ) -> None:
+        server = postgres_owner_url.rpartition("/")[0]
+        await fetch(postgres_owner_url, "create database other_one template template0")
+        await fetch(postgres_owner_url, "create database other_two template template0")
+        for owner, primary in (("other_one", "other_two"), ("other_two", owner_url.rpartition("/")[2])):
+            settings = DatabaseSettings(
+                primary=secret(tmp_path, "primary", f"{server}/{primary}"), owner=secret(tmp_path, "owner", f"{server}/{owner}")
+            )
+            with pytest.raises(SettingsError, match="another database"):
+                await prepare_database(settings)
+            assert await fetch(f"{server}/{owner}", "select to_regclass('alembic_version')") is None
+
+    async def test_with_a_role_that_looks_in_another_schema_is_refused(
+        self, owner_url: str, database_url: str, tmp_path: Path
+    ) -> None:
+        await fetch(owner_url, "create schema elsewhere")
+        name = database_url.rpartition("/")[2]
+        await fetch(database_url, f"alter role current_user in database {name} set search_path = elsewhere")
+        settings = DatabaseSettings(primary=secret(tmp_path, "primary", database_url), owner=secret(tmp_path, "owner", owner_url))
+        with pytest.raises(SettingsError, match="search_path"):
+            await prepare_database(settings)
+
+    async def test_warns_of_a_serving_role_that_may_create_in_the_schema(
+        self, owner_url: str, database_url: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        await migrate(owner_url, serving=serving_role(database_url))
+        assert "may create" not in caplog.text
+        assert "superuser" not in caplog.text
+        await fetch(owner_url, "grant create on schema public to public")
+        await migrate(owner_url, serving=serving_role(database_url))
+        assert "revoke create on schema public from public" in caplog.text
+
     async def test_for_a_role_that_does_not_exist_is_refused(self, owner_url: str) -> None:
         with pytest.raises(SettingsError, match="nobody_here does not exist"):
             await migrate(owner_url, serving="nobody_here")

@@ -73,7 +73,7 @@ def old_data_dir(tmp_path: Path, free_tcp_port: int) -> Path:
     control: list[str | Path] = [*prefix, programs / "pg_ctl", "-D", cluster, "-w", "-l", data_dir / "log.txt"]
     subprocess.run([*control, "-o", options, "start"], check=True, capture_output=True)
     try:
-        asyncio.run(migrate(url))
+        asyncio.run(migrate(url, serving="greenlang"))
         fetch(url, "insert into maintenance values ('kept')")
         fetch(url, "select make_usage_partition(now())")
         fetch(url, "create type mood as enum ('good')")
@@ -108,6 +108,11 @@ class TestDataDirectoryOfOneSuperuser:
                 " union all select 'pg_namespace', oid from pg_namespace where oid >= 16384 and nspowner = 10",
             )
         assert left == []
+
+    @pytest.mark.usefixtures("old_data_dir")
+    def test_its_migration_by_a_superuser_warned(self, caplog: pytest.LogCaptureFixture) -> None:
+        warnings = [record.getMessage() for record in caplog.get_records("setup")]
+        assert any("greenlang of database.owner is a superuser" in warning for warning in warnings)
 
     def test_its_old_password_opens_nothing(self, old_data_dir: Path) -> None:
         before = (old_data_dir / DATABASE_URL).read_text(encoding="utf-8").strip()

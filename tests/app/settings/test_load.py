@@ -133,6 +133,8 @@ class TestFaults:
             ("[server]\nshare_for_admin = 1", "server.share_for_admin", ""),
             ("[limits]\ntrusted_only = true", "limits.trusted_documents", "the file of the documents"),
             ('[database]\nowner = { env = "OWNER" }\n', "database.owner", "needs database.primary"),
+            ('[database]\nidle_transaction_timeout = "30s"\n', "database.idle_transaction_timeout", "longer than 30s"),
+            ('[database]\nidle_transaction_timeout = "1ms"\n', "database.idle_transaction_timeout", "longer than 30s"),
             ('[[webhooks]]\nurl = "http://127.1/"\nsecret = { env = "S" }\n', "webhooks[0].url", "all its four numbers"),
             ('[[webhooks]]\nurl = "http://1.2.3:80/"\nsecret = { env = "S" }\n', "webhooks[0].url", "all its four numbers"),
         ],
