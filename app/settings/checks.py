@@ -15,7 +15,7 @@ from app.settings.shape import Place
 
 Fault: TypeAlias = tuple[Place, str]
 
-_LONGEST_PART_OF_A_FILE = timedelta(seconds=30)
+_MAX_PART_OF_A_FILE = timedelta(seconds=30)
 
 
 def faults(settings: Settings) -> Iterator[Fault]:
@@ -43,7 +43,7 @@ def faults(settings: Settings) -> Iterator[Fault]:
             ("database", "owner"),
             "it needs database.primary, the role that serves; leave both out to run the embedded PostgreSQL",
         )
-    if settings.database.idle_transaction_timeout <= _LONGEST_PART_OF_A_FILE:
+    if settings.database.idle_transaction_timeout <= _MAX_PART_OF_A_FILE:
         yield (
             ("database", "idle_transaction_timeout"),
             "it must be longer than 30s: a slow reader of a file of costs may take so long for a part, within one transaction",

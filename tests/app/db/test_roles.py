@@ -66,6 +66,10 @@ class TestServingRole:
     async def test_makes_partitions_through_the_owners_function(self, database_url: str) -> None:
         assert await fetch(database_url, "select make_usage_partition(now() + interval '7 months')") is True
 
+    async def test_gets_stream_keys_whatever_stands_in_the_schema(self, database_url: str, owner_url: str) -> None:
+        await fetch(owner_url, "create function hashtextextended(text, int) returns bigint language sql as 'select 1 / 0'")
+        assert await fetch(database_url, "select count(*) from share_stream_keys('key', '1 hour', '2 hours')") == 1
+
     async def test_no_other_role_may_run_what_runs_as_the_owner(self, database_url: str) -> None:
         open_to_all = await fetch(
             database_url,
