@@ -18,10 +18,11 @@ from enum import Enum
 from uuid import UUID, uuid4
 
 import asyncpg
-from sqlalchemy import RowMapping, text
+from sqlalchemy import RowMapping, select, text, tuple_
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from app.db.sessions import Sessions, WriteSession
+from app.db.tables.budgets import budget_now
 from app.domain.errors import Forbidden, Refused
 from app.domain.ids import format_id
 from app.domain.money import format_decimal, round_usd
@@ -298,28 +299,26 @@ class BudgetStore:
         """Those that there are, deleted ones too. With a tenant only its own."""
         if not keys:
             return {}
+        asked = _NOW.where(budget_now.c.key.in_(keys))
+        if tenant is not None:
+            asked = asked.where(budget_now.c.tenant == tenant)
         async with self._sessions.read(primary=primary) as session:
-            rows = await session.execute(_BY_KEYS, {"keys": list(keys), "tenant": tenant})
-            found = [budget_from_row(row) for row in rows.mappings()]
+            found = [budget_from_row(row) for row in (await session.execute(asked)).mappings()]
             return {budget.key: budget for budget in found}
 
     async def page(self, where: BudgetFilter, request: PageRequest) -> Page[Budget]:
         """Those not deleted, by tenant and name."""
-        after = None if request.after is None else decode_cursor(_CURSOR, request.after, 3)
+        order = budget_now.c.tenant, budget_now.c.name, budget_now.c.key
+        asked = _NOW.where(budget_now.c.deleted_at.is_(None)).order_by(*order).limit(request.first + 1)
+        if where.tenant is not None:
+            asked = asked.where(budget_now.c.tenant == where.tenant)
+        if where.agent is not None:
+            asked = asked.where(budget_now.c.agent == where.agent)
+        if request.after is not None:
+            tenant, name, key = decode_cursor(_CURSOR, request.after, 3)
+            asked = asked.where(tuple_(*order) > tuple_(tenant, name, _cursor_key(key)))
         async with self._sessions.read() as session:
-            rows = await session.execute(
-                _PAGE,
-                {
-                    "tenant": where.tenant,
-                    "agent": where.agent,
-                    "after": after is not None,
-                    "after_tenant": after[0] if after else "",
-                    "after_name": after[1] if after else "",
-                    "after_key": _cursor_key(after[2]) if after else UUID(int=0),
-                    "limit": request.first + 1,
-                },
-            )
-            found = [budget_from_row(row) for row in rows.mappings()]
+            found = [budget_from_row(row) for row in (await session.execute(asked)).mappings()]
         return build_page(
             request, found, lambda budget: encode_cursor(_CURSOR, budget.scope.tenant or "", budget.name, str(budget.key))
         )
@@ -366,13 +365,7 @@ _LOCK_PERIOD = text(
     " where key = :key and deleted_at is null and (cast(:tenant as text) is null or tenant = :tenant)"
     " and (cast(:agent as text) is null or agent = :agent)"
 )
-_BY_KEYS = text("select * from budget_now where key = any(:keys) and (cast(:tenant as text) is null or tenant = :tenant)")
-_PAGE = text(
-    "select * from budget_now where deleted_at is null and (cast(:tenant as text) is null or tenant = :tenant)"
-    " and (cast(:agent as text) is null or agent = :agent)"
-    " and (not :after or (tenant, name, key) > (:after_tenant, :after_name, :after_key))"
-    " order by tenant, name, key limit :limit"
-)
+_NOW = select(text("*")).select_from(budget_now)
 
 
 async def _load(session: WriteSession, key: UUID) -> Budget:

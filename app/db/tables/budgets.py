@@ -12,7 +12,9 @@ from sqlalchemy import (
     Table,
     Text,
     Uuid,
+    column,
     func,
+    table,
     text,
 )
 from sqlalchemy.dialects.postgresql import ARRAY, TIMESTAMP
@@ -61,3 +63,13 @@ Index(
 )
 Index("uq_budgets_default", budgets.c.tenant, budgets.c.agent, unique=True, postgresql_where=budgets.c.origin == "default")
 Index("ix_budgets_scope", budgets.c.tenant, budgets.c.agent, postgresql_where=budgets.c.deleted_at.is_(None))
+
+budget_now = table(
+    "budget_now",
+    column("key", Uuid),
+    column("tenant", Text),
+    column("agent", Text),
+    column("name", Text),
+    column("deleted_at", TIMESTAMP(timezone=True)),
+)
+"""The view, with the columns that statements choose by."""

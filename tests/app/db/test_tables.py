@@ -51,4 +51,5 @@ def test_every_table_is_used_by_the_application() -> None:
         for names in re.findall(r"^from app\.db\.tables\.\w+ import (.+)$", source, re.MULTILINE)
         for name in names.split(", ")
     }
-    assert imported == set(metadata.tables)
+    views = {"budget_now"}
+    assert imported - views == set(metadata.tables)
