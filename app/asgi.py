@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Send
 from starlette.types import Scope as ConnectionScope
@@ -39,6 +39,7 @@ from app.web.capacity import Capacity, Shares
 from app.web.client_address import TrustedProxies
 from app.web.connection_places import STATE as CONNECTION_PLACES
 from app.web.connection_places import ConnectionPlaces, limits_of
+from app.web.error_body import error_response
 from app.web.misuse import Door, Misuse, Origin
 from app.web.protocols import KNOWN, extension
 from app.web.request_ids import RequestIds
@@ -168,14 +169,14 @@ def _metrics_route(metrics: CollectorRegistry, authenticate: Authenticate, misus
             extension(request.scope, KNOWN)(holder_of(principal))
         except Unauthenticated as error:
             misuse.note(error, Origin(Door.METRICS, request.scope))
-            return _refusal(401, "UNAUTHENTICATED", {"WWW-Authenticate": "Bearer"})
+            return error_response(401, "UNAUTHENTICATED", headers={"WWW-Authenticate": "Bearer"})
         except StoreUnavailable:
-            return _refusal(503, "STORE_UNAVAILABLE")
+            return error_response(503, "STORE_UNAVAILABLE")
         except Overloaded:
-            return _refusal(503, "OVERLOADED")
+            return error_response(503, "OVERLOADED")
         if not principal.may(Scope.ADMIN):
             misuse.note(Forbidden(), Origin(Door.METRICS, request.scope), principal.hint)
-            return _refusal(403, "FORBIDDEN")
+            return error_response(403, "FORBIDDEN")
         return Response(generate_latest(metrics), headers={"Content-Type": CONTENT_TYPE_LATEST, "Cache-Control": "no-store"})
 
     return Route("/metrics", expose)
@@ -185,15 +186,12 @@ async def _nothing_here(scope: ConnectionScope, receive: Receive, send: Send) ->
     if scope["type"] == "http":
         raise HTTPException(_NOT_FOUND)
     await receive()
-    await _refusal(_NOT_FOUND, "BAD_USER_INPUT", message=_NOTHING_HERE)(scope, receive, send)
+    await error_response(_NOT_FOUND, "BAD_USER_INPUT", _NOTHING_HERE)(scope, receive, send)
 
 
 def _no_such_route(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if error.status_code == _METHOD_NOT_ALLOWED:
-        return _refusal(error.status_code, "METHOD_NOT_ALLOWED", error.headers, f"{request.method} is not allowed here")
-    return _refusal(error.status_code, "BAD_USER_INPUT", error.headers, _NOTHING_HERE)
-
-
-def _refusal(status: int, code: str, headers: Mapping[str, str] | None = None, message: str | None = None) -> JSONResponse:
-    return JSONResponse({"errors": [{"message": message or code, "extensions": {"code": code}}]}, status, headers)
+        message = f"{request.method} is not allowed here"
+        return error_response(error.status_code, "METHOD_NOT_ALLOWED", message, headers=error.headers)
+    return error_response(error.status_code, "BAD_USER_INPUT", _NOTHING_HERE, headers=error.headers)

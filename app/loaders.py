@@ -9,7 +9,8 @@ from uuid import UUID
 
 from aiodataloader import DataLoader
 
-from app.access.principal import Principal, Scope
+from app.access.principal import Principal
+from app.access.visibility import visible_tenant
 from app.costs.budgets import Budget
 from app.services import Services
 
@@ -19,7 +20,7 @@ class Loaders:
 
     def __init__(self, services: Services, principal: Principal) -> None:
         self._services = services
-        self._tenant = None if principal.may(Scope.ADMIN) else principal.tenant
+        self._tenant = visible_tenant(principal)
 
     @cached_property
     def budget_by_key(self) -> DataLoader[UUID, Budget | None]:

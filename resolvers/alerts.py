@@ -7,7 +7,7 @@ from typing import Annotated, TypeAlias
 import strawberry
 from strawberry import ID, UNSET, Parent
 
-from app.access.principal import Scope
+from app.access.visibility import may_see, visible_tenant
 from app.context import OperationContext
 from app.costs.alert_events import BudgetAlertEvent
 from app.costs.alerts import BudgetAlert
@@ -44,8 +44,8 @@ async def budget_alert(info: Info, alert_id: ID) -> BudgetAlert | None:
     key, principal = parse_id("alr", alert_id), info.context.principal
     if key is None:
         return None
-    found = await info.context.services.alerts.by_key(key, None if principal.may(Scope.ADMIN) else principal.tenant)
-    return found if found is not None and principal.agent in {None, found.agent} else None
+    found = await info.context.services.alerts.by_key(key, visible_tenant(principal))
+    return found if found is not None and may_see(principal, found.tenant, found.agent) else None
 
 
 async def budget_of(root: Parent[BudgetAlert], info: Info) -> Budget | None:

@@ -8,7 +8,8 @@ import strawberry
 from strawberry import ID, UNSET, Parent
 
 from app.access.principal import Principal, Scope
-from app.costs.budgets import Budget, BudgetExceeded
+from app.access.visibility import may_see
+from app.costs.budgets import NO_SUCH_BUDGET, Budget, BudgetExceeded
 from app.domain.errors import Refused
 from app.domain.ids import Deleted, parse_id
 from app.domain.paging import Page
@@ -47,7 +48,7 @@ async def budget_delete(info: Info, budget_id: BudgetId) -> Deleted:
 async def budget(info: Info, budget_id: BudgetId) -> Budget | None:
     key = parse_id("bud", budget_id)
     found = None if key is None else await info.context.loaders.budget_by_key.load(key)
-    return found if found is not None and may_see(found, info.context.principal) else None
+    return found if found is not None and _may_see(found, info.context.principal) else None
 
 
 async def budgets(
@@ -65,13 +66,12 @@ def _key(budget_id: ID) -> UUID:
     """Raises Refused(NotFound)."""
     key = parse_id("bud", budget_id)
     if key is None:
-        raise Refused(NotFound("There is no such budget."))
+        raise Refused(NO_SUCH_BUDGET)
     return key
 
 
-def may_see(found: Budget, principal: Principal) -> bool:
-    """A budget of the caller's tenant, or of any for ADMIN; of the caller's agent where the key is bound to one."""
-    return principal.may(Scope.BUDGETS_READ) and budget_authority(principal).sees(found)
+def _may_see(found: Budget, principal: Principal) -> bool:
+    return principal.may(Scope.BUDGETS_READ) and may_see(principal, found.scope.tenant, found.scope.agent)
 
 
 async def forecast_usd(root: Parent[Budget], info: Info) -> Decimal | None:
@@ -79,12 +79,12 @@ async def forecast_usd(root: Parent[Budget], info: Info) -> Decimal | None:
 
 
 def exceeded_budget(root: Parent[BudgetExceeded], info: Info) -> Budget | None:
-    return root.budget if may_see(root.budget, info.context.principal) else None
+    return root.budget if _may_see(root.budget, info.context.principal) else None
 
 
 def exceeded_message(root: Parent[BudgetExceeded], info: Info) -> str:
-    return root.message if may_see(root.budget, info.context.principal) else "A budget cannot pay for the call."
+    return root.message if _may_see(root.budget, info.context.principal) else "A budget cannot pay for the call."
 
 
 def exceeded_remaining(root: Parent[BudgetExceeded], info: Info) -> Decimal | None:
-    return root.remaining_usd if may_see(root.budget, info.context.principal) else None
+    return root.remaining_usd if _may_see(root.budget, info.context.principal) else None

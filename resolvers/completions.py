@@ -11,7 +11,7 @@ from app.costs.budgets import BudgetExceeded
 from app.domain.errors import Refused
 from app.domain.ids import parse_id
 from app.domain.problems import Conflict, InvalidInput, NotFound
-from app.gateway.completions import Completion
+from app.gateway.completions import NO_SUCH_COMPLETION, Completion
 from app.gateway.streams.events import CompletionEvent, CompletionFailed
 from app.llm.routing import ProvidersFailed, RateLimited
 from resolvers.info import Info
@@ -23,7 +23,6 @@ Request: TypeAlias = Annotated[CompletionInput, strawberry.argument(name="input"
 CompletionId: TypeAlias = Annotated[
     ID, strawberry.argument(name="id", description="Such as `cmp_0199f2c1a4b87c3d9e1f5a6b7c8d9e0f`.")
 ]
-_NOT_FOUND = NotFound("There is no such completion, or it is no longer kept.")
 
 
 @refusals(BudgetExceeded, RateLimited, ProvidersFailed, InvalidInput, Conflict)
@@ -40,14 +39,13 @@ async def completion_start(info: Info, request: Request) -> Completion:
 async def completion_cancel(info: Info, completion_id: CompletionId) -> Completion:
     found = await completion(info, completion_id)
     if found is None:
-        raise Refused(_NOT_FOUND)
+        raise Refused(NO_SUCH_COMPLETION)
     return await info.context.services.gateway.cancel(found.key, info.context.principal)
 
 
 async def completion(info: Info, completion_id: CompletionId) -> Completion | None:
-    key, principal = parse_id("cmp", completion_id), info.context.principal
-    found = None if key is None else await info.context.services.gateway.completion(key, principal)
-    return found if found is not None and principal.agent in {None, found.agent} else None
+    key = parse_id("cmp", completion_id)
+    return None if key is None else await info.context.services.gateway.completion(key, info.context.principal)
 
 
 async def completion_events(
@@ -59,7 +57,7 @@ async def completion_events(
 ) -> AsyncGenerator[CompletionEvent, None]:
     key = parse_id("cmp", completion_id)
     if key is None:
-        yield CompletionFailed(1, info.context.clock.now(), _NOT_FOUND, None)
+        yield CompletionFailed(1, info.context.clock.now(), NO_SUCH_COMPLETION, None)
         return
     cursor = after if isinstance(after, str) else None
     async with aclosing(info.context.services.gateway.events(key, cursor, info.context.principal)) as events:

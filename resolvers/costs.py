@@ -5,7 +5,7 @@ from typing import Annotated
 import strawberry
 from strawberry import ID, UNSET
 
-from app.access.principal import Principal, Scope
+from app.access.visibility import may_see, visible_tenant
 from app.costs.forecast import CostForecast
 from app.costs.queries import CostDimension, CostQuery
 from app.costs.reports import CostReport, UsageRecord
@@ -64,9 +64,5 @@ async def usage_record(info: Info, record_id: ID) -> UsageRecord | None:
     key, principal = parse_id("use", record_id), info.context.principal
     if key is None:
         return None
-    found = await info.context.services.reports.record(key, None if principal.may(Scope.ADMIN) else principal.tenant)
-    return found if found is not None and _is_own(found, principal) else None
-
-
-def _is_own(record: UsageRecord, principal: Principal) -> bool:
-    return principal.agent is None or principal.agent == record.agent
+    found = await info.context.services.reports.record(key, visible_tenant(principal))
+    return found if found is not None and may_see(principal, found.tenant, found.agent) else None

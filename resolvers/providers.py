@@ -9,7 +9,7 @@ from strawberry import ID, UNSET, Parent
 from app.access.principal import Scope
 from app.costs.prices import PriceUsed
 from app.domain.errors import Refused
-from app.domain.problems import NotFound
+from app.domain.problems import NotFound, no_such
 from app.llm.fleet import ModelInfo, ProviderStatus
 from app.llm.metrics import ProviderMetrics
 from app.llm.routing import Route, RouteCandidate
@@ -43,7 +43,7 @@ async def breaker_reset(
 ) -> ProviderStatus:
     found = await info.context.services.fleet.reset_breaker(provider, model if isinstance(model, str) else None)
     if found is None:
-        raise Refused(NotFound("There is no such provider or model."))
+        raise Refused(no_such("provider or model"))
     return found
 
 

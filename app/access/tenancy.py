@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from app.access.principal import Principal, Scope
+from app.access.visibility import visible_tenant
 from app.domain.errors import Forbidden
 
 
@@ -21,7 +22,8 @@ def tenants_for(principal: Principal, asked: tuple[str, ...] | None) -> tuple[st
     Raises Forbidden if a foreign tenant is among those asked for without ADMIN. An empty tuple matches nothing.
     """
     if asked is None:
-        return None if principal.may(Scope.ADMIN) else (principal.tenant,)
+        tenant = visible_tenant(principal)
+        return None if tenant is None else (tenant,)
     return tuple(tenant_for(principal, tenant) for tenant in asked)
 
 

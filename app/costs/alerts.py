@@ -15,10 +15,8 @@ from app.costs.budgets import BudgetOwner
 from app.db.sessions import Sessions
 from app.db.tables.alerts import budget_alerts
 from app.db.tables.budgets import budgets
-from app.domain.errors import Refused
 from app.domain.ids import format_id
-from app.domain.paging import Page, PageRequest, build_page, decode_cursor, decode_instant, encode_cursor
-from app.domain.problems import InvalidInput
+from app.domain.paging import Page, PageRequest, build_page, decode_time_cursor, encode_time_cursor
 
 _CURSOR = "alerts"
 
@@ -71,11 +69,13 @@ class AlertStore:
         """Newest first."""
         asked = _matching(where).order_by(budget_alerts.c.raised_at.desc(), budget_alerts.c.key.desc()).limit(request.first + 1)
         if request.after is not None:
-            asked = asked.where(tuple_(budget_alerts.c.raised_at, budget_alerts.c.key) < tuple_(*_position(request.after)))
+            asked = asked.where(
+                tuple_(budget_alerts.c.raised_at, budget_alerts.c.key) < tuple_(*decode_time_cursor(_CURSOR, request.after))
+            )
         async with self._sessions.read() as session:
             rows = await session.execute(asked)
             found = [_alert(row) for row in rows.mappings()]
-        return build_page(request, found, lambda alert: encode_cursor(_CURSOR, alert.raised_at.isoformat(), alert.key.hex))
+        return build_page(request, found, lambda alert: encode_time_cursor(_CURSOR, alert.raised_at, alert.key))
 
     async def by_key(self, key: UUID, tenant: str | None) -> BudgetAlert | None:
         found = (await self.by_keys([key])).get(key)
@@ -100,14 +100,6 @@ def _matching(where: BudgetAlertFilter) -> Select[Any]:
     if where.budgets is not None:
         asked = asked.where(budget_alerts.c.budget.in_(where.budgets))
     return asked
-
-
-def _position(cursor: str) -> tuple[datetime, UUID]:
-    at, key = decode_cursor(_CURSOR, cursor, 2)
-    try:
-        return decode_instant(at), UUID(hex=key)
-    except ValueError as error:
-        raise Refused(InvalidInput("this is not a cursor of this list", ("after",))) from error
 
 
 def _alert(row: RowMapping) -> BudgetAlert:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from enum import Enum
+from typing import Final
 from uuid import UUID, uuid4
 
 import asyncpg
@@ -26,8 +27,8 @@ from app.db.tables.budgets import budget_now
 from app.domain.errors import Forbidden, Refused
 from app.domain.ids import format_id
 from app.domain.money import format_decimal, round_usd
-from app.domain.paging import Page, PageRequest, build_page, decode_cursor, encode_cursor
-from app.domain.problems import Conflict, InvalidInput, NotFound, ProblemCode
+from app.domain.paging import Page, PageRequest, build_page, decode_cursor, encode_cursor, not_a_cursor
+from app.domain.problems import Conflict, InvalidInput, ProblemCode, no_such
 from app.domain.usage import Label
 from app.runtime.clock import time_zone
 
@@ -35,6 +36,7 @@ MAX_NAME_LENGTH = 200
 MAX_LIMIT_USD = Decimal(10) ** 15
 MAX_THRESHOLD_PERCENT = 1000
 MAX_THRESHOLDS = 20
+NO_SUCH_BUDGET: Final = no_such("budget")
 _CURSOR = "budgets"
 
 
@@ -155,9 +157,6 @@ class BudgetAuthority:
         if self.agent is not None:
             return BudgetOwner.AGENT
         return BudgetOwner.INSTALLATION if self.tenant is None else BudgetOwner.TENANT
-
-    def sees(self, budget: Budget) -> bool:
-        return self.tenant in {None, budget.scope.tenant} and self.agent in {None, budget.scope.agent}
 
     def check_change(self, budget: Budget, change: BudgetChange) -> None:
         """Raises Forbidden."""
@@ -340,7 +339,7 @@ class BudgetStore:
             found = await _load(session, key)
             if found.deleted_at is None:
                 return found
-        raise Refused(NotFound("There is no such budget."))
+        raise Refused(NO_SUCH_BUDGET)
 
 
 _LOCK_LEDGER = text("select pg_advisory_xact_lock(ledger_lock())")
@@ -451,4 +450,4 @@ def _cursor_key(text_: str) -> UUID:
     try:
         return UUID(text_)
     except ValueError as error:
-        raise Refused(InvalidInput("this is not a cursor of this list", ("after",))) from error
+        raise not_a_cursor() from error

@@ -16,11 +16,10 @@ from app.db.wakeups import Wakeup
 from app.domain.errors import Refused
 from app.domain.paging import encode_cursor
 from app.domain.problems import InvalidInput
-from app.events.heartbeat import Heartbeat
+from app.events.heartbeat import HEARTBEAT_SECONDS, Heartbeat
 from app.runtime.clock import Clock
 
 MIN_INTERVAL, MAX_INTERVAL = timedelta(milliseconds=100), timedelta(hours=1)
-HEARTBEAT_SECONDS = 15.0
 _CURSOR = "costUpdates"
 
 

@@ -15,6 +15,7 @@ from app.costs.export import PATH, CostExports, Ticket
 from app.domain.errors import Overloaded, Refused, StoreUnavailable, Unauthenticated
 from app.settings import Settings
 from app.web.capacity import Capacity, Holder, Shares
+from app.web.error_body import error_response
 from app.web.misuse import Door, Misuse, Origin
 from app.web.protocols import ABORT, KNOWN, extension
 
@@ -90,7 +91,7 @@ def _holder(ticket: Ticket) -> Holder:
 
 def _refusal(status: int, code: str, **extensions: object) -> JSONResponse:
     headers = {"Retry-After": str(round(_RETRY_AFTER.total_seconds()))} if status == 503 else None
-    return JSONResponse({"errors": [{"message": code, "extensions": {"code": code, **extensions}}]}, status, headers)
+    return error_response(status, code, headers=headers, extensions=extensions)
 
 
 def build_export_routes(exports: CostExports, misuse: Misuse, settings: Settings) -> list[BaseRoute]:

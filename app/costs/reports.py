@@ -28,10 +28,19 @@ from app.costs.report_statements import (
 from app.db.sessions import Sessions
 from app.db.tables.usage import usage_records
 from app.domain.attempts import AttemptOutcome
-from app.domain.errors import Refused
 from app.domain.ids import format_id
-from app.domain.paging import Edge, Page, PageInfo, PageRequest, build_page, decode_cursor, decode_instant, encode_cursor
-from app.domain.problems import InvalidInput
+from app.domain.paging import (
+    Edge,
+    Page,
+    PageInfo,
+    PageRequest,
+    build_page,
+    decode_cursor,
+    decode_time_cursor,
+    encode_cursor,
+    encode_time_cursor,
+    not_a_cursor,
+)
 from app.domain.usage import CacheTier, Label, Operation, TokenUsage
 
 _ROWS, _RECORDS = "costs", "usage"
@@ -139,13 +148,13 @@ class CostReports:
         columns = usage_records.c
         statement = select(usage_records).where(*record_conditions(where)).order_by(columns.at.desc(), columns.key.desc())
         if request.after is not None:
-            statement = statement.where(tuple_(columns.at, columns.key) < tuple_(*_record_position(request.after)))
+            statement = statement.where(tuple_(columns.at, columns.key) < tuple_(*decode_time_cursor(_RECORDS, request.after)))
         async with self._sessions.read() as session:
             rows = (await session.execute(statement.limit(request.first + 1))).mappings().all()
         return build_page(
             request,
             [_record(row) for row in rows],
-            lambda record: encode_cursor(_RECORDS, record.at.isoformat(), record.key.hex),
+            lambda record: encode_time_cursor(_RECORDS, record.at, record.key),
         )
 
     async def record(self, key: UUID, tenant: str | None) -> UsageRecord | None:
@@ -166,16 +175,8 @@ def _after(request: PageRequest) -> tuple[Decimal, str] | None:
     except InvalidOperation:
         found = Decimal("NaN")
     if not found.is_finite() or abs(found.adjusted()) > _MAX_PLACES:
-        raise Refused(InvalidInput("this is not a cursor of this list", ("after",)))
+        raise not_a_cursor()
     return found, place
-
-
-def _record_position(cursor: str) -> tuple[datetime, UUID]:
-    at, key = decode_cursor(_RECORDS, cursor, 2)
-    try:
-        return decode_instant(at), UUID(hex=key)
-    except ValueError as error:
-        raise Refused(InvalidInput("this is not a cursor of this list", ("after",))) from error
 
 
 def _place(row: RowMapping) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Generic, TypeVar
+from uuid import UUID
 
 from app.domain.errors import Refused
 from app.domain.problems import InvalidInput
@@ -35,12 +36,30 @@ def decode_cursor(kind: str, cursor: str, parts: int) -> tuple[str, ...]:
         or found[0] != kind
         or not all(isinstance(part, str) and _is_storable(part) for part in found)
     ):
-        raise Refused(InvalidInput("this is not a cursor of this list", ("after",)))
+        raise not_a_cursor()
     return tuple(found[1:])
 
 
-def decode_instant(text: str) -> datetime:
-    """A time that stands in a cursor; raises ValueError for any other text."""
+def not_a_cursor(of: str = "list") -> Refused:
+    return Refused(InvalidInput(f"this is not a cursor of this {of}", ("after",)))
+
+
+def encode_time_cursor(kind: str, at: datetime, key: UUID) -> str:
+    """The position in a list that is ordered by time, and by key at the same time."""
+    return encode_cursor(kind, at.isoformat(), key.hex)
+
+
+def decode_time_cursor(kind: str, cursor: str) -> tuple[datetime, UUID]:
+    """Raises Refused(InvalidInput)."""
+    at, key = decode_cursor(kind, cursor, 2)
+    try:
+        return _decode_time(at), UUID(hex=key)
+    except ValueError as error:
+        raise not_a_cursor() from error
+
+
+def _decode_time(text: str) -> datetime:
+    """Raises ValueError."""
     try:
         at = datetime.fromisoformat(text)
         if at.tzinfo is None:

@@ -41,6 +41,11 @@ class NotFound:
     code: ProblemCode = ProblemCode.NOT_FOUND
 
 
+def no_such(what: str) -> NotFound:
+    """`what` is in the caller's words, such as `budget`."""
+    return NotFound(f"There is no such {what}.")
+
+
 @dataclass(frozen=True, slots=True)
 class Conflict:
     message: str

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
+
+HEARTBEAT_SECONDS: Final = 15.0
+"""The longest silence of a stream."""
 
 
 @dataclass(frozen=True, slots=True)

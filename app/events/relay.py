@@ -23,6 +23,7 @@ from app.db.sessions import Sessions
 from app.db.tables.events import outbox
 from app.db.wakeups import Wakeup, listen
 from app.domain.errors import StoreUnavailable
+from app.events.heartbeat import HEARTBEAT_SECONDS
 from app.events.redis_streams import Copy, Leader, RedisStreams
 from app.events.topics import Event, Load, Published, Sequenced, SequencedPage, Topic
 from app.runtime.clock import Clock
@@ -34,7 +35,6 @@ POLL_SECONDS = 2.0
 RENEWAL_SECONDS = 1.0
 CHECK_SECONDS = 15.0
 """How long a process may follow the leader's stream before it looks in PostgreSQL itself."""
-BEAT_SECONDS = 15.0
 GREETING_SECONDS = 0.5
 """Between two beats that newcomers ask for."""
 FORGET_SECONDS = 600.0
@@ -224,7 +224,7 @@ class Relay:
     async def beat(self) -> None:
         """Every 15 seconds, and for newcomers, until it is cancelled: a sign of life for every follower."""
         while True:
-            greeting = await self._newcomer.wait(BEAT_SECONDS)
+            greeting = await self._newcomer.wait(HEARTBEAT_SECONDS)
             for topic in self._topics:
                 topic.beat()
             if greeting:

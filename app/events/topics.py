@@ -16,9 +16,8 @@ from uuid import UUID
 
 import msgspec
 
-from app.domain.errors import Refused, StoreUnavailable
-from app.domain.paging import decode_cursor, encode_cursor
-from app.domain.problems import InvalidInput
+from app.domain.errors import StoreUnavailable
+from app.domain.paging import decode_cursor, encode_cursor, not_a_cursor
 
 Event = TypeVar("Event")
 
@@ -234,5 +233,5 @@ def decode_position(stream: str, cursor: str | None) -> int | None:
         return None
     (digits,) = decode_cursor(stream, cursor, 1)
     if not (digits.isascii() and digits.isdigit() and len(digits) <= 18):
-        raise Refused(InvalidInput("this is not a cursor of this stream", ("after",)))
+        raise not_a_cursor("stream")
     return int(digits)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 from enum import Enum
+from typing import Final
 from uuid import UUID
 
 import msgspec
@@ -14,6 +15,7 @@ import msgspec
 from app.domain.attempts import Attempt
 from app.domain.hosts import is_public_url
 from app.domain.ids import format_id
+from app.domain.problems import no_such
 from app.domain.usage import CacheTier, Label, TokenUsage
 from app.llm.messages import (
     FinishReason,
@@ -29,6 +31,8 @@ from app.llm.messages import (
     ToolChoice,
 )
 from app.llm.routing import RoutingPreference
+
+NO_SUCH_COMPLETION: Final = no_such("completion, or it is no longer kept")
 
 
 class CompletionStatus(Enum):

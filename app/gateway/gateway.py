@@ -17,8 +17,7 @@ from app.access.limits import KeyLimited
 from app.access.principal import Principal
 from app.costs.holds import Admitted, Ledger
 from app.domain.errors import Refused
-from app.domain.problems import NotFound
-from app.gateway.completions import Completion, CompletionRequest, CompletionStatus
+from app.gateway.completions import NO_SUCH_COMPLETION, Completion, CompletionRequest, CompletionStatus
 from app.gateway.embeddings import Embeddings, EmbeddingsOutcome, EmbeddingsRequest
 from app.gateway.leases import Leases
 from app.gateway.lifecycle import Lifecycle
@@ -168,7 +167,7 @@ class Gateway:
     async def _existing(self, key: UUID, principal: Principal) -> Completion:
         found = await self.completion(key, principal)
         if found is None:
-            raise Refused(NotFound("There is no such completion, or it is no longer kept."))
+            raise Refused(NO_SUCH_COMPLETION)
         return found
 
     def _running_completion(self, call: PlannedCall[ModelCall], admitted: Admitted) -> RunningCompletion:

@@ -13,7 +13,8 @@ from uuid import UUID
 
 import msgspec
 
-from app.access.principal import Principal, Scope
+from app.access.principal import Principal
+from app.access.visibility import may_see
 from app.costs.holds import Ledger, StoredCall
 from app.domain.money import ZERO
 from app.domain.problems import InvalidInput
@@ -66,11 +67,6 @@ class CompletionReader:
         if stored is None or stored.operation is not Operation.COMPLETION:
             return None
         return self.documents.read(stored) if may_see(principal, stored.tenant, stored.agent) else None
-
-
-def may_see(principal: Principal, tenant: str, agent: str | None) -> bool:
-    """Another tenant's calls need ADMIN; a key that is bound to an agent sees that agent's alone."""
-    return (principal.tenant == tenant or principal.may(Scope.ADMIN)) and principal.agent in {None, agent}
 
 
 def _without_document(stored: StoredCall) -> Completion:

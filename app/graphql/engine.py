@@ -24,7 +24,6 @@ from app.graphql.body import GraphQLRequest
 from app.graphql.documents import Document, Documents, Operation
 from app.graphql.errors import (
     Code,
-    FormattedError,
     RequestFailed,
     failed_by,
     failure,
@@ -35,6 +34,7 @@ from app.graphql.plans import PlannedExecutor
 from app.runtime.clock import Clock
 from app.runtime.offload import Offload
 from app.settings import Settings
+from app.web.error_body import FormattedError
 from app.web.misuse import Misuse, Origin
 
 MakeContext: TypeAlias = Callable[[Principal, str, Allowance], object]

@@ -11,16 +11,14 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TypeAlias
 
 from graphql import GraphQLError
 
 from app.domain.errors import DeadlineExceeded, Forbidden, LimitExceeded, Overloaded, Refused, StoreUnavailable, Unauthenticated
 from app.domain.problems import InvalidInput
+from app.web.error_body import FormattedError, error_body, format_error
 
 logger = logging.getLogger(__name__)
-
-FormattedError: TypeAlias = dict[str, object]
 
 
 class Code(StrEnum):
@@ -58,7 +56,7 @@ class RequestFailed(Exception):
 
     @property
     def payload(self) -> dict[str, object]:
-        return {"errors": self.errors}
+        return error_body(self.errors)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +70,7 @@ class Description:
     headers: tuple[tuple[bytes, bytes], ...] = ()
 
     def formatted(self) -> FormattedError:
-        return {"message": self.message, "extensions": {"code": self.code.value, **self.extensions}}
+        return format_error(self.code.value, self.message, **self.extensions)
 
 
 def failure(code: Code, message: str, status: int, **extensions: object) -> RequestFailed:
@@ -126,10 +124,9 @@ def _known(error: Exception) -> Description | None:
 
 def format_document_error(error: GraphQLError, code: Code) -> FormattedError:
     """An error of the document or its variables: written for the caller, so its message is shown."""
-    formatted: FormattedError = {"message": error.message}
+    formatted = format_error(code.value, error.message)
     if error.locations:
         formatted["locations"] = [{"line": at.line, "column": at.column} for at in error.locations]
-    formatted["extensions"] = {"code": code.value}
     return formatted
 
 

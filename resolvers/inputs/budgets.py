@@ -5,8 +5,9 @@ from decimal import Decimal
 import strawberry
 from strawberry import ID, UNSET, field
 
-from app.access.principal import Principal, Scope
+from app.access.principal import Principal
 from app.access.tenancy import agent_for, tenant_for, tenants_for
+from app.access.visibility import visible_tenant
 from app.costs import budgets
 from app.costs.budgets import (
     BudgetAuthority,
@@ -123,7 +124,7 @@ class BudgetFilter:
 
 def budget_authority(principal: Principal) -> BudgetAuthority:
     """A key bound to an agent acts for that agent alone, also if it has ADMIN."""
-    return BudgetAuthority(None if principal.may(Scope.ADMIN) else principal.tenant, principal.agent)
+    return BudgetAuthority(visible_tenant(principal), principal.agent)
 
 
 def budget_filter(principal: Principal, tenant: str | None = None, agent: str | None = None) -> budgets.BudgetFilter:

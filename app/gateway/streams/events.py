@@ -11,9 +11,8 @@ from typing import TypeAlias
 from uuid import UUID
 
 from app.domain.attempts import Attempt
-from app.domain.errors import Refused
 from app.domain.ids import format_id
-from app.domain.paging import decode_cursor, encode_cursor
+from app.domain.paging import decode_cursor, encode_cursor, not_a_cursor
 from app.domain.problems import InvalidInput
 from app.gateway.completions import Completion
 from app.llm.routing import ProvidersFailed
@@ -101,5 +100,5 @@ def number_of(cursor: str | None) -> int:
         return 0
     (text,) = decode_cursor(_CURSOR, cursor, 1)
     if not text.isascii() or not text.isdigit() or len(text) > _MAX_DIGITS:
-        raise Refused(InvalidInput("this is not a cursor of this stream", ("after",)))
+        raise not_a_cursor("stream")
     return int(text)

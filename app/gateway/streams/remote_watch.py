@@ -13,9 +13,10 @@ from uuid import UUID
 
 from app.access.principal import Principal
 from app.domain.errors import StoreUnavailable
-from app.domain.problems import CursorExpired, NotFound
+from app.domain.problems import CursorExpired
+from app.events.heartbeat import HEARTBEAT_SECONDS
 from app.events.stream_log import LogPage, StreamLog
-from app.gateway.completions import Completion, CompletionStatus
+from app.gateway.completions import NO_SUCH_COMPLETION, Completion, CompletionStatus
 from app.gateway.leases import Leases
 from app.gateway.stored_completions import CompletionReader, seal_context
 from app.gateway.streams.events import (
@@ -37,7 +38,6 @@ from app.secrets.sealing import UnknownKeyError
 
 ORPHAN_CHECK_SECONDS = 1.0
 """Seconds without an entry after which the owner is checked."""
-HEARTBEAT_SECONDS = 15.0
 REDIS_WAIT_SECONDS = 10.0
 """How long an ended call's last events are waited for while Redis is away."""
 _EXPIRED = CursorExpired("The events asked for are no longer kept.")
@@ -59,9 +59,7 @@ class RemoteWatch:
         """Every event after `position`. Raises StoreUnavailable while PostgreSQL is away."""
         known = await self.completions.find(key, principal)
         if known is None:
-            yield CompletionFailed(
-                position + 1, self.clock.now(), NotFound("There is no such completion, or it is no longer kept."), None
-            )
+            yield CompletionFailed(position + 1, self.clock.now(), NO_SUCH_COMPLETION, None)
             return
         watch = _RemoteWatcher(self, key, principal, position, known)
         self.watchers += 1

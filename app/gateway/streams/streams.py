@@ -12,11 +12,13 @@ from functools import partial
 from uuid import UUID
 
 from app.access.principal import Principal
+from app.access.visibility import may_see
 from app.domain.errors import Refused
+from app.events.heartbeat import HEARTBEAT_SECONDS
 from app.events.stream_log import LogWrite, StreamLog
 from app.gateway.leases import Leases
 from app.gateway.running import RunningCompletion
-from app.gateway.stored_completions import CompletionReader, may_see, seal_context
+from app.gateway.stored_completions import CompletionReader, seal_context
 from app.gateway.streams.event_log import EventLog
 from app.gateway.streams.events import BEYOND_THE_END, CompletionEvent, CompletionFailed, CompletionHeartbeat, number_of
 from app.gateway.streams.log_entries import Entry, encode_entry, event_of, last_event
@@ -26,8 +28,6 @@ from app.gateway.streams.seals import Seals
 from app.llm.router import Router
 from app.runtime.clock import Clock
 from app.runtime.ticks import Ticks
-
-HEARTBEAT_SECONDS = 15.0
 
 
 class CompletionStreams:

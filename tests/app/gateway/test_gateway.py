@@ -23,7 +23,6 @@ from app.domain.paging import PageRequest
 from app.domain.problems import Conflict, InvalidInput, ProblemCode
 from app.gateway.completions import CompletionRequest, CompletionStatus
 from app.gateway.embeddings import EmbeddingsRequest
-from app.gateway.stored_completions import may_see
 from app.llm.messages import FinishReason, JsonSchemaFormat
 from app.llm.routing import ProvidersFailed
 from app.runtime.process_identity import identity
@@ -261,25 +260,6 @@ class TestARepeatedKeyOfACompletion:
         await asyncio.to_thread(simulator.seen, 1)
         assert await services.gateway.complete(asked(key="k", cap=4000), ACME) == await first
         assert sent(simulator) == 1
-
-
-class TestSight:
-    @pytest.mark.parametrize(
-        ("caller", "agent", "sees"),
-        [
-            (ACME, "research", True),
-            (principal(Scope.COMPLETIONS, tenant="globex"), None, False),
-            (principal(Scope.ADMIN, tenant="operations"), None, True),
-            (principal(Scope.COMPLETIONS, agent="research"), "research", True),
-            (principal(Scope.COMPLETIONS, agent="research"), "sales", False),
-            (principal(Scope.COMPLETIONS, agent="research"), None, False),
-            (principal(Scope.ADMIN, agent="research"), "sales", False),
-        ],
-    )
-    def test_is_of_the_tenants_own_and_of_all_for_an_administrator(
-        self, caller: Principal, agent: str | None, *, sees: bool
-    ) -> None:
-        assert may_see(caller, "acme", agent) == sees
 
 
 class TestARepeatedKey:

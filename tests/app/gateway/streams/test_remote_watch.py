@@ -12,6 +12,7 @@ import pytest
 from app.access.principal import Principal, Scope
 from app.domain.errors import StoreUnavailable
 from app.domain.problems import CursorExpired, InvalidInput, NotFound
+from app.events.heartbeat import HEARTBEAT_SECONDS
 from app.events.stream_log import LogPage, StreamLog
 from app.gateway.completions import Completion, CompletionStatus
 from app.gateway.leases import Leases
@@ -27,7 +28,7 @@ from app.gateway.streams.events import (
     CompletionStarted,
 )
 from app.gateway.streams.log_entries import Entry, EntryKind, encode_entry
-from app.gateway.streams.remote_watch import HEARTBEAT_SECONDS, REDIS_WAIT_SECONDS, RemoteWatch
+from app.gateway.streams.remote_watch import REDIS_WAIT_SECONDS, RemoteWatch
 from tests.app.access.principals import principal
 from tests.app.gateway.streams.local_seals import LocalSeals
 from tests.clocks import ManualClock, settle
