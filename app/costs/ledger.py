@@ -128,10 +128,13 @@ class PostgresLedger:
             row.expired,
         )
 
-    async def renew(self) -> int:
-        """Renews the calls that this process still has open and whose lease is half over; returns how many."""
+    async def renew(self, after: timedelta | None = None) -> int:
+        """Renews the calls of this process whose last renewal is `after` or longer ago, by default a third of the lease.
+
+        Returns how many."""
         now = self._clock.monotonic()
-        due = [call for call, opened in self._open.items() if now - opened.renewed >= self._lease.total_seconds() / 3]
+        age = (self._lease / 3 if after is None else after).total_seconds()
+        due = [call for call, opened in self._open.items() if now - opened.renewed >= age]
         renewed: Sequence[UUID] = ()
         if due:
             async with self._sessions.write() as session:

@@ -17,7 +17,7 @@ from app.runtime.clock import Clock
 
 EVERY_SECONDS = 30.0
 _JITTER = 0.2
-_TIMEOUT_SECONDS = 10.0
+TIMEOUT_SECONDS = 10.0
 _FAILURES_TO_BE_DOWN = 2
 
 
@@ -45,12 +45,15 @@ class Monitor:
         changed: Callable[[HealthChanged], None],
         clock: Clock,
         random: Random,
+        *,
+        timeout_seconds: float = TIMEOUT_SECONDS,
     ) -> None:
         self._provider = provider
         self._breakers = breakers
         self._changed = changed
         self._clock = clock
         self._random = random
+        self._timeout_seconds = timeout_seconds
         self._failures: int | None = None
         self._published = HealthStatus.UNKNOWN
         self.checked_at: datetime | None = None
@@ -77,7 +80,7 @@ class Monitor:
     async def probe(self) -> None:
         """Changes nothing if our own calls use every connection."""
         try:
-            async with asyncio.timeout(_TIMEOUT_SECONDS):
+            async with asyncio.timeout(self._timeout_seconds):
                 await self._provider.probe()
         except Exception as error:  # noqa: BLE001  # a probe that ends for ever would leave the health as it was last
             if isinstance(error, ProviderError) and error.kind is FailureKind.POOL_EXHAUSTED:

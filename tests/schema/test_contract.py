@@ -9,6 +9,7 @@ import pytest
 from graphql import GraphQLSchema, build_schema
 
 from schema import build, export
+from tests.core_schema import core_schema
 from tests.schema.shapes import descriptions, public_types, shape
 
 CONTRACT = Path(__file__).with_name("contract.graphql")
@@ -35,7 +36,7 @@ def contract() -> GraphQLSchema:
 
 @pytest.fixture(scope="module")
 def ours() -> GraphQLSchema:
-    return build.build_schema()._schema
+    return core_schema(build.build_schema())
 
 
 def root_fields(schema: GraphQLSchema) -> set[str]:

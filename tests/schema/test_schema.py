@@ -15,12 +15,13 @@ from resolvers.refusals import PROBLEMS
 from schema import build
 from schema.describes import domain_classes
 from schema.permissions import EVERY_FIELD, PERMISSIONS, permission
+from tests.core_schema import core_schema
 from tests.schema.shapes import descriptions, public_types
 
 
 @pytest.fixture(scope="module")
 def schema() -> GraphQLSchema:
-    return build.build_schema()._schema
+    return core_schema(build.build_schema())
 
 
 def strawberry_fields(schema: GraphQLSchema) -> Iterator[tuple[str, type, StrawberryField]]:

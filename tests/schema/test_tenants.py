@@ -24,6 +24,7 @@ from app.llm.probes import HealthChanged, HealthStatus
 from schema.build import build_schema
 from schema.permissions import PERMISSIONS
 from tests.app.access.principals import principal
+from tests.core_schema import core_schema
 from tests.schema.api import ACME, ADMIN, BOUND, GLOBEX, POWERLESS, Api, Data
 from tests.schema.requests import COSTS, EVER, ask, make_budget, spend
 
@@ -71,7 +72,7 @@ def root_fields(schema: GraphQLSchema) -> set[str]:
 
 class TestScopes:
     def test_every_root_field_is_tried(self) -> None:
-        assert set(DOCUMENTS) | OPEN_TO_ANY_KEY == root_fields(build_schema()._schema)
+        assert set(DOCUMENTS) | OPEN_TO_ANY_KEY == root_fields(core_schema(build_schema()))
 
     @pytest.mark.parametrize("coordinate", sorted(DOCUMENTS))
     async def test_a_key_without_the_scope_is_forbidden(self, coordinate: str) -> None:
@@ -92,7 +93,7 @@ class TestScopes:
 class TestMoneyOfAllTenants:
     def test_is_in_one_field_that_providers_alone_opens(self) -> None:
         """Any other amount below a root field that PROVIDERS opens is a price from the configuration."""
-        schema = build_schema()._schema
+        schema = core_schema(build_schema())
         opened: set[str] = set()
         for type_name, field in (key for key, rule in PERMISSIONS.items() if rule is Scope.PROVIDERS):
             root = schema.get_type(type_name)

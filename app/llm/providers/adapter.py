@@ -75,7 +75,7 @@ class Adapter(ABC):
         self.name = settings.name
         self.kind = f"{settings.kind.value} (simulator)" if settings.simulated else settings.kind.value
         self._settings = settings
-        self._upstream = upstream
+        self.upstream = upstream
         self._clock = clock
         self._checks = SchemaChecks()
         self._untaken: dict[tuple[str, ReasoningEffort | None], frozenset[str]] = {}
@@ -104,7 +104,7 @@ class Adapter(ABC):
         allowed = whole_answer_timeout(self._settings.timeouts, call.max_output_tokens)
 
         async def send(body: bytes) -> Begun:
-            return await self._upstream.post(
+            return await self.upstream.post(
                 self.completions_path,
                 body,
                 model=call.model,
@@ -136,7 +136,7 @@ class Adapter(ABC):
             error.usage = self._salvaged(raw, call, seconds)
             raise error from None
         except ProviderError as error:
-            error.provider_request_id = self._upstream.request_id(response)
+            error.provider_request_id = self.upstream.request_id(response)
             raise
 
     def _read_document(self, raw: bytes, call: ModelCall, notes: Notes) -> WholeAnswer:
@@ -167,7 +167,7 @@ class Adapter(ABC):
         check = self._checks.prepare(call.response_format)
 
         async def send(body: bytes) -> EventStream:
-            return await self._upstream.open(
+            return await self.upstream.open(
                 self.completions_path,
                 body,
                 model=call.model,
@@ -184,7 +184,7 @@ class Adapter(ABC):
                 unopened.usage = estimated_usage(call, 0)
             raise
         try:
-            reader = self.reader(call, notes, self._upstream.request_id(source.response))
+            reader = self.reader(call, notes, self.upstream.request_id(source.response))
             shown = False
             while not reader.stopped:
                 parts, failure = await self._read(source, reader)
@@ -230,13 +230,13 @@ class Adapter(ABC):
     async def probe(self) -> None:
         """A server that answers is up, also one that lists no models, or not so often."""
         try:
-            await self._upstream.get(self.models_path, {"limit": 1})
+            await self.upstream.get(self.models_path, {"limit": 1})
         except ProviderError as error:
             if error.kind not in _STILL_UP:
                 raise
 
     async def close(self) -> None:
-        await self._upstream.close()
+        await self.upstream.close()
 
     async def _send(self, call: ModelCall, send: Callable[[bytes], Awaitable[_T]], *, stream: bool) -> tuple[_T, Notes]:
         """Sends again, changed, only if a model has named a parameter that it does not take."""
@@ -300,18 +300,18 @@ class Adapter(ABC):
         return ProviderError(
             FailureKind.TRUNCATED,
             status_code=source.response.status_code,
-            provider_request_id=self._upstream.request_id(source.response),
+            provider_request_id=self.upstream.request_id(source.response),
         )
 
     def _malformed(self, response: httpx2.Response) -> ProviderError:
         return ProviderError(
             FailureKind.MALFORMED,
             status_code=response.status_code,
-            provider_request_id=self._upstream.request_id(response),
+            provider_request_id=self.upstream.request_id(response),
         )
 
     def _answer(self, whole: WholeAnswer, check: AnswerCheck | None, notes: Notes, response: httpx2.Response) -> Answer:
-        request_id = self._upstream.request_id(response)
+        request_id = self.upstream.request_id(response)
         if check is not None and whole.finish_reason not in _UNCHECKED and not check.accepts(whole.text or ""):
             raise ProviderError(
                 FailureKind.SCHEMA_MISMATCH,
@@ -329,5 +329,5 @@ class Adapter(ABC):
             notes=tuple(notes.texts),
             status_code=response.status_code,
             provider_request_id=request_id,
-            rate_limits=self._upstream.rate_limits(response),
+            rate_limits=self.upstream.rate_limits(response),
         )

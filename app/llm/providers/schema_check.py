@@ -37,6 +37,10 @@ class SchemaChecks:
     def __init__(self) -> None:
         self._known: dict[bytes, Draft202012Validator] = {}
 
+    def __len__(self) -> int:
+        """How many schemas are kept."""
+        return len(self._known)
+
     def prepare(self, wanted: ResponseFormat | None) -> AnswerCheck | None:
         """Raises Refused(InvalidInput) for a schema that is none, or that refers to another document."""
         if wanted is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from datetime import timedelta
 from decimal import Decimal
 
 import pytest
@@ -82,9 +83,7 @@ class Crowd:
 
     async def keep(self, ledger: PostgresLedger) -> None:
         while True:
-            for opened in ledger._open.values():
-                opened.renewed = float("-inf")
-            await ledger.renew()
+            await ledger.renew(after=timedelta(0))
             await asyncio.sleep(0.005)
 
     async def change(self) -> None:

@@ -72,10 +72,10 @@ class Client:
             else:
                 answer.body += message.get("body", b"")
 
-        await self.app(self._scope(method, query_string, path), receive, send)
+        await self.app(self.scope(method, query_string, path), receive, send)
         return answer
 
-    def _scope(self, method: str, query_string: str, path: str) -> Scope:
+    def scope(self, method: str, query_string: str, path: str) -> Scope:
         headers = {"content-type": "application/json", **self.headers}
         if self.accept is not None:
             headers["accept"] = self.accept

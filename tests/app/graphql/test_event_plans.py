@@ -10,6 +10,7 @@ from graphql import ExecutionResult, parse
 
 from app.graphql.plans import PlannedExecutor
 from schema.describes import describes
+from tests.core_schema import core_schema
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ subscription {
 
 
 def executor(document: str, *, planned: bool = True) -> PlannedExecutor:
-    built = PlannedExecutor.build(SCHEMA._schema, parse(document))
+    built = PlannedExecutor.build(core_schema(SCHEMA), parse(document))
     assert isinstance(built, PlannedExecutor)
     built.plans = {} if planned else None
     return built

@@ -264,7 +264,7 @@ class TestSizes:
             if message["type"] == "http.response.start":
                 statuses.append(int(str(message["status"])))
 
-        await app(Client(app)._scope("POST", "", "/graphql"), receive, send)  # type: ignore[arg-type]  # plain dicts are messages
+        await app(Client(app).scope("POST", "", "/graphql"), receive, send)  # type: ignore[arg-type]  # plain dicts are messages
         assert statuses == [408]
 
 

@@ -93,7 +93,7 @@ class TestSlowBodies:
             async def send(_message: Message) -> None:
                 pass
 
-            await app(Client(app, key)._scope("POST", "", "/graphql"), receive, send)
+            await app(Client(app, key).scope("POST", "", "/graphql"), receive, send)
 
         tasks = [asyncio.create_task(one()) for _ in range(count)]
         try:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import strawberry
 from strawberry.schema.config import StrawberryConfig
+from strawberry.schema.schema import StrawberryGraphQLCoreExecutionContext
 
 from app.graphql.plans import PlannedExecutor
 from schema.scalars import SCALARS, print_date_time
@@ -106,10 +107,15 @@ SCHEMA = strawberry.Schema(Query)
 ALL = "name size leaf { word number } leaves { word number } words __typename"
 
 
+def without_plans(patch: pytest.MonkeyPatch) -> None:
+    for name in ("complete_list_value", "complete_object_value"):
+        patch.setattr(PlannedExecutor, name, getattr(StrawberryGraphQLCoreExecutionContext, name))
+
+
 async def answers(query: str, monkeypatch: pytest.MonkeyPatch, variables: object = None) -> tuple[str, str]:
     """With plans and without; ids of errors are the only thing that may differ."""
     planned = await Client(Shop(schema=SCHEMA, clock=ManualClock()).app()).post(query, variables)
-    monkeypatch.setattr(PlannedExecutor, "_plan", lambda *_: None)
+    without_plans(monkeypatch)
     plain = await Client(Shop(schema=SCHEMA, clock=ManualClock()).app()).post(query, variables)
     monkeypatch.undo()
     first, second = (re.sub(r'"errorId":"\w+"', "", answer.body.decode()) for answer in (planned, plain))
@@ -170,7 +176,7 @@ class TestVectors:
         found = []
         for plans in (True, False):
             if not plans:
-                monkeypatch.setattr(PlannedExecutor, "_plan", lambda *_: None)
+                without_plans(monkeypatch)
             shop = Shop(schema=schema, clock=ManualClock())
             answer = await Client(shop.app()).post(f'{{ ofKind(kind: "{kind}") {{ vectors }} }}')
             found.append(re.sub(r'"errorId":"\w+"', "", answer.body.decode()))

@@ -6,7 +6,7 @@ from random import Random
 import pytest
 
 from app.domain.errors import FailureKind, ProviderError
-from app.llm.probes import HealthChanged, HealthStatus, Monitor
+from app.llm.probes import TIMEOUT_SECONDS, HealthChanged, HealthStatus, Monitor
 from app.llm.providers.scripted import ScriptedProvider
 from app.llm.resilience.breaker import BreakerStatus
 from tests.app.llm.fleets import HELLO
@@ -18,12 +18,14 @@ AWAY = ProviderError(FailureKind.CONNECTION)
 
 
 class Bench:
-    def __init__(self) -> None:
+    def __init__(self, timeout_seconds: float = TIMEOUT_SECONDS) -> None:
         self.clock = ManualClock()
         self.provider = ScriptedProvider("a", [HELLO], self.clock)
         self.breakers = [BreakerStatus.CLOSED, BreakerStatus.CLOSED]
         self.reported: list[HealthChanged] = []
-        self.monitor = Monitor(self.provider, lambda: self.breakers, self.reported.append, self.clock, Random(1))
+        self.monitor = Monitor(
+            self.provider, lambda: self.breakers, self.reported.append, self.clock, Random(1), timeout_seconds=timeout_seconds
+        )
 
 
 class TestHealth:
@@ -88,8 +90,7 @@ class TestRhythm:
         await asyncio.gather(task, return_exceptions=True)
 
     async def test_a_probe_that_hangs_is_a_failed_one(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("app.llm.probes._TIMEOUT_SECONDS", 0.01)
-        bench = Bench()
+        bench = Bench(timeout_seconds=0.01)
 
         async def hang() -> None:
             await asyncio.Event().wait()

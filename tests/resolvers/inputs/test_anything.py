@@ -24,8 +24,9 @@ from app.domain.errors import Forbidden, Refused
 from app.domain.problems import InvalidInput
 from schema.build import build_schema
 from tests.app.access.principals import principal
+from tests.core_schema import core_schema
 
-SCHEMA: GraphQLSchema = build_schema()._schema
+SCHEMA: GraphQLSchema = core_schema(build_schema())
 CALLERS = (
     principal(Scope.ADMIN),
     principal(*Scope, tenant="acme", agent="research"),

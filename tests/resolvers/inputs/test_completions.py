@@ -27,8 +27,9 @@ from app.llm.messages import (
 from app.llm.routing import RoutingPreference, RoutingStrategy
 from resolvers.inputs.completions import CompletionInput
 from schema.build import build_schema
+from tests.core_schema import core_schema
 
-TYPE = build_schema()._schema.type_map["CompletionInput"]
+TYPE = core_schema(build_schema()).type_map["CompletionInput"]
 PNG = base64.b64encode(b"\x89PNG").decode()
 LARGE = "QUJD" * 600_000
 ASK = {"role": "USER", "text": "Hi"}

@@ -71,7 +71,7 @@ class OpenAIProvider(Adapter):
     async def embed(self, call: EmbedCall) -> Embedded:
         """Vectors of another length than `dimensions` are SCHEMA_MISMATCH: a server that ignores it must not go unnoticed."""
         try:
-            begun = await self._upstream.post(
+            begun = await self.upstream.post(
                 "/embeddings",
                 encode_embedding(call),
                 model=call.model,
@@ -84,7 +84,7 @@ class OpenAIProvider(Adapter):
                 error.usage = estimated_embedding_usage(call)
             raise
         response, raw = begun.response, bytes(begun.received)
-        request_id = self._upstream.request_id(response)
+        request_id = self.upstream.request_id(response)
         try:
             vectors, figures, model = read_embeddings(raw, len(call.texts))
         except Malformed:
@@ -108,5 +108,5 @@ class OpenAIProvider(Adapter):
             model=clean(model or call.model),
             status_code=response.status_code,
             provider_request_id=request_id,
-            rate_limits=self._upstream.rate_limits(response),
+            rate_limits=self.upstream.rate_limits(response),
         )

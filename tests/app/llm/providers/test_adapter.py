@@ -196,7 +196,7 @@ class TestAStreamedAnswer:
         simulator.post({"token_delay_ms": 3})
         wanted = call(model)
         body = provider.encode(wanted, Notes(wanted), stream=True)
-        upstream = provider._upstream
+        upstream = provider.upstream
         source = await upstream.open(
             provider.completions_path,
             body,

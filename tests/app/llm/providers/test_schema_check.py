@@ -99,7 +99,7 @@ class TestASchema:
         assert first is not None
         assert second is not None
         assert first.accepts("3")
-        assert len(checks._known) == 1
+        assert len(checks) == 1
 
 
 class TestPlainText:

@@ -203,7 +203,7 @@ class TestStreams:
 
     async def test_one_without_its_last_part_is_truncated(self, monkeypatch: pytest.MonkeyPatch) -> None:
         one, broken = One(HELLO), _Endless()
-        monkeypatch.setattr(one.guarded, "_provider", broken)
+        monkeypatch.setattr(one.bench.providers["a"], "stream", broken.stream)
         with pytest.raises(ProviderError) as caught:
             await one.stream()
         assert caught.value.kind is FailureKind.TRUNCATED

@@ -27,7 +27,8 @@ class Bench:
 
     def __init__(self, rates: Rates = ONE_A_SECOND, limits: ProviderLimits | None = None) -> None:
         self.clock = ManualClock()
-        self.limiter = Limiter("a", limits or ProviderLimits(), LocalBuckets(rates, self.clock), self.clock, cached_is_free=False)
+        self.buckets = LocalBuckets(rates, self.clock)
+        self.limiter = Limiter("a", limits or ProviderLimits(), self.buckets, self.clock, cached_is_free=False)
         self.served: list[tuple[str, float]] = []
 
     async def reserve(self, tenant: str, tokens: int) -> Reservation:
@@ -168,7 +169,7 @@ class TestWaiting:
         async def broken(*_: float) -> float:
             raise ValueError
 
-        monkeypatch.setattr(bench.limiter._buckets, "fetch", broken)
+        monkeypatch.setattr(bench.buckets, "fetch", broken)
         async with asyncio.timeout(5):
             results = await asyncio.gather(*bench.ask("acme", 100, times=2), return_exceptions=True)
         assert [type(result) for result in results] == [ValueError, ValueError]
