@@ -27,7 +27,7 @@ from schema.values import Attempt, Label, Node, TokenUsage
 
 describe_enum(
     CacheTier,
-    description="Where a cached answer was found. The nearest tier comes first.",
+    description="Where a cached answer was found. The nearest tier comes first. Not yet: no answer comes from a cache.",
     values={
         "MEMORY": "The memory of the process.",
         "LOCAL_REDIS": "The Redis beside the process.",
@@ -65,7 +65,7 @@ class ToolCall:
     arguments: str = field(description='JSON text, as the model wrote it, such as `{"city": "Oslo"}`.')
 
 
-@describes(completions.CacheHit, description="Where a cached answer came from.")
+@describes(completions.CacheHit, description="Where a cached answer came from. Not yet: no answer comes from a cache.")
 class CacheHit:
     tier: CacheTier = field(description="Where it was found.")
     age_seconds: float = field(description="How long ago it was made.")
@@ -100,7 +100,7 @@ class Completion(Node):
     model: str | None = field(description="The model that answered; null until one has.")
     usage: TokenUsage | None = field(description="Null until known.")
     cost_usd: Decimal | None = field(description="All attempts together. Null if a price is unknown.")
-    cache: CacheHit | None = field(description="Null on a miss.")
+    cache: CacheHit | None = field(description="Not yet: always null. Null on a miss.")
     attempts: list[Attempt] = field(description="Every target that was tried or skipped, in order.")
     latency_ms: float | None = field(description="From the call's arrival to its end; null until then.")
     overhead_ms: float | None = field(description="Time spent in this service, without the time of the providers.")

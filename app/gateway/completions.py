@@ -33,6 +33,7 @@ from app.llm.messages import (
 from app.llm.routing import RoutingPreference
 
 NO_SUCH_COMPLETION: Final = no_such("completion, or it is no longer kept")
+CACHE_NOT_YET: Final = "The cache was not used: caching of answers is not built yet."
 
 
 class CompletionStatus(Enum):

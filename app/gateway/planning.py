@@ -19,6 +19,8 @@ from app.domain.attempts import Attempt
 from app.domain.ids import new_uuid
 from app.domain.usage import Label, Operation, TokenUsage
 from app.gateway.completions import (
+    CACHE_NOT_YET,
+    CacheMode,
     CompletionRequest,
     count_images,
     find_private_image,
@@ -91,6 +93,7 @@ class PlannedCall(Generic[Template]):
     counted_tokens: int
     idempotency: IdempotencyKey | None
     prompt: Prompt | None = None
+    notes: tuple[str, ...] = ()
     images: int = 0
     max_output_tokens: int = 0
     min_output_tokens: int = 0
@@ -185,6 +188,7 @@ class CallPlanner:
             counted_tokens=counted,
             idempotency=await self._idempotency(request, payer, counted, images),
             prompt=prompt,
+            notes=_notes(request),
             images=images,
             max_output_tokens=asked,
             min_output_tokens=request.min_output_tokens or max(1, cap // 4),
@@ -249,6 +253,10 @@ class CallPlanner:
         tokens = self._estimator.corrected(target.provider, target.model, counted)
         cached = min(cached, tokens)
         return rates.cost(TokenUsage(tokens - cached, cached, visible_output_tokens=output_tokens))
+
+
+def _notes(request: CompletionRequest) -> tuple[str, ...]:
+    return () if request.cache is None or request.cache.mode is CacheMode.OFF else (CACHE_NOT_YET,)
 
 
 def _payer(request: CallRequest, principal: Principal) -> Payer:

@@ -135,7 +135,7 @@ class RunningCompletion(RunningCall[ModelCall]):
             reasoning=answer.reasoning,
             tool_calls=answer.tool_calls,
             finish_reason=answer.finish_reason,
-            notes=notes,
+            notes=(*call.notes, *notes),
             provider=routed.target.provider,
             model=routed.target.model,
         )
@@ -150,7 +150,7 @@ class RunningCompletion(RunningCall[ModelCall]):
     def cancelled(self, reason: str | None = None) -> Completion:
         """What had come by then, which stays charged."""
         completion = self._completion(CompletionStatus.CANCELLED)
-        notes = () if reason is None else (reason,)
+        notes = completion.notes if reason is None else (*completion.notes, reason)
         return replace(completion, text="".join(self._texts) or None, finish_reason=FinishReason.CANCELLED, notes=notes)
 
     def unfinished(self) -> Completion:
@@ -168,6 +168,7 @@ class RunningCompletion(RunningCall[ModelCall]):
             status=status,
             tenant=call.payer.tenant,
             created_at=self._admitted.admitted_at,
+            notes=call.notes,
             requested_model=call.requested_model,
             route=call.plan.route,
             output_cap_tokens=self._cap,

@@ -223,7 +223,9 @@ class LimitSettings(Group):
 
 
 class CacheSettings(Group):
-    enabled: Flag = True
+    """Answers are not cached yet: `enabled` has no effect."""
+
+    enabled: Flag = False
 
 
 class BudgetDefault(Group):

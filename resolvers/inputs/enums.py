@@ -58,7 +58,7 @@ describe_enum(
 )
 describe_enum(
     CacheMode,
-    description="How a call uses the cache of answers.",
+    description="How a call uses the cache of answers. Not yet: no mode has an effect.",
     values={
         "OFF": "The cache is neither read nor written.",
         "USE": "Use a stored answer if there is one. Store a new one.",
@@ -107,8 +107,8 @@ describe_enum(
     values={
         "COMPLETION": "An answer of a language model.",
         "EMBEDDING": "Texts turned into vectors.",
-        "ANSWER": "A question answered from stored passages.",
-        "SEARCH": "The embedding of a search.",
+        "ANSWER": "A question answered from stored passages. Not yet: no call is of this kind.",
+        "SEARCH": "The embedding of a search. Not yet: no call is of this kind.",
     },
 )
 describe_enum(

@@ -22,7 +22,15 @@ from app.domain.ids import new_uuid
 from app.domain.money import ZERO
 from app.domain.problems import InvalidInput, ProblemCode
 from app.domain.usage import ServiceTier, TokenUsage
-from app.gateway.completions import Completion, CompletionRequest, CompletionStatus, prompt_texts
+from app.gateway.completions import (
+    CACHE_NOT_YET,
+    CacheMode,
+    CachePolicy,
+    Completion,
+    CompletionRequest,
+    CompletionStatus,
+    prompt_texts,
+)
 from app.gateway.embeddings import EmbeddingsRequest
 from app.gateway.planning import IMAGE_TOKENS, CallPlanner, PlannedCall
 from app.gateway.running import RunningCompletion
@@ -143,6 +151,21 @@ class TestAPlan:
         calls = make(limits=(100, 100))
         answered = await calls.answer(await calls.begin(QUESTION))
         assert (answered.output_cap_tokens, answered.notes) == (100, ())
+
+    @pytest.mark.parametrize(
+        ("cache", "notes"),
+        [
+            pytest.param(CachePolicy(), (CACHE_NOT_YET,), id="use"),
+            pytest.param(CachePolicy(CacheMode.REFRESH), (CACHE_NOT_YET,), id="refresh"),
+            pytest.param(CachePolicy(CacheMode.OFF), (), id="off"),
+        ],
+    )
+    async def test_that_asks_for_the_cache_is_answered_with_a_note(
+        self, calls: Calls, cache: CachePolicy, notes: tuple[str, ...]
+    ) -> None:
+        running = await calls.begin(replace(QUESTION, cache=cache))
+        ended = [running.unfinished(), running.cancelled("It was too late."), await calls.answer(running)]
+        assert [each.notes for each in ended] == [notes, (*notes, "It was too late."), notes]
 
     async def test_ends_with_the_first_targets_time_or_the_calls_own(self, calls: Calls) -> None:
         now = calls.bench.clock.monotonic()
