@@ -45,6 +45,10 @@ STORED_NAMES = [
 ]
 """Names in databases of earlier versions, until the migration that changes them: files, and what may stand there."""
 
+PUBLIC_ALL_THE_SAME = {"_replace": "named tuples", "_request_id": "the providers' SDKs"}
+"""Names that begin with an underscore and are public all the same: where they come from."""
+SETTERS = {"setattr", "getattr", "delattr"}
+
 
 def tracked_files() -> list[Path]:
     """What git tracks, or, outside a checkout, every file that is not somebody's cache."""
@@ -83,6 +87,58 @@ class TestSizes:
         assert long == {}
 
 
+def is_private(name: str) -> bool:
+    return name.startswith("_") and not name.endswith("__") and name not in PUBLIC_ALL_THE_SAME
+
+
+def private_names(node: ast.AST) -> list[str]:
+    """Of other objects and modules: those that are read, set, imported, or named to setattr and monkeypatch."""
+    match node:
+        case ast.Attribute(value=ast.Name(id="self" | "cls")):
+            return []
+        case ast.Attribute(attr=name):
+            found = [name]
+        case ast.ImportFrom(names=names):
+            found = [alias.name for alias in names]
+        case ast.Call(func=ast.Name(id=name) | ast.Attribute(attr=name), args=arguments) if name in SETTERS:
+            texts = [each.value for each in arguments[:2] if isinstance(each, ast.Constant)]
+            found = [text.rpartition(".")[2] for text in texts if isinstance(text, str)]
+        case _:
+            return []
+    return [name for name in found if is_private(name)]
+
+
+class TestPrivateNames:
+    def test_tests_reach_no_private_name_of_another_object(self) -> None:
+        """What a test needs is injected, such as a Clock, or it is public."""
+        found = [
+            f"{path.relative_to(ROOT)}:{node.lineno} {name}"
+            for path in python_files()
+            if path.is_relative_to(ROOT / "tests") and path != ROOT / "tests" / "core_schema.py"
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.expr | ast.stmt)
+            for name in private_names(node)
+        ]
+        assert found == []
+
+    @pytest.mark.parametrize(
+        ("statement", "found"),
+        [
+            ("services.streams._clock = clock", ["_clock"]),
+            ("await ledger._renew()", ["_renew"]),
+            ("from app.gateway.leases import _owner", ["_owner"]),
+            ('monkeypatch.setattr(services.streams, "_clock", clock)', ["_clock"]),
+            ('monkeypatch.setattr("app.llm.probes._TIMEOUT", 1)', ["_TIMEOUT"]),
+            ("self._clock = clock", []),
+            ("url._replace(netloc=there)", []),
+            ("type(self).__name__", []),
+        ],
+    )
+    def test_private_names_are_found_in(self, statement: str, found: list[str]) -> None:
+        tree = ast.parse(f"async def test() -> None:\n    {statement}")
+        assert [name for node in ast.walk(tree) for name in private_names(node)] == found
+
+
 class TestNames:
     def test_no_module_is_named_by_what_it_is_not(self) -> None:
         assert [path for path in python_files() if path.stem in BANNED_NAMES] == []
@@ -118,7 +174,8 @@ class TestWords:
             for path in tracked_files()
             if path.suffix in WORD_ENDINGS and path != Path(__file__)
             for name in [path.relative_to(ROOT).as_posix()]
-            for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+            if re.search(pattern, text := path.read_text(encoding="utf-8"))
+            for number, line in enumerate(text.splitlines(), 1)
             if re.search(pattern, without_allowed(name, line))
         ]
         assert found == []
