@@ -3,7 +3,7 @@
 GreenLangError
 ├── SettingsError         the configuration is wrong: `path`, and what would be right
 ├── Unauthenticated       no key, or one that is wrong, expired or revoked
-├── Forbidden             a good key without the right
+├── Forbidden             a good key without the right; ForeignOrigin: a web page that may not connect
 ├── LimitExceeded         a document or body over a limit: which, had, allowed
 ├── Overloaded            too much in flight; come back after `retry_after_ms`
 ├── DeadlineExceeded      the time given has run out
@@ -51,6 +51,10 @@ class Unauthenticated(GreenLangError):
 
 
 class Forbidden(GreenLangError):
+    pass
+
+
+class ForeignOrigin(Forbidden):
     pass
 
 

@@ -29,7 +29,7 @@ from graphql import (
 )
 
 from app.access.audience import Audience
-from app.domain.errors import LimitExceeded, Overloaded, SettingsError
+from app.domain.errors import Forbidden, LimitExceeded, Overloaded, SettingsError
 from app.graphql.body import GraphQLRequest
 from app.graphql.cost import CostBuilder, OperationCost
 from app.graphql.errors import Code, RequestFailed, failed_by, failure, format_document_error
@@ -166,11 +166,12 @@ class Documents:
         self._persisted = PersistedQueries()
 
     async def read(self, request: GraphQLRequest, key: UUID, *, privileged: bool, hide_suggestions: bool) -> Document:
-        """The document a request means, ready to run; `privileged` may send what is on no list. Raises RequestFailed."""
+        """The document a request means, ready to run; `privileged` may send what is on no list. Raises RequestFailed, and
+        Forbidden for a document that is not trusted."""
         extension = None if request.extensions is None else request.extensions.get("persistedQuery")
         text = self._text(request, extension)
         if self._limits.trusted_only and not privileged and text not in self._trusted:
-            raise failure(Code.FORBIDDEN, "only trusted documents are run here: send a documentId", 403)
+            raise Forbidden("only trusted documents are run here: send a documentId")
         document = self._kept.get(text)
         if document is None:
             if len(text) <= _SHORT_TEXT:

@@ -105,13 +105,16 @@ class Engine:
     async def prepare(self, request: GraphQLRequest, caller: Caller) -> Prepared:
         """Raises RequestFailed; nothing was executed then."""
         privileged = Scope.ADMIN in caller.principal.scopes
-        document = await self._documents.read(
-            request, caller.principal.key_id, privileged=privileged, hide_suggestions=self._production and not privileged
-        )
-        if document.introspects and self._production and not privileged:
-            refusal = Forbidden("introspection needs the scope ADMIN here")
+        hide_suggestions = self._production and not privileged
+        try:
+            document = await self._documents.read(
+                request, caller.principal.key_id, privileged=privileged, hide_suggestions=hide_suggestions
+            )
+            if document.introspects and hide_suggestions:
+                raise Forbidden("introspection needs the scope ADMIN here")
+        except Forbidden as refusal:
             self._misuse.note(refusal, caller.origin, caller.principal.hint)
-            raise failed_by(refusal, caller.request_id)
+            raise failed_by(refusal, caller.request_id) from None
         return Prepared(request, document, document.operation(request.operation_name))
 
     async def execute(self, prepared: Prepared, caller: Caller) -> Payload:

@@ -19,7 +19,7 @@ from starlette.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 
 from app.access.principal import Principal
-from app.domain.errors import Forbidden, GreenLangError, LimitExceeded, Overloaded, StoreUnavailable, Unauthenticated
+from app.domain.errors import ForeignOrigin, GreenLangError, LimitExceeded, Overloaded, StoreUnavailable, Unauthenticated
 from app.graphql.body import GraphQLRequest, Malformed, check_json_complexity
 from app.graphql.broadcast import Subject
 from app.graphql.connections import Ending
@@ -342,7 +342,7 @@ class WebSocketEndpoint:
         await receive()
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         if not self._origin_allowed(headers):
-            refusal = Forbidden("pages of this Origin may not connect: see server.allowed_origins")
+            refusal = ForeignOrigin("pages of this Origin may not connect: see server.allowed_origins")
             self._operations.misuse.note(refusal, Origin(Door.WEBSOCKET, scope))
             await _refusal(failed_by(refusal, ""))(scope, receive, send)
             return

@@ -1,4 +1,4 @@
-"""Requests that are refused for their key: counted by reason, and shown in the log once a minute at most.
+"""Requests that are refused for their key or their Origin: counted by reason, and shown in the log once a minute at most.
 
 The first refusal after a quiet minute is logged at once. Those that follow are logged together, one line a minute, with their
 number and one of them as a sample. Nothing that an unauthenticated caller sends becomes a label. Of a key only its hint is shown,
@@ -18,14 +18,15 @@ from prometheus_client import CollectorRegistry
 from prometheus_client import Counter as PrometheusCounter
 from starlette.types import Scope
 
-from app.domain.errors import Forbidden, RefusedKey, Unauthenticated
+from app.domain.errors import Forbidden, ForeignOrigin, RefusedKey, Unauthenticated
 from app.runtime.clock import Clock
 from app.runtime.tasks import end_tasks
 from app.web.client_address import TrustedProxies
 
 WINDOW_SECONDS: Final = 60.0
 _FORBIDDEN: Final = "forbidden"
-_REASONS: Final = (*(reason.value for reason in RefusedKey), _FORBIDDEN)
+_ORIGIN: Final = "origin"
+_REASONS: Final = (*(reason.value for reason in RefusedKey), _FORBIDDEN, _ORIGIN)
 _log = logging.getLogger(__name__)
 
 
@@ -61,7 +62,7 @@ class Misuse:
         self._proxies = proxies
         self._clock = clock
         self._refusals = PrometheusCounter(
-            "greenlang_refusals", "Requests refused for their key.", ("reason", "door"), registry=registry
+            "greenlang_refusals", "Requests refused for their key or Origin.", ("reason", "door"), registry=registry
         )
         for reason in _REASONS:
             for door in Door:
@@ -74,6 +75,8 @@ class Misuse:
         """Counts an Unauthenticated or a Forbidden; ignores any other error. `hint` is that of a good key."""
         if isinstance(error, Unauthenticated):
             reason, hint = error.reason.value, error.hint
+        elif isinstance(error, ForeignOrigin):
+            reason = _ORIGIN
         elif isinstance(error, Forbidden):
             reason = _FORBIDDEN
         else:
@@ -114,4 +117,4 @@ class Misuse:
             "hint": sample.hint,
             "client": self._proxies.client_address(sample.origin.scope),
         }
-        _log.warning("requests were refused for their key", extra=facts)
+        _log.warning("requests were refused for their key or origin", extra=facts)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from app.llm.providers.wire_text import BYTE_ORDER_MARK
+
 MAX_EVENT_BYTES = 16 * 1024 * 1024
 EVENT_FIELDS = (b"data:", b"event:", b"id:", b"retry:", b"error:", b":")
 """How a line of an event stream begins."""
@@ -59,3 +61,39 @@ class SseReader:
                 self._data.clear()
                 self._size = 0
         return events
+
+
+class StreamedBody:
+    """The payloads of a stream of events, or the whole body if it is one JSON object.
+
+    A line of an event stream never begins with a brace.
+    """
+
+    def __init__(self) -> None:
+        self._events = SseReader()
+        self._held: bytearray | None = bytearray()
+        self._is_object = False
+
+    def feed(self, chunk: bytes) -> list[bytes]:
+        """As SseReader; of an object nothing. Raises EventTooLarge."""
+        if self._held is None:
+            return self._events.feed(chunk)
+        if not self._held:
+            chunk = chunk.removeprefix(BYTE_ORDER_MARK)
+        begin = b"" if self._is_object else chunk.lstrip()
+        self._is_object = self._is_object or begin.startswith(b"{")
+        self._held += chunk
+        if self._is_object or not begin:
+            if len(self._held) > MAX_EVENT_BYTES:
+                raise EventTooLarge
+            return []
+        chunk, self._held = bytes(self._held), None
+        return self._events.feed(chunk)
+
+    def flush(self) -> list[bytes]:
+        return self._events.flush()
+
+    @property
+    def document(self) -> bytes:
+        """The object; empty if it is a stream of events."""
+        return bytes(self._held or b"")

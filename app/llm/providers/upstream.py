@@ -24,8 +24,8 @@ from app.llm import failures
 from app.llm.failure_table import look_up
 from app.llm.providers.connection_pool import PROBES, ConnectionPool
 from app.llm.providers.keyring import ApiKey, Keyring
-from app.llm.providers.sse import MAX_EVENT_BYTES, EventTooLarge, SseReader
-from app.llm.providers.wire_text import BYTE_ORDER_MARK, clean
+from app.llm.providers.sse import EventTooLarge, StreamedBody
+from app.llm.providers.wire_text import clean
 from app.runtime.await_timeout import TimeLimit
 from app.runtime.clock import Clock
 from app.runtime.ticks import MIN_WAIT, Ticks, waiting_seconds
@@ -382,8 +382,7 @@ class EventStream:
         self._rest_by: float | None = None
         self._deadline = deadline
         self._time_limit = TimeLimit()
-        self._reader = SseReader()
-        self._plain: bytearray | None = bytearray()
+        self._reader = StreamedBody()
         self._chunks = _chunks(response)
         self._gathers = False
         self.sends_events = response.headers.get("content-type", "").lower().startswith("text/event-stream")
@@ -403,7 +402,7 @@ class EventStream:
             with self._time_limit.of(limit):
                 chunk = await anext(self._chunks)
             self._gathers = len(chunk) < _LARGE_CHUNK
-            return self._reader.feed(chunk) if self._plain is None else self._feed_first(chunk)
+            return self._reader.feed(chunk)
         except StopAsyncIteration:
             self.ended = True
             return self._reader.flush()
@@ -416,19 +415,7 @@ class EventStream:
     @property
     def document(self) -> bytes:
         """The body, where it is one JSON object and no stream of events."""
-        return bytes(self._plain or b"")
-
-    def _feed_first(self, chunk: bytes) -> list[bytes]:
-        """Until it shows what the body is. A line of an event stream never begins with a brace."""
-        assert self._plain is not None
-        self._plain += chunk
-        begin = self._plain.removeprefix(BYTE_ORDER_MARK).lstrip()
-        if not begin or begin.startswith(b"{"):
-            if len(self._plain) > MAX_EVENT_BYTES:
-                raise EventTooLarge
-            return []
-        chunk, self._plain = bytes(self._plain).removeprefix(BYTE_ORDER_MARK), None
-        return self._reader.feed(chunk)
+        return self._reader.document
 
     @property
     def seconds(self) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import TypeAlias
 
 import pytest
@@ -13,7 +14,7 @@ from websockets.exceptions import InvalidStatus
 from app.web.misuse import Door
 from tests.app.graphql.asgi import Client
 from tests.app.graphql.serving import serving, socket_client, stream_client
-from tests.app.graphql.shop import KEY, Shop, with_server
+from tests.app.graphql.shop import KEY, Shop, with_limits, with_server
 
 pytestmark = pytest.mark.anyio
 
@@ -110,7 +111,19 @@ class TestEveryDoor:
             with suppress(InvalidStatus):
                 async with socket_client(port, origin="https://evil.example.com"):
                     pass
-        assert counts(shop) == {("forbidden", "websocket"): 1}
+        assert counts(shop) == {("origin", "websocket"): 1}
+
+    async def test_counts_a_document_that_is_not_trusted(self, tmp_path: Path) -> None:
+        path = tmp_path / "documents.json"
+        path.write_text('{"tenant-1": "{ tenant }"}')
+        shop = Shop(with_limits(trusted_documents=path, trusted_only=True))
+        answer = await Client(shop.app()).post("{ hello }")
+        assert (answer.status, answer.code) == (403, "FORBIDDEN")
+        async with serving(shop.app()) as port, socket_client(port) as client:
+            await client.init()
+            await client.subscribe("a", "{ hello }")
+            assert (await client.receive())["type"] == "error"
+        assert counts(shop) == {("forbidden", "http"): 1, ("forbidden", "websocket"): 1}
 
     async def test_counts_nothing_else(self) -> None:
         shop = Shop()

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.llm.providers.sse import MAX_EVENT_BYTES, EventTooLarge, SseReader
+from app.llm.providers.sse import MAX_EVENT_BYTES, EventTooLarge, SseReader, StreamedBody
 
 STREAM = b': hello\nevent: a\ndata: {"n":1}\n\nid: 7\ndata:{"n":2}\nretry: 5\n\ndata: one\ndata: two\n\n\n\ndata: [DONE]\n\n'
 PAYLOADS = [b'{"n":1}', b'{"n":2}', b"one\ntwo", b"[DONE]"]
@@ -52,3 +52,18 @@ class TestAnEndlessEvent:
         reader = SseReader()
 
         assert sum(len(reader.feed(b"data: " + b"x" * 1024 * 1024 + b"\n\n")) for _ in range(20)) == 20
+
+
+class TestABodyThatIsNoStreamOfEvents:
+    @pytest.mark.timeout(30)
+    def test_takes_no_more_time_for_each_chunk_the_more_has_come(self) -> None:
+        body = b' \n{"a": "' + b"x" * 1_500_000 + b'"}'
+        reader = StreamedBody()
+        for at in range(len(body)):
+            assert reader.feed(body[at : at + 1]) == []
+        assert reader.document == body
+
+    def test_is_found_to_be_one_in_any_chunks(self) -> None:
+        reader = StreamedBody()
+        events = [event for byte in b"\n \ndata: {}\n\n" for event in reader.feed(bytes([byte]))]
+        assert (events, reader.document) == ([b"{}"], b"")
