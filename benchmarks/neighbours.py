@@ -202,14 +202,14 @@ class Greedy:
             sum(map(is_silent, self._bodies)),
             sum(map(is_unfinished, self._exports)),
             sum(map(is_silent, self._silent)),
-            sum(map(is_unfinished, self._idle)),
+            sum(map(is_kept, self._idle)),
         )
 
 
-def peeked(connection: socket.socket) -> bytes | None:
+def peeked(connection: socket.socket, count: int = 64) -> bytes | None:
     """What has come on it; None where nothing has, and it is open."""
     try:
-        return connection.recv(64, socket.MSG_PEEK)
+        return connection.recv(count, socket.MSG_PEEK)
     except BlockingIOError:
         return None
     except OSError:
@@ -221,8 +221,14 @@ def is_silent(connection: socket.socket) -> bool:
 
 
 def is_unfinished(connection: socket.socket) -> bool:
-    """An answer that is not refused has come, and is not read: a file that has begun, or that of an idle connection."""
+    """A file that has begun; where the server has ended it, that stands behind what is not read."""
     return (peeked(connection) or b"").startswith(b"HTTP/1.1 200")
+
+
+def is_kept(connection: socket.socket) -> bool:
+    """An answer has come, perhaps that there is no place for a call, and the server leaves the connection open."""
+    answer = peeked(connection, 4096) or b""
+    return answer.startswith(b"HTTP/1.1 ") and b"\r\nconnection: close\r\n" not in answer
 
 
 def be_greedy(server: Server, export: str, orders: Connection) -> None:
