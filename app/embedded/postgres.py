@@ -15,7 +15,7 @@ from app.embedded.child import Child, StoreFailed, start_child
 from app.embedded.roles import Passwords, set_up_roles
 
 _BUILTIN_LOCALE_SINCE = 17
-_CLUSTER = "postgres"
+CLUSTER = "postgres"
 _START_SECONDS = 60.0
 _PM_STATUS_LINE = 7
 _SETTINGS = {
@@ -38,7 +38,7 @@ _VOLATILE = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "o
 
 def made_by_major(data_dir: Path) -> int | None:
     """Which PostgreSQL made the cluster there; None if there is none."""
-    version = data_dir / _CLUSTER / "PG_VERSION"
+    version = data_dir / CLUSTER / "PG_VERSION"
     return int(version.read_text(encoding="utf-8")) if version.is_file() else None
 
 
@@ -56,7 +56,7 @@ class Postgres:
 
     @property
     def cluster(self) -> Path:
-        return self.data_dir / _CLUSTER
+        return self.data_dir / CLUSTER
 
     @property
     def url_file(self) -> Path:

@@ -43,6 +43,11 @@ def set_up_roles(program: Path, cluster: Path, passwords: Passwords, *, volatile
     marker.write_text(done, encoding="ascii")
 
 
+def set_up_again(cluster: Path) -> None:
+    """At the next start, also if it was done before: a role can change its own password and settings."""
+    (cluster / _MARKER).unlink(missing_ok=True)
+
+
 def _run(program: Path, cluster: Path, statements: str, lock: int) -> None:
     """`-j`: the statements are one command, and so one transaction."""
     command: list[str | Path] = [

@@ -4,6 +4,10 @@ do $$$$ begin
 end $$$$;
 alter role greenlang_owner with login nosuperuser nocreaterole noreplication nobypassrls $owner_rights password '$owner_password';
 alter role greenlang_service with login nosuperuser nocreaterole noreplication nobypassrls nocreatedb password '$service_password';
+alter role greenlang_owner reset all;
+alter role greenlang_owner in database postgres reset all;
+alter role greenlang_service reset all;
+alter role greenlang_service in database postgres reset all;
 alter role current_user password null;
 alter database postgres owner to greenlang_owner;
 revoke temporary on database postgres from public;

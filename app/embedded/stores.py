@@ -20,6 +20,8 @@ from pathlib import Path
 from app.domain.errors import GreenLangError
 from app.embedded.account import choose_account
 from app.embedded.addresses import DATABASE_URL, OWNER_URL, REDIS_URL
+from app.embedded.postgres import CLUSTER
+from app.embedded.roles import set_up_again
 from app.secrets.reference import SecretReference
 from app.settings import Settings
 
@@ -100,6 +102,10 @@ class PrivateStores(StoreAddresses):
         if said != "ready":
             self.stop()
             raise StoresFailed(said.removeprefix("failed: ") or "the private stores' supervisor ended at once")
+
+    def set_up_roles_again(self) -> None:
+        """At the next start: for a database that cannot be used with the roles that it has."""
+        set_up_again(self.data_dir / CLUSTER)
 
     def stop(self) -> None:
         """In order; returns when no process of theirs is left."""

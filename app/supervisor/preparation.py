@@ -65,11 +65,16 @@ class Preparation(Generic[Answer]):
 
 
 def _begin(work: str, settings: Settings, stores: PrivateStores | None, clock: Clock) -> Preparation[Answer]:
-    def prepare() -> Coroutine[None, None, Answer]:
+    async def prepare() -> Answer:
         take: Callable[[Settings, Clock], Coroutine[None, None, Answer]] = import_from_string(work)
-        if stores is not None:
-            stores.wait()
-        return take(settings, clock)
+        if stores is None:
+            return await take(settings, clock)
+        stores.wait()
+        try:
+            return await take(settings, clock)
+        except BaseException:
+            stores.set_up_roles_again()
+            raise
 
     answer, sender = multiprocessing.Pipe(duplex=False)
     context = multiprocessing.get_context("fork")

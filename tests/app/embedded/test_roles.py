@@ -16,7 +16,9 @@ from app.embedded.account import choose_account
 from app.embedded.addresses import DATABASE_URL, OWNER_URL
 from app.embedded.binaries import find_postgres
 from app.embedded.stores import PrivateStores, StoresFailed
-from app.settings import DatabaseSettings
+from app.runtime.clock import SystemClock
+from app.settings import DatabaseSettings, Settings
+from app.supervisor.preparation import NotPrepared, Preparation
 
 pytestmark = pytest.mark.drill
 
@@ -130,6 +132,25 @@ class TestDataDirectoryOfOneSuperuser:
         catalog.write_bytes(kept)
         with running(old_data_dir) as stores:
             assert fetch(stores.owner.reveal(), "select count(*) from maintenance where task = 'kept'") == [(1,)]
+
+
+class TestServiceRoleThatPutItselfOutOfAction:
+    @pytest.mark.parametrize("change", ["password 'another'", "set statement_timeout = 1", "set search_path = nowhere"])
+    def test_serves_again_after_the_start_that_notices(self, tmp_path: Path, change: str) -> None:
+        with running(tmp_path / "data") as stores:
+            asyncio.run(prepare_database(settings_of(stores)))
+            fetch(stores.database.reveal(), f"alter role greenlang_service {change}")
+        with pytest.raises(NotPrepared):
+            prepared(tmp_path / "data")
+        assert prepared(tmp_path / "data") is False
+
+
+def prepared(data_dir: Path) -> bool:
+    stores = PrivateStores.launch(data_dir, valkey=False)
+    try:
+        return Preparation.newest_schema(Settings(database=settings_of(stores)), stores, SystemClock()).result()
+    finally:
+        stores.stop()
 
 
 class TestLostFilesOfUrls:
