@@ -186,6 +186,15 @@ _BY_NAME = (
         "tool_use_failed",
         "json_validate_failed",
     ),
+    _named(
+        FailureKind.SERVER_ERROR,
+        f"{_ANTHROPIC_ERRORS}; {_OPENAI_ERRORS}",
+        "server_error",
+        "internal_error",
+        "internal_server_error",
+        "timeout_error",
+        statuses=_CLIENT,
+    ),
 )
 
 _BY_WORDS = (
@@ -399,16 +408,7 @@ _BY_WORDS = (
 )
 
 _BY_STATUS = (
-    _named(
-        FailureKind.SERVER_ERROR,
-        f"{_ANTHROPIC_ERRORS}; {_OPENAI_ERRORS}",
-        "server_error",
-        "api_error",
-        "internal_error",
-        "internal_server_error",
-        "timeout_error",
-        statuses=_CLIENT,
-    ),
+    _named(FailureKind.SERVER_ERROR, f"{_ANTHROPIC_ERRORS}; compatible servers use it for all", "api_error", statuses=_CLIENT),
     Row(FailureKind.BAD_REQUEST, _ANTHROPIC_ERRORS, frozenset({"invalid_request_error"}), statuses=_INPUT, kinds=_ANTHROPIC),
     Row(
         FailureKind.BAD_REQUEST,
