@@ -339,8 +339,8 @@ class TestSlowReaders:
             serving(Starlette(routes=build_export_routes(exports, new_misuse(), Settings()))) as port,
             AsyncExitStack() as slow,
         ):
-            statuses = [await slow.enter_async_context(unread(port, urls["acme"])) for _ in range(6)]
-            assert [status for status, _ in statuses] == [200] * 4 + [503] * 2
+            statuses = [await slow.enter_async_context(unread(port, urls["acme"])) for _ in range(7)]
+            assert [status for status, _ in statuses] == [200] * 5 + [503] * 2
             refusal = json.loads(statuses[-1][1].partition(b"\r\n\r\n")[2])
             assert refusal["errors"][0]["extensions"] == {"code": "OVERLOADED", "retryAfterMs": 5000}
             for name in ("globex", "everybody"):
