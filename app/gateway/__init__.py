@@ -1,4 +1,5 @@
-"""The paid call, from its plan to its settlement: where `llm`, `costs`, `access` and `events` meet.
+"""The paid call, from its plan to its settlement. `llm`, `costs`, `access` and `events` meet here.
 
-`gateway` is the entrance and `lifecycle` the order of things; `streams` is for calls that are watched while they run.
+`gateway` is the entrance. `lifecycle` says in which order things happen. `streams` is for calls that are watched while they
+run.
 """

@@ -1,4 +1,4 @@
-"""A completion as callers ask for it and as they see it."""
+"""Completions: the request and the result."""
 
 from __future__ import annotations
 
@@ -89,7 +89,8 @@ class CacheHit:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """`problem` is the frozen dataclass of why it failed; `cost_usd` is None if any attempt's price is unknown."""
+    """`problem` is a frozen dataclass that says why the call failed. `cost_usd` is None if the price of any attempt is
+    unknown."""
 
     key: UUID
     status: CompletionStatus
@@ -124,7 +125,7 @@ class Completion:
 
 
 def prompt_texts(request: CompletionRequest) -> Iterator[str]:
-    """Everything of a call that a model reads as text."""
+    """All parts of a request that a model reads as text."""
     for message in request.messages:
         yield from (part.text for part in message.parts if isinstance(part, Text))
         for call in message.tool_calls:
@@ -143,7 +144,7 @@ def count_images(request: CompletionRequest) -> int:
 
 
 def find_private_image(request: CompletionRequest) -> tuple[str, ...] | None:
-    """The path of the first image whose URL is not public; names are not looked up."""
+    """The input path of the first image whose URL is not public. Host names are not resolved."""
     for index, message in enumerate(request.messages):
         for place, part in enumerate(message.parts):
             if isinstance(part, ImageUrl) and not is_public_url(part.url):

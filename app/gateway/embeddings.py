@@ -1,4 +1,4 @@
-"""Vectors as callers ask for them and as they get them."""
+"""Embeddings: the request and the result."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from app.llm.routing import RoutingPreference
 
 @dataclass(frozen=True, slots=True)
 class EmbeddingsRequest:
-    """`model` is `provider/model` or a route's name; None is the route `embeddings`. `dimensions` None is the model's own."""
+    """`model` is `provider/model` or the name of a route. None means the route `embeddings`. If `dimensions` is None, the model
+    decides."""
 
     texts: tuple[str, ...]
     model: str | None = None
@@ -29,8 +30,8 @@ class EmbeddingsRequest:
 
 @dataclass(frozen=True, slots=True)
 class Embeddings:
-    """A vector for each text, in their order. `cost_usd` is None if any attempt's price is unknown; `cached_count` is how many of
-    them cost nothing."""
+    """One vector for each text, in the order of the texts. `cost_usd` is None if the price of any attempt is unknown.
+    `cached_count` is the number of vectors that cost nothing."""
 
     provider: str
     model: str
@@ -43,7 +44,7 @@ class Embeddings:
 
 @dataclass(frozen=True, slots=True)
 class EmbeddingsOutcome:
-    """How a call ended: there is either what was made or the problem."""
+    """How a call ended: with embeddings or with a problem."""
 
     key: UUID
     tenant: str

@@ -1,6 +1,7 @@
-"""Every paid call enters here: room under the key's own limits, then a plan, then the life that all calls share.
+"""Every paid call enters here. It gets a slot under its key's limits, then a plan, then it goes through the lifecycle that all
+calls share.
 
-A call that is started or streamed is the same call with another sink: its answer goes to a log of events instead of its caller.
+A call that is started or streamed differs only in its sink: the answer goes to a log of events instead of to the caller.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ class Gateway:
         streams: CompletionStreams,
         on_end: CallListener | None = None,
     ) -> None:
-        """`on_end` gets every call that ended, for the traces."""
+        """`on_end` gets every call that has ended, for the traces."""
         self._clock = clock
         self._ledger = ledger
         self._keys = keys
@@ -86,12 +87,13 @@ class Gateway:
         )
 
     async def complete(self, request: CompletionRequest, principal: Principal) -> Completion:
-        """The whole answer, committed to the ledger. Raises Refused with the problem, StoreUnavailable, Forbidden."""
+        """Returns the whole answer after it is committed to the ledger. Raises Refused with the problem, StoreUnavailable,
+        Forbidden."""
         async with self._slot(principal):
             return await self._completions.run_call(await self._planner.plan(request, principal), self._running_completion)
 
     async def embed(self, request: EmbeddingsRequest, principal: Principal) -> Embeddings:
-        """A vector for each text, committed to the ledger. Raises as `complete` does."""
+        """Returns one vector for each text after they are committed to the ledger. Raises the same errors as `complete`."""
         async with self._slot(principal):
             ended = await self._embeddings.run_call(
                 await self._planner.plan_embeddings(request, principal), self._running_embeddings
@@ -100,7 +102,8 @@ class Gateway:
         return ended.embeddings
 
     async def start(self, request: CompletionRequest, principal: Principal) -> Completion:
-        """Returns once the call is committed; it runs on by itself. Raises as `complete` does."""
+        """Returns as soon as the call is admitted and its log has begun. The call goes on in the background. Raises the same
+        errors as `complete`."""
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self._slot(principal))
             async with self._pacing.turn():
@@ -115,7 +118,7 @@ class Gateway:
         return await log.started()
 
     async def stream(self, request: CompletionRequest, principal: Principal) -> AsyncGenerator[CompletionEvent, None]:
-        """Starts and watches; a refusal is the only event then."""
+        """Starts a call and yields its events. If the call is refused, the refusal is the only event."""
         try:
             completion = await self.start(request, principal)
         except Refused as refusal:
@@ -126,16 +129,16 @@ class Gateway:
                 yield event
 
     def events(self, key: UUID, after: str | None, principal: Principal) -> AsyncGenerator[CompletionEvent, None]:
-        """Every event after the cursor, each once and in order, wherever the call runs; ends with the last one."""
+        """Yields every event after the cursor once and in order, up to the last one. The call may run in any process."""
         return self._streams.events(key, after, principal)
 
     async def completion(self, key: UUID, principal: Principal) -> Completion | None:
-        """One that the caller may see, as long as it is kept."""
+        """Returns the completion if the caller may see it and it is still kept."""
         return await self._reader.find(key, principal)
 
     async def cancel(self, key: UUID, principal: Principal) -> Completion:
-        """The completion as it ended; what was produced so far stays charged. One of `complete` can be cancelled while it runs if
-        it has an idempotency key. Raises Refused(NotFound), StoreUnavailable."""
+        """Cancels a running completion and returns it as it ended. What was produced so far stays charged. A call of `complete`
+        can only be cancelled if it has an idempotency key. Raises Refused(NotFound), StoreUnavailable."""
         found = await self._existing(key, principal)
         if found.status is CompletionStatus.RUNNING:
             await self._leases.cancel(key)
@@ -149,12 +152,13 @@ class Gateway:
         return found
 
     async def close(self, grace: Grace) -> None:
-        """Waits for every call in flight, also those whose callers have left, as long as the grace lasts."""
+        """Waits until every call in flight has ended, or until the grace period is over. Calls whose callers have left count
+        too."""
         await asyncio.gather(self._completions.close(grace.left), self._embeddings.close(grace.left))
 
     @asynccontextmanager
     async def _slot(self, principal: Principal) -> AsyncIterator[None]:
-        """Room under the key's own limits, for as long as a call runs; raises Refused(RateLimited)."""
+        """Takes a slot under the key's limits while a call runs. Raises Refused(RateLimited)."""
         async with AsyncExitStack() as stack:
             try:
                 await stack.enter_async_context(self._keys.slot(principal))

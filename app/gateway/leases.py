@@ -1,8 +1,8 @@
-"""Which calls run in this process, made known to the others by a lease each, and what becomes of a call whose owner died.
+"""The calls that run in this process, and what happens to a call whose owner died.
 
-A call that others may come to watch, join or cancel has a lease in Redis that its owner renews, and that names it. If the lease
-is gone, or its owner is a process of this machine that has ended, the first waiter settles the call at its estimate, and it ends
-as failed. Without an answer from Redis no owner is taken for dead.
+If other processes may watch, join or cancel a call, it has a lease in Redis. The lease names the owner, and the owner renews
+it. An owner is dead if its lease is gone or if it was a process of this machine that has ended. The first waiter that finds a
+dead owner settles the call at its estimate, and the call ends as failed. If Redis does not answer, every owner counts as alive.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from app.runtime.clock import Clock
 
 RENEWAL_SECONDS = 1.0
 ORPHAN_CONFIRMATION_SECONDS = 1.5
-"""After Redis was restarted an owner needs a moment to renew its leases."""
+"""After a restart of Redis an owner needs a moment to renew its leases."""
 _AT_ONCE = 100
-"""Leases that one exchange with Redis renews. Few enough that none takes long."""
+"""Leases that are renewed in one exchange with Redis. The number is small, so no exchange takes long."""
 _log = logging.getLogger(__name__)
 
 
@@ -36,11 +36,11 @@ class Leases:
         self._held: dict[UUID, Callable[[], object]] = {}
 
     def write(self, write: LogWrite) -> asyncio.Future[None]:
-        """Lease and log, together with what others write at that moment; fails with StoreUnavailable."""
+        """Writes to lease and log in one batch with other writes of the same moment. The future fails with StoreUnavailable."""
         return self._writes.submit(write)
 
     def hold(self, key: UUID, cancel: Callable[[], object]) -> None:
-        """The call runs here from now on; `cancel` is called, perhaps several times, once it is to be stopped."""
+        """From now on the call runs here. `cancel` is called when the call is to be stopped, perhaps several times."""
         self._held[key] = cancel
 
     def drop(self, key: UUID) -> None:
@@ -48,7 +48,8 @@ class Leases:
         self._held.pop(key, None)
 
     async def cancel(self, key: UUID) -> None:
-        """Its owner learns of it: here at once, elsewhere with the next renewal. Raises StoreUnavailable."""
+        """Asks the owner to stop the call: at once if the owner is this process, else with its next renewal. Raises
+        StoreUnavailable."""
         held = self._held.get(key)
         if held is not None:
             held()
@@ -56,8 +57,8 @@ class Leases:
             await self._stream_log.cancel(key)
 
     async def run_maintenance(self) -> None:
-        """Renews the leases of the calls that run here and cancels those that are to be cancelled, until it is cancelled
-        itself."""
+        """Renews the leases of the calls that run here, and stops the calls whose cancellation was requested. Runs until it is
+        cancelled."""
         while True:
             await self._clock.sleep(RENEWAL_SECONDS)
             try:
@@ -71,15 +72,15 @@ class Leases:
                 _log.exception("no lease was renewed")
 
     async def reclaim_if_owner_died(self, key: UUID) -> None:
-        """As `reclaim_orphan`, if one look shows that its owner is dead: a process of this machine that has ended. Only one
-        process does it: the call may run again at once, and must not be ended then."""
+        """Reclaims the call like `reclaim_orphan`, but only if its owner is a process of this machine that has ended. Only one
+        process takes the lease. The call may run again at once, and a second process must not end that new run."""
         with suppress(StoreUnavailable):
             if await self._stream_log.take_lease_of_dead_owner(key):
                 await self._ledger.settle_orphan(key)
 
     async def reclaim_orphan(self, key: UUID) -> None:
-        """Ends a running call if its owner is known to be dead, or if two looks find no owner. If the owner lives, or Redis does
-        not answer, the call goes on."""
+        """Settles a running call if its owner is known to be dead, or if two checks find no owner. If the owner is alive, or if
+        Redis does not answer, the call goes on."""
         if key in self._held:
             return
         with suppress(StoreUnavailable):

@@ -45,13 +45,13 @@ from app.telemetry.call_ended import CallEnded, CallListener
 
 JOIN_POLL_SECONDS = 0.1
 ORPHAN_CHECK_SECONDS = 1.0
-"""Seconds without an end after which the owner of a joined call is checked."""
+"""An owner of a joined call is checked if the call has not ended for this many seconds."""
 KEY_REVOKED = "The call was cancelled: its API key was revoked together with the calls that ran."
 _log = logging.getLogger(__name__)
 
 
 class Outcome(Protocol):
-    """How a call ended. With a problem there is nothing to show."""
+    """How a call ended. If there is a problem, there is no answer."""
 
     @property
     def status(self) -> CompletionStatus: ...
@@ -69,7 +69,7 @@ Template_contra = TypeVar("Template_contra", ModelCall, EmbedCall, contravariant
 
 
 class Route(Protocol[Template_contra, Answered_co]):
-    """A method of the Router that gives a whole answer."""
+    """The method of the Router that returns a whole answer."""
 
     def __call__(
         self, plan: Plan, call: Template_contra, admit: Admit, observe: Observe, *, tenant: str
@@ -77,7 +77,7 @@ class Route(Protocol[Template_contra, Answered_co]):
 
 
 class Running(Protocol[Template, Answered_contra, Ended_co]):
-    """An admitted call on its way, and how it ended."""
+    """An admitted call that runs, and how it ended."""
 
     @property
     def call(self) -> PlannedCall[Template]: ...
@@ -106,7 +106,7 @@ class Running(Protocol[Template, Answered_contra, Ended_co]):
 
 
 class Documents(Protocol[Ended]):
-    """What the ledger keeps of a call, to show its outcome again."""
+    """What the ledger stores of a call. The outcome can be shown again from it."""
 
     def encode(self, ended: Ended) -> bytes | None: ...
 
@@ -114,26 +114,26 @@ class Documents(Protocol[Ended]):
 
 
 class Sink(Protocol[Ended]):
-    """Where the answer of one call goes. A call that `is_watched` is seen by others from its start, so it is settled also if
-    nothing was used; no caller waits for its task."""
+    """Where the answer of one call goes. If `is_watched` is true, others see the call from its start. It is then settled even
+    if nothing was used, and no caller waits for its task."""
 
     @property
     def is_watched(self) -> bool: ...
 
     def opened(self, cancel: Callable[[], object]) -> AbstractAsyncContextManager[None]:
-        """Inside the block other processes find the call, and may have it cancelled."""
+        """While this context is open, other processes can find the call and ask to cancel it."""
         ...
 
     async def answer(self) -> Ended:
-        """Raises what the router raises."""
+        """Returns how the call ended. Raises what the router raises."""
         ...
 
     async def flush(self) -> None:
-        """Everything that has come is shown when it returns."""
+        """Returns when everything received so far has been shown."""
         ...
 
     async def end(self, ended: Ended, *, is_settled: bool) -> None:
-        """The last that is shown. An answer that is not settled is never shown as a whole one."""
+        """Shows the outcome; nothing follows it. An answer that is not settled is never shown as a whole answer."""
         ...
 
 
@@ -157,7 +157,7 @@ class Lifecycle(Generic[Template, Answered, Ended]):
         route: Route[Template, Answered],
         on_end: CallListener | None,
     ) -> None:
-        """`route` makes whole answers. `on_end` gets every call that ended, for the traces."""
+        """`route` returns whole answers. `on_end` gets every call that has ended, for the traces."""
         self._clock = clock
         self._fleet = fleet
         self._ledger = ledger
@@ -173,8 +173,8 @@ class Lifecycle(Generic[Template, Answered, Ended]):
         call: PlannedCall[Template],
         create_running: Callable[[PlannedCall[Template], Admitted], Running[Template, Answered, Ended]],
     ) -> Ended:
-        """How the call ended, or the one that came first with its idempotency key. Raises Refused with the problem,
-        StoreUnavailable, DeadlineExceeded."""
+        """Returns how the call ended. If a call with the same idempotency key came first, returns how that one ended. Raises
+        Refused with the problem, StoreUnavailable, DeadlineExceeded."""
         admission = await self.admit_call(call, partial(self._wait_for_outcome, deadline=call.template.deadline))
         if not isinstance(admission, Admitted):
             return _without_problem(admission)
@@ -182,8 +182,8 @@ class Lifecycle(Generic[Template, Answered, Ended]):
         return _without_problem(await asyncio.shield(self.begin(running, WholeAnswer(running, self._route, self._leases))))
 
     async def admit_call(self, call: PlannedCall[Template], join: Callable[[UUID], Awaitable[Ended | None]]) -> Admitted | Ended:
-        """Holds the worst case of the first target, or gives what `join` finds of the call that came first with its idempotency
-        key. Raises Refused and StoreUnavailable; then nothing is held."""
+        """Holds the worst-case cost of the first target. If a call with the same idempotency key came first, returns what
+        `join` finds of it instead. Raises Refused and StoreUnavailable; then nothing is held."""
         estimate = call.estimate(call.plan.targets[0])
         while True:
             admission = await self._ledger.admit(
@@ -201,7 +201,7 @@ class Lifecycle(Generic[Template, Answered, Ended]):
         sink: Sink[Ended],
         slot: AbstractAsyncContextManager[object] | None = None,
     ) -> asyncio.Task[Ended]:
-        """From now on a task of this process owns the call. It holds `slot` until the call has ended."""
+        """Starts the task that owns the call. The task holds `slot` until the call has ended."""
         answering = asyncio.create_task(sink.answer())
         task = asyncio.create_task(self._run(running, sink, answering, slot or nullcontext()))
         self._runs[running.call.key] = _Run(task, answering, sink.is_watched)
@@ -209,8 +209,8 @@ class Lifecycle(Generic[Template, Answered, Ended]):
         return task
 
     async def close(self, seconds: float) -> None:
-        """Every call in flight is settled before its provider's client goes. Of one that takes longer only the reading of the
-        answer is cancelled: it is settled at what had come."""
+        """Waits until every call in flight is settled, before the clients of the providers are closed. If a call takes longer
+        than `seconds`, reading its answer is cancelled, and the call is settled with what was received."""
         runs = list(self._runs.values())
         if runs:
             await asyncio.wait([run.task for run in runs], timeout=seconds)
@@ -251,7 +251,8 @@ class Lifecycle(Generic[Template, Answered, Ended]):
         return ended
 
     async def _settle_and_end(self, running: Running[Template, Answered, Ended], sink: Sink[Ended], ended: Ended) -> None:
-        """Never an answer that the ledger does not have is shown. Raises StoreUnavailable."""
+        """Settles the call before its outcome is shown, because an answer that is not in the ledger must not be shown. Raises
+        StoreUnavailable."""
         await sink.flush()
         try:
             await self._settle(running, ended)
@@ -272,7 +273,7 @@ class Lifecycle(Generic[Template, Answered, Ended]):
         self._report_end(running, ended.status, ended.problem)
 
     async def _wait_for_outcome(self, key: UUID, deadline: float) -> Ended | None:
-        """Of the call that came first; None if it ended without having used anything, and so left no trace."""
+        """Waits for the call that came first. Returns None if it ended without any usage and so left no trace."""
         run = self._runs.get(key)
         if run is not None and not run.is_watched:
             return await asyncio.shield(run.task)
@@ -316,12 +317,12 @@ class Lifecycle(Generic[Template, Answered, Ended]):
         run = self._runs.pop(key)
         error = None if done.cancelled() else done.exception()
         if error is not None and run.is_watched:
-            _log.error("a streamed call failed in an unforeseen way, or was not settled", exc_info=error)
+            _log.error("a streamed call failed unexpectedly, or was not settled", exc_info=error)
 
 
 class WholeAnswer(Generic[Template, Answered, Ended]):
-    """The sink of a call whose callers wait for its outcome. Without an idempotency key it cannot be joined or cancelled before
-    it has ended, so it needs no lease."""
+    """The sink of a call whose callers wait for its outcome. Without an idempotency key the call cannot be joined or cancelled
+    before it has ended, so it needs no lease."""
 
     is_watched = False
 
@@ -352,14 +353,14 @@ class WholeAnswer(Generic[Template, Answered, Ended]):
         return running.finished(routed)
 
     async def flush(self) -> None:
-        """Nothing is shown before the end."""
+        """Does nothing: no part is shown before the end."""
 
     async def end(self, ended: Ended, *, is_settled: bool) -> None:
-        """The task's result shows it."""
+        """Does nothing: the task's result shows the outcome."""
 
 
 def _without_problem(ended: Ended) -> Ended:
-    """A failed call is a problem for the caller that waited for its answer."""
+    """Raises the problem of a failed call, because the caller waited for an answer."""
     if ended.problem is not None:
         raise Refused(ended.problem)
     return ended

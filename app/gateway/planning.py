@@ -1,4 +1,4 @@
-"""A paid call before it is admitted: its route, its price and the worst case that it can cost. Nothing is held or sent here."""
+"""A paid call before it is admitted: its route, its prices and its worst-case cost. Nothing is held or sent here."""
 
 from __future__ import annotations
 
@@ -40,18 +40,18 @@ from app.settings import EMBEDDINGS_ROUTE
 from app.web.capacity import Holder
 
 IMAGE_TOKENS = 1600
-"""What the providers charge at most for one image at their usual size."""
+"""The most that providers charge for one image of usual size."""
 EXPECTED_OUTPUT_TOKENS = 500
-"""Used to order targets by cost if a call has no output cap."""
+"""The output cap that is assumed when targets are ordered by cost and the call has no cap."""
 LARGE_PROMPT_TOKENS = 20_000
-"""Longer prompts are hashed in a thread, to keep the event loop free."""
+"""Longer prompts are hashed in a thread, so that the event loop stays free."""
 _BYTES_A_TOKEN = 4
 
 Template = TypeVar("Template", ModelCall, EmbedCall)
 
 
 class CallRequest(Protocol):
-    """What every paid call is asked with."""
+    """What every paid request has."""
 
     @property
     def model(self) -> str | None: ...
@@ -74,9 +74,9 @@ class CallRequest(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class PlannedCall(Generic[Template]):
-    """`key_id` is the API key it was made with. `started` is in the Clock's monotonic seconds. Prices are those at the start,
-    also for the settlement. Vectors are no output tokens: their call has a cap of 0. `max_output_tokens` is as asked; no target
-    is asked for more than it can write."""
+    """`key_id` is the API key of the caller. `started` is in the Clock's monotonic seconds. The prices are those of the start;
+    the settlement uses them too. A call for embeddings has an output cap of 0, because vectors are no output tokens.
+    `max_output_tokens` is the requested number; each target gets at most what it can write."""
 
     key: UUID
     key_id: UUID
@@ -136,7 +136,7 @@ class CallPlanner:
         offload: Offload,
         output_limits: OutputLimits,
     ) -> None:
-        """`timeouts` are the providers' totals by name: the first target's holds for a call that brings none."""
+        """`timeouts` holds each provider's total timeout by name. A call without a timeout gets the one of its first target."""
         self._clock = clock
         self._fleet = fleet
         self._prices = prices
@@ -147,7 +147,8 @@ class CallPlanner:
         self._caches = PromptCacheAffinity(clock)
 
     async def explain(self, request: CompletionRequest, principal: Principal) -> list[RouteCandidate]:
-        """Every target of the call's route with its place and the reason for it; nothing is held or sent. Raises as `plan`."""
+        """Returns every target of the call's route with its place and the reason for it. Nothing is held or sent. Raises the
+        same errors as `plan`."""
         prompt = Prompt(self._caches, _payer(request, principal).tenant, request)
         counted = await self._estimator.count(prompt_texts(request))
         images = count_images(request)
@@ -158,7 +159,8 @@ class CallPlanner:
         return self._fleet.router.explain(request.model, request.routing, needs, estimate)
 
     async def plan(self, request: CompletionRequest, principal: Principal, *, streamed: bool = False) -> PlannedCall[ModelCall]:
-        """Raises Refused(InvalidInput) if nothing configured can serve it, Forbidden for another agent than the key's."""
+        """Raises Refused(InvalidInput) if no configured target can serve the call, Forbidden if the agent is not the key's
+        own."""
         started, started_at = self._clock.monotonic(), self._clock.now()
         payer = _payer(request, principal)
         counted = await self._estimator.count(prompt_texts(request))
@@ -195,7 +197,7 @@ class CallPlanner:
         )
 
     async def plan_embeddings(self, request: EmbeddingsRequest, principal: Principal) -> PlannedCall[EmbedCall]:
-        """As `plan`; a call that names no model takes the route `embeddings`."""
+        """Plans as `plan` does. A call that names no model takes the route `embeddings`."""
         started, started_at = self._clock.monotonic(), self._clock.now()
         payer = _payer(request, principal)
         counted = await self._estimator.count(request.texts)
@@ -224,7 +226,7 @@ class CallPlanner:
         )
 
     async def _idempotency(self, request: CallRequest, payer: Payer, tokens: int, images: int = 0) -> IdempotencyKey | None:
-        """The hash holds the agent that pays: the key of another agent's call is not this one's to join."""
+        """The hash includes the agent that pays, so one agent cannot join the call of another."""
         if request.idempotency_key is None:
             return None
         work = partial(digest, (request, payer.agent))
@@ -292,7 +294,7 @@ def _is_large(tokens: int, images: int) -> bool:
 
 
 def _size(tokens: int, images: int) -> int:
-    """In bytes, about: an image counts as large."""
+    """The approximate size in bytes. Any image counts as large."""
     return _BYTES_A_TOKEN * tokens + LARGE_BYTES * images
 
 

@@ -1,7 +1,8 @@
-"""What the providers have in their prompt caches, as far as their answers say. It decides the order of targets by cost, never a
-hold.
+"""What the providers' prompt caches hold, as far as their answers say. It decides the order of targets by cost, never the size
+of a hold.
 
-Calls that begin alike, with the same tools and first message, are cheap where the last of them went, for some minutes.
+If calls begin with the same tools and the same first message, the target that served the last one is cheap for the next, for
+some minutes.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class PromptCacheAffinity:
 
 
 class Prompt:
-    """One call's. Hashing a large one takes long: `read` does it beforehand, from any thread."""
+    """The beginning of one call's prompt. Hashing a large one takes long; `read` can do it earlier, from any thread."""
 
     def __init__(self, caches: PromptCacheAffinity, tenant: str, request: CompletionRequest) -> None:
         self._caches = caches
@@ -46,11 +47,11 @@ class Prompt:
         return self._prefix
 
     def cached_at(self, target: Target) -> int:
-        """Tokens that need not be read anew there."""
+        """The number of input tokens that this target has in its cache."""
         return self._caches.tokens(self._prefix, target)
 
     def served(self, target: Target, usage: TokenUsage) -> None:
-        """What it read from its cache and wrote to it is there for the next call."""
+        """Notes the tokens that the target read from its cache or wrote to it: the next call finds them there."""
         kept = usage.cached_input_tokens + usage.cache_write_tokens
         if kept:
             self._caches.note(self._prefix, target, kept)

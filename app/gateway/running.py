@@ -1,4 +1,4 @@
-"""One admitted call on its way, followed from attempt to attempt: what was tried, what it cost, and how it ended."""
+"""One admitted call while it runs: its attempts, what they cost, and how the call ended."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _NEVER_SENT = frozenset({AttemptOutcome.SKIPPED_BUDGET, AttemptOutcome.SKIPPED_L
 
 
 class RunningCall(Generic[Template]):
-    """What one admitted call has done so far; its attempts are priced as they come."""
+    """What one admitted call has done so far. Each attempt is priced when it ends."""
 
     def __init__(self, call: PlannedCall[Template], admitted: Admitted, ledger: Ledger, clock: Clock) -> None:
         self.call: PlannedCall[Template] = call
@@ -41,7 +41,8 @@ class RunningCall(Generic[Template]):
         self.attempts: list[Attempt] = []
 
     async def admit_attempt(self, target: Target) -> int | None:
-        """The output cap of the next attempt: the admission's own for the first one, a top-up for every further one."""
+        """Returns the output cap of the next attempt. The first one uses the admission's cap; every further one needs a
+        top-up."""
         first, self._first = self._first, False
         if first and target == self.call.plan.targets[0]:
             return self._cap
@@ -66,41 +67,41 @@ class RunningCall(Generic[Template]):
 
     @property
     def billed_attempts(self) -> tuple[Attempt, ...]:
-        """Those that reached a provider: the ledger has a row for each."""
+        """The attempts that reached a provider. The ledger has one row for each."""
         return tuple(attempt for attempt in self.attempts if attempt.outcome not in _NEVER_SENT)
 
     @property
     def usage(self) -> TokenUsage | None:
-        """All attempts together; None if none is known."""
+        """The usage of all attempts together; None if no attempt has any."""
         usages = tuple(attempt.usage for attempt in self.attempts if attempt.usage is not None)
         return reduce(add, usages) if usages else None
 
     @property
     def cost_usd(self) -> Decimal | None:
-        """All attempts together; None if one was used whose price is unknown."""
+        """The cost of all attempts together; None if an attempt with usage has no known price."""
         costs = [attempt.cost_usd for attempt in self.attempts if attempt.usage is not None]
         known = [cost for cost in costs if cost is not None]
         return sum(known, ZERO) if len(known) == len(costs) else None
 
     def failure(self, problem: object) -> ProvidersFailed:
-        """Whatever ended it: something was sent before, so it is the failure of every target that could be tried."""
+        """Describes the end of the call as a failure of every target that could be tried, because something was sent before."""
         if isinstance(problem, ProvidersFailed):
             return replace(problem, attempts=tuple(self.attempts))
         code = problem.code if isinstance(problem, RateLimited) else ProblemCode.PROVIDER_ERROR
         return ProvidersFailed("No other target could be tried.", tuple(self.attempts), retryable=True, code=code)
 
     def _written(self) -> tuple[str, ...]:
-        """What has come of an answer that is not whole."""
+        """The parts of an answer that is not complete."""
         return ()
 
     def _was_perhaps_billed(self, attempt: Attempt) -> bool:
-        """A provider bills what it made, also for a caller that left; only one target ever shows anything."""
+        """A provider also bills an answer that broke off or whose caller left. At most one target ever shows content."""
         if attempt.outcome is AttemptOutcome.SUCCEEDED or attempt.outcome in _NEVER_SENT:
             return False
         return attempt.outcome is AttemptOutcome.CANCELLED or bool(self._written())
 
     def _estimated(self, attempt: Attempt) -> TokenUsage:
-        """The input as it was held for, and the output that has come."""
+        """The input tokens that were held, and the output that was received."""
         estimator, target = self.call.estimator, Target(attempt.provider, attempt.model)
         made = estimator.count_now(self._written())
         output = min(self._cap, estimator.corrected(target.provider, target.model, made))
@@ -115,7 +116,7 @@ class RunningCompletion(RunningCall[ModelCall]):
         self._first_token_ms: float | None = None
 
     def streamed(self, part: TextDelta | ToolCallDelta) -> None:
-        """Something of the answer has come."""
+        """Records one part of the answer."""
         if self._first_token_ms is None:
             self._first_token_ms = (self._clock.monotonic() - self.call.started) * 1000
         if isinstance(part, TextDelta):
@@ -127,7 +128,7 @@ class RunningCompletion(RunningCall[ModelCall]):
         answer, call = routed.answer, self.call
         notes = answer.notes
         if call.max_output_tokens > (cap := call.output_cap(routed.target)):
-            lowered = f"from {call.max_output_tokens} to {cap}, the most that {routed.target} is asked for"
+            lowered = f"from {call.max_output_tokens} to {cap}, the maximum for {routed.target}"
             notes = (f"The output cap was lowered {lowered}.", *notes)
         return replace(
             self._completion(CompletionStatus.FINISHED),
@@ -141,14 +142,14 @@ class RunningCompletion(RunningCall[ModelCall]):
         )
 
     def failed(self, problem: object) -> Completion:
-        """Where nothing was sent, the problem is what was in the way."""
+        """If nothing was sent, the problem is the one that prevented it."""
         if self.billed_attempts or not isinstance(problem, InvalidInput | RateLimited):
             problem = self.failure(problem)
         completion = self._completion(CompletionStatus.FAILED)
         return replace(completion, text="".join(self._texts) or None, problem=problem)
 
     def cancelled(self, reason: str | None = None) -> Completion:
-        """What had come by then, which stays charged."""
+        """The completion with what was received so far, which stays charged."""
         completion = self._completion(CompletionStatus.CANCELLED)
         notes = completion.notes if reason is None else (*completion.notes, reason)
         return replace(completion, text="".join(self._texts) or None, finish_reason=FinishReason.CANCELLED, notes=notes)

@@ -1,5 +1,5 @@
-"""How fast calls start: a thousand streams that begin together must not keep those that run from being read, nor time out while
-they connect."""
+"""Limits how fast calls start. If a thousand streams begin together, the running streams must still be read, and the new ones
+must not time out while they connect."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from app.runtime.clock import Clock
 MAX_STARTING = 16
 MAX_WAIT_SECONDS = 5.0
 BUSY_SECONDS = 0.03
-"""A turn of the event loop that takes longer is a sign of too much work."""
+"""A turn of the event loop that takes longer means that the loop has too much work."""
 
 
 class StartPacing:
@@ -22,8 +22,8 @@ class StartPacing:
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
-        """Entered when few others start and the event loop is not busy; a busy event loop is waited for at most MAX_WAIT_SECONDS
-        from the call on."""
+        """Enters when few other calls are starting and the event loop is not busy. Waits for a busy event loop at most
+        MAX_WAIT_SECONDS."""
         deadline = self._clock.monotonic() + MAX_WAIT_SECONDS
         async with self._starting:
             await self._wait_for_event_loop(deadline)

@@ -1,7 +1,7 @@
-"""A completion as bytes: what the ledger keeps with a call, so that `completion(id)` and a repeated key can give it back.
+"""A completion as bytes. The ledger keeps them with the call, for `completion(id)` and for repeats of an idempotency key.
 
-Only what the call itself produced is in it. Where content is not to be kept, text, tool calls and reasoning are left out and a
-note says so.
+The bytes hold only what the call itself produced. If content is not to be kept, they hold no text, tool calls or reasoning, and
+a note says so.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ ABANDONED = ProvidersFailed("The server that ran this call stopped before the ca
 
 @dataclass(frozen=True, slots=True)
 class StoredCompletions:
-    """`sealer` encrypts at rest; `keep_content` is the configuration's word on prompts and answers."""
+    """`sealer` encrypts at rest. `keep_content` is the configured choice whether prompts and answers are kept."""
 
     sealer: Sealer
     keep_content: bool
@@ -44,7 +44,8 @@ class StoredCompletions:
         return self.sealer.seal(msgspec.json.encode(completion), seal_context(completion.tenant, completion.key))
 
     def read(self, stored: StoredCall) -> Completion:
-        """As far as it has come. Raises UnsealError if the bytes are not this tenant's completion, or the key is another."""
+        """Returns the completion in its present state. Raises UnsealError if the bytes are not this tenant's completion, or if
+        they were sealed with a key that is not configured."""
         if stored.document is None:
             return _without_document(stored)
         document = self.sealer.unseal(stored.document, seal_context(stored.tenant, stored.key))
@@ -55,14 +56,15 @@ class StoredCompletions:
 
 
 class CompletionReader:
-    """The completions that run or are kept, in every process, for those who may see them."""
+    """Finds completions that run or are kept, in any process, for callers that may see them."""
 
     def __init__(self, ledger: Ledger, documents: StoredCompletions) -> None:
         self.documents = documents
         self._ledger = ledger
 
     async def find(self, key: UUID, principal: Principal) -> Completion | None:
-        """As far as it has come; None if there is none that the principal may see. Raises StoreUnavailable."""
+        """Returns the completion in its present state; None if there is none that the principal may see. Raises
+        StoreUnavailable."""
         stored = await self._ledger.stored(key)
         if stored is None or stored.operation is not Operation.COMPLETION:
             return None
@@ -88,7 +90,7 @@ def _without_document(stored: StoredCall) -> Completion:
 
 
 def _problem(raw: dict[str, typing.Any] | None) -> object:
-    """The kinds are distinguished by the fields that only one of them has."""
+    """The kind of a problem is known from the fields that only this kind has."""
     if raw is None:
         return None
     kind = ProvidersFailed if "attempts" in raw else RateLimited if "retry_after" in raw else InvalidInput
@@ -96,5 +98,5 @@ def _problem(raw: dict[str, typing.Any] | None) -> object:
 
 
 def seal_context(tenant: str, key: UUID) -> bytes:
-    """Content sealed for one tenant's completion opens for no other."""
+    """Content that is sealed for one tenant's completion cannot be opened as another's."""
     return tenant.encode() + b"\0" + key.bytes

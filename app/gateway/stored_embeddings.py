@@ -1,7 +1,7 @@
-"""Vectors as bytes: what the ledger keeps with a call that has an idempotency key, so that a repeat can have them again.
+"""Vectors as bytes. The ledger keeps them with a call that has an idempotency key, and a repeat of the key gets them again.
 
-They are packed as 32-bit floats where that loses nothing, as 64-bit ones elsewhere. Vectors are content: where it is not to be
-kept a repeat is a Conflict, never a second charge.
+They are packed as 32-bit floats if that loses nothing, else as 64-bit floats. Vectors are content: if content is not to be
+kept, a repeat is refused as a Conflict and is not charged again.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ NOT_KEPT = Conflict("The vectors of this call were not kept and cannot be return
 
 @dataclass(frozen=True, slots=True)
 class _Document:
-    """`embeddings` without its vectors, which are in `packed`, one after the other."""
+    """`embeddings` has no vectors. `packed` has them, one after the other."""
 
     problem: ProvidersFailed | None
     embeddings: Embeddings | None
@@ -43,7 +43,7 @@ class StoredEmbeddings:
     keep_content: bool
 
     def encode(self, ended: EmbeddingsOutcome) -> bytes | None:
-        """None if nothing is to be kept."""
+        """Returns None if there is nothing to keep."""
         made = ended.embeddings if self.keep_content else None
         problem = ended.problem if isinstance(ended.problem, ProvidersFailed) else None
         if made is None and problem is None:
@@ -53,7 +53,7 @@ class StoredEmbeddings:
         return self.sealer.seal(msgspec.msgpack.encode(document), seal_context(ended.tenant, ended.key))
 
     def read(self, stored: StoredCall) -> EmbeddingsOutcome:
-        """Of a call that has ended. Raises UnsealError if the bytes are not this tenant's."""
+        """Reads the outcome of a call that has ended. Raises UnsealError if the bytes are not this tenant's."""
         status = CompletionStatus(stored.status)
         if stored.document is None:
             failed = OUTCOME_NOT_KEPT if stored.expired else ABANDONED

@@ -1,4 +1,5 @@
-"""Completions that are watched while they run: the sink that logs events, its producer, and those who read the log elsewhere.
+"""Completions that are watched while they run: the sink that logs events, its producer, and the readers of the log in other
+processes.
 
-Imports the parts of a call, but neither its lifecycle nor `gateway`, which imports this.
+Imports the parts of a call, but neither its lifecycle nor `gateway`, which imports this package.
 """

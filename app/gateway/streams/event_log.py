@@ -1,7 +1,7 @@
-"""The sink of a call that is watched: what comes of its answer is in the shared log before anyone sees it.
+"""The sink of a watched call. Every part of the answer is in the shared log before a watcher sees it.
 
-Nothing is sent to a provider before the log has its first entry, and with it the lease: from then on the call can be watched and
-cancelled from every process.
+Nothing is sent to a provider before the log has its first entry and the call has its lease. From then on every process can
+watch and cancel the call.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class EventLog:
         self._on_closed = on_closed
 
     async def started(self) -> Completion:
-        """The completion as it begins, once the log has it."""
+        """Returns the completion as it begins, once the log has its first entry."""
         await self._producer.has_begun.wait()
         return self._running.unfinished()
 

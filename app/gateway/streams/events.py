@@ -1,6 +1,7 @@
-"""The events of one completion, in order, as watchers see them.
+"""The events of one completion, in the order in which watchers see them.
 
-A cursor is the event's number within its completion, counted from 1; exactly one of Finished, Failed or Cancelled is the last.
+A cursor is the event's number within its completion, counted from 1. The last event is exactly one of Finished, Failed or
+Cancelled.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ class CompletionFinished(Numbered):
 
 @dataclass(frozen=True, slots=True)
 class CompletionFailed(Numbered):
-    """`partial` has the text so far and what it cost; None if nothing was started."""
+    """`partial` has the text so far and what it cost. It is None if nothing was started."""
 
     problem: object
     partial: Completion | None
@@ -79,7 +80,7 @@ class CompletionCancelled(Numbered):
 
 @dataclass(frozen=True, slots=True)
 class CompletionHeartbeat(Numbered):
-    """Nothing happened; `number` is that of the last event before it."""
+    """Shows that the stream is alive. `number` is that of the last event before it."""
 
 
 CompletionEvent: TypeAlias = (
@@ -95,7 +96,8 @@ CompletionEvent: TypeAlias = (
 
 
 def number_of(cursor: str | None) -> int:
-    """The number behind a cursor, 0 for none; raises Refused(InvalidInput) for a text that is no cursor of a completion."""
+    """Returns the event number in a cursor, 0 without a cursor. Raises Refused(InvalidInput) if the text is no cursor of a
+    completion."""
     if cursor is None:
         return 0
     (text,) = decode_cursor(_CURSOR, cursor, 1)

@@ -1,4 +1,5 @@
-"""The log's form of a completion's events. The last entry holds no completion: the ledger had that before."""
+"""A completion's events as they stand in the log. The last entry does not hold the completion, because the ledger already has
+it."""
 
 from __future__ import annotations
 
@@ -58,7 +59,7 @@ def decode_entry(data: bytes) -> Entry:
 
 
 def event_of(entry: Entry, key: UUID) -> CompletionEvent:
-    """The event of an entry that is not the last."""
+    """Returns the event of an entry that is not the last."""
     if entry.kind is EntryKind.STARTED:
         return CompletionStarted(entry.number, entry.at, key)
     if entry.tool_call is not None:

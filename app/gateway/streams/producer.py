@@ -1,7 +1,8 @@
-"""One streamed call where it runs: its entries, merged and numbered, in the shared log before any watcher here sees them.
+"""One streamed call in the process that runs it. It merges and numbers entries and writes them to the shared log; only then do
+watchers of this process see them.
 
-At most one write of a run is under way; what comes meanwhile goes out together with the next. Deltas of all runs of a process are
-written together, a few dozen times a second, and nothing here needs a task or a timer of its own.
+At most one write of a call is under way. What arrives meanwhile is written next. The deltas of all calls of a process are
+written together, a few dozen times a second, so a call needs no task or timer of its own.
 """
 
 from __future__ import annotations
@@ -26,19 +27,19 @@ from app.runtime.ticks import Ticks
 
 Append: TypeAlias = Callable[[Sequence[Entry]], asyncio.Future[None]]
 _SECONDS_WITHOUT_LOG = 0.5
-"""After the log was away a run does not try again for so long, except with its end."""
+"""After a failed write a call waits this long before it writes again. Its last entry is always tried."""
 _log = logging.getLogger(__name__)
 
 
 class StreamProducer:
-    """`append` writes to the shared log; StoreUnavailable means that it is away: the stream then continues here alone, and the
-    log gets what it missed with the next entries."""
+    """`append` writes to the shared log. If it fails with StoreUnavailable, the stream continues in this process only, and the
+    next write repeats what the log missed."""
 
     def __init__(self, payer: Payer, clock: Clock, append: Append, ticks: Ticks) -> None:
         self.payer = payer
         self.has_begun = asyncio.Event()
         self.last: Completion | None = None
-        """What the last entry shows, once there is one."""
+        """The completion that the last entry shows. None before the end."""
         self._clock = clock
         self._append = append
         self._entries: list[Entry] = []
@@ -56,7 +57,7 @@ class StreamProducer:
         return len(self._entries)
 
     async def started(self) -> None:
-        """The log has it, and so the lease, when this returns."""
+        """Writes the first entry, and the lease with it."""
         self._put(EntryKind.STARTED)
         await self.flush()
         self.has_begun.set()
@@ -71,23 +72,23 @@ class StreamProducer:
         self._put(EntryKind.REROUTED, attempt)
 
     async def flush(self) -> None:
-        """Everything that has come is in the log and shown when it returns."""
+        """Returns when everything received so far is shown, and in the log if the log is available."""
         self._write()
         while self._writing is not None:
             await asyncio.wait([self._writing])
 
     async def end(self, completion: Completion) -> None:
-        """The ledger has it: `completion` is what the last event shows."""
+        """Shows `completion` as the last event, after it was settled or could not be settled."""
         self.last = completion
         self._put(EntryKind.ENDED)
         await self.flush()
 
     def beat(self) -> None:
-        """Wakes the followers, which then show that the stream is alive."""
+        """Wakes the followers. They then show a heartbeat."""
         self._wake()
 
     async def follow(self, after: int) -> AsyncGenerator[Entry | None, None]:
-        """Every entry from the number after `after` on, as they come, up to the last one; None for a heartbeat."""
+        """Yields every entry with a number above `after` as it comes, up to the last one; None for a heartbeat."""
         position = after
         while True:
             while position < len(self._entries):
@@ -110,7 +111,8 @@ class StreamProducer:
         self._write()
 
     def _write(self) -> None:
-        """What is pending, numbered in the order in which it came; nothing while a write is under way, which calls this again."""
+        """Numbers and writes the pending parts in the order of their arrival. Does nothing while a write is under way; its end
+        calls this again."""
         if self._writing is not None or not self._pending:
             return
         pending, self._pending = self._pending, []

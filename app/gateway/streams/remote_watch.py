@@ -1,8 +1,9 @@
-"""A completion's events as seen from a process that does not run it: read from the shared log, ended by what the ledger says.
+"""A completion's events for a watcher in a process that does not run the call. They are read from the shared log; the ledger
+says how the call ended.
 
-The owner puts every delta in the log before it settles, and the end after. If the log has no end and no process owns the call any
-more, the ledger decides how it ended. If the ledger has a whole answer, the log may lack a part of it, and the watcher gets an
-event that says so.
+The owner writes every delta to the log before it settles, and the last entry after. If the log has no last entry and no process
+owns the call any more, the ledger decides how the call ended. If the ledger then has a whole answer, a part of it may be
+missing in the log, and an event tells the watcher so.
 """
 
 from __future__ import annotations
@@ -37,14 +38,14 @@ from app.runtime.ticks import waiting_seconds
 from app.secrets.sealing import UnknownKeyError
 
 ORPHAN_CHECK_SECONDS = 1.0
-"""Seconds without an entry after which the owner is checked."""
+"""The owner is checked if no entry has come for this many seconds."""
 REDIS_WAIT_SECONDS = 10.0
-"""How long an ended call's last events are waited for while Redis is away."""
-_EXPIRED = CursorExpired("The events asked for are no longer kept.")
+"""How long a watcher waits for the last events of an ended call while Redis is away."""
+_EXPIRED = CursorExpired("The requested events are no longer kept.")
 
 
 class RemoteWatch:
-    """Everything that is watched from this process: the readers of the log read together."""
+    """All watchers of this process. They read the log together."""
 
     def __init__(self, clock: Clock, log: StreamLog, seals: Seals, leases: Leases, completions: CompletionReader) -> None:
         self.clock = clock
@@ -56,7 +57,7 @@ class RemoteWatch:
         self._reads: Batcher[tuple[UUID, int], LogPage] = Batcher(log.read)
 
     async def events(self, key: UUID, position: int, principal: Principal) -> AsyncGenerator[CompletionEvent, None]:
-        """Every event after `position`. Raises StoreUnavailable while PostgreSQL is away."""
+        """Yields every event after `position`. Raises StoreUnavailable while PostgreSQL is away."""
         known = await self.completions.find(key, principal)
         if known is None:
             yield CompletionFailed(position + 1, self.clock.now(), NO_SUCH_COMPLETION, None)
@@ -71,7 +72,7 @@ class RemoteWatch:
             self.watchers -= 1
 
     async def read(self, key: UUID, position: int) -> LogPage | None:
-        """None while Redis is away."""
+        """Reads one page of the log; None while Redis is away."""
         try:
             return await self._reads.submit((key, position))
         except StoreUnavailable:
@@ -80,8 +81,8 @@ class RemoteWatch:
 
 @dataclass(slots=True)
 class _RemoteWatcher:
-    """One watcher. `heard` (the last entry), `asked` (the last check of the owner) and `away_since` (Redis) are in the Clock's
-    monotonic seconds."""
+    """One watcher. `heard` is the time of the last entry, `asked` of the last check of the owner, and `away_since` is when
+    Redis went away, all in the Clock's monotonic seconds."""
 
     at: RemoteWatch
     key: UUID
@@ -101,7 +102,7 @@ class _RemoteWatcher:
         return self.known.status is not CompletionStatus.RUNNING
 
     async def next_events(self) -> list[CompletionEvent]:
-        """What one look at the log brings; without news a moment passes."""
+        """Reads the log once and returns the new events. If there are none, it waits a moment."""
         now = self.at.clock.monotonic()
         page = await self.at.read(self.key, self.position)
         self.away_since = None if page is not None else self.away_since or now
@@ -126,7 +127,7 @@ class _RemoteWatcher:
         return [CompletionHeartbeat(self.position, self.at.clock.now())]
 
     async def _entries(self, page: LogPage) -> list[Entry] | None:
-        """None if the key that sealed them is gone: the log is lost then."""
+        """Returns None if the key that sealed the entries is gone: then the log is lost."""
         try:
             return [await self._opened(sealed) for _, sealed in page.entries]
         except UnknownKeyError:
@@ -150,7 +151,7 @@ class _RemoteWatcher:
         return last_event(entry.number, entry.at, self.known)
 
     async def _check_for_orphan(self) -> None:
-        """After a while without entries: has it ended, or did its owner die?"""
+        """Checks, after a while without entries, whether the call has ended or its owner has died."""
         await self._refresh()
         if not self.has_ended and self.away_since is None:
             await self.at.leases.reclaim_orphan(self.key)
@@ -160,7 +161,7 @@ class _RemoteWatcher:
         self.known = await self.at.completions.find(self.key, self.principal) or self.known
 
     async def _nothing_will_come(self, now: float) -> bool:
-        """An owner that lives writes the last entries after it has settled."""
+        """If the owner is alive, it still writes the last entries after it has settled."""
         if self.away_since is not None:
             return now - self.away_since >= REDIS_WAIT_SECONDS
         try:
@@ -169,7 +170,7 @@ class _RemoteWatcher:
             return False
 
     async def _rest(self) -> list[CompletionEvent]:
-        """The last events of a call that has ended and whose log brings no more."""
+        """Returns the last events of an ended call whose log gets no more entries."""
         try:
             newest = await self.at.log.newest(self.key)
         except StoreUnavailable:
@@ -196,7 +197,7 @@ class _RemoteWatcher:
         return [last_event(end, self.at.clock.now(), self.known)]
 
     async def _shown(self) -> str | None:
-        """The text in the log; the ledger has none of a call whose owner died."""
+        """Returns the text from the log, because the ledger has no text of a call whose owner died."""
         texts, position = list[str](), 0
         while (page := await self.at.read(self.key, position)) is not None and page.entries:
             texts += [entry.text or "" for entry in await self._entries(page) or ()]
@@ -204,7 +205,7 @@ class _RemoteWatcher:
         return "".join(texts) or None
 
     def _without_log(self) -> list[CompletionEvent]:
-        """Events made from the result, for a watcher that asks from the start and for a call that was never streamed."""
+        """Makes events from the result, for a watcher that starts at the beginning and for a call that was never streamed."""
         self.is_over = True
         events = list(self._events_from_result())
         if self.position and self.known.first_token_ms is not None:

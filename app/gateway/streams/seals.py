@@ -1,11 +1,12 @@
 """The keys that seal the entries of running streams.
 
-An entry is never in Redis in clear. Content that is kept is sealed by the content keys, if there are any; all other entries by
-stream keys, which need no configuration. The processes of an installation share them through a table of PostgreSQL that is not in
-its write-ahead log. A stream key seals for an hour and is deleted some hours later: what it sealed can then no longer be opened.
+No entry is in Redis unencrypted. If content is kept and content keys are configured, they seal it. All other entries are sealed
+by stream keys, which need no configuration. The processes of an installation share the stream keys through a table of
+PostgreSQL that is not in its write-ahead log. A stream key seals for an hour. It is deleted some hours later, and then its
+entries cannot be opened any more.
 
-If the store is private to this machine, the keys in the table are only one half. The other half is in the memory of the server
-processes, so the data directory alone never opens a stream.
+If the store is private to this machine, the table holds only one half of each key. The other half is in the memory of the
+server processes, so the data directory alone never opens a stream.
 """
 
 from __future__ import annotations
@@ -28,17 +29,18 @@ from app.secrets.sealing import Sealer, UnknownKeyError
 
 SEALS_FOR: Final = timedelta(hours=1)
 OPENS_FOR: Final = timedelta(hours=4)
-"""From its making on: it seals for an hour, a stream runs less than an hour, and its log is kept for an hour after its end."""
+"""Counted from when the key was made: it seals for an hour, a stream runs less than an hour, and the log is kept for an hour
+after the stream's end."""
 REFRESH_SECONDS: Final = 60.0
 _SLACK_SECONDS: Final = 300.0
-"""How long a key continues to seal while no newer one is available."""
+"""How long a key continues to seal if no newer one is available."""
 _KEY_BYTES: Final = 32
 Random: TypeAlias = Callable[[int], bytes]
 _log = logging.getLogger(__name__)
 
 
 class Seals(Protocol):
-    """How the entries of a stream are sealed and opened."""
+    """Seals and opens the entries of a stream."""
 
     async def ready(self) -> None: ...
 
@@ -48,8 +50,8 @@ class Seals(Protocol):
 
 
 class StreamSeals:
-    """`content` seals entries if it has a key and `keep_content` is true; otherwise the shared stream keys do. `memory_secret`
-    is the half of the stream keys that is never stored: the same bytes in every process that shares streams, or empty."""
+    """`content` seals entries if it has a key and `keep_content` is true. Otherwise the shared stream keys do. `memory_secret`
+    is the half of the stream keys that is never stored. It is the same in every process that shares streams, or empty."""
 
     def __init__(
         self,
@@ -74,12 +76,12 @@ class StreamSeals:
         self._refreshes = 0
 
     async def ready(self) -> None:
-        """Entries can be sealed when this returns. Raises StoreUnavailable."""
+        """Returns when entries can be sealed. Raises StoreUnavailable."""
         if not self._is_durable and self._clock.monotonic() >= self._seals_until:
             await self._refresh(self._refreshes)
 
     def seal(self, content: bytes, context: bytes) -> bytes:
-        """`ready` comes before the first entry of a stream."""
+        """Call `ready` before the first entry of a stream."""
         assert self._sealer.has_key
         return self._sealer.seal(content, context)
 
@@ -93,7 +95,7 @@ class StreamSeals:
         return self._sealer.unseal(sealed, context)
 
     async def run_maintenance(self) -> None:
-        """Follows the shared keys, and replaces those that are due, until it is cancelled."""
+        """Reads the shared keys regularly and replaces expired ones. Runs until it is cancelled."""
         while not self._is_durable:
             try:
                 await self._refresh(self._refreshes)
@@ -104,7 +106,7 @@ class StreamSeals:
             await self._clock.sleep(REFRESH_SECONDS)
 
     async def _refresh(self, seen: int) -> None:
-        """Reads the shared keys, unless another caller did after `seen` refreshes."""
+        """Reads the shared keys, unless another caller has done it since the refresh number `seen`."""
         async with self._refreshing:
             if self._refreshes != seen:
                 return
@@ -115,8 +117,8 @@ class StreamSeals:
             self._refreshes += 1
 
     def _take(self, keys: list[tuple[bytes, float]]) -> None:
-        """`keys` are the shared ones with their age in seconds, the youngest first. Known ones are kept for as long as they open:
-        a database that crashed has lost its own."""
+        """`keys` are the shared keys with their ages in seconds, youngest first. Known keys are kept as long as they may open
+        entries, because a database that crashed has lost them."""
         now = self._clock.monotonic()
         shared = {key: now - age + OPENS_FOR.total_seconds() for key, age in keys}
         self._opens_until = shared | {key: until for key, until in self._opens_until.items() if key not in shared and until > now}

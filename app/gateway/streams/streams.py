@@ -1,4 +1,4 @@
-"""The streams of this process: those that run here, and those that are watched here wherever they run.
+"""The streams of this process: those that run here, and those that are watched from here.
 
 A watcher of a stream that runs here follows its producer. A watcher of any other stream reads the shared log.
 """
@@ -43,11 +43,11 @@ class CompletionStreams:
         self._producers: dict[UUID, StreamProducer] = {}
 
     async def ready(self) -> None:
-        """There is a key to seal the entries with. Raises StoreUnavailable."""
+        """Returns when there is a key to seal the entries with. Raises StoreUnavailable."""
         await self._seals.ready()
 
     def open_log(self, running: RunningCompletion) -> EventLog:
-        """The sink of an admitted call, which can be watched from now on."""
+        """Returns the sink of an admitted call. From now on the call can be watched."""
         call = running.call
         context = seal_context(call.payer.tenant, call.key)
 
@@ -65,7 +65,7 @@ class CompletionStreams:
         )
 
     async def events(self, key: UUID, after: str | None, principal: Principal) -> AsyncGenerator[CompletionEvent, None]:
-        """Every event after the cursor, each once and in order, wherever the call runs; ends with the last one."""
+        """Yields every event after the cursor once and in order, up to the last one. The call may run in any process."""
         try:
             position = number_of(after)
         except Refused as refusal:
@@ -81,7 +81,7 @@ class CompletionStreams:
                 yield event
 
     async def run_maintenance(self) -> None:
-        """Lets the quiet streams say that they are alive, until it is cancelled."""
+        """Makes quiet streams send heartbeats. Runs until it is cancelled."""
         while True:
             await self._clock.sleep(HEARTBEAT_SECONDS)
             for producer in self._producers.values():

@@ -144,7 +144,7 @@ class TestAPlan:
         assert isinstance(sent, ModelCall)
         assert sent.max_output_tokens == 50
         assert answered.output_cap_tokens == 50
-        assert answered.notes == ("The output cap was lowered from 10000000 to 50, the most that b/n is asked for.",)
+        assert answered.notes == ("The output cap was lowered from 10000000 to 50, the maximum for b/n.",)
         assert not answered.capped_by_budget
 
     async def test_that_asks_for_less_is_left_alone(self, make: MakeCalls) -> None:
