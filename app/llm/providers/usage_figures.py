@@ -6,8 +6,9 @@ Unknown is None, never zero: null, absent, negative, a list or an object is no f
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 
 import msgspec
 
@@ -56,17 +57,15 @@ _REASONING = (
     "reasoning_tokens",
     "thoughtsTokenCount",
 )
-_VENDOR_BLOCKS = (
-    "usage",
-    "usage.tokens",
-    "x_groq.usage",
-    "usageMetadata",
-    "usage_metadata",
-    "meta.usage",
-    "meta.tokens",
-    "amazon-bedrock-invocationMetrics",
-    "timings",
-)
+_HOLDER = re.compile(r"usage|meta|token|bill|metric|timing|stat|^x_", re.IGNORECASE)
+_AROUND = frozenset({"choices", "message", "delta", "response", "result", "data", "error"})
+_MAX_BLOCKS = 50
+_MAX_DEPTH = 5
+_MAX_BLOCK_BYTES = 4000
+_NAMES = "|".join(
+    (*_INPUT, *_OUTPUT, *_TOTAL, "cached_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
+).encode()
+_COUNT = re.compile(rb'"(%b)"\s*:\s*"?([0-9]{1,18})' % _NAMES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +86,11 @@ class Figures:
     def __bool__(self) -> bool:
         """Whether there is any count at all."""
         return any(isinstance(getattr(self, field.name), int) for field in fields(self))
+
+    @property
+    def is_billed(self) -> bool:
+        """Whether any count of the input, the output or both is above zero."""
+        return bool(self.input or self.output or self.total)
 
 
 def count(value: object) -> int | None:
@@ -113,10 +117,12 @@ def openai_figures(block: object, notes: Notes | None = None) -> Figures:
 
 
 def anthropic_figures(block: object, notes: Notes | None = None) -> Figures:
+    """Servers that speak Anthropic's protocol may still count in OpenAI's words; cached tokens are inside the input then."""
     named = block if isinstance(block, Mapping) else {}
-    return Figures(
+    found = Figures(
         input=_first(block, ("input_tokens",), notes),
         output=_first(block, ("output_tokens",), notes),
+        total=_first(block, _TOTAL, notes),
         cached=_first(block, ("cache_read_input_tokens",), notes),
         written=_first(block, ("cache_creation_input_tokens",), notes),
         written_5m=_first(block, ("cache_creation.ephemeral_5m_input_tokens",), notes),
@@ -125,6 +131,13 @@ def anthropic_figures(block: object, notes: Notes | None = None) -> Figures:
         service_tier=named.get("service_tier"),
         speed=named.get("speed"),
     )
+    if found.input is not None or found.output is not None:
+        return found
+    other = openai_figures(block)
+    if other.input is None and other.output is None:
+        return found
+    beside = None if other.input is None else max(0, other.input - (other.cached or 0) - (other.written or 0))
+    return replace(other, input=beside, service_tier=found.service_tier, speed=found.speed)
 
 
 def merged(first: Figures, later: Figures) -> Figures:
@@ -132,36 +145,83 @@ def merged(first: Figures, later: Figures) -> Figures:
     return Figures(*(getattr(later, field.name) or getattr(first, field.name) for field in fields(Figures)))
 
 
-def usage_blocks(body: Mapping[str, object]) -> Iterator[object]:
-    """Where servers put their usage: beside the choices, in the first of them, in fields of their own, or in none (Ollama,
-    llama.cpp). A list of one block is that block."""
-    for path in _VENDOR_BLOCKS:
-        found = _at(body, path)
-        if found is not None:
-            yield found[0] if isinstance(found, list) and len(found) == 1 else found
-    choices = body.get("choices")
-    if isinstance(choices, list) and choices and isinstance(choices[0], Mapping):
-        yield choices[0].get("usage")
-        yield _at(choices[0], "message.usage")
+def usage_blocks(body: Mapping[str, object], notes: Notes | None = None) -> Iterator[Mapping[str, object]]:
+    """Every place of a body or an event in which servers put their usage: fields that are named after it, at any depth, also in
+    a list, in the first choice, in its message or delta, or around the answer. The outer ones come first, and the body itself,
+    for servers that have no block at all (Ollama, llama.cpp), comes last."""
+    level: list[Mapping[str, object]] = [body]
+    seen = 0
+    for _ in range(_MAX_DEPTH):
+        level = [inner for block in level for inner in _inner_blocks(block, notes)][: _MAX_BLOCKS - seen]
+        seen += len(level)
+        yield from level
     yield body
 
 
+def _inner_blocks(block: Mapping[str, object], notes: Notes | None) -> Iterator[Mapping[str, object]]:
+    for name in sorted(block, key=lambda name: name != "usage"):
+        value = block[name]
+        if name in _AROUND:
+            yield from _mappings(value)[:1]
+        elif _HOLDER.search(name):
+            found = _mappings(value)
+            if name == "usage" and value and not found and notes is not None:
+                notes.add(ODD_DETAIL)
+            yield from found
+
+
+def _mappings(value: object, depth: int = 0) -> list[Mapping[str, object]]:
+    """The object, or those in a list, also in a list in it."""
+    if isinstance(value, Mapping):
+        return [value]
+    if not isinstance(value, list) or depth > 1:
+        return []
+    return [found for each in value[:_MAX_BLOCKS] for found in _mappings(each, depth + 1)]
+
+
 def openai_figures_of(body: Mapping[str, object], notes: Notes | None = None) -> Figures:
-    """The first block that has a figure above zero, else the first that has any."""
-    found = [figures for block in usage_blocks(body) if (figures := openai_figures(block, notes))]
-    return next((each for each in found if each.input or each.output or each.total), found[0] if found else Figures())
+    """Those of a whole answer or of an event, wherever they are."""
+    return _best([openai_figures(block, notes) for block in usage_blocks(body, notes)])
 
 
-def figures_in_pieces(raw: bytes, name: bytes = b'"usage"') -> object:
-    """The usage block of a body that is no whole JSON, where that block itself is whole; else None."""
-    place = raw.rfind(name)
-    start = raw.find(b"{", place) if place >= 0 else -1
-    end = start
-    while start >= 0 and (end := raw.find(b"}", end + 1)) >= 0 and end - start < 4000:
+def anthropic_figures_of(body: Mapping[str, object], notes: Notes | None = None) -> Figures:
+    """As `openai_figures_of`."""
+    return _best([anthropic_figures(block, notes) for block in usage_blocks(body, notes)])
+
+
+def may_have_figures(payload: bytes) -> bool:
+    """Whether it is worth looking for figures in an event: a quick test, that no event with figures fails."""
+    return _COUNT.search(payload) is not None
+
+
+def _best(found: Sequence[Figures]) -> Figures:
+    """The first block with input and output, else the first with any figure above zero, else the first with any."""
+    for is_good in (lambda each: each.input and each.output, lambda each: each.is_billed, bool):
+        for each in found:
+            if is_good(each):
+                return each
+    return Figures()
+
+
+def figures_in_pieces(raw: bytes) -> Mapping[str, object] | None:
+    """The usage of a body that is no whole JSON: its last block if that is whole itself, else the counts that can be read."""
+    for name in (b'"usage"', b'"usageMetadata"', b'"usage_metadata"'):
+        place = raw.rfind(name)
+        start = raw.find(b"{", place) if place >= 0 else -1
+        block = _block_at(raw[start : start + _MAX_BLOCK_BYTES]) if start >= 0 else None
+        if block is not None:
+            return block
+    return {found[1].decode(): int(found[2]) for found in _COUNT.finditer(raw)} or None
+
+
+def _block_at(raw: bytes) -> Mapping[str, object] | None:
+    end = 0
+    while (end := raw.find(b"}", end) + 1) > 0:
         try:
-            return msgspec.json.decode(raw[start : end + 1])
+            found = msgspec.json.decode(raw[:end])
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             continue
+        return found if isinstance(found, Mapping) else None
     return None
 
 

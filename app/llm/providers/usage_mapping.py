@@ -10,6 +10,7 @@ Totals and parts of OpenAI's protocol are reconciled by one rule, because each s
    nothing is output that was not counted (thoughts), as long as the call's cap allows it.
 3. Without a total, a detail that is larger than its part stands beside it.
 4. A smaller total leaves something out: the parts are what is billed. A part that this call cannot have is taken from the total.
+5. A total alone is right as a whole. It is divided between input and output as the estimates of both are, and unconfirmed.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ MAX_TOKENS_PER_SECOND = 1000
 """Few models are faster."""
 MAX_WINDOW = 10_000_000
 """Tokens."""
+TOTAL_ALONE = "The provider counted input and output only as one; how they share it is an estimate."
 UNLIKELY_FIGURE = "A usage figure that this call cannot have was replaced by an estimate."
 _MESSAGE_OVERHEAD = 4
 _IMAGE_TOKENS = 1000
@@ -47,6 +49,7 @@ class _Reconciled:
 
     input: int | None
     output: int | None
+    is_divided: bool = False
 
 
 def anthropic_usage(figures: Figures, call: ModelCall, output_bytes: int, notes: Notes | None = None) -> TokenUsage:
@@ -56,12 +59,16 @@ def anthropic_usage(figures: Figures, call: ModelCall, output_bytes: int, notes:
         written = (figures.written_5m or 0) + (figures.written_1h or 0)
     written_1h = min(figures.written_1h or 0, written)
     cached = figures.cached or 0
-    found = _possible(_Reconciled((figures.input or 0) + cached + written, figures.output), call)
+    given = (figures.input or 0) + cached + written
+    found = _reconciled(dataclasses.replace(figures, input=given, cached=None, written=None, reasoning=None), call, output_bytes)
     tier = _tier(figures.service_tier)
     tier = _tier(figures.speed) if tier is ServiceTier.STANDARD else tier
     if found.input is None:
         cached = written = written_1h = 0
     usage = _usage(found, figures, call, output_bytes, notes)
+    cached = min(cached, usage.input_tokens)
+    written = min(written, usage.input_tokens - cached)
+    written_1h = min(written_1h, written)
     return dataclasses.replace(
         usage,
         uncached_input_tokens=usage.input_tokens - cached - written,
@@ -76,7 +83,7 @@ def openai_usage(
     figures: Figures, call: ModelCall, output_bytes: int, service_tier: object = None, notes: Notes | None = None
 ) -> TokenUsage:
     """`service_tier` is what the answer says beside its usage."""
-    usage = _usage(_reconciled(figures, call), figures, call, output_bytes, notes)
+    usage = _usage(_reconciled(figures, call, output_bytes), figures, call, output_bytes, notes)
     cached = min(figures.cached or 0, usage.input_tokens)
     written = min(figures.written or 0, usage.input_tokens - cached)
     return dataclasses.replace(
@@ -98,7 +105,9 @@ def _usage(found: _Reconciled, figures: Figures, call: ModelCall, output_bytes: 
     """The provider's figures, each replaced by an estimate where there is none; all of the input is uncached here."""
     estimate = estimated_usage(call, output_bytes)
     is_known = bool(found.input) and found.output is not None and (found.output > 0 or not output_bytes)
-    if notes is not None and ((figures.input and not found.input) or (figures.output and not found.output)):
+    if notes is not None and found.is_divided:
+        notes.add(TOTAL_ALONE)
+    elif notes is not None and _is_left_out(figures, found):
         notes.add(UNLIKELY_FIGURE)
     output = found.output or estimate.output_tokens
     reasoning = min(figures.reasoning or 0, output)
@@ -106,14 +115,18 @@ def _usage(found: _Reconciled, figures: Figures, call: ModelCall, output_bytes: 
         uncached_input_tokens=found.input or estimate.input_tokens,
         visible_output_tokens=output - reasoning,
         reasoning_tokens=reasoning,
-        confirmed=is_known,
+        confirmed=is_known and not found.is_divided,
     )
 
 
-def _reconciled(figures: Figures, call: ModelCall) -> _Reconciled:
-    given, made, total = figures.input, figures.output, figures.total
+def _reconciled(figures: Figures, call: ModelCall, output_bytes: int) -> _Reconciled:
+    given, made, total = figures.input or None, figures.output, figures.total
     if not total:
         return _possible(_with_details_beside(figures), call)
+    if not made and output_bytes:
+        made = None
+    if given is None and not made:
+        return _divided(total, call, output_bytes)
     if given is None or made is None:
         given = _rest(total, made) if given is None else given
         made = _rest(total, given) if made is None else made
@@ -123,6 +136,14 @@ def _reconciled(figures: Figures, call: ModelCall) -> _Reconciled:
     if total > given + made:
         return _possible(_explained(figures, given, made, total - given - made, call), call)
     return _possible(_Reconciled(given, made), call, total)
+
+
+def _divided(total: int, call: ModelCall, output_bytes: int) -> _Reconciled:
+    estimate = estimated_usage(call, output_bytes)
+    made = total * estimate.output_tokens // (estimate.input_tokens + estimate.output_tokens)
+    made = max(made, 1) if output_bytes and total > 1 else made
+    is_possible = _can_be_input(total - made, call, in_doubt=True) and _can_be_output(made, call)
+    return _Reconciled(total - made, made, is_divided=True) if is_possible else _Reconciled(None, None)
 
 
 def _with_details_beside(figures: Figures) -> _Reconciled:
@@ -166,6 +187,11 @@ def _can_be_input(tokens: int, call: ModelCall, *, in_doubt: bool) -> bool:
 def _can_be_output(tokens: int, call: ModelCall) -> bool:
     """Some servers count reasoning beyond the cap."""
     return tokens <= 2 * call.max_output_tokens + 1000
+
+
+def _is_left_out(figures: Figures, found: _Reconciled) -> bool:
+    given = figures.input or (figures.total if figures.output is None else None)
+    return bool((given and not found.input) or (figures.output and not found.output))
 
 
 def _rest(total: int, part: int | None) -> int | None:

@@ -14,7 +14,7 @@ from app.llm.messages import FinishReason, Json, ModelCall, ToolCall
 from app.llm.providers.answers import UNKNOWN_FINISH, WholeAnswer
 from app.llm.providers.anthropic.request import JSON_TOOL, REASONING_FORMAT
 from app.llm.providers.unsupported import Notes
-from app.llm.providers.usage_figures import Figures, anthropic_figures
+from app.llm.providers.usage_figures import Figures, anthropic_figures_of
 from app.llm.providers.usage_mapping import answer_bytes, anthropic_usage
 from app.llm.providers.wire_text import Malformed, clean, decode, word
 
@@ -112,7 +112,7 @@ def read_answer(raw: bytes, call: ModelCall, notes: Notes) -> WholeAnswer:
     if not isinstance(message, Mapping):
         raise Malformed
     stop_reason = word(message.get("stop_reason"))
-    figures = anthropic_figures(message.get("usage"), notes)
+    figures = anthropic_figures_of(message, notes)
     if message.get("type") == "error" or ("content" not in message and message.get("error")):
         raise stream_failure(message, None)
     if not figures and "content" not in message and (tells_failure(message) or error_words(message).message is not None):
@@ -127,9 +127,9 @@ def read_answer(raw: bytes, call: ModelCall, notes: Notes) -> WholeAnswer:
 
 
 def read_billed(body: Mapping[str, object], call: ModelCall, output_bytes: int) -> TokenUsage | None:
-    """What an answer that cannot be used says that it cost."""
-    figures = anthropic_figures(body.get("usage"))
-    return anthropic_usage(figures, call, output_bytes) if figures else None
+    """What an answer that cannot be used says that it cost. Figures that are all zero say nothing."""
+    figures = anthropic_figures_of(body)
+    return anthropic_usage(figures, call, output_bytes) if figures.is_billed else None
 
 
 def _blocks(content: object, stop_reason: str | None) -> Sequence[object]:

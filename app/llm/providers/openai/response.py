@@ -109,9 +109,9 @@ def read_answer(raw: bytes, call: ModelCall, notes: Notes) -> WholeAnswer:
 
 
 def read_billed(body: Mapping[str, object], call: ModelCall, output_bytes: int) -> TokenUsage | None:
-    """What an answer that cannot be used says that it cost."""
+    """What an answer that cannot be used says that it cost. Figures that are all zero say nothing."""
     figures = openai_figures_of(body)
-    return openai_usage(figures, call, output_bytes, body.get("service_tier")) if figures else None
+    return openai_usage(figures, call, output_bytes, body.get("service_tier")) if figures.is_billed else None
 
 
 def require_words(parts: MessageParts, finish: str | None, *, figures: Figures, silent_tokens: int = _SILENT_TOKENS) -> None:

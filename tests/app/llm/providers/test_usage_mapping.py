@@ -13,14 +13,17 @@ from app.llm.providers.unsupported import Notes
 from app.llm.providers.usage_figures import (
     Figures,
     anthropic_figures,
+    anthropic_figures_of,
     count,
     figures_in_pieces,
+    may_have_figures,
     merged,
     openai_figures,
     openai_figures_of,
 )
 from app.llm.providers.usage_mapping import (
     MAX_TOKENS_PER_SECOND,
+    UNLIKELY_FIGURE,
     anthropic_usage,
     estimated_usage,
     openai_usage,
@@ -29,6 +32,31 @@ from app.llm.providers.usage_mapping import (
 )
 from tests.app.llm.calls import WEATHER, call, user
 
+BLOCK = {"prompt_tokens": 7, "completion_tokens": 3}
+PLACES: list[dict[str, object]] = [
+    {"usage": BLOCK},
+    {"usage": [BLOCK]},
+    {"usage": [{}, BLOCK]},
+    {"usage": [[None, BLOCK]]},
+    {"usage": {"prompt_tokens": 0}, "choices": [{"usage": BLOCK}]},
+    {"usage": {"total_tokens": 10}, "x_usage": BLOCK},
+    {"choices": [{"message": {"content": "x", "usage": BLOCK}}]},
+    {"choices": [{"delta": {"usage": BLOCK}}]},
+    {"choices": [], "response": {"usage": BLOCK}},
+    {"error": {"message": "x", "usage": BLOCK}},
+    {"x_groq": {"id": "r", "usage": BLOCK}},
+    {"metadata": {"usage": BLOCK}},
+    {"meta": {"billed_units": {"input_tokens": 7, "output_tokens": 3}}},
+    {"usage": {"billed_units": {"search_units": 1}, "tokens": {"input_tokens": 7, "output_tokens": 3}}},
+    {"usageMetadata": {"promptTokenCount": 7, "candidatesTokenCount": 3}},
+    {"usage_metadata": {"promptTokenCount": 7, "candidatesTokenCount": 3}},
+    {"usage": None, "timings": {"prompt_n": 7, "predicted_n": 3}},
+    {"amazon-bedrock-invocationMetrics": {"inputTokenCount": 7, "outputTokenCount": 3}},
+    {"type": "message_start", "message": {"usage": {"input_tokens": 7, "output_tokens": 3}}},
+    {"prompt_eval_count": 7, "eval_count": 3},
+    {"tokens_evaluated": "7", "tokens_predicted": "3"},
+]
+"""Where servers put their usage, in a whole answer or in an event."""
 honest = st.integers(0, 10**8)
 wild = st.one_of(st.none(), st.integers(-(10**12), 10**12), st.floats(allow_nan=False, allow_infinity=False), st.just(0), honest)
 CLASSES = (
@@ -202,18 +230,71 @@ class TestOpenAI:
 
         assert openai_of(block) == TokenUsage(uncached_input_tokens=7, visible_output_tokens=5)
 
-    def test_is_read_wherever_a_server_puts_it(self) -> None:
-        block = {"prompt_tokens": 7, "completion_tokens": 3}
-        found: list[dict[str, object]] = [
-            {"usage": block},
-            {"usage": {"prompt_tokens": 0}, "choices": [{"usage": block}]},
-            {"x_groq": {"id": "r", "usage": block}},
-            {"usageMetadata": {"promptTokenCount": 7, "candidatesTokenCount": 3}},
-            {"usage": None, "timings": {"prompt_n": 7, "predicted_n": 3}},
-        ]
-        for body in found:
-            figures = openai_figures_of(body)
-            assert (figures.input, figures.output) == (7, 3)
+    @pytest.mark.parametrize("body", PLACES, ids=msgspec.json.encode)
+    def test_is_read_wherever_a_server_puts_it(self, body: dict[str, object]) -> None:
+        figures = openai_figures_of(body)
+
+        assert (figures.input, figures.output) == (7, 3)
+        assert may_have_figures(msgspec.json.encode(body))
+
+    @pytest.mark.parametrize("body", PLACES, ids=msgspec.json.encode)
+    def test_is_read_there_in_anthropics_protocol_too(self, body: dict[str, object]) -> None:
+        figures = anthropic_figures_of(body)
+
+        assert (figures.input, figures.output) == (7, 3)
+
+    @pytest.mark.parametrize(
+        "body",
+        [
+            {"usage": None},
+            {"usage": {}, "choices": [{"delta": {"content": '"prompt_tokens": 7'}}]},
+            {"limits": {"prompt_tokens": 7, "completion_tokens": 3}},
+            {"choices": [{"message": {"content": [{"usage": {"prompt_tokens": 7}}]}}]},
+            {"choices": [{"message": {"tool_calls": [{"function": {"arguments": {"usage": {"prompt_tokens": 7}}}}]}}]},
+            {"choices": [{}, {"usage": {"prompt_tokens": 7, "completion_tokens": 3}}]},
+        ],
+    )
+    def test_is_not_read_out_of_words_limits_or_other_choices(self, body: dict[str, object]) -> None:
+        assert not openai_figures_of(body)
+
+    def test_of_a_chunk_without_figures_is_not_looked_for(self) -> None:
+        chunk = {"choices": [{"delta": {"content": '"usage": {"prompt_tokens": 7}'}}], "usage": None}
+
+        assert not may_have_figures(msgspec.json.encode(chunk))
+
+    @pytest.mark.parametrize(
+        ("block", "output_bytes", "given", "made"),
+        [
+            ({"total_tokens": 1500}, 300 * 4, 1200, 300),
+            ({"total_tokens": "1500"}, 300 * 4, 1200, 300),
+            ({"prompt_tokens": None, "completion_tokens": [], "total_tokens": 1500}, 300 * 4, 1200, 300),
+            ({"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 1500}, 300 * 4, 1200, 300),
+            ({"totalTokenCount": 1500}, 0, 1500, 0),
+        ],
+    )
+    def test_with_a_total_alone_is_divided_as_the_estimates_are(
+        self, block: dict[str, object], output_bytes: int, given: int, made: int
+    ) -> None:
+        asked = call("m", max_output_tokens=4096, input_tokens=1200)
+        for usage in (
+            openai_of(block, output_bytes, asked),
+            anthropic_usage(anthropic_figures(block), asked, output_bytes),
+        ):
+            assert (usage.input_tokens, usage.output_tokens, usage.confirmed) == (given, made, False)
+
+    @given(total=st.integers(2, 5000), output_bytes=st.integers(0, 8000))
+    def test_with_a_total_alone_is_never_more_or_less_than_it(self, total: int, output_bytes: int) -> None:
+        asked = call("m", max_output_tokens=4096, input_tokens=900)
+
+        assert openai_of({"total_tokens": total}, output_bytes, asked).total_tokens == total
+
+    def test_with_a_total_that_this_call_cannot_have_is_an_estimate(self) -> None:
+        asked = call("m", max_output_tokens=1000, input_tokens=900)
+        notes = Notes(asked)
+        usage = openai_usage(openai_figures({"total_tokens": 10**9}), asked, 40, notes=notes)
+
+        assert (usage.input_tokens, usage.output_tokens, usage.confirmed) == (900, 10, False)
+        assert notes.texts == [UNLIKELY_FIGURE]
 
 
 class TestFiguresThatComeTwice:
@@ -230,6 +311,23 @@ class TestFiguresThatComeTwice:
 
         assert figures_in_pieces(raw) == {"prompt_tokens": 7, "prompt_tokens_details": {"cached_tokens": 1}}
         assert figures_in_pieces(b'{"usage": {"prompt_to') is None
+
+    @pytest.mark.parametrize(
+        "raw",
+        [
+            b'{"choices": [], "usage": {"prompt_tokens": 7, "completion_tokens": 3, "tot',
+            b'{"choices": [], "usage": {"prompt_tokens": "7", "completion_tokens": "3", "x": {"y',
+            b'{"usageMetadata": {"prompt_tokens": 7, "completion_tokens": 3}, "choices": [{"mess',
+            b'{"prompt_tokens": 7, "completion_tokens": 3, "message": {"conte',
+        ],
+    )
+    def test_are_read_one_by_one_out_of_a_block_that_is_cut_itself(self, raw: bytes) -> None:
+        figures = openai_figures(figures_in_pieces(raw))
+
+        assert (figures.input, figures.output) == (7, 3)
+
+    def test_are_not_read_out_of_the_words_of_an_answer_that_is_cut(self) -> None:
+        assert figures_in_pieces(msgspec.json.encode({"content": '"usage": {"prompt_tokens": 7}'})[:-3]) is None
 
 
 class TestFiguresThatCannotBeRead:
