@@ -179,7 +179,7 @@ class Lifecycle(Generic[Template, Answered, Ended]):
         if not isinstance(admission, Admitted):
             return _without_problem(admission)
         running = create_running(replace(call, key=admission.call), admission)
-        return _without_problem(await asyncio.shield(self.begin(running, WholeAnswer(running, self._route, self._leases))))
+        return _without_problem(await asyncio.shield(self.begin(running, CallerSink(running, self._route, self._leases))))
 
     async def admit_call(self, call: PlannedCall[Template], join: Callable[[UUID], Awaitable[Ended | None]]) -> Admitted | Ended:
         """Holds the worst-case cost of the first target. If a call with the same idempotency key came first, returns what
@@ -320,7 +320,7 @@ class Lifecycle(Generic[Template, Answered, Ended]):
             _log.error("a streamed call failed unexpectedly, or was not settled", exc_info=error)
 
 
-class WholeAnswer(Generic[Template, Answered, Ended]):
+class CallerSink(Generic[Template, Answered, Ended]):
     """The sink of a call whose callers wait for its outcome. Without an idempotency key the call cannot be joined or cancelled
     before it has ended, so it needs no lease."""
 

@@ -1,8 +1,9 @@
-"""What an error body means: one table from provider kind, status, code, type and words to a failure, with each row's source.
+"""The meaning of error bodies. One table maps provider kind, status, code, type and words to a failure, and names each row's
+source.
 
-The first row that fits wins, so what says most about who is at fault comes first: codes and types, then words, then the status.
-Words are the provider's own, in lower case; they are read because a balance that is used up, a model without images and a
-wrong prompt share one status and one type at several providers. docs/failures.md is made from this table.
+The first row that matches wins, so the most specific evidence comes first: codes and types, then words, then the status. Words
+are the provider's own, in lower case. They are needed because several providers use one status and one type for an exhausted
+balance, a model that takes no images and a wrong prompt. docs/failures.md is made from this table.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from app.domain.errors import FailureKind
 from app.settings import ProviderKindName
 
 MAX_WORDS_READ = 2000
-"""Characters of a message."""
+"""The characters of a message that are searched for words."""
 _CLIENT = range(400, 500)
 _OWN = frozenset({400, 401, 402, 403, 404, 406, 410, 412, 413, 418, 421, 422, 451})
 _INPUT = frozenset({400, 422})
@@ -31,8 +32,9 @@ _HTTP = "RFC 9110, HTTP semantics"
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """Every condition that is given must hold. `names` are codes or types of the error, `words` parts of its message: one of
-    them is enough. An error inside a stream has no status of its own; `streamed` says whether the row holds for those."""
+    """Every condition that is given must hold. `names` are codes or types of the error and `words` are parts of its message;
+    one of each is enough. An error inside a stream has no HTTP status; `streamed` says whether the row also matches such
+    errors."""
 
     failure: FailureKind
     source: str
@@ -104,7 +106,7 @@ _BY_NAME = (
     ),
     _named(
         FailureKind.KEY_REFUSED,
-        f"{_OPENAI_ERRORS}; {_ANTHROPIC_ERRORS}; {_GOOGLE}: the key is wrong or has no right",
+        f"{_OPENAI_ERRORS}; {_ANTHROPIC_ERRORS}; {_GOOGLE}: the key is wrong or lacks the right",
         "invalid_api_key",
         "incorrect_api_key",
         "invalid_authentication",
@@ -173,7 +175,7 @@ _BY_NAME = (
     ),
     _named(
         FailureKind.UNSUPPORTED,
-        f"{_OPENAI_ERRORS}; {_AZURE}; FastAPI validation (extra_forbidden): what this model alone does not take",
+        f"{_OPENAI_ERRORS}; {_AZURE}; FastAPI validation (extra_forbidden): a parameter that only this model refuses",
         "unsupported_parameter",
         "unsupported_value",
         "unknown_parameter",
@@ -263,7 +265,7 @@ _BY_WORDS = (
     ),
     _said(
         FailureKind.RATE_LIMITED,
-        "Groq (413), Bedrock and gateways (400, 403): a rate limit in words alone",
+        "Groq (413), Bedrock and gateways (400, 403): a rate limit that only the message names",
         "rate limit",
         "rate-limit",
         "ratelimit",
@@ -352,7 +354,7 @@ _BY_WORDS = (
     ),
     _said(
         FailureKind.UNSUPPORTED,
-        "llama.cpp (500), vLLM (400) and OpenRouter (404): images for a model without eyes",
+        "llama.cpp (500), vLLM (400) and OpenRouter (404): images sent to a model that takes none",
         "image input",
         "unknown variant `image_url`",
         "image_url is only supported",
@@ -368,7 +370,7 @@ _BY_WORDS = (
     ),
     _said(
         FailureKind.UNSUPPORTED,
-        "OpenAI, Anthropic, Groq, vLLM, Gemini: a parameter, prefill or size that this model alone refuses",
+        "OpenAI, Anthropic, Groq, vLLM, Gemini: a parameter, prefill or size that only this model refuses",
         "not support",
         "unsupported",
         "isn't supported",
@@ -434,7 +436,7 @@ TABLE: tuple[Row, ...] = (*_BY_NAME, *_BY_WORDS, *_BY_STATUS)
 def look_up(
     kind: ProviderKindName | None, status: int | None, error_type: str | None, code: str | None, message: str | None
 ) -> FailureKind:
-    """`status` is None, or 200, for an error inside a stream; `kind` None if the provider's is not known."""
+    """`status` is None, or 200, for an error inside a stream. `kind` is None if the provider's kind is not known."""
     if status is not None and status < 300:
         status = None
     names = [name.lower() for name in (code, error_type) if name]

@@ -1,6 +1,6 @@
-"""How one attempt failed, decided by what the provider says and by the type of the exception, once for both adapters.
+"""How one attempt failed. What the provider says and the type of the exception decide it, once for both adapters.
 
-A provider's raw text never leaves this file and the table of failures: it can hold the prompt or a part of a key.
+A provider's raw text never leaves this file and the table of failures, because it can hold the prompt or a part of a key.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _MAX_DEPTH = 4
 
 @dataclass(frozen=True, slots=True)
 class ErrorWords:
-    """What an error body says; None if it does not. `status` is one that stands in the body itself."""
+    """What an error body says; None for each thing it does not say. `status` is a status inside the body."""
 
     error_type: str | None = None
     code: str | None = None
@@ -49,8 +49,8 @@ class ErrorWords:
 
 
 def error_words(body: object) -> ErrorWords:
-    """`{"error": {…}}`, the inner object alone, a list of one of them (Gemini), `{"detail": …}` (FastAPI), `{"errors": […]}`
-    (Cloudflare), `{"base_resp": {…}}` (MiniMax), one in another, or a text."""
+    """Reads `{"error": {…}}`, the inner object alone, a list of one object (Gemini), `{"detail": …}` (FastAPI), `{"errors":
+    […]}` (Cloudflare), `{"base_resp": {…}}` (MiniMax), one of these inside another, or a text."""
     for _ in range(_MAX_DEPTH):
         inner = _inner(body)
         if inner is None:
@@ -71,7 +71,7 @@ def error_words(body: object) -> ErrorWords:
 
 
 def tells_failure(body: Mapping[str, object]) -> bool:
-    """Whether a body or event that holds no answer says that something failed."""
+    """Whether a body or event without an answer reports a failure."""
     if "error" in (body.get("object"), body.get("type")) or any(body.get(name) for name in _WRAPPERS):
         return True
     words = error_words(body)
@@ -79,7 +79,7 @@ def tells_failure(body: Mapping[str, object]) -> bool:
 
 
 def _inner(body: object) -> object:
-    """What the error is wrapped in taken off; None if nothing is."""
+    """Returns what is inside the error's wrapper; None if there is no wrapper."""
     if isinstance(body, list):
         return next((item for item in body if isinstance(item, (Mapping, str))), None)
     if not isinstance(body, Mapping):
@@ -88,7 +88,7 @@ def _inner(body: object) -> object:
 
 
 def _message(body: Mapping[str, object]) -> str | None:
-    """With what a gateway says that the provider behind it has answered (OpenRouter)."""
+    """Returns the message, with the answer of the provider that a gateway quotes (OpenRouter)."""
     said = next((body[name] for name in ("message", "msg", "status_msg") if body.get(name)), None)
     if isinstance(said, (Mapping, list)):
         said = error_words(said).message
@@ -99,7 +99,7 @@ def _message(body: Mapping[str, object]) -> str | None:
 
 
 def _status(code: object) -> int | None:
-    """A status that stands in the body, also as text."""
+    """A status inside the body, as a number or as text."""
     if isinstance(code, str) and code.isascii() and code.isdecimal() and len(code) == 3:
         code = int(code)
     return code if isinstance(code, int) and 400 <= code < 600 else None
@@ -110,25 +110,25 @@ def _text(value: object) -> str | None:
 
 
 def stream_failure(error: object, provider_request_id: str | None, kind: ProviderKindName | None = None) -> ProviderError:
-    """An error object in an answer whose HTTP status was 200. Compatible servers put a status in `code`."""
+    """The failure that an error object reports in an answer with HTTP status 200. Compatible servers put a status in `code`."""
     words = error_words(error)
     failure = look_up(kind, words.status, words.error_type, words.code, words.message)
     return ProviderError(failure, status_code=words.status or 200, provider_request_id=provider_request_id)
 
 
 def unforeseen(error: Exception, where: str) -> ProviderError:
-    """What no adapter should raise, as a failure of the provider or target that is named. Its text is not logged: it can hold the
-    prompt or a part of a key."""
+    """Turns an exception that no adapter should raise into a failure of the provider or target `where`. The exception's text is
+    not logged, because it can hold the prompt or a part of a key."""
     frame = error.__traceback__
     while frame is not None and frame.tb_next is not None:
         frame = frame.tb_next
     line = None if frame is None else f"{frame.tb_frame.f_code.co_filename}:{frame.tb_lineno}"
-    _log.error("an adapter failed unforeseen", extra={"target": where, "error": type(error).__name__, "line": line})
+    _log.error("an adapter raised an unexpected error", extra={"target": where, "error": type(error).__name__, "line": line})
     return ProviderError(FailureKind.UNFORESEEN)
 
 
 def transport_failure(error: BaseException) -> FailureKind:
-    """The kind of failure of an exception without a response, found by type along its chain of causes.
+    """The kind of failure of an exception without a response. It is found by type, along the chain of causes.
 
     The chain matters: one SDK's aiohttp backend reports a reset connection as a connect timeout.
     """
@@ -143,7 +143,7 @@ def transport_failure(error: BaseException) -> FailureKind:
 
 
 def may_have_arrived(error: BaseException) -> bool:
-    """Whether a request that was never answered may have reached the provider: a connection had come about, and broke."""
+    """Whether a request without an answer may have reached the provider: there was a connection, and it broke."""
     causes = list(_causes(error))
     return not any(isinstance(cause, _UNSENT) for cause in causes) and any(isinstance(cause, _BROKEN) for cause in causes)
 
@@ -156,7 +156,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def retry_after(headers: Mapping[str, str], now: datetime) -> timedelta | None:
-    """`retry-after-ms`, or `retry-after` in seconds or as a date; None if absent or not understood; at most a day."""
+    """Reads `retry-after-ms`, or `retry-after` in seconds or as a date. None if absent or not understood; at most a day."""
     milliseconds = _number(headers.get("retry-after-ms"))
     if milliseconds is not None:
         return _wait(milliseconds / 1000)
@@ -188,7 +188,7 @@ def _number(text: str | None) -> float | None:
 
 
 def rate_limits(headers: Mapping[str, str], requests: str, tokens: tuple[str, ...]) -> RateLimitReport | None:
-    """What the named headers say is left, the smallest of `tokens`; None if they say nothing."""
+    """What is left according to the named headers, with the smallest number of `tokens`. None if they say nothing."""
     requests_left = _left(headers, requests)
     tokens_left = [count for name in tokens if (count := _left(headers, name)) is not None]
     if requests_left is None and not tokens_left:
@@ -197,7 +197,7 @@ def rate_limits(headers: Mapping[str, str], requests: str, tokens: tuple[str, ..
 
 
 def _left(headers: Mapping[str, str], name: str) -> int | None:
-    """A negative number says that nothing is known, and so does nothing left of a limit of nothing."""
+    """A negative number means that nothing is known. So does a limit of zero."""
     remaining, limit = _number(headers.get(name)), _number(headers.get(name.replace("remaining", "limit")))
     if remaining is None or remaining < 0 or (limit is not None and limit <= 0):
         return None

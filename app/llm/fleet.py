@@ -1,4 +1,4 @@
-"""All providers with their guards, probes and metrics, as the service owns them and as the API shows them."""
+"""All providers with their guards, probes and metrics. The service owns them, and the API shows them."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class ModelBreaker:
 
 @dataclass(frozen=True, slots=True)
 class ProviderStatus:
-    """One provider at one moment."""
+    """The state of one provider at one moment."""
 
     name: str
     kind: str
@@ -105,7 +105,8 @@ class _Member:
         return not self.listed or model in self.listed
 
     def guard(self, model: str) -> Guarded:
-        """Made at first use. The number of unlisted models is bounded: the oldest one is forgotten."""
+        """Returns the guard of a model, which is made at its first use. The number of unlisted models is bounded; the oldest
+        one is forgotten."""
         guarded = self.guards.get(model)
         if guarded is None:
             if len(self.guards) >= len(self.listed) + _MAX_UNLISTED_MODELS:
@@ -116,7 +117,8 @@ class _Member:
         return guarded
 
     def breaker_statuses(self) -> list[BreakerStatus]:
-        """OPEN only while calls are refused: past its time, a circuit waits for traffic, not for recovery."""
+        """Reports OPEN only while calls are refused. After that time a breaker waits for traffic, not for recovery, so it is
+        reported as HALF_OPEN."""
         breakers = [guarded.breaker for guarded in self.guards.values()]
         return [
             BreakerStatus.HALF_OPEN
@@ -160,7 +162,7 @@ class _Member:
 
 
 class Fleet:
-    """Built by `build_fleet`; owns the providers it is given."""
+    """Made by `build_fleet`. Owns the providers that it is given."""
 
     def __init__(
         self,
@@ -198,7 +200,7 @@ class Fleet:
         return None if member is None else member.status()
 
     def models(self, provider: str | None = None) -> list[ModelInfo]:
-        """Those listed, and those that routes name."""
+        """The models that the provider lists and those that routes name."""
         found: dict[Target, ModelSettings | None] = {}
         for name, member in self._members.items():
             found.update((Target(name, model.name), model) for model in member.settings.models)
@@ -226,7 +228,7 @@ class Fleet:
         return list(self._routes.values())
 
     async def reset_breaker(self, provider: str, model: str | None = None) -> ProviderStatus | None:
-        """Closes the circuit of one model or of all; None if there is no such provider or model."""
+        """Closes the breaker of one model, or of all models. Returns None if there is no such provider or model."""
         member = self._members.get(provider)
         if member is None or (model is not None and model not in member.guards):
             return None
@@ -236,7 +238,8 @@ class Fleet:
         return member.status()
 
     def listen(self, listener: Listener) -> None:
-        """`listener` gets every BreakerChanged, HealthChanged and AttemptFinished, at once and in order; it must not block."""
+        """Calls `listener` with every BreakerChanged, HealthChanged and AttemptFinished, at once and in order. It must not
+        block."""
         self._listeners.append(listener)
 
     def publish(self, event: FleetEvent) -> None:
@@ -247,7 +250,7 @@ class Fleet:
             listener(event)
 
     def add_cost(self, target: Target, cost_usd: Decimal) -> None:
-        """What a settled attempt cost, for the metrics."""
+        """Adds the cost of a settled attempt to the metrics."""
         self.metrics.add_cost(target, cost_usd)
 
     def build_buckets(self, settings: ProviderSettings) -> Buckets:
@@ -257,7 +260,7 @@ class Fleet:
         return self._coordination.buckets(settings.name, rates)
 
     def start(self) -> None:
-        """Begins to probe, and to hear of the other processes."""
+        """Starts the probes and the exchange with other processes."""
         work = [member.monitor.run() for member in self._members.values()]
         if self._coordination is not None:
             work.append(self._coordination.run())
@@ -336,8 +339,8 @@ def build_fleet(
     registry: CollectorRegistry | None = None,
     random: Random | None = None,
 ) -> Fleet:
-    """With `redis`, breakers and limits are one for all processes; it stays the caller's to close. `registry` is what /metrics
-    renders. Raises SettingsError if a route names what is not configured."""
+    """With `redis`, all processes share breakers and limits; the caller closes it. `registry` is what /metrics renders. Raises
+    SettingsError if a route names a target that is not configured."""
     return Fleet(
         settings,
         providers,

@@ -1,10 +1,9 @@
-"""What is said to a model and what it says back, in words no provider owns."""
+"""Messages to a model and its answers, in words of no particular provider."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from enum import Enum
 from typing import TypeAlias
 
@@ -43,7 +42,8 @@ class FinishReason(Enum):
 
 
 class UnsupportedPolicy(Enum):
-    """What happens to a parameter the model does not take: dropped with a note in the answer, or refused."""
+    """What happens to a parameter that the model does not take: it is dropped with a note in the answer, or the call is
+    refused."""
 
     DROP = "drop"
     REFUSE = "refuse"
@@ -56,14 +56,14 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class ImageUrl:
-    """Passed on, never fetched by us."""
+    """The URL is passed on. This service never fetches it."""
 
     url: str
 
 
 @dataclass(frozen=True, slots=True)
 class InlineImage:
-    """`data` is base64 text, checked on the way in."""
+    """`data` is base64 text. It was checked when the request came in."""
 
     data: str
     media_type: str
@@ -90,7 +90,7 @@ class ToolResult:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """SYSTEM and USER have parts; ASSISTANT parts, tool calls or both; TOOL exactly a tool result."""
+    """SYSTEM and USER have parts. ASSISTANT has parts, tool calls or both. TOOL has exactly one tool result."""
 
     role: Role
     parts: tuple[Part, ...] = ()
@@ -132,18 +132,10 @@ ResponseFormat: TypeAlias = JsonObjectFormat | JsonSchemaFormat
 
 
 @dataclass(frozen=True, slots=True)
-class Timeouts:
-    connect: timedelta = timedelta(seconds=5)
-    first_token: timedelta = timedelta(seconds=30)
-    idle: timedelta = timedelta(seconds=30)
-    total: timedelta = timedelta(seconds=600)
-
-
-@dataclass(frozen=True, slots=True)
 class ModelCall:
-    """One call as it is to be sent to one model. `deadline` is in the Clock's monotonic seconds; `input_tokens` is what was
-    counted before, 0 if it was not counted. `holder` shares the connections to the provider with others. If
-    `is_another_target_left`, a silent target is left sooner."""
+    """One call as it is sent to one model. `deadline` is in the Clock's monotonic seconds. `input_tokens` is the number that
+    was counted before, 0 if it was not counted. `holder` is the caller that takes its share of the provider's connections. If
+    `is_another_target_left` is true, a silent target is given up sooner."""
 
     model: str
     messages: tuple[Message, ...]
@@ -165,7 +157,8 @@ class ModelCall:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A whole answer. `model` is the provider's own name of what answered; `notes` says what was changed on the way."""
+    """A whole answer. `model` is the provider's name for the model that answered. `notes` says what was changed in the request
+    or the answer."""
 
     text: str | None
     finish_reason: FinishReason
@@ -186,7 +179,7 @@ class TextDelta:
 
 @dataclass(frozen=True, slots=True)
 class ToolCallDelta:
-    """The first delta of a call has its name; arguments arrive in pieces."""
+    """The first delta of a call has its name. The arguments arrive in pieces."""
 
     tool_call_id: str
     arguments_delta: str
@@ -195,7 +188,7 @@ class ToolCallDelta:
 
 @dataclass(frozen=True, slots=True)
 class AnswerEnd:
-    """The provider's own terminal event was seen: the answer is complete."""
+    """The answer is complete: the provider's own last event was seen."""
 
     answer: Answer
 
@@ -205,7 +198,7 @@ StreamPart: TypeAlias = ContentDelta | AnswerEnd
 
 
 def merged(parts: Sequence[ContentDelta]) -> Sequence[ContentDelta]:
-    """Neighbours of one kind, and of one tool call, become one."""
+    """Joins neighbouring deltas of one kind, and of one tool call."""
     if len(parts) < 2:
         return parts
     found: list[ContentDelta] = []
@@ -238,7 +231,7 @@ class EmbedCall:
 
 
 def fingerprint(call: ModelCall | EmbedCall) -> int:
-    """Equal for one and the same prompt, within one process."""
+    """The same number for the same prompt, within one process."""
     if isinstance(call, EmbedCall):
         return hash(call.texts)
     return hash(tuple((each.role, each.parts, each.tool_calls, each.tool_result) for each in call.messages))

@@ -1,7 +1,7 @@
-"""What became of calls, per provider over a sliding window and per provider and model for Prometheus.
+"""The outcomes of calls: per provider over a sliding window, and per provider and model for Prometheus.
 
-Nothing here ever holds content. Memory is bounded: latencies are counted in logarithmic buckets a few percent wide, and a
-model that is not configured is counted as `other` once many such names have been seen.
+Nothing here ever holds content. Memory is bounded: latencies are counted in logarithmic buckets that are a few percent wide.
+After many names of models that are not configured, further ones are counted as `other`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _SILENT = frozenset({AttemptOutcome.SKIPPED_OPEN_CIRCUIT, AttemptOutcome.SKIPPED
 
 @dataclass(frozen=True, slots=True)
 class AttemptFinished:
-    """One attempt, as it is handed to listeners; `kind` is None if it did not fail."""
+    """One attempt as listeners get it. `kind` is None if the attempt did not fail."""
 
     attempt: Attempt
     kind: FailureKind | None = None
@@ -41,7 +41,7 @@ class AttemptFinished:
 
 @dataclass(frozen=True, slots=True)
 class ProviderMetrics:
-    """Over the last `window_seconds`; None if nothing is known."""
+    """Figures of the last `window_seconds`; None if nothing is known."""
 
     window_seconds: int
     requests: int
@@ -77,7 +77,7 @@ def _quantile(counts: Mapping[int, int], share: float) -> float | None:
 
 
 class Window:
-    """One provider's last five minutes, in slots of ten seconds."""
+    """The last five minutes of one provider, in slots of ten seconds."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -133,7 +133,7 @@ class Window:
 
 
 class _Series:
-    """The metrics of one provider and model with their labels looked up once."""
+    """The metrics of one provider and model. Their labels are looked up only once."""
 
     def __init__(self, metrics: Metrics, provider: str, model: str) -> None:
         self._metrics = metrics

@@ -1,7 +1,8 @@
-"""The most tokens that a model is asked to write in one answer: no call is held for more, or sent with more.
+"""How many tokens a model may write in one answer. No call is held for more, or sent with more.
 
-It is the configured `max_output_tokens`; else what is known of the model; else the configured `limits.output_tokens`, and never
-more than the model's window. Unlisted and new models are given the last, which the large models of today have.
+The limit is the configured `max_output_tokens`, else what is known of the model, else the configured `limits.output_tokens`. It
+is never more than the model's context window. Models that are neither listed nor known get `limits.output_tokens`, which
+today's large models can write.
 """
 
 from __future__ import annotations
@@ -58,11 +59,11 @@ _KNOWN: Final[Mapping[ProviderKindName, Mapping[str, int]]] = MappingProxyType(
         },
     }
 )
-"""By the beginning of a model's name; the longest match counts. Snapshots have their date after the name."""
+"""Keyed by the beginning of a model's name; the longest match counts. A snapshot has its date after the name."""
 
 
 def known_output_tokens(kind: ProviderKindName, model: str) -> int | None:
-    """None if unknown; an openai-compatible server's models may be anybody's."""
+    """None if unknown. The models of an openai-compatible server may be from any vendor."""
     known = _KNOWN.get(kind, {})
     fitting = [beginning for beginning in known if model.startswith(beginning)]
     return known[max(fitting, key=len)] if fitting else None
@@ -70,7 +71,7 @@ def known_output_tokens(kind: ProviderKindName, model: str) -> int | None:
 
 class OutputLimits:
     def __init__(self, settings: Settings, listed_context: Callable[[str, str], int | None]) -> None:
-        """`listed_context` gives the window of a provider's model as the public price list has it."""
+        """`listed_context` returns the context window of a provider's model in the public price list."""
         self._default = settings.limits.output_tokens
         self._kinds = {provider.name: provider.kind for provider in settings.providers}
         self._models = {Target(each.name, model.name): model for each in settings.providers for model in each.models}

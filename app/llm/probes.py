@@ -1,4 +1,4 @@
-"""Whether a provider is up: asked every 30 seconds by the cheapest call it has, unless its own traffic shows it."""
+"""Whether a provider is up. It is asked every 30 seconds with its cheapest request, unless its own traffic already shows it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class HealthChanged:
 
 
 class Monitor:
-    """One provider's health, from its probes and its breakers; a circuit that is due for its own probe counts as HALF_OPEN."""
+    """One provider's health, from its probes and its breakers. A breaker that may send its own probe counts as HALF_OPEN."""
 
     def __init__(
         self,
@@ -60,8 +60,8 @@ class Monitor:
 
     @property
     def health(self) -> HealthStatus:
-        """DOWN if every model's breaker is open or probes keep failing. DEGRADED if only some of them are, or if a breaker is
-        half open."""
+        """DOWN if every model's breaker is open or if probes fail again and again. DEGRADED if one probe failed or only some
+        breakers are open, or if a breaker is half open."""
         breakers = set(self._breakers())
         failures = self._failures
         if breakers == {BreakerStatus.OPEN} or (failures is not None and failures >= _FAILURES_TO_BE_DOWN):
@@ -71,14 +71,14 @@ class Monitor:
         return HealthStatus.UNKNOWN if failures is None else HealthStatus.UP
 
     async def run(self) -> None:
-        """Probes until cancelled: at once, then every 30 s ± 20 %, to keep processes out of step."""
+        """Probes at once, then every 30 s ± 20 %, so that the processes do not probe together. Runs until it is cancelled."""
         while True:
             if BreakerStatus.OPEN not in self._breakers():
                 await self.probe()
             await self._clock.sleep(EVERY_SECONDS * (1 + _JITTER * (2 * self._random.random() - 1)))
 
     async def probe(self) -> None:
-        """Changes nothing if our own calls use every connection."""
+        """Probes once. Changes nothing if our own calls use every connection."""
         try:
             async with asyncio.timeout(self._timeout_seconds):
                 await self._provider.probe()

@@ -1,42 +1,36 @@
-"""The one interface to a model. An adapter, a guarded adapter and the scripted one of the tests are all Providers."""
+"""The one interface to a model. Adapters, guarded adapters and the scripted provider of the tests all implement Provider."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from enum import Enum
 from typing import Protocol
 
 from app.llm.messages import Answer, EmbedCall, Embedded, ModelCall, StreamPart
 
 
-class ProviderKind(Enum):
-    ANTHROPIC = "anthropic"
-    OPENAI = "openai"
-    OPENAI_COMPATIBLE = "openai-compatible"
-
-
 class Provider(Protocol):
-    """Every method raises ProviderError, whose kind says how the try failed. Beside it only Refused(InvalidInput) leaves an
-    adapter: the call asks for what its model does not take and its policy is to refuse; then nothing was sent."""
+    """Every method raises ProviderError, and its kind says how the try failed. An adapter raises only one other error,
+    Refused(InvalidInput): the call has a parameter that its model does not take, and its policy is to refuse. Then nothing was
+    sent."""
 
     @property
     def name(self) -> str: ...
 
     @property
     def kind(self) -> str:
-        """A ProviderKind's value, followed by ` (simulator)` if no real provider answers."""
+        """The configured kind, such as `openai`, followed by ` (simulator)` if no real provider answers."""
         ...
 
     async def complete(self, call: ModelCall) -> Answer: ...
 
     def stream(self, call: ModelCall) -> AsyncIterator[StreamPart]:
-        """Deltas, then exactly one AnswerEnd as the last part; a stream without it raises TRUNCATED."""
+        """Yields deltas, then exactly one AnswerEnd as the last part. A stream without it raises TRUNCATED."""
         ...
 
     async def embed(self, call: EmbedCall) -> Embedded: ...
 
     async def probe(self) -> None:
-        """The cheapest call there is; costs no tokens."""
+        """Sends the provider's cheapest request, which costs no tokens."""
         ...
 
     async def close(self) -> None: ...

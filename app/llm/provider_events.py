@@ -1,6 +1,7 @@
-"""Changes of health and circuits, published to the followers in all processes, in one order and resumable.
+"""Changes of health and breakers. They are published to the followers in all processes, in one order, and a follower can
+resume.
 
-Every process watches the providers for itself; a change that several notice is published once.
+Every process watches the providers itself. If several notice the same change, it is published once.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class _Change(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class ProviderChanged:
-    """`provider` is how this process sees it now; `health` and `breaker` are what it changed to then."""
+    """`provider` is the state that this process sees now. `health` and `breaker` are the states after the change."""
 
     cursor: str
     at: datetime
@@ -71,7 +72,7 @@ class ProviderEvents:
         fleet.listen(self._notice)
 
     async def follow(self, after: str | None) -> AsyncGenerator[ProviderEvent, None]:
-        """After the cursor, or from now on. Raises Refused(InvalidInput) and StoreUnavailable."""
+        """Yields the changes after the cursor, or from now on. Raises Refused(InvalidInput) and StoreUnavailable."""
         async with aclosing(self._topic.follow(decode_position(_CURSOR, after), None)) as steps:
             async for step in steps:
                 cursor = encode_position(_CURSOR, step.position)
@@ -84,8 +85,8 @@ class ProviderEvents:
                     yield ProviderChanged(cursor, change.at, provider, change.model, change.breaker, change.health)
 
     async def run(self) -> None:
-        """Publishes what is noticed here until it is cancelled. While the database is away it waits; the oldest are then left
-        out."""
+        """Publishes the changes noticed here until it is cancelled. While the database is away, changes wait; if too many wait,
+        the oldest are dropped."""
         while True:
             await self._any_noticed.wait()
             self._any_noticed.clear()

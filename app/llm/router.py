@@ -1,7 +1,9 @@
-"""From a route or a named model to an answer: targets in the order of a strategy, then one after the other until one answers.
+"""From a route or a named model to an answer: targets are ordered by a strategy and tried one after the other until one
+answers.
 
-The report names the target that answered, never one that failed. Nothing of a stream is passed on before its first token, so an
-earlier failure moves on to the next target unseen; after it, a failure is final: what was shown is not a whole answer.
+The report names the target that answered, never one that failed. Nothing of a stream is shown before its first token. If a
+target fails before that, the next one is tried and no caller sees it. After that a failure is final, because what was shown is
+not a whole answer.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from app.runtime.clock import Clock
 
 DEFAULT_ROUTE = "default"
 _DEFAULT_OUTPUT_TOKENS = 4096
-_PRIVATE_IMAGE = "The address is private, local or not clear, and no provider of the route may be given images there."
+_PRIVATE_IMAGE = "The address is private, local or ambiguous, and no provider of the route may get images at such addresses."
 
 Admit: TypeAlias = Callable[[Target], Awaitable[int | None]]
 Observe: TypeAlias = Callable[[Attempt], None]
@@ -33,7 +35,7 @@ EstimateCost: TypeAlias = Callable[[Target], Decimal | None]
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The targets a call may try, in order; `route` is None if the call named its target."""
+    """The targets that a call may try, in order. `route` is None if the call named its target."""
 
     targets: tuple[Target, ...]
     route: str | None
@@ -65,7 +67,7 @@ RoutedPart: TypeAlias = TextDelta | ToolCallDelta | Rerouted | Routed
 
 
 class Targets(Protocol):
-    """Everything that can be routed to."""
+    """All targets that calls can be routed to."""
 
     def knows_provider(self, name: str) -> bool: ...
 
@@ -78,7 +80,7 @@ class Targets(Protocol):
     def can_embed(self, target: Target) -> bool: ...
 
     def may_fetch_privately(self, target: Target) -> bool:
-        """Whether its provider may be given images at addresses that are not public."""
+        """Whether the target's provider may get images at addresses that are not public."""
         ...
 
 
@@ -94,7 +96,7 @@ class Router:
         self._clock = clock
 
     def plan(self, model: str | None, preference: RoutingPreference, needs: CallNeeds, estimate: EstimateCost) -> Plan:
-        """The targets to try, in order; raises Refused(InvalidInput) if there is none."""
+        """Returns the targets to try, in order. Raises Refused(InvalidInput) if there is none."""
         route, candidates = self._candidates(model)
         self._check_names(preference)
         allowed = [target for target in candidates if self._objection(target, preference, needs) is None]
@@ -109,7 +111,8 @@ class Router:
     def explain(
         self, model: str | None, preference: RoutingPreference, needs: CallNeeds, estimate: EstimateCost
     ) -> list[RouteCandidate]:
-        """Every target of the route with its place and the reason for it; nothing is sent, and no turn is used up."""
+        """Returns every target of the route with its place and the reason for it. Nothing is sent, and no round-robin turn is
+        used."""
         route, candidates = self._candidates(model)
         self._check_names(preference)
         objections = {target: self._objection(target, preference, needs) for target in candidates}
@@ -126,9 +129,10 @@ class Router:
         return found
 
     async def route_completion(self, plan: Plan, call: ModelCall, admit: Admit, observe: Observe, *, tenant: str) -> Routed:
-        """The first whole answer. `call` is a template: model and output cap are set for every try. `admit` is asked before every
-        try and gives its output cap, None: skip. `observe` gets every attempt in order. Raises Refused(ProvidersFailed |
-        RateLimited | InvalidInput); the last if the call cannot be expressed for the first target."""
+        """Returns the first whole answer. `call` is a template: model and output cap are set for every try. `admit` is asked
+        before every try and returns its output cap, or None to skip the target. `observe` gets every attempt in order. Raises
+        Refused(ProvidersFailed | RateLimited | InvalidInput); InvalidInput if the call cannot be expressed for the first
+        target."""
         failover = self._failover(plan, call.max_output_tokens, call.deadline, CallContext(tenant, 0, admit, observe))
         while (guarded := failover.next()) is not None:
             try:
@@ -149,8 +153,8 @@ class Router:
     async def route_stream(
         self, plan: Plan, call: ModelCall, admit: Admit, observe: Observe, *, tenant: str
     ) -> AsyncGenerator[RoutedPart, None]:
-        """Deltas of the one target that answers, a Rerouted for every target that failed unseen, and as the last part Routed.
-        Raises as `route_completion`, also if content was already shown."""
+        """Yields the deltas of the one target that answers, a Rerouted for every target that failed before it showed anything,
+        and Routed as the last part. Raises the same errors as `route_completion`, also if content was already shown."""
         failover = self._failover(plan, call.max_output_tokens, call.deadline, CallContext(tenant, 0, admit, observe))
         reported = 0
         while (guarded := failover.next()) is not None:
@@ -194,7 +198,7 @@ class Router:
         return Plan(tuple(targets), None if route is None else route.name, cap, unsupported, needs)
 
     def _candidates(self, model: str | None) -> tuple[Route | None, list[Target]]:
-        """The route that is meant, or None and the one target that was named."""
+        """Returns the requested route and its targets, or None and the one target that was named."""
         name = DEFAULT_ROUTE if model is None else model
         route = self._routes.get(name)
         if route is not None:
@@ -246,7 +250,7 @@ class Router:
         *,
         peek: bool = False,
     ) -> list[Target]:
-        """By the strategy; targets whose window seems too small for the estimated input come last."""
+        """Orders by the strategy. Targets whose context window seems too small for the estimated input come last."""
         if len(allowed) < 2:
             return allowed
         ordered = self._ordering.order(
@@ -265,7 +269,7 @@ class Router:
         return window is not None and window < needs.input_tokens
 
     def _trouble(self, target: Target, needs: CallNeeds) -> str | None:
-        """Why the target would be passed over if the call came now."""
+        """Why the target would be passed over now."""
         guarded = self._targets.find(target)
         assert guarded is not None
         if guarded.breaker.seconds_to_probe > 0:

@@ -31,7 +31,7 @@ class Target:
 
 
 def parse_target(text: str) -> Target | None:
-    """`provider/model`; a model's name may itself have slashes. None if the text is no such pair."""
+    """Parses `provider/model`; a model's name may contain slashes. None if the text is no such pair."""
     provider, _, model = text.partition("/")
     return Target(provider, model) if provider and model else None
 
@@ -49,8 +49,8 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class CallNeeds:
-    """What a call asks of its target: the estimate of its input, and what is to be done with it. `private_image` is the path of
-    an image whose URL is not public."""
+    """What a call needs of its target: room for the estimated input, and the operation. `private_image` is the input path of an
+    image whose URL is not public."""
 
     input_tokens: int = 0
     streamed: bool = False
@@ -60,7 +60,7 @@ class CallNeeds:
 
 @dataclass(frozen=True, slots=True)
 class RoutingPreference:
-    """`only` and `avoid` name providers or `provider/model` targets; empty `only` means all."""
+    """`only` and `avoid` name providers or `provider/model` targets. An empty `only` means all."""
 
     strategy: RoutingStrategy | None = None
     fallback: bool = True
@@ -79,7 +79,7 @@ class RouteCandidate:
 
 @dataclass(frozen=True, slots=True)
 class RateLimited:
-    """A limiter had no room within the queue's timeout. `scope` says which: a key, a provider or a model."""
+    """A limiter had no room within the queue's timeout. `scope` names the key, the provider or the model of the limit."""
 
     message: str
     retry_after: timedelta
@@ -93,7 +93,7 @@ class RateLimited:
 
 @dataclass(frozen=True, slots=True)
 class ProvidersFailed:
-    """Every target failed, or the failure is one that another target would repeat."""
+    """Every target failed, or another target would fail in the same way."""
 
     message: str
     attempts: tuple[Attempt, ...]

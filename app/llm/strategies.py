@@ -1,6 +1,6 @@
-"""In which order a route's targets are tried.
+"""The order in which a route's targets are tried.
 
-An order says nothing about health: breakers and limiters are asked when it comes to it.
+An order does not depend on health: breakers and limiters are asked when a target is tried.
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ _MAX_TARGETS = 2000
 
 
 class Latencies:
-    """Recent time to the first token (of a whole answer where nothing is streamed), decayed; what is old is forgotten.
+    """The recent time to the first token, or to the whole answer if it is not streamed. New values count more than old ones,
+    and values that are too old are forgotten.
 
-    A time-out counts with its full length, so that a silent target does not look fast.
+    A timeout counts with its full length, so a silent target does not look fast.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -70,7 +71,8 @@ class Ordering:
         estimate: Callable[[Target], Decimal | None],
         peek: bool = False,
     ) -> list[Target]:
-        """All of `targets`, best first; equals stay in the route's order. `peek` uses up no turn and explores nothing."""
+        """Returns all of `targets`, best first. Equal ones keep the route's order. With `peek`, no turn is used and nothing is
+        explored."""
         if strategy is RoutingStrategy.PRIORITY or len(targets) < 2:
             return list(targets)
         if strategy is RoutingStrategy.LEAST_COST:
@@ -86,7 +88,8 @@ class Ordering:
         return self._random.sample(list(targets), len(targets))
 
     def _by_latency(self, targets: Sequence[Target], *, streamed: bool, explore: bool) -> list[Target]:
-        """Targets that nothing is known of come first, and now and then any other: only so are they known."""
+        """Targets without a known latency come first. Now and then any other target comes first, because latencies are only
+        known from calls."""
         ordered = sorted(targets, key=lambda target: self._latencies.milliseconds(target, streamed=streamed) or 0.0)
         if explore and self._random.random() < _EXPLORED_SHARE:
             ordered.insert(0, ordered.pop(self._random.randrange(len(ordered))))

@@ -1,4 +1,4 @@
-"""Adapters: one package for each wire protocol, what the adapters share, and the registry that loads the configured ones.
+"""Adapters: one package for each wire protocol, the parts that adapters share, and the registry that loads the configured ones.
 
-An SDK is imported in its own `client` module alone. Imports `llm.provider`, `llm.messages` and what is below `llm`.
+An SDK is imported only in its own `client` module. Imports `llm.provider`, `llm.messages` and what is below `llm`.
 """

@@ -1,7 +1,7 @@
-"""What both adapters do with a call, around what their wire protocols say: encode, send, read, check, and account.
+"""What both adapters do with a call around their wire protocols: encode, send, read, check and account.
 
-A failed try says what was billed: an answer that is not of the schema asked for, that cannot be read or that broke off. Where
-the request may have arrived and no answer came, it may be billed too, and an estimate says so.
+A failed try reports what was billed. An answer that does not match the schema, that cannot be read or that broke off is billed.
+If the request may have arrived and no answer came, it may be billed too, and an estimate reports that.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _MAYBE_BILLED = {
     FailureKind.TRUNCATED,
     FailureKind.MALFORMED,
 }
-"""Failures of a stream about which the provider says nothing: it may have billed the input."""
+"""Failures of a stream after which the provider reports no usage. It may have billed the input."""
 _STILL_UP = {
     FailureKind.MODEL_NOT_FOUND,
     FailureKind.BAD_REQUEST,
@@ -57,19 +57,19 @@ _STILL_UP = {
     FailureKind.UNKNOWN_REFUSAL,
 }
 READING_ERRORS = (Malformed, ValueError, TypeError, LookupError, AttributeError, RecursionError)
-"""An answer that makes its reader fail is one that cannot be read."""
+"""If an answer makes its reader fail with one of these, the answer cannot be read."""
 _UNCHECKED = {FinishReason.TOOL_CALLS, FinishReason.CONTENT_FILTER}
 
 _T = TypeVar("_T")
 
 
 class Adapter(ABC):
-    """A Provider over HTTP; a wire protocol says how calls are written and answers are read."""
+    """A Provider over HTTP. The subclass for a wire protocol writes requests and reads answers."""
 
     completions_path: ClassVar[str]
     models_path: ClassVar[str]
     droppable: ClassVar[frozenset[str]] = frozenset()
-    """Parameters, in the protocol's words, that a request can do without once a model has refused them."""
+    """Parameters, in the protocol's words, that can be left out of a request if a model refuses them."""
 
     def __init__(self, settings: ProviderSettings, upstream: Upstream, clock: Clock) -> None:
         self.name = settings.name
@@ -82,7 +82,7 @@ class Adapter(ABC):
 
     @abstractmethod
     def encode(self, call: ModelCall, notes: Notes, *, stream: bool) -> bytes:
-        """The request's body. Raises Refused(InvalidInput)."""
+        """Returns the request's body. Raises Refused(InvalidInput)."""
 
     @abstractmethod
     def read_answer(self, raw: bytes, call: ModelCall, notes: Notes) -> WholeAnswer:
@@ -90,7 +90,7 @@ class Adapter(ABC):
 
     @abstractmethod
     def read_billed(self, body: Mapping[str, object], call: ModelCall, output_bytes: int) -> TokenUsage | None:
-        """What an answer that cannot be used says that it cost; None if it does not."""
+        """Returns what an unusable answer says that it cost; None if it does not say."""
 
     @abstractmethod
     def reader(self, call: ModelCall, notes: Notes, provider_request_id: str | None) -> AnswerReader: ...
@@ -128,7 +128,8 @@ class Adapter(ABC):
         return self._answer(whole, check, notes, begun.response)
 
     def _read_whole(self, raw: bytes, call: ModelCall, notes: Notes, response: httpx2.Response, seconds: float) -> WholeAnswer:
-        """Also of a server that streams although it was not asked to. Raises ProviderError, with what the answer cost."""
+        """Reads a whole answer, also from a server that streams although it was not asked to. Raises ProviderError with what
+        the answer cost."""
         try:
             return self._read_document(raw.removeprefix(BYTE_ORDER_MARK), call, notes)
         except READING_ERRORS:
@@ -140,7 +141,7 @@ class Adapter(ABC):
             raise
 
     def _read_document(self, raw: bytes, call: ModelCall, notes: Notes) -> WholeAnswer:
-        """One JSON object, server-sent events, or one event a line (NDJSON)."""
+        """Reads one JSON object, server-sent events, or one event per line (NDJSON)."""
         if raw.lstrip().startswith(EVENT_FIELDS):
             events = SseReader()
             return self._read_events([*events.feed(raw), *events.flush()], call, notes)
@@ -218,7 +219,7 @@ class Adapter(ABC):
     async def _document(
         self, source: EventStream, call: ModelCall, check: AnswerCheck | None, notes: Notes
     ) -> AsyncGenerator[StreamPart, None]:
-        """The answer of a server that does not stream although it was asked to."""
+        """Yields the answer of a server that does not stream although it was asked to."""
         whole = self._read_whole(source.document, call, notes, source.response, source.seconds)
         if whole.text:
             yield TextDelta(whole.text)
@@ -228,7 +229,7 @@ class Adapter(ABC):
         yield AnswerEnd(self._answer(whole, check, notes, source.response))
 
     async def probe(self) -> None:
-        """A server that answers is up, also one that lists no models, or not so often."""
+        """A server that answers is up, even if it lists no models or limits how often they are listed."""
         try:
             await self.upstream.get(self.models_path, {"limit": 1})
         except ProviderError as error:
@@ -239,7 +240,7 @@ class Adapter(ABC):
         await self.upstream.close()
 
     async def _send(self, call: ModelCall, send: Callable[[bytes], Awaitable[_T]], *, stream: bool) -> tuple[_T, Notes]:
-        """Sends again, changed, only if a model has named a parameter that it does not take."""
+        """Sends the call. Sends it again without a parameter only if the model has named one that it does not take."""
         while True:
             notes = Notes(call)
             body = self.encode(call, notes, stream=stream)
@@ -250,11 +251,11 @@ class Adapter(ABC):
                     raise
 
     def untaken(self, call: ModelCall) -> frozenset[str]:
-        """Parameters that this model has refused before; some do so only while they reason."""
+        """Parameters that this model has refused before. Some models refuse them only at some reasoning efforts."""
         return self._untaken.get((call.model, call.reasoning_effort), frozenset())
 
     def _learn(self, call: ModelCall, parameter: str) -> bool:
-        """True if the next request like this one will differ."""
+        """Returns True if the next request like this one will differ."""
         known = self.untaken(call)
         if parameter in known or parameter not in self.droppable:
             return False
@@ -264,7 +265,8 @@ class Adapter(ABC):
         return True
 
     async def _read(self, source: EventStream, reader: AnswerReader) -> tuple[Sequence[ContentDelta], ProviderError | None]:
-        """The parts of the next chunk, and what went wrong after them. The reader stops once a complete answer's body ends."""
+        """Returns the parts of the next chunk, and the error that came after them. The reader stops when the body of a complete
+        answer ends."""
         parts: list[ContentDelta] = []
         try:
             payloads = await source.read()

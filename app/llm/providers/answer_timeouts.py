@@ -1,7 +1,7 @@
-"""How long a target may be silent before its answer is there.
+"""How long a target may be silent before its answer begins.
 
-A whole answer shows nothing until it is made, so its time grows with its output cap. If another target is left, a silent one gets
-half of the time that the call has left at most; if none is, it gets longer.
+A whole answer shows nothing until it is complete, so its time grows with its output cap. If another target is left, a silent
+target gets at most half of the call's remaining time. If none is left, it gets longer.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ def whole_answer_timeout(timeouts: ProviderTimeouts, max_output_tokens: int) -> 
 
 
 def first_token_timeout(timeouts: ProviderTimeouts, call: ModelCall) -> timedelta:
-    """A model may think before it writes, so at the last target it grows with the cap too, to twice the time at most."""
+    """A model may think before it writes. At the last target the time therefore grows with the cap too, to at most twice
+    `first_token`."""
     if call.is_another_target_left:
         return timeouts.first_token
     return min(_LONGER * timeouts.first_token, whole_answer_timeout(timeouts, call.max_output_tokens))
@@ -32,6 +33,6 @@ def embedding_timeout(timeouts: ProviderTimeouts, call: EmbedCall) -> timedelta:
 
 
 def silence_deadline(call: ModelCall | EmbedCall, now: float) -> float:
-    """When a silent target is left for the sake of the others, in the Clock's monotonic seconds; the call's deadline if none is
-    left."""
+    """When a silent target is given up in favour of the others, in the Clock's monotonic seconds. It is the call's deadline if
+    no other target is left."""
     return now + (call.deadline - now) / 2 if call.is_another_target_left else call.deadline

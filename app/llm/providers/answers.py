@@ -1,4 +1,4 @@
-"""What the two wire protocols have in common: an answer read whole, and the reader of a streamed one."""
+"""What the two wire protocols share: a whole answer that was read, and the reader of a streamed one."""
 
 from __future__ import annotations
 
@@ -23,22 +23,19 @@ class WholeAnswer:
 
 
 class AnswerReader(Protocol):
-    """Reads one streamed answer, event by event.
-
-    `started` after the first piece of content; `complete` once nothing is missing from the answer; `stopped` once nothing more
-    can come.
-    """
+    """Reads one streamed answer, event by event. `started` is true after the first piece of content, `complete` when nothing of
+    the answer is missing, and `stopped` when nothing more can come."""
 
     started: bool
     complete: bool
     stopped: bool
 
     def read(self, payload: bytes) -> Sequence[ContentDelta]:
-        """The parts to pass on. Raises Malformed, and ProviderError for an error inside the stream."""
+        """Returns the parts to pass on. Raises Malformed, and ProviderError for an error inside the stream."""
         ...
 
     def answer(self) -> WholeAnswer: ...
 
     def usage(self) -> TokenUsage:
-        """What has been billed so far; an estimate unless complete."""
+        """What has been billed so far. It is an estimate unless the answer is complete."""
         ...

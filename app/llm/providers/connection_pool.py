@@ -1,7 +1,8 @@
-"""The connections to one provider, shared by the rule of app.web.capacity: slow calls of one key leave some to others.
+"""The connections to one provider, shared by the rule of app.web.capacity: one key's slow calls leave some connections to
+others.
 
-A call that gets no connection waits. A returned connection goes to a holder that may have it now, and each holder's calls keep
-their order.
+A call waits if there is no free connection. A returned connection goes to a holder that may have it now. The calls of one
+holder keep their order.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from app.domain.errors import Overloaded
 from app.web.capacity import Capacity, Holder, Shares
 
 PROBES = Holder("probes", "")
-"""Probes share as if they were a tenant."""
+"""Probes are one holder, as a tenant is."""
 
 
 class ConnectionPool:
@@ -23,11 +24,11 @@ class ConnectionPool:
         self._waiting: dict[Holder, deque[asyncio.Future[None]]] = {}
 
     def take(self, holder: Holder) -> bool:
-        """Whether the holder was given one at once."""
+        """Takes a connection if the holder may have one now. Returns whether it did."""
         return holder not in self._waiting and self._take(holder)
 
     async def wait(self, holder: Holder) -> None:
-        """Returns once the holder has been given one."""
+        """Returns when the holder has a connection."""
         given: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(holder, deque()).append(given)
         try:

@@ -1,7 +1,7 @@
 """The API keys of one provider, in order of preference. A refused key is set aside for a while, and the next one is used.
 
-A key refused with 403 is set aside for the model it was refused for alone: one model's refusal must not take the provider away
-from all callers. If the secret of a refused key has changed since it was read, the new secret is used at once.
+A key that is refused with 403 is set aside only for the model in question, because one model's refusal must not take the
+provider away from all callers. If the secret of a refused key has changed since it was read, the new secret is used at once.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """`secret` is None for a server that wants no key."""
+    """`secret` is None for a server that needs no key."""
 
     place: int
     secret: str | None = field(repr=False)
@@ -34,7 +34,7 @@ class ApiKey:
 
 
 def build_keyring(settings: ProviderSettings, clock: Clock) -> Keyring:
-    """Raises SettingsError, naming what is missing; a server of one's own may want no key."""
+    """Raises SettingsError and names what is missing. A server of your own may need no key."""
     own = settings.base_url is not None or settings.simulated or settings.kind is ProviderKindName.OPENAI_COMPATIBLE
     if not settings.api_keys and not own:
         raise SettingsError(f"providers.{settings.name}.api_keys", f"a provider of kind {settings.kind.value} needs one")
@@ -42,7 +42,7 @@ def build_keyring(settings: ProviderSettings, clock: Clock) -> Keyring:
 
 
 class Keyring:
-    """`without` is the secret that is sent if no key is configured. Raises SettingsError, naming the reference, if a secret
+    """`without` is the secret that is sent if no key is configured. Raises SettingsError and names the reference if a secret
     cannot be read."""
 
     def __init__(self, references: Sequence[SecretReference], clock: Clock, *, without: str | None = None) -> None:
@@ -56,16 +56,17 @@ class Keyring:
         return len(self._keys)
 
     def pick(self, model: str | None, tried: Container[ApiKey] = ()) -> ApiKey | None:
-        """The first key not tried yet that is not set aside, as a whole or for this model. If all are set aside, the one that
-        comes back first: asking costs nothing, and a key refused by mistake works again at once."""
+        """Returns the first key that was not tried yet and is not set aside, neither as a whole nor for this model. If all are
+        set aside, returns the one that comes back first: a request with it costs nothing, and a key that was refused by mistake
+        works again at once."""
         if not self._refused_until and self._keys[0] not in tried:
             return self._keys[0]
         untried = [key for key in self._keys if key not in tried]
         return min(untried, key=lambda key: max(self._until(key, None), self._until(key, model)), default=None)
 
     def refuse(self, key: ApiKey, model: str | None) -> None:
-        """Takes the key out of use, only for `model` if that is given. A changed secret replaces it; otherwise it is not used for
-        a while. Does nothing if that has happened already."""
+        """Sets the key aside, only for `model` if that is given. If its secret has changed, the new secret replaces it instead.
+        Does nothing if that has already happened."""
         if self._keys[key.place] is not key:
             return
         fresh = self._read_again(key)
@@ -79,7 +80,7 @@ class Keyring:
         self._refused_until[key.place, model] = self._clock.monotonic() + SET_ASIDE_SECONDS
 
     def _until(self, key: ApiKey, model: str | None) -> float:
-        """When the key comes back; 0 if it is not set aside."""
+        """When the key may be used again; 0 if it is not set aside."""
         until = self._refused_until.get((key.place, model), 0.0)
         if until and until <= self._clock.monotonic():
             del self._refused_until[key.place, model]

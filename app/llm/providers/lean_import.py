@@ -1,9 +1,9 @@
-"""Imports an SDK without the thousands of types that it names and that the adapters never touch.
+"""Imports an SDK without the thousands of types that it names and that the adapters never use.
 
-The SDKs' packages are lists: each `__init__` imports every name of the API from a module of its own. While an adapter is
-imported, the SDK's root and its `types` are made without running those lists, and a name is then loaded where it is asked for,
-as PEP 562 allows. What the list does not say leads to the real `__init__`, and an SDK that cannot be read so is imported as it
-is: nothing can be missing, only the start gets slower.
+Each `__init__` of the SDKs imports every name of the API from a separate module. While an adapter is imported, the SDK's root
+and its `types` are made without these imports, and a name is loaded when it is first used, as PEP 562 allows. A name that is
+not listed leads to the real `__init__`. If an SDK cannot be read in this way, it is imported as usual. So nothing can be
+missing; only the start gets slower.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from types import ModuleType
 
 
 def import_lean(adapter: str, sdk: str) -> ModuleType:
-    """The module `adapter`, the only one that imports the package `sdk`. Raises ImportError."""
+    """Imports the module `adapter`, the only one that imports the package `sdk`. Raises ImportError."""
     if adapter in sys.modules:
         return sys.modules[adapter]
     finder = _Finder(sdk)
@@ -70,7 +70,7 @@ class _Deferred(Loader):
         module.__getattr__ = load  # type: ignore[method-assign]  # PEP 562
 
     def _load_all(self, module: ModuleType, name: str) -> object:
-        """It is deferred again if that fails: one of its own imports may have asked for it."""
+        """If loading fails, the import is deferred again, because one of its own imports may have asked for it."""
         deferred = module.__dict__.pop("__getattr__")
         try:
             self._loader.exec_module(module)
@@ -88,7 +88,7 @@ def _load_alone(package: str, name: str, origin: tuple[str, str] | None) -> obje
 
 
 def origins_of(package: ModuleType) -> dict[str, tuple[str, str]]:
-    """What the package's `__init__` imports from its own modules: under which name, from where, and what it is called there."""
+    """What the package's `__init__` imports from its own modules: each name, the module it comes from, and its name there."""
     assert package.__file__ is not None
     statements = ast.parse(Path(package.__file__).read_bytes()).body
     return {

@@ -1,4 +1,4 @@
-"""The configured providers. An SDK is heavy to import, so only those are loaded that are configured."""
+"""The configured providers. An SDK is heavy to import, so only the configured ones are loaded."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ _ADAPTERS = {
 
 
 def load_adapters(configured: Iterable[ProviderSettings]) -> None:
-    """Imports what `build_providers` will need: done before server processes fork, they share its memory."""
+    """Imports what `build_providers` will need. If that is done before server processes fork, they share its memory."""
     for settings in configured:
         if settings.enabled:
             _adapter(settings.kind)
 
 
 def build_providers(configured: Iterable[ProviderSettings], clock: Clock) -> dict[str, Provider]:
-    """By name, in the order of the configuration. Raises SettingsError if a key cannot be read; it says which."""
+    """Returns providers by name, in the order of the configuration. Raises SettingsError, which names the key, if a key cannot
+    be read."""
     providers: dict[str, Provider] = {}
     for settings in configured:
         if settings.enabled:

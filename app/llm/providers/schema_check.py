@@ -1,7 +1,7 @@
-"""Answers in JSON are always checked, whatever the provider promises.
+"""Checks answers in JSON against their schema, whatever the provider promises.
 
-Schema and answer both come from outside, so a check must end: references stay inside the schema and are followed a bounded
-number of times, and a pattern that could take long on a text is left out.
+Schema and answer both come from outside, so a check must end. References stay inside the schema and are followed a bounded
+number of times. A pattern that could take too long on a text is skipped.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _ANY = msgspec.json.Decoder(Any)
 
 
 class SchemaChecks:
-    """Keeps the last schemas compiled: agents ask with the same one again and again."""
+    """Keeps the most recent compiled schemas, because agents use the same schema again and again."""
 
     def __init__(self) -> None:
         self._known: dict[bytes, Draft202012Validator] = {}
@@ -42,7 +42,7 @@ class SchemaChecks:
         return len(self._known)
 
     def prepare(self, wanted: ResponseFormat | None) -> AnswerCheck | None:
-        """Raises Refused(InvalidInput) for a schema that is none, or that refers to another document."""
+        """Raises Refused(InvalidInput) if the schema is not valid or refers to another document."""
         if wanted is None:
             return None
         if not isinstance(wanted, JsonSchemaFormat):
@@ -56,7 +56,7 @@ class SchemaChecks:
 
 
 class AnswerCheck:
-    """`validator` is None if any JSON object will do."""
+    """`validator` is None if any JSON object is allowed."""
 
     def __init__(self, validator: Draft202012Validator | None) -> None:
         self._validator = validator
@@ -74,7 +74,7 @@ class _OutOfBudget(ArithmeticError):
 
 
 class _Budgeted:
-    """One check of one value, which may follow references only so often."""
+    """One check of one value. The number of references that it follows is limited."""
 
     def __init__(self, validator: Draft202012Validator) -> None:
         self._left = _MAX_REFERENCES
@@ -138,7 +138,7 @@ def _pattern(validator: Any, pattern: str, instance: object, _schema: object) ->
 
 
 def _unbounded(pattern: str) -> int | None:
-    """How many repeats a pattern has; None if they are nested, or too many to be sure that a search ends soon."""
+    """The number of repeats in a pattern. None if they are nested or too many, so that a search may not end soon."""
     bare = re.sub(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]", "x", pattern, flags=re.DOTALL)
     inside = [0]
     for index, char in enumerate(bare):

@@ -1,6 +1,6 @@
-"""A Provider that follows a script: what tests and drills put behind guards, routers and gateways.
+"""A Provider that follows a script, for tests and drills of guards, routers and gateways.
 
-Steps are used in order, one a call, whichever method is called; the last one stays for every call after it.
+Every call of any method uses the next step. The last step is used for every call after it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from app.runtime.clock import Clock
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An answer after `delay` seconds. Streamed, its text comes word by word, `gap` seconds apart."""
+    """An answer after `delay` seconds. If streamed, its text comes word by word, `gap` seconds apart."""
 
     answer: Answer
     delay: float = 0.0
@@ -26,7 +26,7 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Fail:
-    """`error` after `delay` seconds. Streamed, `first` is sent before it, `gap` seconds apart."""
+    """`error` after `delay` seconds. If streamed, `first` is sent before it, `gap` seconds apart."""
 
     error: Exception
     delay: float = 0.0
@@ -44,14 +44,15 @@ Step: TypeAlias = Reply | Fail | Vectors
 
 
 def text_answer(text: str, *, model: str = "scripted-1", usage: TokenUsage | None = None) -> Answer:
-    """A plain, finished answer; without `usage`, one token a word and 10 for the input."""
+    """A plain, finished answer. Without `usage`, it uses one output token per word and 10 input tokens."""
     spent = usage if usage is not None else TokenUsage(uncached_input_tokens=10, visible_output_tokens=len(text.split()))
     return Answer(text=text, finish_reason=FinishReason.STOP, usage=spent, model=model)
 
 
 @dataclass
 class ScriptedProvider:
-    """`calls`, `probes` and `closed` say what was asked of it; `open_streams` counts streams not yet closed."""
+    """`calls`, `probes` and `closed` record what was asked of the provider. `open_streams` counts streams that are not closed
+    yet."""
 
     name: str
     steps: Sequence[Step]
@@ -73,12 +74,12 @@ class ScriptedProvider:
         await self._wait(step.delay)
         if isinstance(step, Fail):
             raise step.error
-        assert isinstance(step, Reply), "the script has vectors where an answer was asked for"
+        assert isinstance(step, Reply), "an answer was requested, but the next step of the script has vectors"
         return step.answer
 
     async def stream(self, call: ModelCall) -> AsyncIterator[StreamPart]:
         step = self._next(call)
-        assert not isinstance(step, Vectors), "the script has vectors where a stream was asked for"
+        assert not isinstance(step, Vectors), "a stream was requested, but the next step of the script has vectors"
         self.open_streams += 1
         try:
             await self._wait(step.delay)
@@ -97,7 +98,7 @@ class ScriptedProvider:
         await self._wait(step.delay)
         if isinstance(step, Fail):
             raise step.error
-        assert isinstance(step, Vectors), "the script has an answer where vectors were asked for"
+        assert isinstance(step, Vectors), "vectors were requested, but the next step of the script has an answer"
         return step.embedded
 
     async def probe(self) -> None:

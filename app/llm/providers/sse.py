@@ -1,4 +1,4 @@
-"""Server-sent events, read by hand: only the `data` of each event, because both wire protocols repeat the event's name there."""
+"""Reads server-sent events. Only the `data` of each event is used, because both wire protocols repeat the event's name in it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from app.llm.providers.wire_text import BYTE_ORDER_MARK
 
 MAX_EVENT_BYTES = 16 * 1024 * 1024
 EVENT_FIELDS = (b"data:", b"event:", b"id:", b"retry:", b"error:", b":")
-"""How a line of an event stream begins."""
+"""The prefixes of a line of an event stream."""
 
 
 class EventTooLarge(ValueError):
@@ -14,7 +14,7 @@ class EventTooLarge(ValueError):
 
 
 class SseReader:
-    """Turns chunks of a body into the payloads of whole events; accepts LF, CRLF and CR, comments and other fields."""
+    """Turns chunks of a body into the payloads of whole events. Accepts LF, CRLF and CR, comments and other fields."""
 
     def __init__(self) -> None:
         self._pieces: list[bytes] = []
@@ -22,10 +22,8 @@ class SseReader:
         self._size = 0
 
     def feed(self, chunk: bytes) -> list[bytes]:
-        """The payloads that became whole with this chunk. Raises EventTooLarge.
-
-        A CR at the very end waits for what follows it: it may be half of a CRLF.
-        """
+        """Returns the payloads that became complete with this chunk. Raises EventTooLarge. A CR at the end of a chunk waits for
+        the next byte, because it may be half of a CRLF."""
         cut = max(chunk.rfind(b"\n"), chunk.rfind(b"\r", 0, len(chunk) - 1)) + 1
         if not cut:
             self._pieces.append(chunk)
@@ -36,7 +34,7 @@ class SseReader:
         return self._read(lines)
 
     def flush(self) -> list[bytes]:
-        """At the end of the body: what came without its closing empty line, which careless servers leave out."""
+        """Returns, at the end of the body, an event without its closing empty line. Some servers leave that line out."""
         lines = b"".join((*self._pieces, b"\n\n"))
         self._pieces = []
         return self._read(lines)
@@ -64,10 +62,8 @@ class SseReader:
 
 
 class StreamedBody:
-    """The payloads of a stream of events, or the whole body if it is one JSON object.
-
-    A line of an event stream never begins with a brace.
-    """
+    """Returns the payloads of a stream of events, or the whole body if it is one JSON object. A line of an event stream never
+    begins with a brace."""
 
     def __init__(self) -> None:
         self._events = SseReader()
@@ -75,7 +71,7 @@ class StreamedBody:
         self._is_object = False
 
     def feed(self, chunk: bytes) -> list[bytes]:
-        """As SseReader; of an object nothing. Raises EventTooLarge."""
+        """Reads as SseReader does. Returns nothing for an object. Raises EventTooLarge."""
         if self._held is None:
             return self._events.feed(chunk)
         if not self._held:
@@ -95,5 +91,5 @@ class StreamedBody:
 
     @property
     def document(self) -> bytes:
-        """The object; empty if it is a stream of events."""
+        """The object. It is empty if the body is a stream of events."""
         return bytes(self._held or b"")

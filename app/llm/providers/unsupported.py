@@ -1,4 +1,5 @@
-"""What a model does not take is dropped with a note in the answer, or refused before anything is sent; never silently."""
+"""A parameter that a model does not take is dropped with a note in the answer, or the call is refused before it is sent. It is
+never dropped silently."""
 
 from __future__ import annotations
 
@@ -14,13 +15,14 @@ OTHER_REASONING = "Reasoning written by another model was not sent."
 
 @dataclass(slots=True)
 class Notes:
-    """Collects what was changed on the way to one model."""
+    """Collects notes of what was changed in a call to one model."""
 
     call: ModelCall
     texts: list[str] = field(default_factory=list)
 
     def drop(self, name: str) -> None:
-        """`name` is the input's own (camelCase) word. Raises Refused(InvalidInput) if the call's policy is to refuse."""
+        """`name` is the name of the field in the input (camelCase). Raises Refused(InvalidInput) if the call's policy is to
+        refuse."""
         if self.call.unsupported is UnsupportedPolicy.REFUSE:
             raise Refused(InvalidInput(f"{self.call.model} does not take {name}.", (name,)))
         self.texts.append(f"{name} was left out: {self.call.model} does not take it.")

@@ -1,7 +1,7 @@
-"""What a provider's settings say that no request can hold: a key that is no header, an address that is no host's.
+"""Finds settings of a provider that no request can use: a key that is no valid header, an address without a valid host name.
 
-A server starts with them all the same, because the other targets of a route can answer; calls to such a provider fail typed, and
-nothing is sent. A start and `doctor` say where each stands.
+A server starts with them all the same, because the other targets of a route can answer. Calls to such a provider fail with a
+typed error, and nothing is sent. The start and `doctor` report where each one is.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from app.settings import ProviderSettings, Settings
 
 
 def is_header_value(secret: str) -> bool:
-    """One line of printable ASCII, as a header takes it."""
+    """Whether the key is one line of printable ASCII, as a header requires."""
     return all(" " <= letter <= "~" for letter in secret)
 
 
 def doubts(settings: Settings) -> Iterator[tuple[str, str]]:
-    """Each with its place in the configuration and what would be right; no secret is repeated."""
+    """Each finding names its place in the configuration and what is allowed. It repeats no secret."""
     for index, provider in enumerate(settings.providers):
         if provider.enabled:
             for place, problem in provider_doubts(provider):
@@ -28,14 +28,14 @@ def doubts(settings: Settings) -> Iterator[tuple[str, str]]:
 
 def provider_doubts(provider: ProviderSettings) -> Iterator[tuple[str, str]]:
     if provider.base_url is not None and not _is_host(urlsplit(provider.base_url).hostname or ""):
-        yield "base_url", "its host is no name that can be looked up: each part between two dots has 1 to 63 characters"
+        yield "base_url", "its host is not a valid name: each part between two dots has 1 to 63 characters"
     for number, reference in enumerate(provider.api_keys):
         try:
             secret = reference.reveal()
         except SettingsError:
             continue
         if not is_header_value(secret):
-            yield f"api_keys[{number}]", "a key is one line of printable ASCII characters"
+            yield f"api_keys[{number}]", "a key must be one line of printable ASCII characters"
 
 
 def _is_host(name: str) -> bool:

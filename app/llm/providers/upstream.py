@@ -1,7 +1,7 @@
 """One provider's HTTP API, reached through its SDK's low-level calls: keys, the pool, four timeouts and typed failures.
 
-Both adapters send through here, so each of these is decided once. The SDK keeps authentication, addresses and transport; it never
-retries, never follows a redirect and never sees a model of ours.
+Both adapters send through this module, so each of these is decided once. The SDK handles authentication, addresses and
+transport. It never retries, never follows a redirect and never sees our models.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ from app.web.capacity import NO_HOLDER, Holder
 
 POOL_WAIT_SECONDS = 1.0
 _CONNECTING_SHARE = 0.9
-"""Of a time limit that is shorter than connecting may take. The rest is for what the SDK does before it connects."""
+"""The part of a short time limit that connecting may take. The rest is for what the SDK does before it connects."""
 _EXACT_SECONDS = 5.0
 _GRACE_SECONDS = 1.0
-"""For the usage of an answer that is complete."""
+"""How long to wait for the usage of a complete answer."""
 _DRAIN_SECONDS = 0.1
 _KEEP_ALIVE_SECONDS = 4.0
 _MAX_ID_LENGTH = 200
 _LARGE_CHUNK = 16 * 1024
-"""As much as the transport gives at a time: more is waiting then."""
+"""The transport reads at most this much at a time. After a full chunk more data is waiting."""
 _PARAMETER_CODES = frozenset({"unsupported_parameter", "unsupported_value", "unknown_parameter"})
 _TRANSPORT_ERRORS = (httpx2.HTTPError, httpx2.StreamError, aiohttp.ClientError, OSError)
 
@@ -53,8 +53,8 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True)
 class Sdk:
-    """An SDK's async client with what tells its errors apart, and the headers its provider answers with. `no_key` is the header
-    value that leaves a header out; `tokens_headers` each say how many tokens of one kind are left."""
+    """An SDK's async client, the types of its errors, and the names of its provider's headers. `no_key` is the header value
+    that leaves a header out. Each of `tokens_headers` says how many tokens of one kind are left."""
 
     client: Any
     status_error: type[Exception]
@@ -66,7 +66,7 @@ class Sdk:
 
 
 class ParameterRefused(ProviderError):
-    """A 400 that names the one parameter this model does not take."""
+    """A 400 that names one parameter which this model does not take."""
 
     def __init__(self, parameter: str, provider_request_id: str | None) -> None:
         super().__init__(FailureKind.UNSUPPORTED, status_code=400, provider_request_id=provider_request_id)
@@ -74,7 +74,7 @@ class ParameterRefused(ProviderError):
 
 
 class BrokenAnswer(ProviderError):
-    """A whole answer that had begun and broke off: what came of it, and in what time."""
+    """A whole answer that began and broke off: what was received, and in what time."""
 
     def __init__(self, kind: FailureKind, begun: Begun, seconds: float, provider_request_id: str | None) -> None:
         super().__init__(kind, status_code=begun.response.status_code, provider_request_id=provider_request_id)
@@ -84,21 +84,21 @@ class BrokenAnswer(ProviderError):
 
 @dataclass(frozen=True, slots=True)
 class Begun:
-    """An answer whose head has come, and what has come of its body."""
+    """An answer whose head has arrived, and what was received of its body."""
 
     response: httpx2.Response
     received: bytearray
 
 
 def silence(*loggers: str) -> None:
-    """At DEBUG the SDKs log keys and prompts, so they never get to, whatever level the service itself logs at."""
+    """Stops debug logs of the SDKs at any log level of the service, because they hold keys and prompts."""
     for name in loggers:
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def client_options(settings: ProviderSettings) -> dict[str, Any]:
-    """How an SDK's aiohttp client is built. Waiting for the pool is limited by Upstream, whose timeout is exact; aiohttp's own
-    covers connecting too, so it has to be the longer one."""
+    """The options of an SDK's aiohttp client. Upstream limits the wait for the pool with an exact timeout. aiohttp's pool
+    timeout also covers connecting, so it has to be the longer one."""
     connect = settings.timeouts.connect.total_seconds()
     return {
         "limits": httpx2.Limits(max_connections=settings.pool_size, keepalive_expiry=_KEEP_ALIVE_SECONDS),
@@ -109,13 +109,13 @@ def client_options(settings: ProviderSettings) -> dict[str, Any]:
 
 
 def connecting_timeout(usual_seconds: float, seconds: float) -> httpx2.Timeout:
-    """Ends within `seconds`, whatever is waited for until a connection has come about."""
+    """A timeout that ends within `seconds`, in every phase until there is a connection."""
     connect = _before_rounding(min(usual_seconds, seconds))
     return httpx2.Timeout(connect=connect, read=None, write=None, pool=_before_rounding(seconds))
 
 
 def _before_rounding(seconds: float) -> float:
-    """aiohttp ends what is longer than five seconds at the next whole second of its clock."""
+    """aiohttp ends a timeout of more than five seconds at the next whole second of its clock."""
     return seconds if seconds <= _EXACT_SECONDS else max(_EXACT_SECONDS, seconds - 1)
 
 
@@ -135,7 +135,7 @@ class Upstream:
     async def post(
         self, path: str, body: bytes, *, model: str, deadline: float, answer_timeout: timedelta, holder: Holder = NO_HOLDER
     ) -> Begun:
-        """The whole answer, status below 300. Raises ProviderError, BrokenAnswer if an answer had begun."""
+        """Returns the whole answer, with a status below 300. Raises ProviderError; BrokenAnswer if an answer had begun."""
 
         async def send(key: ApiKey) -> Begun:
             begun: list[Begun] = []
@@ -161,7 +161,7 @@ class Upstream:
         return response
 
     async def _whole(self, path: str, body: bytes, begun: list[Begun], options: Options) -> httpx2.Response:
-        """`begun` gets the answer when its head has come."""
+        """`begun` gets the answer when its head has arrived."""
         response = await self._head(path, body, options)
         received = bytearray()
         begun.append(Begun(response, received))
@@ -183,8 +183,8 @@ class Upstream:
         deadline: float,
         holder: Holder = NO_HOLDER,
     ) -> EventStream:
-        """A stream whose headers have come; the caller closes it. Its first token is waited for within `first_token` and until
-        `silence_deadline`. Raises ProviderError."""
+        """Returns a stream whose headers have arrived. The caller closes it. Its first token must come within `first_token` and
+        before `silence_deadline`. Raises ProviderError."""
 
         async def send(key: ApiKey) -> EventStream:
             await self._acquire(silence_deadline, holder)
@@ -200,7 +200,7 @@ class Upstream:
         return await self._with_a_key(model, send)
 
     async def get(self, path: str, params: Mapping[str, object]) -> httpx2.Response:
-        """A small look-up that costs nothing; bounded by the first-token timeout."""
+        """A small request that costs nothing. It is limited by the first-token timeout."""
         deadline = self._clock.monotonic() + self._timeouts.first_token.total_seconds()
 
         async def send(key: ApiKey) -> httpx2.Response:
@@ -229,7 +229,7 @@ class Upstream:
         return failures.rate_limits(response.headers, self._sdk.requests_header, self._sdk.tokens_headers)
 
     def remaining(self, deadline: float, allowed: float, kind: FailureKind) -> tuple[float, FailureKind]:
-        """Seconds until the first of the two limits, and what passing it is called."""
+        """Returns the seconds until the first of the two limits, and the failure if that limit passes."""
         left = deadline - self._clock.monotonic()
         if left <= allowed:
             return max(left, 0.0), FailureKind.TOTAL_TIMEOUT
@@ -246,12 +246,12 @@ class Upstream:
         return self._timeouts.idle.total_seconds()
 
     def closed(self, holder: Holder) -> None:
-        """A stream has let go of its connection."""
+        """Records that a stream has returned its connection."""
         self._streams -= 1
         self._pool.give_back(holder)
 
     def gather(self, response: httpx2.Response, deadline: float) -> float:
-        """Lets the operating system buffer a stream for a while and returns for how many seconds: longer if many streams run.
+        """Lets the operating system buffer a stream for a while. Returns for how many seconds: longer if many streams run.
         Nothing is lost if the connection breaks meanwhile."""
         seconds = min(waiting_seconds(self._streams, self._ticks.late), self.until(deadline) - 2 * MIN_WAIT)
         transport = _transport(response)
@@ -262,8 +262,8 @@ class Upstream:
         return seconds
 
     async def _with_a_key(self, model: str | None, send: Callable[[ApiKey], Awaitable[_T]]) -> _T:
-        """What concerns the key alone is tried with the next one. A key that is refused is set aside; one that is only limited,
-        or has not this model, is passed over for this call."""
+        """Tries the next key if an error concerns only the key. A refused key is set aside. A key that is only rate limited, or
+        that lacks this model, is skipped for this call."""
         refused = ProviderError(FailureKind.KEY_REFUSED)
         tried: set[ApiKey] = set()
         while len(tried) < 2 * len(self._keys) and (key := self._keys.pick(model, tried)) is not None:
@@ -296,7 +296,7 @@ class Upstream:
     async def _within(
         self, ask: Callable[[Options], Awaitable[httpx2.Response]], key: ApiKey, deadline: float, allowed: timedelta
     ) -> httpx2.Response:
-        """A limit that ends before a connection has come about is told apart: nothing was sent then, and nothing is billed."""
+        """If a limit passes before there is a connection, the error says so: nothing was sent, so nothing is billed."""
         seconds, kind = self.remaining(deadline, allowed.total_seconds(), FailureKind.FIRST_TOKEN_TIMEOUT)
         if not seconds:
             raise ProviderError(kind)
@@ -348,7 +348,7 @@ class Upstream:
 
 
 class Phase(Enum):
-    """What a stream is waiting for: its first token, the next one, or only the rest of a complete answer."""
+    """What a stream waits for: its first token, the next one, or only the rest of a complete answer."""
 
     FIRST = "first"
     IDLE = "idle"
@@ -357,7 +357,7 @@ class Phase(Enum):
 
 @dataclass(frozen=True, slots=True)
 class FirstTokenWait:
-    """Until when a first token is waited for, in the Clock's monotonic seconds: the target's time, and the call's for it."""
+    """The two limits for the first token, in the Clock's monotonic seconds: of the target and of the call."""
 
     timeout_at: float
     deadline: float
@@ -366,8 +366,9 @@ class FirstTokenWait:
 class EventStream:
     """The payloads of one streamed answer. Its reader sets `phase` as the answer goes on, and must close it.
 
-    One that shows its content is read some times a second, less often among many, and each read brings what has come since.
-    An end of the body is not a failure here: only the adapter knows whether the provider's terminal event had come.
+    A stream that shows its content is read several times a second, less often if many streams run. Each read returns what has
+    arrived since. An end of the body is not a failure here, because only the adapter knows whether the provider's last event
+    has come.
     """
 
     def __init__(
@@ -390,9 +391,9 @@ class EventStream:
         self._closed = False
 
     async def read(self) -> list[bytes] | None:
-        """The events of the next chunk, perhaps none; None at the end of the body. Raises ProviderError.
+        """Returns the events of the next chunk, perhaps none; None at the end of the body. Raises ProviderError.
 
-        In Phase.COMPLETE whatever goes wrong is only an end.
+        In Phase.COMPLETE every error only ends the stream.
         """
         if self.ended:
             return None
@@ -414,16 +415,16 @@ class EventStream:
 
     @property
     def document(self) -> bytes:
-        """The body, where it is one JSON object and no stream of events."""
+        """The body, if it is one JSON object and not a stream of events."""
         return self._reader.document
 
     @property
     def seconds(self) -> float:
-        """Since it was opened."""
+        """The seconds since the stream was opened."""
         return -self._upstream.until(self._opened_at)
 
     async def drain(self) -> None:
-        """Reads on to the end of a finished body for a moment, so that its connection can be used again."""
+        """Reads the end of a finished body for a moment, so that its connection can be used again."""
         try:
             with self._time_limit.of(_DRAIN_SECONDS):
                 while not self.ended:
@@ -466,14 +467,15 @@ class EventStream:
 
 
 def _chunks(response: httpx2.Response) -> AsyncIterator[bytes]:
-    """As they come from the transport: nothing is to be decoded, unless the server encodes what it was asked not to."""
+    """Chunks as they come from the transport. They are decoded only if the server uses an encoding although it was asked not
+    to."""
     if "content-encoding" in response.headers:
         return response.aiter_bytes()
     return aiter(cast("httpx2.AsyncByteStream", response.stream))
 
 
 def _transport(response: httpx2.Response) -> asyncio.Transport | None:
-    """What the body comes through, beneath what the SDKs put around aiohttp; None if it has ended, or where they changed."""
+    """The transport under the SDK's wrappers of aiohttp. None if the body has ended, or if the wrappers have changed."""
     answer = getattr(getattr(response.stream, "_stream", None), "_aiohttp_response", None)
     return getattr(getattr(answer, "connection", None), "transport", None)
 

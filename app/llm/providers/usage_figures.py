@@ -1,6 +1,6 @@
-"""Counts of tokens as they stand in a provider's answer, read one by one: a detail that is odd costs itself alone.
+"""Token counts in a provider's answer. They are read one by one, so that one wrong detail spoils no other.
 
-Unknown is None, never zero: null, absent, negative, a list or an object is no figure. A count as text is one.
+Unknown is None, never zero: null, absent, a negative number, a list or an object is no figure. A number as text is a figure.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ _COUNT = re.compile(rb'"(%b)"\s*:\s*"?([0-9]{1,18})' % _NAMES)
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """`input` has cached and written tokens inside for OpenAI's protocol, and beside it for Anthropic's."""
+    """In OpenAI's protocol, `input` includes cached and written tokens. In Anthropic's it does not."""
 
     input: int | None = None
     output: int | None = None
@@ -84,7 +84,7 @@ class Figures:
     speed: object = None
 
     def __bool__(self) -> bool:
-        """Whether there is any count at all."""
+        """Whether there is any count."""
         return any(isinstance(getattr(self, field.name), int) for field in fields(self))
 
     @property
@@ -94,7 +94,7 @@ class Figures:
 
 
 def count(value: object) -> int | None:
-    """A whole number from 0 to 2^31 - 1, also as text; None for anything that is no such number."""
+    """Returns a whole number from 0 to 2^31 - 1, also from text; None for anything else."""
     if isinstance(value, str):
         try:
             value = float(value)
@@ -141,7 +141,7 @@ def anthropic_figures(block: object, notes: Notes | None = None) -> Figures:
 
 
 def merged(first: Figures, later: Figures) -> Figures:
-    """Field by field: `later` is cumulative and replaces, but neither nothing nor a zero replaces a figure."""
+    """Merges field by field. `later` is cumulative and replaces `first`, but a missing figure or a zero replaces nothing."""
     return Figures(*(getattr(later, field.name) or getattr(first, field.name) for field in fields(Figures)))
 
 

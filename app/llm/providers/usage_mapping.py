@@ -1,8 +1,8 @@
-"""What a provider's figures mean, as disjoint classes of tokens, and what is assumed where it gives none.
+"""What a provider's figures mean, as disjoint classes of tokens, and what is assumed if there are none.
 
 Anthropic counts cached and cache-writing tokens beside `input_tokens`; OpenAI counts them inside `prompt_tokens`. Both count
-reasoning inside the output. A figure is confirmed only if the provider gave it: for an answer with words, nothing or zero is no
-figure, and an estimate takes its place.
+reasoning inside the output. A figure is confirmed only if the provider gave it. For an answer with words, a missing figure or a
+zero is no figure, and an estimate replaces it.
 
 Totals and parts of OpenAI's protocol are reconciled by one rule, because each server that differs does so in its own way:
 1. A total that is the sum of its parts is right, and a detail larger than its part is cut to it.
@@ -45,7 +45,7 @@ _TIERS = {tier.value: tier for tier in ServiceTier}
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Reconciled:
-    """Inclusive counts; None if the provider gave none that this call can have."""
+    """Inclusive counts. None if the provider gave none that is possible for this call."""
 
     input: int | None
     output: int | None
@@ -53,7 +53,7 @@ class _Reconciled:
 
 
 def anthropic_usage(figures: Figures, call: ModelCall, output_bytes: int, notes: Notes | None = None) -> TokenUsage:
-    """Input + cache reads + cache writes + output, each as the provider says."""
+    """Input + cache reads + cache writes + output, as the provider reports each."""
     written = figures.written
     if written is None:
         written = (figures.written_5m or 0) + (figures.written_1h or 0)
@@ -96,13 +96,13 @@ def openai_usage(
 
 
 def embedding_usage(figures: Figures, call: EmbedCall) -> TokenUsage:
-    """Vectors have no output: the larger of input and total is the input."""
+    """Vectors have no output, so the larger of input and total is the input."""
     tokens = max(figures.input or 0, figures.total or 0)
     return TokenUsage(uncached_input_tokens=tokens) if tokens else estimated_embedding_usage(call)
 
 
 def _usage(found: _Reconciled, figures: Figures, call: ModelCall, output_bytes: int, notes: Notes | None) -> TokenUsage:
-    """The provider's figures, each replaced by an estimate where there is none; all of the input is uncached here."""
+    """The provider's figures. A missing one is replaced by an estimate. All input counts as uncached here."""
     estimate = estimated_usage(call, output_bytes)
     is_known = bool(found.input) and found.output is not None and (found.output > 0 or not output_bytes)
     if notes is not None and found.is_divided:
@@ -167,7 +167,8 @@ def _explained(figures: Figures, given: int, made: int, excess: int, call: Model
 
 
 def _possible(found: _Reconciled, call: ModelCall, total: int = 0) -> _Reconciled:
-    """Without the counts that this call cannot have; what the total leaves for one takes its place where it can be."""
+    """Removes counts that are impossible for this call. A removed count is replaced by what the total leaves for it, if that is
+    possible."""
     given, made = found.input, found.output
     if given is not None and not _can_be_input(given, call, in_doubt=total > 0):
         rest = _rest(total, made)
@@ -179,8 +180,8 @@ def _possible(found: _Reconciled, call: ModelCall, total: int = 0) -> _Reconcile
 
 
 def _can_be_input(tokens: int, call: ModelCall, *, in_doubt: bool) -> bool:
-    """Counts differ between tokenizers, images and templates, but not by twenty times. What nothing contradicts is believed up to
-    the largest window there is."""
+    """Counts differ between tokenizers, images and templates, but not by a factor of twenty. If nothing contradicts a count, it
+    is believed up to the largest window of any model."""
     return tokens <= (20 * (estimated_usage(call, 0).input_tokens + 1000) if in_doubt else MAX_WINDOW)
 
 
@@ -199,32 +200,33 @@ def _rest(total: int, part: int | None) -> int | None:
 
 
 def _tier(name: object) -> ServiceTier:
-    """Names without prices of their own, such as `default` and `scale`, are the standard one's."""
+    """Names without prices of their own, such as `default` and `scale`, have the standard price."""
     return _TIERS.get(name, ServiceTier.STANDARD) if isinstance(name, str) else ServiceTier.STANDARD
 
 
 def estimated_usage(call: ModelCall, output_bytes: int) -> TokenUsage:
-    """Where the provider's figures never came: the input as it was counted, else four bytes of UTF-8 a token, as for the output;
-    `confirmed` is False."""
+    """An estimate without figures of the provider: the counted input, or else one token per four bytes of UTF-8, as for the
+    output. `confirmed` is False."""
     counted = call.input_tokens or _estimated_input(call)
     return TokenUsage(uncached_input_tokens=counted, visible_output_tokens=_ceil(output_bytes), confirmed=False)
 
 
 def unanswered_usage(call: ModelCall, waited_seconds: float) -> TokenUsage:
-    """What to assume of a whole answer that never began: as much as can be made in that time."""
+    """Assumes, for a whole answer that never began, as much output as is possible in that time."""
     made = min(call.max_output_tokens, ceil(waited_seconds * MAX_TOKENS_PER_SECOND))
     return estimated_usage(call, BYTES_PER_TOKEN * made)
 
 
 def received_usage(call: ModelCall, received: bytes, seconds: float) -> TokenUsage:
-    """What to assume of an answer that broke off: what came of it, and no more than can be made in that time."""
+    """Assumes, for an answer that broke off, the output that was received, and no more than is possible in that time."""
     made = min(call.max_output_tokens, _ceil(len(received.strip())), ceil(seconds * MAX_TOKENS_PER_SECOND))
     return estimated_usage(call, BYTES_PER_TOKEN * made)
 
 
 def salvaged_usage(raw: bytes, call: ModelCall, seconds: float, read: ReadBilled) -> TokenUsage | None:
-    """What to assume of a body that came with status 200 and cannot be used: its own figures, also those of a broken body,
-    else what came. An error, or a page of something between us and the provider, is no answer and cost nothing: None."""
+    """Assumes a usage for a body with status 200 that cannot be used: its own figures, also those of a broken body, else what
+    was received. Returns None for an error or for a page of a proxy between us and the provider: that is no answer and cost
+    nothing."""
     if not raw.removeprefix(BYTE_ORDER_MARK).lstrip().startswith((b"{", *EVENT_FIELDS)):
         return None
     try:
@@ -244,7 +246,7 @@ def answer_bytes(text: str | None, tool_calls: Iterable[ToolCall]) -> int:
 
 
 def salvaged_embedding_usage(raw: bytes, call: EmbedCall) -> TokenUsage | None:
-    """As `salvaged_usage`, for vectors that cannot be used."""
+    """Does what `salvaged_usage` does, for vectors that cannot be used."""
     if not raw.lstrip().startswith(b"{"):
         return None
     try:

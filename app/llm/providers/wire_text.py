@@ -1,4 +1,4 @@
-"""JSON as providers send it, made fit to be kept: PostgreSQL's text takes neither NUL nor half of a surrogate pair."""
+"""JSON from providers, cleaned for storage: PostgreSQL's text takes neither NUL nor half of a surrogate pair."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Malformed(ValueError):
 
 
 def decode(decoder: msgspec.json.Decoder[_T], raw: bytes) -> _T:
-    """Raises Malformed. Escaped halves of surrogate pairs become U+FFFD; a byte order mark is left out."""
+    """Raises Malformed. Escaped halves of surrogate pairs become U+FFFD. A byte order mark is removed."""
     raw = raw.removeprefix(BYTE_ORDER_MARK)
     try:
         return decoder.decode(raw)
@@ -48,5 +48,5 @@ def clean(text: str) -> str:
 
 
 def word(value: object) -> str | None:
-    """The text, where it is one that says something."""
+    """Returns the text if the value is a text that is not empty."""
     return value if isinstance(value, str) and value else None

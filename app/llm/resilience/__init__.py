@@ -1,4 +1,5 @@
-"""What stands between a call and a target: breaker, limiter and retry, their forms shared between processes, and failover.
+"""What guards a call to a target: breaker, limiter and retry, their variants that processes share, and failover. `guarded` puts
+them around one provider.
 
-`guarded` puts them around one provider. Imports `llm.provider`, `llm.routing`, `llm.metrics` and what is below `llm`.
+Imports `llm.provider`, `llm.routing`, `llm.metrics` and what is below `llm`.
 """

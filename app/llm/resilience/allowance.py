@@ -1,7 +1,7 @@
-"""What a provider's headers say is left, for the one model whose answer they came with.
+"""What is left of a model's rate limit, as the headers of its last answer say.
 
-A hint, not a limit: it holds back only the calls to that model, refills at the provider's rate, and the newest one counts. The
-provider's configured limits are the Limiter's.
+It is a hint, not a limit. It holds back only the calls to that model, refills at the provider's rate, and the newest one
+counts. The provider's configured limits are in the Limiter.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from app.llm.routing import RateLimited, Target
 from app.runtime.clock import Clock
 
 _OUTPUT_PART = 0.125
-"""Of a minute's tokens: what one call takes for its output at most, before it is sent. If it took the whole minute, all others
-would wait until the bucket is full."""
+"""The largest part of a minute's tokens that one call takes for its output before it is sent. If it took the whole minute, all
+others would wait until the bucket is full."""
 
 
 class ModelAllowance:
@@ -28,7 +28,7 @@ class ModelAllowance:
         self._buckets: dict[LimiterKind, Bucket] = {}
 
     def apply(self, report: RateLimitReport) -> None:
-        """Only what is less than the provider's whole minute says anything."""
+        """A report only matters if it is less than the provider's whole minute."""
         reported = {LimiterKind.REQUESTS: report.requests_remaining, LimiterKind.TOKENS: report.tokens_remaining}
         for kind, remaining in reported.items():
             rate = self._rates[kind]
@@ -42,7 +42,7 @@ class ModelAllowance:
             bucket.change(min(remaining, rate) - bucket.available)
 
     def reservation(self, input_tokens: int, output_cap: int) -> int:
-        """The tokens to take for a call before it is sent. Output beyond that is settled when the call ends."""
+        """The tokens to take for a call before it is sent. Any further output is settled when the call ends."""
         rate = self._rates[LimiterKind.TOKENS]
         return input_tokens + (output_cap if rate is None else min(output_cap, max(1, int(rate * _OUTPUT_PART))))
 
@@ -50,7 +50,7 @@ class ModelAllowance:
         return max((bucket.seconds_until(self._amount(kind, tokens)) for kind, bucket in self._buckets.items()), default=0.0)
 
     async def take(self, tokens: float, deadline: float) -> None:
-        """One request and these tokens, waited for as long as at the Limiter. Raises Refused(RateLimited)."""
+        """Takes one request and these tokens. Waits as long as at the Limiter. Raises Refused(RateLimited)."""
         until = min(deadline, self._clock.monotonic() + self._queue_seconds)
         while (seconds := self.seconds_until(tokens)) > 0:
             if self._clock.monotonic() + seconds > until:

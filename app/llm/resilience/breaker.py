@@ -1,16 +1,17 @@
-"""The circuit breaker of one provider's model, as a state machine whose only input is time and what became of calls.
+"""The circuit breaker of one provider's model: a state machine whose only inputs are time and the outcomes of calls.
 
-CLOSED -> OPEN after `failures` in a row, or when too large a part of a window's calls failed; OPEN -> HALF_OPEN once
-`probe_after` has passed, for exactly one call; that call decides: CLOSED or OPEN again. A permit that was given in an earlier
-state says nothing about the present one. A probe that is never reported on expires, and another call may probe.
+CLOSED -> OPEN after `failures` in a row, or when too large a part of a window's calls failed;
+OPEN -> HALF_OPEN once `probe_after` has passed, for exactly one call;
+that call decides: CLOSED or OPEN again.
 
-A call counts once, however often it is tried: its first failed try counts at once, the next ones add nothing, and a success takes
-the failure back. Failures of one and the same prompt count at most twice in a window: a prompt that a target cannot take is no
-outage.
+A permit from an earlier state says nothing about the present one. If a probe is never reported, it expires, and another call
+may probe. A call counts once, even if it is tried several times: its first failed try counts at once, further ones add nothing,
+and a success removes the failure. Failures of the same prompt count at most twice in a window, because a prompt that a target
+cannot process is no outage.
 
 Calls count in the order of their first sign: a failure, a whole answer, or the first token of a stream. A first token is a
-success until its stream is cut, which makes it a failure in its own place: so many long streams under way are no row of
-failures, and a target that cuts them all is.
+success. If its stream is cut later, the success becomes a failure in the same place. So many cut streams in a row do open the
+breaker, and many long streams that still run do not.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ class BreakerStatus(Enum):
 
 @dataclass(frozen=True, slots=True)
 class BreakerState:
-    """`consecutive_failures` is counted up to the number that opens it; `probe_at` is when the next probe is let through, None
-    unless OPEN."""
+    """`consecutive_failures` is counted up to the number that opens the breaker. `probe_at` is when the next probe is allowed;
+    None unless OPEN."""
 
     status: BreakerStatus
     consecutive_failures: int
@@ -46,7 +47,7 @@ class BreakerState:
 
 @dataclass(eq=False, slots=True)
 class _Sign:
-    """What a call said of its target, and when first, in the Clock's monotonic seconds."""
+    """What a call showed of its target, and when it first did, in the Clock's monotonic seconds."""
 
     at: float
     failed: bool
@@ -55,8 +56,8 @@ class _Sign:
 
 @dataclass(eq=False, slots=True)
 class Permit:
-    """Permission for one call. Its holder reports back by exactly one of succeeded, failed and released; a stream calls `alive`
-    before that."""
+    """Permission for one call. Its holder reports exactly one of succeeded, failed and released. A stream calls `alive` before
+    that."""
 
     epoch: int
     probe: bool
@@ -65,7 +66,7 @@ class Permit:
 
     @property
     def failure(self) -> _Sign | None:
-        """What the failed tries of the call count as so far."""
+        """How the call's earlier failed tries were counted."""
         return self.sign if self.sign is not None and self.sign.failed else self.earlier
 
 
@@ -102,15 +103,15 @@ class Breaker:
 
     @property
     def seconds_to_probe(self) -> float:
-        """How long calls are still refused; 0 if one would be let through now."""
+        """How many seconds calls are still refused; 0 if one is allowed now."""
         if self._status is BreakerStatus.CLOSED:
             return 0.0
         until = self._probe_at if self._status is BreakerStatus.OPEN else self._lease_until
         return max(0.0, until - self._clock.monotonic())
 
     def enter(self, earlier: Permit | None = None) -> Permit | None:
-        """Permission to call now, or None. When OPEN has lasted long enough, the first call that asks becomes the probe.
-        `earlier` is the permit of the same call's previous try."""
+        """Returns permission to call now, or None. When OPEN has lasted long enough, the first call that asks becomes the
+        probe. `earlier` is the permit of the same call's previous try."""
         if self._status is BreakerStatus.CLOSED:
             counted = None if earlier is None or earlier.epoch != self._epoch else earlier.failure
             return Permit(self._epoch, probe=False, earlier=counted)
@@ -121,7 +122,8 @@ class Breaker:
         return Permit(self._epoch, probe=True)
 
     def alive(self, permit: Permit) -> None:
-        """The first token has come. A probe's closes the breaker on trial: the failures before it count again if it is cut."""
+        """Records the first token. The first token of a probe closes the breaker on trial: if its stream is cut, the failures
+        before it count again."""
         if permit.epoch != self._epoch or permit.sign is not None:
             return
         self._forget(permit.earlier)
@@ -147,7 +149,7 @@ class Breaker:
             self._latest.append(permit.sign)
 
     def failed(self, permit: Permit, prompt: int | None = None) -> None:
-        """`prompt` is equal for one and the same prompt; None: not known, so it differs from every other."""
+        """`prompt` is the same number for the same prompt. None means unknown, so it differs from every other."""
         if permit.epoch != self._epoch or permit.earlier is not None:
             return
         if self._has_failed_often(prompt):
@@ -163,7 +165,7 @@ class Breaker:
             self.open(self._settings.probe_after.total_seconds())
 
     def released(self, permit: Permit) -> None:
-        """The call said nothing about the target: cancelled, refused, limited. A probe is given back."""
+        """Records that the call says nothing about the target: it was cancelled, refused or limited. A probe is given back."""
         if permit.probe and permit.epoch == self._epoch:
             self._probe_at = self._clock.monotonic()
             self._become(BreakerStatus.OPEN)
@@ -183,7 +185,7 @@ class Breaker:
             self._become(BreakerStatus.CLOSED)
 
     def adopt_open(self, probe_after: float, opened: int) -> None:
-        """Other processes saw the target fail: as `open`, with their count."""
+        """Adopts that other processes saw the target fail. Does what `open` does, with their count."""
         self._opened = max(self._opened, opened)
         self._probe_at = self._clock.monotonic() + probe_after
         self._window.clear()
@@ -191,14 +193,14 @@ class Breaker:
             self._become(BreakerStatus.OPEN)
 
     def adopt_half_open(self, lease: float, opened: int) -> None:
-        """Another process's probe is under way, and decides within `lease` seconds."""
+        """Adopts that another process's probe is under way. It decides within `lease` seconds."""
         self._opened = max(self._opened, opened)
         self._lease_until = self._clock.monotonic() + lease
         if self._status is not BreakerStatus.HALF_OPEN:
             self._become(BreakerStatus.HALF_OPEN)
 
     def has_reason_to_doubt(self, recent: float) -> bool:
-        """It saw failures itself, or no sign of life in the last `recent` seconds."""
+        """Whether this breaker saw failures itself, or no success in the last `recent` seconds."""
         return self._in_a_row > 0 or self._last_success is None or self._clock.monotonic() - self._last_success > recent
 
     def _become(self, status: BreakerStatus) -> None:
@@ -209,7 +211,7 @@ class Breaker:
 
     @property
     def _in_a_row(self) -> int:
-        """The newest signs that are failures."""
+        """The number of failures since the newest success."""
         return sum(1 for _ in itertools.takewhile(lambda sign: sign.failed, reversed(self._latest)))
 
     @property
@@ -218,7 +220,7 @@ class Breaker:
         return self._clock.monotonic() - self._settings.window.total_seconds()
 
     def _has_failed_often(self, prompt: int | None) -> bool:
-        """Never of a probe's: the window is empty then."""
+        """Always False for a probe, because the window is empty then."""
         oldest = self._oldest
         failures = sum(sign.failed and sign.prompt == prompt and sign.at >= oldest for sign in self._window)
         return prompt is not None and failures >= _MAX_FAILURES_OF_A_PROMPT

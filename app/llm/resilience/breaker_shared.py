@@ -1,9 +1,9 @@
 """Breakers whose changes reach all processes, through one hash in Redis.
 
-Every process decides on its own copy, at most a quarter of a second old; changes are compare-and-set by Redis' time, and a probe
-is a lease that one process of all holds. The OPEN of another process is adopted only if there is a reason to doubt the target
-here too: own failures, or no recent success; so one machine's broken network does not stop the others. An open breaker whose
-probe is long overdue is ignored. Without Redis each process is alone.
+Every process decides with its own copy, which is at most a quarter of a second old. Changes are compare-and-set by Redis' time,
+and a probe is a lease that only one process holds. A process adopts the OPEN of another one only if it has a reason to doubt
+the target too: failures of its own, or no recent success. So one machine's broken network does not stop the others. An open
+breaker whose probe is long overdue is ignored. Without Redis each process decides alone.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Change: TypeAlias = Literal["open", "probe", "close", "release", "reset"]
 
 
 class Circuit(TypedDict):
-    """One breaker as Redis has it; times in milliseconds of its clock."""
+    """One breaker as stored in Redis. Times are in milliseconds of its clock."""
 
     status: str
     version: int
@@ -44,7 +44,7 @@ class _Post:
 
 
 class BreakerBoard:
-    """Where breakers post their changes and read the others'. `sync` is to be called a few times a second."""
+    """Where breakers post their changes and read those of others. Call `sync` a few times a second."""
 
     def __init__(self, redis: RedisClient, *, namespace: str) -> None:
         self._redis = redis
@@ -60,21 +60,22 @@ class BreakerBoard:
         self._breakers.pop(target, None)
 
     def post(self, change: Change, target: str, owner: str, seconds: float) -> None:
-        """To be sent with the next sync; a later change of the same breaker takes its place."""
+        """Sends the change with the next sync. A later change of the same breaker replaces it."""
         self._posts[target] = _Post(change, target, owner, seconds * 1000)
 
     def withdraw(self, target: str) -> None:
-        """What was posted and not sent yet holds no more."""
+        """Drops a posted change that was not sent yet."""
         self._posts.pop(target, None)
 
     async def change(self, change: Change, target: str, owner: str, seconds: float) -> tuple[bool, float, Circuit]:
-        """Whether it was done, Redis' time in milliseconds, and the circuit as it is now. Raises StoreUnavailable."""
+        """Returns whether the change was made, Redis' time in milliseconds, and the breaker as it is now. Raises
+        StoreUnavailable."""
         answer = await self._redis.evaluate(self._script, self.key, change, target, owner, seconds * 1000)
         now, done, text = cast(tuple[int, int, bytes], answer)
         return bool(done), float(now), cast(Circuit, json.loads(text))
 
     async def sync(self) -> None:
-        """Sends what was posted, then brings every breaker's copy up to date; raises nothing."""
+        """Sends the posted changes, then updates every breaker's copy. Raises nothing."""
         if not self._redis.available:
             return
         try:
@@ -98,7 +99,7 @@ class BreakerBoard:
 
 
 class SharedBreaker:
-    """A Breaker that posts its own changes to the board, if there is one, and learns of the changes of other processes."""
+    """A Breaker that posts its changes to the board, if there is one, and learns of the changes of other processes."""
 
     def __init__(self, breaker: Breaker, target: str, board: BreakerBoard | None, probe_after: float) -> None:
         self._breaker = breaker
@@ -119,7 +120,7 @@ class SharedBreaker:
         return self._breaker.seconds_to_probe
 
     async def enter(self, earlier: Permit | None = None) -> Permit | None:
-        """As Breaker.enter; a probe is first leased from the board, and had by one process of all."""
+        """Enters like Breaker.enter. A probe first needs a lease from the board, which only one process gets."""
         breaker = self._breaker
         if self._board is None or breaker.status is BreakerStatus.CLOSED or breaker.seconds_to_probe > 0:
             return breaker.enter(earlier)
@@ -174,7 +175,7 @@ class SharedBreaker:
                 self._post("reset")
 
     def learn(self, circuit: Circuit, now: float) -> None:
-        """Brings the copy up to date with what the others know. `now` is Redis' time in milliseconds."""
+        """Updates the copy with what the others know. `now` is Redis' time in milliseconds."""
         is_closed = self._breaker.status is BreakerStatus.CLOSED
         is_news = circuit["version"] > self._version
         if circuit["status"] == BreakerStatus.CLOSED.value and is_closed:

@@ -1,4 +1,4 @@
-"""What the guards of all processes exchange through Redis, a few times a second."""
+"""What the guards of all processes exchange through Redis, several times a second."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _log = logging.getLogger(__name__)
 
 
 class Coordination:
-    """`expected` is how many processes share the limits until Redis has said so."""
+    """`expected` is the number of processes that share the limits, until Redis has reported it."""
 
     def __init__(self, redis: RedisClient, clock: Clock, *, expected: int, namespace: str = NAMESPACE) -> None:
         self.board = BreakerBoard(redis, namespace=namespace)
@@ -35,7 +35,7 @@ class Coordination:
         return made
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Runs until it is cancelled."""
         while True:
             pause = EVERY_SECONDS
             try:
@@ -46,7 +46,7 @@ class Coordination:
             await self._clock.sleep(pause)
 
     async def sync(self) -> None:
-        """One round; without Redis the guards go on alone."""
+        """Exchanges once. Without Redis the guards continue alone."""
         try:
             await self.peers.beat()
         except StoreUnavailable:
@@ -57,7 +57,7 @@ class Coordination:
                 group.create_task(buckets.sync())
 
     async def leave(self) -> None:
-        """Returns the stock to the buckets; the process is no longer counted."""
+        """Returns the unused reservations to the shared buckets. The process is not counted any more."""
         for buckets in self._buckets:
             await buckets.give_all_back()
         try:

@@ -1,8 +1,8 @@
-"""The targets of one call while it tries them, and the error when none of them answered.
+"""The targets of one call while it tries them, and the error if none of them answered.
 
-A target without room at its limiter is passed over while another has some, and waited for when none has. A failure that every
-target would repeat ends the call. A context that is too long goes on to every target whose window is not known to be as small. A
-refusal without a known reason is tried at one other target.
+If a target has no room at its limiter, it is passed over as long as another target has room. If none has room, the call waits.
+If every target would fail in the same way, the failure ends the call. A context that is too long is tried at every target whose
+window is not known to be as small. A refusal without a known reason is tried at one other target.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Failover:
         self._unknown_refusals = 0
 
     def next(self) -> Guarded | None:
-        """The next target to try, or None if none is left or it is too late."""
+        """Returns the next target to try; None if none is left or it is too late."""
         if not self._left or self._clock.monotonic() >= self._deadline:
             return None
         chosen = self._left[0]
@@ -76,8 +76,8 @@ class Failover:
         return chosen
 
     def failed(self, guarded: Guarded, error: ProviderError | TargetSkipped | Refused) -> None:
-        """Takes note, and drops the targets that could not do better. What the first target that is tried refuses is raised: the
-        call is wrong for its route. A later one is passed over."""
+        """Records the failure and drops the targets that could not do better. If the first target refuses the call as invalid,
+        the refusal is raised, because the call is wrong for its route. A later target that refuses is passed over."""
         if isinstance(error, Refused):
             if not self.call_context.attempts:
                 raise error

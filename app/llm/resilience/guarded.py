@@ -1,7 +1,7 @@
-"""One target guarded by its breaker, its provider's limiter and its provider's retries; itself a Provider.
+"""One target with its breaker, its provider's limiter and its provider's retries. It is itself a Provider.
 
-Every try is in this order: breaker, hold (`admit`), limiter, send. Whatever way a try ends, it reports to all of them exactly
-once, and, if it was sent, to `observe`. A stream is only started again while nothing of it was shown.
+Every try has this order: breaker, hold (`admit`), limiter, send. In whatever way a try ends, it reports to all of them exactly
+once. If it was sent, it also reports to `observe`. A stream is started again only if nothing of it was shown.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ from app.llm.routing import RateLimited, Target
 from app.runtime.clock import Clock
 
 MAX_TRIES_BEFORE_THE_LAST_TARGET = 6
-"""After so many, every target that is left is tried once, and only the last one as often as its settings say."""
+"""After this many tries, each target that is left is tried only once. The last target is still tried as often as its settings
+say."""
 
 _OUTCOMES = {
     FailureKind.RATE_LIMITED: AttemptOutcome.RATE_LIMITED,
@@ -85,8 +86,8 @@ def _observe_nothing(_: Attempt) -> None:
 class CallContext:
     """The context that one call takes from attempt to attempt and from target to target.
 
-    `admit` is asked before every try and gives the output cap it may use (0: as in the call), or None if it may not be made.
-    `is_last_target` is False while another target is left to try.
+    `admit` is asked before every try. It returns the output cap of the try (0: the call's own), or None if the try is not
+    allowed. `is_last_target` is False while another target is left to try.
     """
 
     tenant: str = ""
@@ -140,7 +141,7 @@ _Step = TypeVar("_Step")
 
 
 class _Try:
-    """One try that was let through. Exactly one of succeeded, failed, unsaid and abandoned takes effect: the first."""
+    """One try that was allowed. Only the first report of succeeded, failed, rejected_before_send and abandoned takes effect."""
 
     __slots__ = (
         "_call",
@@ -223,7 +224,7 @@ class _Try:
         self._hold.release()
 
     def abandoned(self) -> None:
-        """The caller left, or the adapter ended without a result."""
+        """The caller left, or the adapter ended without a result. Does nothing after another report."""
         if self._is_open:
             self._is_open = False
             self._guarded.breaker.released(self.permit)
@@ -248,7 +249,7 @@ class _Try:
 
     @property
     def seconds(self) -> float:
-        """Since it was let through."""
+        """The seconds since the try was allowed."""
         return self._guarded.clock.monotonic() - self._started
 
     def _elapsed_ms(self) -> float:
@@ -313,15 +314,15 @@ class Guarded:
         return self._provider.kind
 
     async def complete(self, call: ModelCall, call_context: CallContext | None = None) -> Answer:
-        """Raises ProviderError once no further try is to be made here, TargetSkipped if none was made, and Refused if the call
-        cannot be put in the target's words."""
+        """Raises ProviderError when no further try is made here, TargetSkipped if no try was made, and Refused if the call
+        cannot be expressed for the target."""
         return await self._run(call, self._provider.complete, call_context or CallContext())
 
     async def embed(self, call: EmbedCall, call_context: CallContext | None = None) -> Embedded:
         return await self._run(call, self._provider.embed, call_context or CallContext())
 
     async def stream(self, call: ModelCall, call_context: CallContext | None = None) -> AsyncGenerator[StreamPart, None]:
-        """As `complete`; an error after the first part means that what was shown is not a whole answer."""
+        """Raises the same errors as `complete`. After the first part an error means that what was shown is not a whole answer."""
         call_context = call_context or CallContext()
         shown = False
         current: _Try | None = None
@@ -358,7 +359,7 @@ class Guarded:
         """The provider is closed by the code that made it."""
 
     def seconds_until(self, tokens: int) -> float:
-        """About how long a call with so many tokens would wait for room now."""
+        """About how many seconds a call with so many tokens would wait for room now."""
         return max(self.limiter.seconds_until(tokens), self.allowance.seconds_until(tokens))
 
     def skip(self, outcome: AttemptOutcome, call_context: CallContext) -> None:
@@ -401,7 +402,7 @@ class Guarded:
     async def _enter(
         self, call: ModelCall | EmbedCall, call_context: CallContext, before: _Try | None, *, streamed: bool
     ) -> _Try:
-        """`before` is the call's last try at this target."""
+        """`before` is the call's previous try at this target."""
         if self.breaker.seconds_to_probe > 0:
             raise self._skipped(AttemptOutcome.SKIPPED_OPEN_CIRCUIT, call_context)
         cap = await call_context.admit(self.target)
@@ -431,7 +432,7 @@ class Guarded:
         return _Try(self, call, call_context, permit, hold=hold, cap=cap, streamed=streamed)
 
     async def _foreseen(self, step: Awaitable[_Step]) -> _Step:
-        """Anything else that an adapter raises counts as a failure of its target, and another target may answer."""
+        """Any other error of an adapter counts as a failure of its target, so another target may answer."""
         try:
             return await step
         except (ProviderError, Refused):
@@ -444,7 +445,7 @@ class Guarded:
         return TargetSkipped(outcome, refusal)
 
     async def _pause(self, tries: int, error: ProviderError, seconds: float, deadline: float, call_context: CallContext) -> None:
-        """Waits for the backoff; raises the error if the target is not to be asked again."""
+        """Waits for the backoff. Raises the error if the target is not tried again."""
         delay = None
         if call_context.tries_left > 0 or call_context.is_last_target:
             delay = self._retry.delay(tries, error, deadline, seconds=seconds, is_last_target=call_context.is_last_target)

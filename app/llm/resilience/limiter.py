@@ -1,8 +1,8 @@
 """The rate limit of one provider: token buckets for requests and for tokens, and a queue that is fair between tenants.
 
-Reserve, act, settle: what was reserved is corrected by what was used. A reservation never exceeds the bucket, so none waits
-forever. Waiters are served by deficit round robin over their tenants: a thousand waiters of one tenant cannot starve the only one
-of another.
+Reserve, act, settle: actual usage corrects the reservation. A reservation never exceeds the bucket, so none waits forever.
+Waiters are served by deficit round robin over their tenants, so a thousand waiters of one tenant cannot starve the only one of
+another.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class LimiterKind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class LimiterState:
-    """`model` is None if it covers the whole provider; `shared` is True if all processes use one bucket."""
+    """`model` is None if the limit covers the whole provider. `shared` is True if all processes use one bucket."""
 
     model: str | None
     kind: LimiterKind
@@ -46,7 +46,7 @@ class LimiterState:
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """What a minute allows; None is no limit."""
+    """The limits per minute; None means no limit."""
 
     requests: float | None
     tokens: float | None
@@ -57,7 +57,7 @@ _SIMULATOR_RATES = Rates(1_000_000, 1_000_000_000)
 
 
 def rates_of(settings: ProviderSettings) -> Rates:
-    """The configured rates, else the provider's usual ones; a simulator is only limited if the configuration says so."""
+    """Returns the configured rates, else the provider's usual ones. A simulator is limited only if the configuration says so."""
     usual = _SIMULATOR_RATES if settings.simulated else _DEFAULT_RATES[settings.kind.value]
     limits = settings.limits
     requests, tokens = limits.requests_per_minute, limits.tokens_per_minute
@@ -65,7 +65,7 @@ def rates_of(settings: ProviderSettings) -> Rates:
 
 
 class Bucket:
-    """Holds a minute's allowance and refills evenly. May be overdrawn by what a settlement corrects, by one bucket at most."""
+    """Holds a minute's allowance and refills evenly. A settlement may overdraw it, by at most one whole bucket."""
 
     __slots__ = ("_at", "_available", "_clock", "capacity", "per_second")
 
@@ -87,7 +87,7 @@ class Bucket:
         self._available = max(-self.capacity, min(self.capacity, self.available + amount))
 
     def subtract(self, amount: float) -> None:
-        """Takes what was just seen to be there."""
+        """Takes an amount that was just seen to be available."""
         self._available = max(-self.capacity, self._available - amount)
 
     def seconds_until(self, amount: float) -> float:
@@ -95,17 +95,17 @@ class Bucket:
         return missing / self.per_second if missing > 0 else 0.0
 
     def resize(self, per_minute: float) -> None:
-        """Another capacity, with the same part of it available."""
+        """Changes the capacity. The same fraction of it stays available."""
         part = self.available / self.capacity
         self.capacity, self.per_second = per_minute, per_minute / 60
         self._available = part * per_minute
 
 
 class Buckets(Protocol):
-    """Where reservations are taken from: this process's own buckets, or all processes' shared ones."""
+    """Where reservations are taken from: the buckets of this process, or those that all processes share."""
 
     def clamp(self, tokens: int) -> float:
-        """The tokens a reservation may ask for: never more than the bucket holds."""
+        """The tokens that a reservation may ask for: never more than the bucket holds."""
         ...
 
     def take(self, tokens: float) -> bool:
@@ -113,23 +113,23 @@ class Buckets(Protocol):
         ...
 
     def seconds_until(self, tokens: float) -> float:
-        """When `take` would say yes, as far as is known here."""
+        """How many seconds until `take` can succeed, as far as this process knows."""
         ...
 
     async def fetch(self, tokens: float, max_wait: float) -> float:
-        """After `take` said no: gets what it can, and gives the seconds to wait before asking again (0: at once). `max_wait`
-        is how long the asker would wait at most."""
+        """Call it after `take` failed: takes what is available and returns the seconds to wait before the next `take` (0: at
+        once). `max_wait` is how long the caller waits at most."""
         ...
 
     def give(self, requests: float, tokens: float) -> None:
-        """Puts back, or with negative amounts takes, what a settlement corrects."""
+        """Puts back what a settlement corrects. Negative amounts are taken."""
         ...
 
     def states(self, waiting: int) -> list[LimiterState]: ...
 
 
 class LocalBuckets:
-    """This process's own."""
+    """The buckets of this process."""
 
     def __init__(self, rates: Rates, clock: Clock) -> None:
         self._requests = None if rates.requests is None else Bucket(rates.requests, clock)
@@ -162,7 +162,7 @@ class LocalBuckets:
             self._tokens.change(tokens)
 
     def missing(self) -> tuple[float, float]:
-        """Requests and tokens that are not there for the moment."""
+        """The requests and tokens that are missing now."""
         requests, tokens = (0.0 if bucket is None else bucket.capacity - bucket.available for bucket in self._both())
         return requests, tokens
 
@@ -182,7 +182,7 @@ class LocalBuckets:
         return self._requests, self._tokens
 
     def _fitting(self, tokens: float) -> float:
-        """A bucket that shrank while a call waited must not keep it waiting for ever."""
+        """If a bucket shrinks while a call waits, the call must not wait forever."""
         return tokens if self._tokens is None else min(tokens, self._tokens.capacity)
 
 
@@ -194,7 +194,7 @@ class _Waiter:
 
 
 class FairQueue:
-    """Waiters in their tenants' lanes; whose turn it is follows from what their tenants were served (deficit round robin)."""
+    """Waiters in one queue per tenant. The next one is chosen by how much each tenant was served (deficit round robin)."""
 
     def __init__(self) -> None:
         self._lanes: dict[str, deque[_Waiter]] = {}
@@ -212,7 +212,7 @@ class FairQueue:
         self._quantum += (max(1.0, waiter.tokens) - self._quantum) / 8
 
     def head(self) -> _Waiter | None:
-        """Whose turn it is; stays so until it is popped or has given up."""
+        """Returns whose turn it is. It stays the same until that waiter is popped or has given up."""
         while self._turns:
             tenant = self._turns[0]
             lane = self._lanes[tenant]
@@ -230,7 +230,7 @@ class FairQueue:
         return None
 
     def pop(self) -> None:
-        """The head is served."""
+        """Removes the head, which was served."""
         tenant = self._turns[0]
         self._deficits[tenant] -= self._lanes[tenant].popleft().tokens
 
@@ -240,7 +240,8 @@ class FairQueue:
 
 
 class Reservation:
-    """What one call may use. Left without a settlement: given back if the provider failed, else counted as used in full."""
+    """The reservation of one call. If it is left without a settlement, it is given back after a failure of the provider, else
+    it counts as used in full."""
 
     __slots__ = ("_limiter", "_open", "_tokens")
 
@@ -250,7 +251,7 @@ class Reservation:
         self._open = True
 
     def settle(self, usage: TokenUsage) -> None:
-        """The call used this much."""
+        """Settles what the call used."""
         self._close(0.0, self._tokens - self._limiter.counted(usage))
 
     def refund(self) -> None:
@@ -262,7 +263,7 @@ class Reservation:
         self._close(1.0, self._tokens)
 
     def count_in_full(self) -> None:
-        """What was used is unknown: all of it counts."""
+        """The usage is unknown, so all of it counts."""
         self._close(0.0, 0.0)
 
     def _close(self, requests: float, tokens: float) -> None:
@@ -272,7 +273,7 @@ class Reservation:
 
 
 class _Reserving:
-    """`async with limiter.reserve(…) as hold`."""
+    """Use it as `async with limiter.reserve(…) as hold`."""
 
     def __init__(self, limiter: Limiter, tenant: str, tokens: int, deadline: float) -> None:
         self._limiter = limiter
@@ -309,8 +310,8 @@ class Limiter:
         return self._buckets.states(self._waiting)
 
     def seconds_until(self, tokens: int) -> float:
-        """About how long a reservation would wait now. 0 if there is room for it and for the waiters before it: a waiter that
-        only waits for Redis to confirm is no reason to choose another target."""
+        """About how many seconds a reservation would wait now. It is 0 if there is room for it and for the waiters before it,
+        even if a waiter still waits for Redis to confirm: that is no reason to choose another target."""
         head = self._queue.head() if self._waiting else None
         seconds = self._buckets.seconds_until(self._buckets.clamp(tokens))
         return seconds if head is None else max(seconds, self._buckets.seconds_until(head.tokens))
@@ -319,7 +320,7 @@ class Limiter:
         return _Reserving(self, tenant, tokens, deadline)
 
     async def acquire(self, tenant: str, tokens: int, deadline: float) -> Reservation:
-        """One request and these tokens, waited for until the queue's timeout or the deadline; raises Refused(RateLimited)."""
+        """Takes one request and these tokens. Waits until the queue's timeout or the deadline. Raises Refused(RateLimited)."""
         amount = self._buckets.clamp(tokens)
         if self._waiting or not self._buckets.take(amount):
             await self._wait(tenant, amount, deadline)
@@ -363,7 +364,7 @@ class Limiter:
             raise self._refusal("had no room in time", amount)
 
     async def _serve(self) -> None:
-        """Serves waiters in their turn until none is left."""
+        """Serves waiters in turn until none is left."""
         while (waiter := self._queue.head()) is not None:
             self._woken.clear()
             if self._buckets.take(waiter.tokens):
@@ -377,7 +378,7 @@ class Limiter:
         self._deadlines.clear()
 
     def _served(self, pump: asyncio.Task[None]) -> None:
-        """If the loop broke, every waiter gets its error."""
+        """If the loop failed, gives every waiter the error."""
         if pump.cancelled() or (error := pump.exception()) is None:
             return
         for _, _, waiter in self._deadlines:
@@ -386,7 +387,7 @@ class Limiter:
         self._deadlines.clear()
 
     async def _pause(self, seconds: float) -> None:
-        """Until the time is up, a waiter's time runs out, or something was given back."""
+        """Waits until the time is up, a waiter's time runs out, or something was given back."""
         seconds = min(seconds, max(0.0, self._deadlines[0][0] - self._clock.monotonic()))
         waits = (asyncio.ensure_future(self._clock.sleep(seconds)), asyncio.ensure_future(self._woken.wait()))
         try:

@@ -1,8 +1,8 @@
-"""One limit across all processes: what is reserved here was first taken from buckets in Redis.
+"""One limit for all processes. Whatever is reserved here was first taken from buckets in Redis.
 
 A process holds a small stock, about what it used in the last quarter of a second, so most reservations need no round trip. It
-returns what it does not need. The stock was taken from the buckets, so the sum never exceeds the limit. While Redis is away each
-process keeps to its share, the limit divided by the processes last known.
+returns what it does not need. The stock was taken from the buckets, so the sum never exceeds the limit. While Redis is away,
+each process keeps to its share: the limit divided by the last known number of processes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _UNKNOWN = -1.0
 
 
 class Peers:
-    """How many processes share the limits, this one included; as last known while Redis is away."""
+    """The number of processes that share the limits, including this one. While Redis is away, it is the last known number."""
 
     def __init__(self, redis: RedisClient, clock: Clock, *, expected: int, namespace: str) -> None:
         self.count = max(1, expected)
@@ -37,7 +37,7 @@ class Peers:
         self._beat_at = float("-inf")
 
     async def beat(self) -> None:
-        """Says that this process is alive, every few seconds."""
+        """Reports, every few seconds, that this process is alive."""
         now = self._clock.monotonic()
         if now - self._beat_at < _HEARTBEAT_SECONDS:
             return
@@ -51,7 +51,7 @@ class Peers:
 
 @dataclass(frozen=True, slots=True)
 class _Booking:
-    """Taken from the shared buckets in advance, to be used from `ready_at` on."""
+    """An amount that was taken from the shared buckets in advance. It may be used from `ready_at` on."""
 
     ready_at: float
     requests: float
@@ -59,7 +59,7 @@ class _Booking:
 
 
 class SharedBuckets:
-    """The Buckets of a Limiter; `sync` is to be called a few times a second."""
+    """The Buckets of a Limiter. Call `sync` a few times a second."""
 
     def __init__(self, name: str, rates: Rates, redis: RedisClient, peers: Peers, clock: Clock, *, namespace: str) -> None:
         self._key = f"{namespace}:limit:{name}"
@@ -139,7 +139,7 @@ class SharedBuckets:
         ]
 
     async def sync(self) -> None:
-        """Gives back what is not needed, gets what is, and finds out what is left; raises nothing."""
+        """Returns what is not needed, takes what is, and reads what is left. Raises nothing."""
         self._wished = [min(2 * used, (limit or 0.0) * _HAND_SHARE) for used, limit in zip(self._used, self._limits, strict=True)]
         self._used = [0.0, 0.0]
         try:
@@ -151,7 +151,7 @@ class SharedBuckets:
             self._go_alone()
 
     async def give_all_back(self) -> None:
-        """At the end. Lost if Redis is away."""
+        """Returns the whole stock at the end. It is lost if Redis is away."""
         given, self._hand = self._hand, [0.0, 0.0]
         self._wished = [0.0, 0.0]
         if self._alone is None and any(given):
@@ -175,14 +175,14 @@ class SharedBuckets:
         self._change_hand(*taken)
 
     def _surplus(self) -> list[float]:
-        """What is to be returned to the buckets; negative amounts are taken from them because more was used than reserved."""
+        """What is returned to the buckets. Negative amounts are taken from them, because more was used than reserved."""
         if self._booked is not None:
             return [0.0, 0.0]
         pairs = zip(self._hand, self._wished, strict=True)
         return [hand - wished if hand < 0 or hand > 2 * wished else 0.0 for hand, wished in pairs]
 
     def _go_alone(self) -> None:
-        """Keeps to this process's share from now on, as full as the shared buckets were."""
+        """From now on keeps to this process's share, filled as the shared buckets were."""
         if self._alone is None:
             left = [left + hand for left, hand in zip(self._left(), self._hand, strict=True)]
             self._alone = LocalBuckets(self._share(), self._clock)
@@ -193,7 +193,7 @@ class SharedBuckets:
             self._hand, self._booked = [0.0, 0.0], None
 
     async def _come_back(self, alone: LocalBuckets) -> None:
-        """To the shared buckets, with what was used meanwhile."""
+        """Goes back to the shared buckets and subtracts what was used meanwhile."""
         alone.resize(self._share())
         if self._redis.available:
             taken, _ = await self._exchange([-missing for missing in alone.missing()], [0.0, 0.0], 0.0)
@@ -206,7 +206,7 @@ class SharedBuckets:
         return Rates(None if requests is None else requests / count, None if tokens is None else tokens / count)
 
     def _left(self) -> list[float]:
-        """What the shared buckets hold, as far as is known: as last seen, and refilled since."""
+        """What the shared buckets probably hold: the last known amounts and what was refilled since."""
         elapsed = self._clock.monotonic() - self._seen_at
         pairs = zip(self._limits, self._seen, strict=True)
         return [0.0 if limit is None else min(limit, seen + elapsed * limit / 60) for limit, seen in pairs]
@@ -222,7 +222,7 @@ class SharedBuckets:
             self._hand[1] += tokens
 
     async def _exchange(self, given: list[float], needed: list[float], max_wait: float) -> tuple[list[float], float]:
-        """One round trip: what was taken, and the seconds until it may be used."""
+        """Makes one round trip. Returns what was taken, and the seconds until it may be used."""
         limits = [_UNKNOWN if limit is None else limit for limit in self._limits]
         wished = [max(0.0, wish - max(0.0, hand)) for wish, hand in zip(self._wished, self._hand, strict=True)]
         arguments = (*limits, *given, *needed, *wished, max_wait)

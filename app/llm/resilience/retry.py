@@ -1,6 +1,7 @@
-"""When the same target is asked again: exponential backoff, half of it fixed and half random, inside the call's deadline.
+"""When the same target is tried again: exponential backoff, half of it fixed and half random, within the call's deadline.
 
-A budget per provider keeps retries from multiplying an outage: a fifth of the load on top, plus a few a second.
+A budget per provider limits retries to a fifth of the requests plus a few a second, so retries cannot multiply the load of an
+outage.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ _HAD_BEGUN = frozenset({FailureKind.MALFORMED, FailureKind.TRUNCATED})
 
 
 def asked_again(kind: FailureKind) -> str:
-    """Whether the same target is asked again after such a failure, in words for the documentation."""
+    """Whether the same target is tried again after such a failure, in words for the documentation."""
     if ProviderError(kind, usage=TokenUsage(confirmed=False)).was_bought:
         return "once, if it is charged and no target is left"
     if kind is FailureKind.NOT_IMPLEMENTED:
@@ -28,7 +29,7 @@ def asked_again(kind: FailureKind) -> str:
 
 
 class RetryBudget:
-    """`ratio` of the requests plus `per_second` may be retried; what is saved up lasts ten seconds."""
+    """`ratio` of the requests plus `per_second` may be retries. Unused retries are saved for up to ten seconds."""
 
     def __init__(self, ratio: float, per_second: float, clock: Clock) -> None:
         self._ratio = ratio
@@ -39,11 +40,11 @@ class RetryBudget:
         self._at = clock.monotonic()
 
     def request(self) -> None:
-        """A first try was made."""
+        """Records a first try."""
         self._balance = min(self._largest, self._balance + self._ratio)
 
     def withdraw(self) -> bool:
-        """Takes one retry; False if the budget is used up."""
+        """Takes one retry. Returns False if the budget is used up."""
         now = self._clock.monotonic()
         self._balance = min(self._largest, self._balance + (now - self._at) * self._per_second)
         self._at = now
@@ -54,10 +55,10 @@ class RetryBudget:
 
 
 class Retry:
-    """The one owner of retries of a provider."""
+    """Decides about all retries of one provider."""
 
     def __init__(self, settings: RetrySettings, clock: Clock, random: Random, *, silence: timedelta) -> None:
-        """`silence` is how long a try may be without an answer before its target is not asked again."""
+        """If a try had no answer for `silence`, its target is not tried again."""
         self._settings = settings
         self._silence = silence.total_seconds()
         self._clock = clock
@@ -69,13 +70,13 @@ class Retry:
     def delay(
         self, tries: int, error: ProviderError, deadline: float, *, is_last_target: bool, seconds: float = 0.0
     ) -> float | None:
-        """Seconds to wait before the next try after `tries` failed ones, or None if there is to be none.
+        """Returns the seconds to wait before the next try after `tries` failed ones; None if there is no next try.
 
-        `retry-after` is a lower bound. `is_last_target` is False if another target is left. Then there is at most one more try
-        here, and none if its wait is longer than the longest backoff. A failure that another try hardly repairs is tried once
-        more, and only at the last target: an answer that was paid for and cannot be read, and a method that the server says it
-        does not implement. `seconds` is how long the last try took: a target that gave no answer for as long as a first token
-        may take is not asked again.
+        `retry-after` is a lower bound. If `is_last_target` is False, another target is left. Then there is at most one more try
+        here, and none if its wait is longer than the longest backoff. Two failures are tried once more, and only at the last
+        target, because another try seldom repairs them: a paid answer that cannot be read, and a method that the server does
+        not implement. `seconds` is how long the last try took. If a target gave no answer for as long as a first token may
+        take, it is not tried again.
         """
         if seconds >= self._silence and error.kind not in _HAD_BEGUN:
             return None

@@ -77,7 +77,7 @@ class TestWhatTheErrorSaysItself:
             (400, "invalid_request_error", "billing_hard_limit_reached", "Billing hard limit has been reached", K.KEY_REFUSED),
             (403, None, "insufficient_balance", "no", K.KEY_REFUSED),
             (400, None, None, "Access denied, please make sure your account has been paid (Arrearage)", K.KEY_REFUSED),
-            # the key is none, or has no right
+            # there is no key, or it lacks the right
             (400, None, "INVALID_ARGUMENT", "API key not valid. Please pass a valid API key.", K.KEY_REFUSED),
             (400, None, None, "Incorrect API key provided: xa***. You can obtain an API key from the console.", K.KEY_REFUSED),
             (400, "invalid_request_error", None, "This organization has been disabled.", K.KEY_REFUSED),

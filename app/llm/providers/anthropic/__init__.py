@@ -1,1 +1,1 @@
-"""Anthropic's Messages API: the request, the whole answer, the stream, and the client, which alone imports the SDK."""
+"""Anthropic's Messages API: the request, the whole answer, the stream, and the client. Only the client imports the SDK."""

@@ -23,7 +23,7 @@ from app.settings import ProviderSettings
 
 _BASE_URL = "https://api.anthropic.com"
 _KEY_OF_EACH_REQUEST = "-"
-"""The SDK wants a key at the start; the real one goes with each request."""
+"""The SDK requires a key when it is created. The real one goes with each request."""
 
 
 class AnthropicProvider(Adapter):
@@ -71,18 +71,19 @@ class AnthropicProvider(Adapter):
         return AnthropicStream(call, notes, provider_request_id, by_tool=by_tool)
 
     async def embed(self, call: EmbedCall) -> Embedded:  # noqa: ARG002  # the name is the interface's
-        """There is no embeddings API: always MODEL_NOT_FOUND, and nothing is sent."""
+        """There is no embeddings API, so this always raises MODEL_NOT_FOUND and sends nothing."""
         raise ProviderError(FailureKind.MODEL_NOT_FOUND)
 
 
 def _native_format(call: ModelCall) -> dict[str, Any] | None:
-    """None also if no schema is asked for."""
+    """Returns None also if no schema is requested."""
     wanted = call.response_format
     return _native_schema(wanted.schema) if isinstance(wanted, JsonSchemaFormat) else None
 
 
 def _native_schema(schema: Mapping[str, Any]) -> dict[str, Any] | None:
-    """In the API's dialect, whose objects are all closed; None if that would change what the schema means."""
+    """Translates the schema into the API's dialect, in which all objects are closed. Returns None if that would change the
+    meaning."""
     if _has_open_object(schema):
         return None
     try:

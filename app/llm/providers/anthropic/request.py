@@ -26,7 +26,7 @@ from app.llm.providers.unsupported import OTHER_REASONING, Notes, refuse
 
 REASONING_FORMAT = "anthropic"
 JSON_TOOL = "json_answer"
-"""The tool whose input is the answer, used if the API's own format cannot express the requested JSON."""
+"""The tool whose input is the answer. It is used if the API's own format cannot express the requested JSON."""
 
 _CACHE_MARKS = 4
 _EPHEMERAL = {"type": "ephemeral"}
@@ -35,16 +35,14 @@ _EFFORTS = {ReasoningEffort.LOW: "low", ReasoningEffort.MEDIUM: "medium", Reason
 _BUDGETS = {ReasoningEffort.LOW: 1024, ReasoningEffort.MEDIUM: 4096, ReasoningEffort.HIGH: 16_384}
 _MIN_BUDGET = 1024
 _BY_BUDGET = re.compile(r"-(3(-[57])?|4|4-0|4-1|4-5)(-\d{8})?$|-3-|-4-20\d{6}$")
-"""Models whose thinking is limited in tokens; later ones take an effort."""
+"""Models whose thinking is limited in tokens. Later models take an effort instead."""
 
 Block: TypeAlias = "dict[str, Any]"
 
 
 def encode_request(call: ModelCall, notes: Notes, native_schema: Mapping[str, Any] | None, *, stream: bool) -> bytes:
-    """`native_schema` is the asked-for schema in the API's dialect; None if it does not have the words.
-
-    Raises Refused(InvalidInput) if the call cannot be said in this protocol.
-    """
+    """`native_schema` is the requested schema in the API's dialect; None if the dialect cannot express it. Raises
+    Refused(InvalidInput) if the protocol cannot express the call."""
     body: dict[str, Any] = {"model": call.model, "max_tokens": call.max_output_tokens}
     marks = _Marks(sum(message.cache_up_to for message in call.messages), notes)
     leading = next((index for index, message in enumerate(call.messages) if message.role is not Role.SYSTEM), len(call.messages))
@@ -67,7 +65,7 @@ def encode_request(call: ModelCall, notes: Notes, native_schema: Mapping[str, An
 
 
 class _Marks:
-    """Hands out the protocol's four cache marks: the last ones win, because each covers what is before it."""
+    """Assigns the protocol's four cache marks. The last marks win, because each covers everything before it."""
 
     def __init__(self, wanted: int, notes: Notes) -> None:
         self._skip = max(0, wanted - _CACHE_MARKS)
@@ -131,7 +129,7 @@ def _assistant(message: Message, marks: _Marks, notes: Notes) -> list[Block]:
 
 
 def _reasoning_blocks(reasoning: Json, model: str, notes: Notes) -> list[tuple[int, Block]]:
-    """The blocks as the model wrote them, with their places in its answer. They are signed for that model alone."""
+    """The reasoning blocks as the model wrote them, with their places in its answer. They are signed for that model alone."""
     if not isinstance(reasoning, dict) or reasoning.get("format") != REASONING_FORMAT or reasoning.get("model") != model:
         notes.add(OTHER_REASONING)
         return []
@@ -163,7 +161,7 @@ def _is_empty(part: Part) -> bool:
 
 
 def _short(blocks: list[Block]) -> str | list[Block]:
-    """A single text without marks goes as a string."""
+    """A single text without cache marks is sent as a string."""
     if len(blocks) == 1 and blocks[0]["type"] == "text" and "cache_control" not in blocks[0]:
         text: str = blocks[0]["text"]
         return text
@@ -190,7 +188,7 @@ def _reason(call: ModelCall, body: dict[str, Any], notes: Notes) -> None:
 
 
 def _json_tool(call: ModelCall, body: dict[str, Any], native_schema: Mapping[str, Any] | None) -> Block | None:
-    """Asks for the answer's format; returns the tool to answer with if the API has no format for it."""
+    """Requests the answer's format. Returns the tool to answer with if the API has no format for it."""
     wanted = call.response_format
     if wanted is None:
         return None
@@ -224,7 +222,7 @@ def _tools(call: ModelCall, body: dict[str, Any], json_tool: Block | None) -> No
 
 
 def _json_choice(call: ModelCall) -> Block:
-    """The API does not let a model that reasons be forced to use a tool."""
+    """The API does not allow that a reasoning model is forced to use a tool."""
     if thinks(call):
         return {"type": "auto"}
     if call.tools and call.tool_choice is not ToolChoiceMode.NONE:

@@ -1,4 +1,4 @@
-"""Anthropic's answer, whole: content blocks, stop reason and usage."""
+"""Anthropic's whole answer: content blocks, stop reason and usage."""
 
 from __future__ import annotations
 
@@ -42,14 +42,12 @@ _BODY: msgspec.json.Decoder[Any] = msgspec.json.Decoder(Any)
 _RAW_BODY = msgspec.json.Decoder(_RawBody)
 _WITHOUT_WORDS = {"max_tokens", "model_context_window_exceeded", "refusal", "pause_turn"}
 _SILENT_TOKENS = 8
-"""An answer without any words may have as many tokens: those that only end it."""
+"""Even an answer without words may use as many tokens: they only end it."""
 
 
 class Content:
-    """What an answer consists of, collected block by block, in the order of the answer.
-
-    Text blocks are one text; reasoning blocks are kept as they are, each with its place among the others.
-    """
+    """The content of an answer, collected block by block in the answer's order. Text blocks become one text. Reasoning blocks
+    are kept unchanged, each with its place among the others."""
 
     def __init__(self, call: ModelCall) -> None:
         self._by_tool = call.response_format is not None
@@ -59,7 +57,7 @@ class Content:
         self._reasoning: list[tuple[int, dict[str, Json]]] = []
 
     def is_answer(self, tool_name: str) -> bool:
-        """The tool that we added ourselves, to be given JSON."""
+        """The tool that we added to get JSON."""
         return self._by_tool and tool_name == JSON_TOOL
 
     def add_tool_use(self, tool_id: str, name: str, arguments: str) -> None:
@@ -78,14 +76,14 @@ class Content:
         return answer_bytes("".join(self.texts), self.tool_calls) + kept
 
     def require_words(self, stop_reason: str | None, figures: Figures) -> None:
-        """Raises Malformed if an answer has ended well, was billed for words, and has none that can be read."""
+        """Raises Malformed if an answer has ended normally, was billed for words, and has no words that can be read."""
         if self.texts or self.tool_calls or self._reasoning or stop_reason in _WITHOUT_WORDS:
             return
         if (figures.output or 0) > _SILENT_TOKENS or not figures:
             raise Malformed
 
     def whole(self, stop_reason: str | None, usage: TokenUsage, model: str, notes: Notes) -> WholeAnswer:
-        """An answer by the tool we added has stopped: it calls nothing."""
+        """An answer through the tool that we added ends as STOP, because it calls no tool of the caller."""
         finished = _FINISHED.get(stop_reason or "")
         if finished is None:
             notes.add(UNKNOWN_FINISH)
@@ -143,7 +141,7 @@ def _blocks(content: object, stop_reason: str | None) -> Sequence[object]:
 
 
 def _inputs(raw: bytes) -> dict[int, str]:
-    """The arguments of tool calls as they were written, by the place of their block."""
+    """The arguments of tool calls as they were written, keyed by the place of their block."""
     try:
         blocks = decode(_RAW_BODY, raw).content
     except Malformed:
@@ -179,7 +177,7 @@ def _add_block(content: Content, block: object, notes: Notes, written: str | Non
 
 
 def block_kind(block: Mapping[str, object]) -> str | None:
-    """A block that does not name its kind is known by its fields; None if it is not."""
+    """Returns the block's kind. A block that does not name its kind is known by its fields; None if it is not."""
     kind = word(block.get("type"))
     if kind is not None:
         return kind

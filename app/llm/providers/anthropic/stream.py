@@ -1,7 +1,8 @@
-"""Anthropic's answer, streamed: message_start, content blocks with their deltas, message_delta, message_stop.
+"""Anthropic's streamed answer: message_start, content blocks with their deltas, message_delta, message_stop.
 
-The answer is complete when its stop reason has come, which message_delta brings once, at the end, together with the usage;
-message_stop only confirms it and is not waited for. A body that ends before is a truncated answer, however cleanly it ends.
+The answer is complete when its stop reason has arrived. message_delta brings it once, at the end, together with the usage.
+message_stop only confirms it and is not waited for. A body that ends earlier is a truncated answer, even if the connection ends
+normally.
 """
 
 from __future__ import annotations
@@ -78,9 +79,9 @@ _EVENTS = {
 
 
 class AnthropicStream:
-    """Reads events one by one. `started` after the first piece of content, `complete` once the stop reason is known,
-    `stopped` after message_stop. Where the answer is asked for `by_tool`, text may only lead up to it: it is held back until
-    the model has called the tool, or stopped without."""
+    """Reads events one by one. `started` is true after the first piece of content, `complete` when the stop reason is known,
+    and `stopped` after message_stop. If `by_tool` is true, the answer comes as the input of a tool. Text before it may be only
+    an introduction, so it is held back until the model calls the tool or stops without a call."""
 
     def __init__(self, call: ModelCall, notes: Notes, request_id: str | None, *, by_tool: bool = False) -> None:
         self._call = call
@@ -100,7 +101,7 @@ class AnthropicStream:
         self.stopped = False
 
     def read(self, payload: bytes) -> Sequence[ContentDelta]:
-        """The parts to pass on. Raises Malformed, and ProviderError for an error event."""
+        """Returns the parts to pass on. Raises Malformed, and ProviderError for an error event."""
         event = _decode(payload)
         kind = event.type
         if kind == "content_block_delta":
@@ -134,8 +135,8 @@ class AnthropicStream:
         return self._content.whole(self._stop_reason, self.usage(), self._model, self._notes)
 
     def usage(self) -> TokenUsage:
-        """The provider's final figures if the answer is complete; else an estimate from what has come. The start of the stream
-        knows no output: what it says of that is no figure."""
+        """The provider's final figures if the answer is complete, else an estimate from what was received. The output figure at
+        the start of the stream is not used, because no output is known then."""
         figures = self._figures
         if self.complete and self._is_billed:
             return anthropic_usage(figures, self._call, self._output_bytes, self._notes)
@@ -161,11 +162,11 @@ class AnthropicStream:
 
     @property
     def _last_index(self) -> int:
-        """Of the block that was opened last; -1 if none is open."""
+        """The index of the block that was opened last; -1 if none is open."""
         return next(reversed(self._open), -1)
 
     def _begin(self, index: int | None, block: dict[str, Any]) -> _Block:
-        """A block without an index comes after the last one."""
+        """Opens a block. A block without an index gets the place after the last one."""
         begun = self._open[self._last_index + 1 if index is None else index] = _Block(block)
         self._blocks.append(begun)
         return begun
@@ -209,9 +210,9 @@ class AnthropicStream:
         return ()
 
     def _block_of(self, index: int | None, kind: str) -> _Block:
-        """Where a delta of this kind belongs: the block of its index, else the last open one if that is of its kind, else a new
-        one. A block that does not name its kind is what its first delta says, and one that is given text is text. Raises
-        Malformed for arguments without a tool call."""
+        """Returns the block to which a delta of this kind belongs: the block with its index, else the last open block of this
+        kind, else a new block. A block that does not name its kind takes the kind of its first delta. A block of an unknown
+        kind that gets text becomes a text block. Raises Malformed for arguments without a tool call."""
         block = self._open.get(self._last_index if index is None else index)
         known = None if block is None else block.block["type"]
         if block is not None and known not in _BLOCKS:
@@ -263,8 +264,7 @@ class AnthropicStream:
 
 
 def _decode(payload: bytes) -> Event:
-    """An event with fields of other types than they should be is read without them. Raises Malformed if the words of its delta
-    cannot be read."""
+    """Fields of a wrong type are ignored. Raises Malformed if the words of the delta cannot be read."""
     try:
         event = decode(_EVENT, payload)
     except Malformed:
@@ -291,7 +291,7 @@ def _loose_event(body: Mapping[str, object]) -> Event:
 
 
 def _event_kind(event: Event) -> str | None:
-    """What an event without a known type is, by its fields; None if it is one that may be left out."""
+    """Returns the type of an event without a known type, by its fields; None if the event can be ignored."""
     if event.error is not None:
         return "error"
     if event.content_block is not None:
@@ -302,14 +302,14 @@ def _event_kind(event: Event) -> str | None:
 
 
 def _delta_kind(delta: Delta) -> str | None:
-    """By its type if that is known, else by the field that it has."""
+    """Returns the delta's type if it is known, else the type that fits the field it has."""
     if delta.type in _FIELD_OF_DELTA:
         return delta.type
     return next((kind for kind, name in _FIELD_OF_DELTA.items() if getattr(delta, name)), None)
 
 
 def _loose_delta(delta: Mapping[str, object]) -> Delta:
-    """Arguments may come as the object that they are the text of. Raises Malformed for words of another type."""
+    """Arguments may come as an object instead of its JSON text. Raises Malformed if words have another type."""
     words = {key: value for key, value in delta.items() if key in Delta.__struct_fields__ and isinstance(value, str)}
     if isinstance(arguments := delta.get("partial_json"), dict):
         words["partial_json"] = tool_input(arguments) if arguments else ""

@@ -1,1 +1,1 @@
-"""OpenAI's Chat Completions and Embeddings APIs, also of compatible servers. The client alone imports the SDK."""
+"""OpenAI's Chat Completions and Embeddings APIs, also of compatible servers. Only the client imports the SDK."""

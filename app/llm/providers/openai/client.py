@@ -25,7 +25,7 @@ from app.settings import ProviderKindName, ProviderSettings
 
 _BASE_URL = "https://api.openai.com/v1"
 _KEY_OF_EACH_REQUEST = "-"
-"""The SDK wants a key at the start; the real one goes with each request."""
+"""The SDK requires a key when it is created. The real one goes with each request."""
 
 
 class OpenAIProvider(Adapter):
@@ -69,7 +69,8 @@ class OpenAIProvider(Adapter):
         return OpenAIStream(call, notes, provider_request_id)
 
     async def embed(self, call: EmbedCall) -> Embedded:
-        """Vectors of another length than `dimensions` are SCHEMA_MISMATCH: a server that ignores it must not go unnoticed."""
+        """Vectors whose length is not `dimensions` are a SCHEMA_MISMATCH, because a server that ignores `dimensions` must not
+        go unnoticed."""
         try:
             begun = await self.upstream.post(
                 "/embeddings",

@@ -1,7 +1,7 @@
-"""The parts of a message in OpenAI's protocol, read whatever type a server gives them.
+"""The parts of a message in OpenAI's protocol. They are read even if a server gives them another type.
 
-What can be read is read; a side field that cannot is left out with a note. Only the answer's own words are never left out: text
-or a tool call that cannot be read makes the answer Malformed.
+A side field that cannot be read is left out with a note. The answer's own words are never left out: if text or a tool call
+cannot be read, the answer is Malformed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _REASONING_PARTS = {"thinking", "reasoning", "reasoning_text"}
 
 @dataclass(slots=True)
 class CallPiece:
-    """One tool call, or a piece of it; None for what is not said."""
+    """One tool call, or a piece of it. A field is None if the server did not send it."""
 
     index: int | None
     id: str | None
@@ -42,7 +42,7 @@ class MessageParts:
 
 
 def read_message(message: Mapping[str, object], notes: Notes) -> MessageParts:
-    """A whole message, or the delta of a chunk. Raises Malformed."""
+    """Reads a whole message, or the delta of a chunk. Raises Malformed."""
     parts = MessageParts()
     _read_content(message.get("content"), parts, notes)
     refusal = message.get("refusal")
@@ -64,7 +64,7 @@ def read_message(message: Mapping[str, object], notes: Notes) -> MessageParts:
 
 
 def first_choice(choices: object) -> Mapping[str, object] | None:
-    """The choice of index 0, else the first; None if there is none."""
+    """Returns the choice with index 0, else the first one; None if there is none."""
     found = [each for each in choices if isinstance(each, Mapping)] if isinstance(choices, list) else []
     if isinstance(choices, Mapping):
         found = [choices]
@@ -104,7 +104,7 @@ def _read_piece(piece: Mapping[str, object], texts: list[str], parts: MessagePar
 
 
 def _plain_text(value: object) -> str | None:
-    """A text, one in an object, or a list of those."""
+    """Reads a text, an object with a text, or a list of those."""
     if isinstance(value, str):
         return value
     if isinstance(value, Mapping):
@@ -147,7 +147,7 @@ def _call(body: Mapping[str, object]) -> CallPiece:
 
 
 def arguments_text(arguments: object) -> str:
-    """Some servers send an object where the protocol has its JSON text; an empty one says nothing yet. Raises Malformed."""
+    """Some servers send an object although the protocol has JSON text; an empty object says nothing yet. Raises Malformed."""
     if isinstance(arguments, str):
         return arguments
     if arguments and not isinstance(arguments, Mapping):

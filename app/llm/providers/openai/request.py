@@ -27,7 +27,7 @@ from app.llm.providers.unsupported import OTHER_REASONING, Notes, refuse
 
 REASONING_FORMAT = "openai-compatible"
 REASONING_FIELDS = ("reasoning_content", "reasoning")
-"""Where compatible servers put what a model thought; OpenAI itself keeps it."""
+"""The fields in which compatible servers put what a model thought. OpenAI itself does not return it."""
 
 PARAMETERS = {
     "temperature": "temperature",
@@ -36,7 +36,7 @@ PARAMETERS = {
     "stop": "stop",
     "reasoning_effort": "reasoningEffort",
 }
-"""What may be left out for a model, with the input's own word for it."""
+"""Parameters that may be left out for a model, each with its name in the input."""
 
 _ROLES = {Role.SYSTEM: "system", Role.USER: "user"}
 _CHOICES = {ToolChoiceMode.AUTO: "auto", ToolChoiceMode.NONE: "none", ToolChoiceMode.REQUIRED: "required"}
@@ -47,17 +47,15 @@ _EFFORTS = {
     ReasoningEffort.HIGH: "high",
 }
 _CACHE_MARKS = re.compile(r"^gpt-(5\.([6-9]|\d\d)|[6-9]|\d\d)")
-"""Models that take explicit marks; earlier ones cache by themselves."""
+"""Models that take explicit cache marks. Earlier ones cache by themselves."""
 _SAYS_JSON = "Answer in JSON."
 
 Block: TypeAlias = "dict[str, Any]"
 
 
 def encode_request(call: ModelCall, notes: Notes, untaken: Set[str], *, official: bool, stream: bool) -> bytes:
-    """`untaken` are parameters this model has refused before; `official` is False for compatible servers, which know less.
-
-    Raises Refused(InvalidInput) if the call cannot be said in this protocol.
-    """
+    """`untaken` are parameters that this model has refused before. `official` is False for compatible servers, which know fewer
+    fields. Raises Refused(InvalidInput) if the protocol cannot express the call."""
     marks = official and _CACHE_MARKS.match(call.model) is not None
     cap = "max_completion_tokens" if official or "max_tokens" in untaken else "max_tokens"
     body: dict[str, Any] = {
@@ -144,7 +142,7 @@ def _part(part: Part) -> Block:
 
 
 def _tool_result(message: Message) -> Block:
-    """The protocol has no word for a failed tool: its content says so."""
+    """The protocol has no field for a failed tool, so the content says it."""
     result = message.tool_result
     if result is None:
         raise refuse("A TOOL message needs its toolResult.", ("messages",))
@@ -188,7 +186,7 @@ def _format(call: ModelCall, body: dict[str, Any], notes: Notes) -> None:
 
 
 def _is_strict(value: object) -> bool:
-    """The strict dialect wants every object closed and every property required."""
+    """The strict dialect requires every object to be closed and every property to be required."""
     if isinstance(value, Mapping):
         if value.get("type") == "object":
             properties = value.get("properties")

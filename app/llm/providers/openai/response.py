@@ -1,6 +1,7 @@
-"""The answer to POST /v1/chat/completions, whole, and the one to /v1/embeddings.
+"""The whole answer to POST /v1/chat/completions, and the answer to /v1/embeddings.
 
-Compatible servers leave out finish reasons, usage and the ids of tool calls; what is derived from the rest is said in a note.
+Compatible servers leave out finish reasons, usage and the ids of tool calls. If one of them is derived from the rest, a note
+says so.
 """
 
 from __future__ import annotations
@@ -42,14 +43,14 @@ _FINISHED = {
     "recitation": FinishReason.CONTENT_FILTER,
     "sensitive": FinishReason.CONTENT_FILTER,
 }
-"""With those of compatible servers: Together, Mistral, Gemini, Z.ai, and gateways to Anthropic's models."""
+"""Includes the names of compatible servers: Together, Mistral, Gemini, Z.ai, and gateways to Anthropic's models."""
 _BROKEN_OFF = {
     "abort": FailureKind.TRUNCATED,
     "error": FailureKind.SERVER_ERROR,
     "insufficient_system_resource": FailureKind.OVERLOADED,
     "network_error": FailureKind.SERVER_ERROR,
 }
-"""Finish reasons of compatible servers that mean there is no whole answer: SGLang, OpenRouter, DeepSeek, Z.ai."""
+"""Finish reasons of compatible servers which mean that the answer is not whole: SGLang, OpenRouter, DeepSeek, Z.ai."""
 _WITHOUT_WORDS = {
     *_BROKEN_OFF,
     *(name for name, reason in _FINISHED.items() if reason in {FinishReason.LENGTH, FinishReason.CONTENT_FILTER}),
@@ -70,11 +71,11 @@ class EmbeddingsBody(msgspec.Struct, gc=False):
 _BODY = msgspec.json.Decoder(Any)
 _EMBEDDINGS = msgspec.json.Decoder(EmbeddingsBody)
 _SILENT_TOKENS = 8
-"""An answer without any words may have as many tokens: those that only end it."""
+"""Even an answer without words may use as many tokens: they only end it."""
 
 
 def read_answer(raw: bytes, call: ModelCall, notes: Notes) -> WholeAnswer:
-    """Raises Malformed, and ProviderError for an error body or if the finish reason says that the answer is not whole."""
+    """Raises Malformed, and ProviderError for an error body or for a finish reason which says that the answer is not whole."""
     body = decode(_BODY, raw)
     if not isinstance(body, Mapping):
         raise Malformed
@@ -115,14 +116,14 @@ def read_billed(body: Mapping[str, object], call: ModelCall, output_bytes: int) 
 
 
 def require_words(parts: MessageParts, finish: str | None, *, figures: Figures, silent_tokens: int = _SILENT_TOKENS) -> None:
-    """Raises Malformed if an answer has ended well, was billed for words, and has none that can be read."""
+    """Raises Malformed if an answer has ended normally, was billed for words, and has no words that can be read."""
     shown = (figures.output or 0) - (figures.reasoning or 0)
     if parts.is_empty and finish not in _WITHOUT_WORDS and (shown > silent_tokens or not figures):
         raise Malformed
 
 
 def finish_word(value: object) -> str | None:
-    """In lower case: some servers write theirs in capitals."""
+    """In lower case, because some servers write finish reasons in capitals."""
     found = word(value)
     return None if found is None else found.lower()
 
@@ -151,7 +152,7 @@ def build_answer(
     model: str,
     notes: Notes,
 ) -> WholeAnswer:
-    """A model that refuses in the words of `refusal` has given those instead of an answer."""
+    """If a model refuses in `refusal`, these words are the answer's text."""
     if finish in _BROKEN_OFF:
         raise ProviderError(_BROKEN_OFF[finish], status_code=200, usage=usage)
     finished = _FINISHED.get(finish or "")
@@ -177,7 +178,8 @@ def _tool_call(piece: CallPiece) -> ToolCall:
 
 
 def read_embeddings(raw: bytes, count: int) -> tuple[tuple[tuple[float, ...], ...], Figures, str | None]:
-    """Vectors in the order of the texts, usage and model. Raises Malformed, also if there are not `count` vectors."""
+    """Returns vectors in the order of the texts, usage and model. Raises Malformed, also if the number of vectors is not
+    `count`."""
     body = decode(_EMBEDDINGS, raw)
     rows = sorted(enumerate(body.data), key=lambda row: _place(row[0], row[1].index))
     vectors = tuple(_vector(row.embedding) for _, row in rows)
@@ -191,7 +193,7 @@ def _place(place: int, index: object) -> int:
 
 
 def _vector(embedding: str | list[float]) -> tuple[float, ...]:
-    """Base64 of little-endian 32-bit floats, or plain numbers."""
+    """Reads base64 of little-endian 32-bit floats, or plain numbers."""
     if isinstance(embedding, str):
         try:
             values = tuple(array("f", binascii.a2b_base64(embedding, strict_mode=True)))

@@ -1,9 +1,8 @@
-"""The streamed answer of POST /v1/chat/completions: chunks, one last with usage alone, then [DONE].
+"""The streamed answer of POST /v1/chat/completions: chunks, a last chunk with usage alone, then [DONE].
 
-The answer is complete with its finish reason, or with [DONE] from servers that give none. After either only usage is still
-awaited, for a moment, and with it everything is known, whether or not [DONE] follows.
-
-A chunk is decoded into the types that it should have; only one that has others is read field by field.
+The answer is complete with its finish reason, or with [DONE] from servers that give none. After that only usage is awaited, for
+a moment. When usage has arrived, nothing more is needed, with or without [DONE]. A chunk is decoded into the expected types.
+Only a chunk with other types is read field by field.
 """
 
 from __future__ import annotations
@@ -103,7 +102,7 @@ class OpenAIStream:
         self.stopped = False
 
     def read(self, payload: bytes) -> Sequence[ContentDelta]:
-        """The parts to pass on. Raises Malformed, and ProviderError for an error inside the stream."""
+        """Returns the parts to pass on. Raises Malformed, and ProviderError for an error inside the stream."""
         if payload == _DONE:
             self.complete = True
             self.stopped = self._is_billed
@@ -143,7 +142,7 @@ class OpenAIStream:
         self._figures = merged(self._figures, openai_figures_of(body, self._notes))
 
     def _read_loosely(self, payload: bytes, parts: list[ContentDelta]) -> None:
-        """A chunk with fields of other types than they should be. Raises Malformed if its words cannot be read."""
+        """Reads a chunk whose fields do not have the expected types. Raises Malformed if its words cannot be read."""
         body = decode(_ANY, payload)
         if not isinstance(body, Mapping):
             raise Malformed
@@ -199,7 +198,8 @@ class OpenAIStream:
         )
 
     def usage(self) -> TokenUsage:
-        """Of an answer that is not complete, what has come; figures that came meanwhile are the least that it cost."""
+        """If the answer is not complete, the usage of what was received. Figures that came meanwhile are the least that it
+        cost."""
         if self.complete:
             return openai_usage(self._figures, self._call, self._output_bytes, self._service_tier, self._notes)
         estimate = estimated_usage(self._call, self._output_bytes)
@@ -259,7 +259,7 @@ class OpenAIStream:
             parts.append(ToolCallDelta(made.id, arguments))
 
     def _place(self, piece: CallPiece) -> int:
-        """Servers that leave the index out send one call after the other: a new name, or id, begins the next."""
+        """Servers that leave out the index send one call after the other: a new name or id begins the next call."""
         if piece.index is not None:
             return piece.index
         last = next(reversed(self._calls), -1)
