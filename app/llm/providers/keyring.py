@@ -65,7 +65,7 @@ class Keyring:
         return min(untried, key=lambda key: max(self._until(key, None), self._until(key, model)), default=None)
 
     def refuse(self, key: ApiKey, model: str | None) -> None:
-        """Sets the key aside, only for `model` if that is given. If its secret has changed, the new secret replaces it instead.
+        """Takes the key out of use for a while, only for `model` if that is given. If its secret has changed, the new secret replaces it instead.
         Does nothing if that has already happened."""
         if self._keys[key.place] is not key:
             return
