@@ -65,8 +65,8 @@ class Keyring:
         return min(untried, key=lambda key: max(self._until(key, None), self._until(key, model)), default=None)
 
     def refuse(self, key: ApiKey, model: str | None) -> None:
-        """Takes the key out of use for a while, only for `model` if that is given. If its secret has changed, the new secret replaces it instead.
-        Does nothing if that has already happened."""
+        """Takes the key out of use for a while, only for `model` if that is given. If its secret has changed, the new secret
+        replaces it instead. Does nothing if that has already happened."""
         if self._keys[key.place] is not key:
             return
         fresh = self._read_again(key)
