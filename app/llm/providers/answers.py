@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from app.domain.usage import TokenUsage
 from app.llm.messages import ContentDelta, FinishReason, Json, ToolCall
+from app.llm.providers.unsupported import Notes
+from app.llm.providers.wire_text import clean
 
 UNKNOWN_FINISH = "The provider gave no known finish reason; it was derived from the answer."
+REPEATED_ID = "The provider gave several tool calls the same id; all but the first were given ids of their own."
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +23,23 @@ class WholeAnswer:
     finish_reason: FinishReason
     usage: TokenUsage
     model: str
+
+
+class CallIds:
+    """Each tool call of an answer has an id of its own: a result says by it which call it answers."""
+
+    def __init__(self, notes: Notes, new_id: Callable[[], str]) -> None:
+        self._notes = notes
+        self._new_id = new_id
+        self._seen: set[str] = set()
+
+    def distinct(self, given: str | None) -> str:
+        call_id = clean(given) if given else self._new_id()
+        if call_id in self._seen:
+            self._notes.add(REPEATED_ID)
+            call_id = self._new_id()
+        self._seen.add(call_id)
+        return call_id
 
 
 class AnswerReader(Protocol):

@@ -11,7 +11,7 @@ import msgspec
 from app.domain.usage import TokenUsage
 from app.llm.failures import error_words, stream_failure, tells_failure
 from app.llm.messages import FinishReason, Json, ModelCall, ToolCall
-from app.llm.providers.answers import UNKNOWN_FINISH, WholeAnswer
+from app.llm.providers.answers import UNKNOWN_FINISH, CallIds, WholeAnswer
 from app.llm.providers.anthropic.request import JSON_TOOL, REASONING_FORMAT
 from app.llm.providers.unsupported import Notes
 from app.llm.providers.usage_figures import Figures, anthropic_figures_of
@@ -49,7 +49,8 @@ class Content:
     """The content of an answer, collected block by block in the answer's order. Text blocks become one text. Reasoning blocks
     are kept unchanged, each with its place among the others."""
 
-    def __init__(self, call: ModelCall) -> None:
+    def __init__(self, call: ModelCall, notes: Notes) -> None:
+        self.ids = CallIds(notes, new_tool_use_id)
         self._by_tool = call.response_format is not None
         self._model = call.model
         self.texts: list[str] = []
@@ -115,7 +116,7 @@ def read_answer(raw: bytes, call: ModelCall, notes: Notes) -> WholeAnswer:
         raise stream_failure(message, None)
     if not figures and "content" not in message and (tells_failure(message) or error_words(message).message is not None):
         raise stream_failure(message, None)
-    content = Content(call)
+    content = Content(call, notes)
     written = _inputs(raw)
     for place, block in enumerate(_blocks(message.get("content"), stop_reason)):
         _add_block(content, block, notes, written.get(place))
@@ -167,7 +168,7 @@ def _add_block(content: Content, block: object, notes: Notes, written: str | Non
         name = word(block.get("name"))
         if name is None:
             raise Malformed
-        content.add_tool_use(str(block.get("id") or new_tool_use_id()), name, written or tool_input(block.get("input")))
+        content.add_tool_use(tool_use_id(content, block), name, written or tool_input(block.get("input")))
     elif isinstance(text, str):
         content.texts.append(clean(text))
     elif kind is None or (kind == "text" and text is not None):
@@ -193,6 +194,11 @@ def tool_input(value: object) -> str:
     if isinstance(value, str):
         return value or "{}"
     return "{}" if value is None else msgspec.json.encode(value).decode()
+
+
+def tool_use_id(content: Content, block: Mapping[str, object]) -> str:
+    given = block.get("id")
+    return content.ids.distinct(str(given) if given else None)
 
 
 def new_tool_use_id() -> str:

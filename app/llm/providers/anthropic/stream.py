@@ -17,7 +17,7 @@ from app.domain.usage import TokenUsage
 from app.llm import failures
 from app.llm.messages import ContentDelta, ModelCall, TextDelta, ToolCallDelta
 from app.llm.providers.answers import WholeAnswer
-from app.llm.providers.anthropic.response import UNKNOWN_PART, Content, block_kind, new_tool_use_id, tool_input
+from app.llm.providers.anthropic.response import UNKNOWN_PART, Content, block_kind, tool_input, tool_use_id
 from app.llm.providers.unsupported import Notes
 from app.llm.providers.usage_figures import Figures, anthropic_figures, merged
 from app.llm.providers.usage_mapping import anthropic_usage, estimated_usage
@@ -43,6 +43,14 @@ class Event(msgspec.Struct, gc=False):
     error: Any = None
 
 
+class _StartBlock(msgspec.Struct, gc=False):
+    input: msgspec.Raw = msgspec.Raw(b"")
+
+
+class _Start(msgspec.Struct, gc=False):
+    content_block: _StartBlock
+
+
 class _Block:
     __slots__ = ("block", "pieces")
 
@@ -52,6 +60,7 @@ class _Block:
 
 
 _EVENT = msgspec.json.Decoder(Event)
+_START = msgspec.json.Decoder(_Start)
 _ANY: msgspec.json.Decoder[Any] = msgspec.json.Decoder(Any)
 _FIELD_OF_DELTA = {
     "text_delta": "text",
@@ -87,7 +96,7 @@ class AnthropicStream:
         self._call = call
         self._notes = notes
         self._request_id = request_id
-        self._content = Content(call)
+        self._content = Content(call, notes)
         self._blocks: list[_Block] = []
         self._open: dict[int, _Block] = {}
         self._figures = Figures()
@@ -108,16 +117,16 @@ class AnthropicStream:
             self.started = True
             return self._delta(event)
         if kind == "content_block_start":
-            return self._block_start(event)
+            return self._block_start(event, payload)
         if kind == "content_block_stop":
-            self._open.pop(self._last_index if event.index is None else event.index, None)
-        elif kind == "message_delta":
+            return self._input_of(self._open.pop(self._last_index if event.index is None else event.index, None))
+        if kind == "message_delta":
             return self._message_delta(event)
-        elif kind == "message_start":
+        if kind == "message_start":
             self._start(event.message)
         elif kind == "message_stop":
             self.complete = self.stopped = True
-            return self._release()
+            return self._end()
         elif kind == "error":
             raise failures.stream_failure(event.error, self._request_id)
         return ()
@@ -153,8 +162,12 @@ class AnthropicStream:
             self._stop_reason = event.delta.stop_reason
             self.complete = True
             self.stopped = bool(later)
-            return self._release()
+            return self._end()
         return ()
+
+    def _end(self) -> Sequence[ContentDelta]:
+        inputs = [part for block in self._blocks for part in self._input_of(block)]
+        return [*self._release(), *inputs]
 
     def _release(self) -> Sequence[ContentDelta]:
         held, self._held = self._held, None
@@ -171,7 +184,7 @@ class AnthropicStream:
         self._blocks.append(begun)
         return begun
 
-    def _block_start(self, event: Event) -> Sequence[ContentDelta]:
+    def _block_start(self, event: Event, payload: bytes) -> Sequence[ContentDelta]:
         block = event.content_block
         if block is None:
             return ()
@@ -180,10 +193,10 @@ class AnthropicStream:
         if kind == "tool_use":
             if word(block.get("name")) is None:
                 raise Malformed
-            begun.block["id"] = str(block.get("id") or new_tool_use_id())
+            begun.block |= {"id": tool_use_id(self._content, block), "input": _written_input(block, payload)}
             self.started = True
             if not self._content.is_answer(str(block.get("name"))):
-                return (ToolCallDelta(clean(begun.block["id"]), "", clean(str(block.get("name")))),)
+                return (ToolCallDelta(begun.block["id"], "", clean(str(block.get("name")))),)
             self._held = None
         text = block.get("text")
         return self._text(begun, text) if isinstance(text, str) and text else ()
@@ -246,7 +259,13 @@ class AnthropicStream:
             return ()
         if self._content.is_answer(str(block.block.get("name"))):
             return (TextDelta(piece),)
-        return (ToolCallDelta(clean(str(block.block.get("id"))), piece),)
+        return (ToolCallDelta(str(block.block["id"]), piece),)
+
+    def _input_of(self, block: _Block | None) -> Sequence[ContentDelta]:
+        """Some servers give the whole input at the start of a block; pieces that come after it are taken instead."""
+        if block is None or block.block["type"] != "tool_use" or any(block.pieces):
+            return ()
+        return self._arguments(block, block.block["input"])
 
     def _add(self, made: _Block) -> None:
         block, written = made.block, "".join(made.pieces)
@@ -254,13 +273,26 @@ class AnthropicStream:
         if kind == "text":
             self._content.texts.append(written)
         elif kind == "tool_use":
-            self._content.add_tool_use(str(block.get("id")), str(block.get("name")), written or tool_input(block.get("input")))
+            self._content.add_tool_use(str(block["id"]), str(block["name"]), written or "{}")
         elif kind == "thinking":
             self._content.add_reasoning({**block, "thinking": str(block.get("thinking", "")) + written})
         elif kind == "redacted_thinking":
             self._content.add_reasoning(block)
         else:
             self._notes.add(UNKNOWN_PART)
+
+
+def _written_input(block: Mapping[str, object], payload: bytes) -> str:
+    """As it was written; empty if it says nothing yet."""
+    value = block.get("input")
+    if not value:
+        return ""
+    if isinstance(value, Mapping):
+        try:
+            return bytes(decode(_START, payload).content_block.input).decode("utf-8", "replace")
+        except Malformed:
+            return tool_input(value)
+    return tool_input(value)
 
 
 def _decode(payload: bytes) -> Event:

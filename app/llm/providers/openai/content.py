@@ -15,6 +15,7 @@ from app.llm.providers.unsupported import Notes
 from app.llm.providers.wire_text import Malformed, word
 
 ODD_FIELD = "A part of the answer that could not be read was left out."
+LEGACY_CALL = "The provider answered with the legacy `function_call`; it was read as a tool call."
 _TEXT_PARTS = {"text", "output_text", "input_text", None}
 _REASONING_PARTS = {"thinking", "reasoning", "reasoning_text"}
 
@@ -59,6 +60,7 @@ def read_message(message: Mapping[str, object], notes: Notes) -> MessageParts:
     calls = message.get("tool_calls")
     if not calls and message.get("function_call"):
         calls = [{"function": message["function_call"]}]
+        notes.add(LEGACY_CALL)
     parts.calls.extend(_calls(calls, parts, notes))
     return parts
 

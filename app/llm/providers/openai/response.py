@@ -19,7 +19,7 @@ from app.domain.errors import FailureKind, ProviderError
 from app.domain.usage import TokenUsage
 from app.llm.failures import error_words, stream_failure, tells_failure
 from app.llm.messages import FinishReason, Json, ModelCall, ToolCall
-from app.llm.providers.answers import UNKNOWN_FINISH, WholeAnswer
+from app.llm.providers.answers import UNKNOWN_FINISH, CallIds, WholeAnswer
 from app.llm.providers.openai.content import CallPiece, MessageParts, first_choice, read_message
 from app.llm.providers.openai.request import REASONING_FORMAT
 from app.llm.providers.unsupported import Notes
@@ -93,7 +93,8 @@ def read_answer(raw: bytes, call: ModelCall, notes: Notes) -> WholeAnswer:
     parts = read_message(_message(choice, finish), notes)
     if parts.text is None and figures.output != 0:
         require_words(parts, finish, silent_tokens=-1, figures=figures)
-    tool_calls = tuple(map(_tool_call, parts.calls))
+    ids = CallIds(notes, new_tool_call_id)
+    tool_calls = tuple(_tool_call(piece, ids) for piece in parts.calls)
     output_bytes = answer_bytes(parts.text or parts.refusal, tool_calls) + sum(
         len(text.encode()) for text in parts.reasoning.values()
     )
@@ -170,11 +171,10 @@ def new_tool_call_id() -> str:
     return f"call_{os.urandom(12).hex()}"
 
 
-def _tool_call(piece: CallPiece) -> ToolCall:
+def _tool_call(piece: CallPiece, ids: CallIds) -> ToolCall:
     if piece.name is None:
         raise Malformed
-    call_id = clean(piece.id) if piece.id else new_tool_call_id()
-    return ToolCall(call_id, clean(piece.name), clean(piece.arguments) or "{}")
+    return ToolCall(ids.distinct(piece.id), clean(piece.name), clean(piece.arguments) or "{}")
 
 
 def read_embeddings(raw: bytes, count: int) -> tuple[tuple[tuple[float, ...], ...], Figures, str | None]:

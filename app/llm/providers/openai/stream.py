@@ -16,10 +16,11 @@ import msgspec
 from app.domain.errors import ProviderError
 from app.domain.usage import TokenUsage
 from app.llm import failures
-from app.llm.messages import ContentDelta, ModelCall, TextDelta, ToolCall, ToolCallDelta
+from app.llm.messages import ContentDelta, ModelCall, TextDelta
 from app.llm.providers.answers import WholeAnswer
 from app.llm.providers.openai.content import CallPiece, MessageParts, first_choice, read_message
-from app.llm.providers.openai.response import build_answer, finish_word, new_tool_call_id, require_words
+from app.llm.providers.openai.response import build_answer, finish_word, require_words
+from app.llm.providers.openai.tool_calls import ToolCallAssembly
 from app.llm.providers.unsupported import Notes
 from app.llm.providers.usage_figures import Figures, merged, openai_figures_of
 from app.llm.providers.usage_mapping import estimated_usage, openai_usage
@@ -69,15 +70,6 @@ class Chunk(msgspec.Struct, gc=False):
     service_tier: Any = None
 
 
-class _Call:
-    __slots__ = ("id", "name", "pieces")
-
-    def __init__(self, call_id: str, name: str) -> None:
-        self.id = call_id
-        self.name = name
-        self.pieces: list[str] = []
-
-
 _CHUNK = msgspec.json.Decoder(Chunk)
 _ANY: msgspec.json.Decoder[Any] = msgspec.json.Decoder(Any)
 
@@ -91,7 +83,7 @@ class OpenAIStream:
         self._refusals: list[str] = []
         self._shown: list[str] = []
         self._reasoning: dict[str, list[str]] = {}
-        self._calls: dict[int, _Call] = {}
+        self._calls = ToolCallAssembly(notes)
         self._figures = Figures()
         self._model: str | None = None
         self._service_tier: object = None
@@ -182,7 +174,7 @@ class OpenAIStream:
             self._tool_call(call, parts)
 
     def answer(self) -> WholeAnswer:
-        calls = tuple(ToolCall(made.id, made.name, "".join(made.pieces) or "{}") for made in self._calls.values())
+        calls = self._calls.whole()
         text, refusal = "".join(self._texts) if self._texts else None, "".join(self._shown) if self._refusals else ""
         if not (self.started or calls):
             require_words(MessageParts(text, refusal), self._finish, figures=self._figures)
@@ -220,7 +212,7 @@ class OpenAIStream:
                 parts.append(self._text(delta.refusal, self._refusals))
             for body in delta.tool_calls or ():
                 self._tool_call(_piece(body), parts)
-            if bytes(delta.function_call) != b"null":
+            if not delta.tool_calls and bytes(delta.function_call) != b"null":
                 self._take(read_message({"function_call": decode(_ANY, bytes(delta.function_call))}, self._notes), parts)
             if delta.reasoning_content:
                 self._think("reasoning_content", delta.reasoning_content)
@@ -245,28 +237,9 @@ class OpenAIStream:
 
     def _tool_call(self, piece: CallPiece, parts: list[ContentDelta]) -> None:
         self.started = True
-        index = self._place(piece)
-        made = self._calls.get(index)
-        if made is None:
-            if not piece.name:
-                raise Malformed
-            made = self._calls[index] = _Call(clean(piece.id) if piece.id else new_tool_call_id(), clean(piece.name))
-            parts.append(ToolCallDelta(made.id, "", made.name))
-        arguments = clean(piece.arguments)
-        if arguments:
-            self._output_bytes += len(arguments.encode())
-            made.pieces.append(arguments)
-            parts.append(ToolCallDelta(made.id, arguments))
-
-    def _place(self, piece: CallPiece) -> int:
-        """Servers that leave out the index send one call after the other: a new name or id begins the next call."""
-        if piece.index is not None:
-            return piece.index
-        last = next(reversed(self._calls), -1)
-        begins = (
-            last < 0 or (piece.id is not None and piece.id != self._calls[last].id) or (piece.id is None and bool(piece.name))
-        )
-        return last + 1 if begins else last
+        for part in self._calls.take(piece):
+            self._output_bytes += len(part.arguments_delta.encode())
+            parts.append(part)
 
 
 def _piece(body: ToolCallBody) -> CallPiece:

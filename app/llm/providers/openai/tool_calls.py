@@ -1,0 +1,103 @@
+"""The tool calls of a streamed answer in OpenAI's protocol, put together from their pieces.
+
+Servers number the pieces wrongly or not at all. A piece belongs to the call that it names by id, else to the one of its index,
+else to the last one. A name that comes with another id, or after arguments that are whole, begins a call whatever the index says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from app.llm.messages import ToolCall, ToolCallDelta
+from app.llm.providers.answers import CallIds
+from app.llm.providers.openai.content import CallPiece
+from app.llm.providers.openai.response import new_tool_call_id
+from app.llm.providers.unsupported import Notes
+from app.llm.providers.wire_text import Malformed, clean
+
+REPEATED_CALL = "The provider sent a tool call twice; it counts once."
+_OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+
+class _Call:
+    __slots__ = ("given_id", "id", "index", "name", "pieces")
+
+    def __init__(self, call_id: str, name: str, piece: CallPiece) -> None:
+        self.id = call_id
+        self.name = name
+        self.given_id = piece.id
+        self.index = piece.index
+        self.pieces: list[str] = []
+
+    @property
+    def is_whole(self) -> bool:
+        """Its arguments are the JSON text of an object: nothing can follow."""
+        try:
+            _OBJECT.decode("".join(self.pieces))
+        except (msgspec.MsgspecError, RecursionError):
+            return False
+        return True
+
+
+class ToolCallAssembly:
+    def __init__(self, notes: Notes) -> None:
+        self._notes = notes
+        self._ids = CallIds(notes, new_tool_call_id)
+        self._calls: list[_Call] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._calls)
+
+    def take(self, piece: CallPiece) -> Sequence[ToolCallDelta]:
+        """The parts to pass on. Raises Malformed for a piece of a call that has not begun."""
+        made = self._call_of(piece)
+        parts: list[ToolCallDelta] = []
+        if made is not None and self._says_again(piece, made):
+            return parts
+        if made is None or self._begins_another(piece, made):
+            if not piece.name:
+                raise Malformed
+            name = clean(piece.name)
+            made = _Call(self._ids.distinct(piece.id), name, piece)
+            self._calls.append(made)
+            parts.append(ToolCallDelta(made.id, "", name))
+        if arguments := clean(piece.arguments):
+            made.pieces.append(arguments)
+            parts.append(ToolCallDelta(made.id, arguments))
+        return parts
+
+    def _says_again(self, piece: CallPiece, made: _Call) -> bool:
+        """The whole of a call that has come before, as some servers send at the end."""
+        named = piece.id is not None and (piece.id, piece.index) == (made.given_id, made.index) and bool(piece.name)
+        if not named or piece.arguments != "".join(made.pieces) or not made.is_whole:
+            return False
+        self._notes.add(REPEATED_CALL)
+        return True
+
+    def whole(self) -> tuple[ToolCall, ...]:
+        return tuple(ToolCall(made.id, made.name, "".join(made.pieces) or "{}") for made in self._calls)
+
+    def _call_of(self, piece: CallPiece) -> _Call | None:
+        """The call that a piece continues, unless its name says otherwise; the newest if several fit."""
+        newest = self._calls[::-1]
+        if piece.id is not None:
+            same_id = [made for made in newest if made.given_id == piece.id]
+            if same_id:
+                return next((made for made in same_id if made.index == piece.index), same_id[0])
+        if piece.index is not None:
+            same_index = next((made for made in newest if made.index == piece.index), None)
+            if same_index is not None or piece.name or any(made.index is not None for made in newest):
+                return same_index
+        return newest[0] if newest else None
+
+    def _begins_another(self, piece: CallPiece, made: _Call) -> bool:
+        """Some servers repeat id and name in every piece of a call."""
+        if not piece.name:
+            return False
+        if piece.id is not None and piece.id == made.given_id:
+            return clean(piece.name) != made.name or (bool(piece.arguments.strip()) and made.is_whole)
+        if piece.id is not None and made.given_id is not None:
+            return True
+        return clean(piece.name) != made.name or made.is_whole or (piece.index is None and not made.pieces)
