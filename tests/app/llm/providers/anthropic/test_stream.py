@@ -95,7 +95,7 @@ class TestToolCalls:
             "one id",
         ],
     )
-    def test_are_told_apart_and_show_what_the_whole_answer_has(self, events: list[object]) -> None:
+    def test_are_separate_and_show_what_the_whole_answer_has(self, events: list[object]) -> None:
         reader = AnthropicStream(PLAIN, Notes(PLAIN), None)
         parts = [part for event in [*events, *stop("tool_use")] for part in reader.read(json.dumps(event).encode())]
         made = reader.answer().tool_calls

@@ -112,7 +112,7 @@ CUT_PIECES = {
 class TestParallelCalls:
     @pytest.mark.parametrize("together", [False, True], ids=["apart", "in one chunk"])
     @pytest.mark.parametrize("pieces", [*WHOLE_PIECES.values(), *CUT_PIECES.values()], ids=[*WHOLE_PIECES, *CUT_PIECES])
-    def test_are_told_apart_in_a_stream(self, pieces: Sequence[object], *, together: bool) -> None:
+    def test_are_separate_in_a_stream(self, pieces: Sequence[object], *, together: bool) -> None:
         answer, _ = streamed(pieces, together=together)
         assert said(answer) == BOTH
         assert len({made.id for made in answer.tool_calls}) == 2
