@@ -1,6 +1,6 @@
-"""Alerts as they are raised, for every follower: each once and in one order, also across a disconnect.
+"""Budget alerts for every follower: each one once and in one order, also after a disconnect.
 
-A cursor is a position in the log of events. One reader a process feeds all who follow.
+A cursor is a position in the log of events. One reader per process serves all its followers.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _CURSOR = "alertEvents"
 
 @dataclass(frozen=True, slots=True)
 class BudgetAlertRaised:
-    """`replayed`: raised before the subscriber joined."""
+    """`replayed` is True if the alert was raised before the subscriber joined."""
 
     cursor: str
     at: datetime
@@ -38,7 +38,7 @@ class BudgetAlertRaised:
 
 @dataclass(frozen=True, slots=True)
 class BudgetAlertsMissed:
-    """The cursor is older than the kept history, or not of this history."""
+    """The cursor is older than the kept history, or belongs to another history."""
 
     cursor: str
     at: datetime
@@ -56,8 +56,8 @@ class BudgetAlertEvents:
         self.greet = relay.greet
 
     async def follow(self, where: BudgetAlertFilter, after: str | None) -> AsyncGenerator[BudgetAlertEvent, None]:
-        """After the cursor, or from now on: first what was missed, then a heartbeat, then alerts as they are raised, with a
-        heartbeat in between every 15 seconds. Raises Refused(InvalidInput) and StoreUnavailable."""
+        """Yields alerts after the cursor, or from now on. First come the missed ones, then a heartbeat, then alerts as they are
+        raised, with a heartbeat every 15 seconds. Raises Refused(InvalidInput) and StoreUnavailable."""
         async with aclosing(self._topic.follow(decode_position(_CURSOR, after), where.tenant)) as steps:
             async for step in steps:
                 cursor = encode_position(_CURSOR, step.position)
@@ -69,7 +69,7 @@ class BudgetAlertEvents:
                     yield BudgetAlertRaised(cursor, step.event.raised_at, step.event, step.replayed)
 
     async def payloads(self, keys: Collection[UUID]) -> dict[UUID, bytes]:
-        """The bodies that webhooks get for these alerts."""
+        """Returns the bodies that webhooks get for these alerts."""
         return {key: _payload(alert) for key, alert in (await self._alerts.by_keys(keys)).items()}
 
     async def _load(self, rows: Sequence[Sequenced]) -> list[BudgetAlert | None]:

@@ -1,4 +1,4 @@
-"""Alerts: each threshold once per budget and period, raised by the transaction that crosses it."""
+"""Alerts: each threshold is raised once per budget and period, by the transaction that crosses it."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ _CURSOR = "alerts"
 
 @dataclass(frozen=True, slots=True)
 class BudgetAlert:
-    """The budget's name, limit and spending are as they were when it was raised; its owner is the present one. `agent` is the one
-    whose spending counts."""
+    """Name, limit and spending of the budget are those at the time of the alert; the owner is the present one. `agent` is the
+    agent whose spending counts."""
 
     key: UUID
     budget_key: UUID
@@ -45,7 +45,7 @@ class BudgetAlert:
 
 @dataclass(frozen=True, slots=True)
 class BudgetAlertFilter:
-    """A tenant of None means alerts of every tenant and of all tenants together."""
+    """If `tenant` is None, alerts of all budgets match, also of those over all tenants together."""
 
     tenant: str | None
     budgets: tuple[UUID, ...] | None = None
@@ -66,7 +66,7 @@ class AlertStore:
         self._sessions = sessions
 
     async def page(self, where: BudgetAlertFilter, request: PageRequest) -> Page[BudgetAlert]:
-        """Newest first."""
+        """Returns the newest alerts first."""
         asked = _matching(where).order_by(budget_alerts.c.raised_at.desc(), budget_alerts.c.key.desc()).limit(request.first + 1)
         if request.after is not None:
             asked = asked.where(
@@ -82,7 +82,7 @@ class AlertStore:
         return found if found is not None and tenant in {None, found.tenant} else None
 
     async def by_keys(self, keys: Collection[UUID]) -> dict[UUID, BudgetAlert]:
-        """Of all tenants, from the primary."""
+        """Returns alerts of all tenants, read from the primary."""
         async with self._sessions.read(primary=True) as session:
             rows = await session.execute(_ALERTS.where(budget_alerts.c.key.in_(keys)))
             return {alert.key: alert for alert in map(_alert, rows.mappings())}

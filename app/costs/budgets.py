@@ -1,11 +1,11 @@
 """Budgets: whose spending counts, how much it may be in which period, and what happens when it is too much.
 
-A period is computed from the database's clock in the budget's time zone, so nothing has to reset it. A change acts at once: it
-locks the running period, which every admission locks before it reads the limit.
+A period is computed from the database's clock in the budget's time zone, so nothing has to reset it. A change takes effect at
+once: it locks the running period, and every admission takes the same lock before it reads the limit.
 
 A budget belongs to the installation, to its scope's tenant, or to its scope's agent. Only its owner, or an owner above, may
-change it: a cap does not hold if the capped side can lift it. Names are unique among the budgets of one owner: one owner neither
-takes a name from another nor learns of its budgets.
+change it, because a cap does not hold if the capped side can lift it. Names are unique among the budgets of one owner, so an
+owner neither takes a name from another nor learns of its budgets.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class BudgetEnforcement(Enum):
 
 @dataclass(frozen=True, slots=True)
 class BudgetScope:
-    """What is None matches all; a tenant of None means all tenants together."""
+    """A field that is None matches everything. If `tenant` is None, the budget counts the spending of all tenants together."""
 
     tenant: str | None = None
     agent: str | None = None
@@ -70,7 +70,7 @@ class BudgetOwner(Enum):
     AGENT = "AGENT"
 
     def may_own(self, scope: BudgetScope) -> bool:
-        """A budget over all tenants is the installation's; an agent owns only budgets that count its own spending."""
+        """A budget over all tenants belongs to the installation. An agent owns only budgets that count its own spending."""
         return self is BudgetOwner.INSTALLATION or (
             scope.tenant is not None and (self is BudgetOwner.TENANT or scope.agent is not None)
         )
@@ -78,7 +78,7 @@ class BudgetOwner(Enum):
 
 @dataclass(frozen=True, slots=True)
 class NewBudget:
-    """The owner must be able to own a budget of this scope."""
+    """The owner must be allowed to own a budget of this scope."""
 
     name: str
     scope: BudgetScope
@@ -92,7 +92,7 @@ class NewBudget:
 
 @dataclass(frozen=True, slots=True)
 class BudgetChange:
-    """What is None stays as it is."""
+    """A field that is None stays as it is."""
 
     expected_version: int
     name: str | None = None
@@ -104,8 +104,8 @@ class BudgetChange:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """As it stands in its running period. A TOTAL period starts at the budget's creation and has no end. The configuration made
-    the budget if `is_default`."""
+    """A budget in its running period. A TOTAL period starts at the budget's creation and has no end. `is_default` is True if
+    the budget comes from the configuration."""
 
     key: UUID
     name: str
@@ -130,7 +130,7 @@ class Budget:
 
     @property
     def remaining_usd(self) -> Decimal:
-        """Never negative: spending can pass a limit that was lowered."""
+        """Never negative, although spending can be above a limit that was lowered."""
         return max(self.limit_usd - self.spent_usd - self.held_usd, Decimal(0))
 
 
@@ -143,17 +143,15 @@ _CHANGEABLE = {
 
 @dataclass(frozen=True, slots=True)
 class BudgetAuthority:
-    """On whose behalf budgets are made and changed: the installation (`tenant` is None), a tenant, or one agent.
-
-    With an agent it acts for that agent alone, also if `tenant` is None: a key can have both an agent and ADMIN.
-    """
+    """Who makes and changes budgets: the installation (`tenant` is None), a tenant, or one agent. If `agent` is set, only that
+    agent, even if `tenant` is None, because a key can have both an agent and the scope ADMIN."""
 
     tenant: str | None = None
     agent: str | None = None
 
     @property
     def owner(self) -> BudgetOwner:
-        """Of the budgets that are made on this behalf."""
+        """The owner of the budgets that are made with this authority."""
         if self.agent is not None:
             return BudgetOwner.AGENT
         return BudgetOwner.INSTALLATION if self.tenant is None else BudgetOwner.TENANT
@@ -177,7 +175,7 @@ class BudgetAuthority:
 
 @dataclass(frozen=True, slots=True)
 class BudgetFilter:
-    """A tenant of None means budgets of every tenant and those of all tenants together."""
+    """If `tenant` is None, budgets of every tenant match, and those over all tenants together."""
 
     tenant: str | None
     agent: str | None = None
@@ -185,7 +183,8 @@ class BudgetFilter:
 
 @dataclass(frozen=True, slots=True)
 class BudgetExceeded:
-    """A budget cannot pay for the call. `needed_usd` is the least that the call could cost at its worst."""
+    """A budget cannot pay for the call. `needed_usd` is the worst-case cost with the smallest output cap that the call
+    accepts."""
 
     message: str
     budget: Budget
@@ -204,17 +203,17 @@ def exceeded(budget: Budget, needed: Decimal, remaining: Decimal) -> BudgetExcee
 
 
 class BudgetStore:
-    """Every read names the tenant it is for; None reads all tenants' budgets and is for administrators."""
+    """Every read names its tenant. None reads the budgets of all tenants and is for administrators."""
 
     def __init__(self, sessions: Sessions, max_per_tenant: int = 100) -> None:
-        """`max_per_tenant` bounds what a tenant adds itself, because admissions are batched: the budgets of one tenant cost the
-        calls of all tenants time."""
+        """`max_per_tenant` limits the budgets that a tenant adds itself. Admissions are batched, so the budgets of one tenant
+        cost the calls of all tenants time."""
         self._sessions = sessions
         self._max_per_tenant = max_per_tenant
 
     async def create(self, new: NewBudget) -> Budget:
-        """Raises Refused: InvalidInput, also if the tenant has as many as it may, or Conflict if the same owner has a budget of
-        that name."""
+        """Raises Refused: InvalidInput, also if the tenant has its maximum of budgets, or Conflict if the same owner has a
+        budget with this name."""
         _check(name=new.name, limit_usd=new.limit_usd, thresholds=new.thresholds)
         _check_scope(new.scope)
         _check_owner(new.owner, new.scope)
@@ -252,8 +251,8 @@ class BudgetStore:
             raise
 
     async def update(self, key: UUID, change: BudgetChange, authority: BudgetAuthority) -> Budget:
-        """Acts on calls that are admitted from now on. Raises Forbidden if it belongs to an owner above, and Refused: NotFound,
-        Conflict for another version or a taken name, InvalidInput."""
+        """Changes a budget for all calls that are admitted from now on. Raises Forbidden if the budget belongs to an owner
+        above, and Refused: NotFound, Conflict for another version or a name that is in use, InvalidInput."""
         _check(name=change.name, limit_usd=change.limit_usd, thresholds=change.thresholds)
         values = {
             "key": key,
@@ -283,8 +282,8 @@ class BudgetStore:
             raise Refused(_name_taken(name or "")) from error
 
     async def delete(self, key: UUID, authority: BudgetAuthority) -> None:
-        """Keeps its history and enforces nothing from now on. A deleted default is not made again: its tenant or agent is exempt.
-        Raises Forbidden and Refused(NotFound)."""
+        """Keeps the history and enforces nothing from now on. A deleted default is not made again, so its tenant or agent is
+        exempt. Raises Forbidden and Refused(NotFound)."""
         async with self._sessions.write() as session:
             authority.check_deletion(await self._lock(session, key, authority))
             await session.execute(
@@ -295,7 +294,7 @@ class BudgetStore:
         return (await self.by_keys([key], tenant)).get(key)
 
     async def by_keys(self, keys: Collection[UUID], tenant: str | None, *, primary: bool = False) -> dict[UUID, Budget]:
-        """Those that there are, deleted ones too. With a tenant only its own."""
+        """Returns the budgets that exist, also deleted ones. With a tenant, only the tenant's own."""
         if not keys:
             return {}
         asked = _NOW.where(budget_now.c.key.in_(keys))
@@ -306,7 +305,7 @@ class BudgetStore:
             return {budget.key: budget for budget in found}
 
     async def page(self, where: BudgetFilter, request: PageRequest) -> Page[Budget]:
-        """Those not deleted, by tenant and name."""
+        """Returns the budgets that are not deleted, sorted by tenant and name."""
         order = budget_now.c.tenant, budget_now.c.name, budget_now.c.key
         asked = _NOW.where(budget_now.c.deleted_at.is_(None)).order_by(*order).limit(request.first + 1)
         if where.tenant is not None:
@@ -332,8 +331,7 @@ class BudgetStore:
             )
 
     async def _lock(self, session: WriteSession, key: UUID, authority: BudgetAuthority) -> Budget:
-        """The running period's lock comes first, as in every admission; then no other transaction can change the budget
-        meanwhile."""
+        """Locks the running period first, as every admission does. Then no other transaction can change the budget."""
         values = {"key": key, "tenant": authority.tenant, "agent": authority.agent}
         if (await session.execute(_LOCK_PERIOD, values)).first() is not None:
             found = await _load(session, key)
@@ -373,7 +371,7 @@ async def _load(session: WriteSession, key: UUID) -> Budget:
 
 
 def budget_from_row(row: RowMapping | asyncpg.Record) -> Budget:
-    """From a row of the view `budget_now`."""
+    """Reads a row of the view `budget_now`."""
     return Budget(
         key=UUID(int=row["key"].int),
         name=row["name"],

@@ -1,4 +1,4 @@
-"""Running totals, computed once per scope for all its followers, at the shortest interval that any of them asks for."""
+"""Running totals. They are computed once per scope for all its followers, at the shortest interval that one of them asks for."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _CURSOR = "costUpdates"
 
 @dataclass(frozen=True, slots=True)
 class CostUpdate:
-    """All that was settled before `at`."""
+    """Totals of everything that was settled before `at`."""
 
     cursor: str
     at: datetime
@@ -45,7 +45,8 @@ class CostUpdates:
         return len(self._scopes)
 
     async def follow(self, where: CostFilter, interval: timedelta) -> AsyncGenerator[CostUpdateEvent, None]:
-        """The totals now, then whenever they have changed, at most once an interval; a heartbeat after 15 seconds without.
+        """Yields the totals now, then whenever they have changed, at most once per interval. Yields a heartbeat after 15
+        seconds without a change.
 
         Raises Refused(InvalidInput) for an interval out of range, and StoreUnavailable.
         """
@@ -65,7 +66,7 @@ class CostUpdates:
 
     @contextmanager
     def _joined(self, where: CostFilter, interval: timedelta) -> Iterator[_Scope]:
-        """The last to leave ends the computing."""
+        """Joins a follower to the scope. When the last one leaves, the computation ends."""
         scope = self._scopes.get(where)
         if scope is None:
             scope = self._scopes[where] = _Scope(self._reports, self._clock, where)
@@ -92,21 +93,23 @@ class _Scope:
         self._task = asyncio.create_task(self._compute())
 
     def join(self, interval: timedelta) -> None:
-        """A follower with a shorter interval than all others gets nothing older than it asks for."""
+        """If a follower's interval is shorter than all others, the totals are computed anew, so it gets nothing older than its
+        interval."""
         if self._intervals and interval < min(self._intervals):
             self._latest = None
             self._sooner.set()
         self._intervals[interval] += 1
 
     def leave(self, interval: timedelta) -> bool:
-        """True if somebody follows still."""
+        """Returns True if there are still followers."""
         self._intervals[interval] -= 1
         if not self._intervals[interval]:
             del self._intervals[interval]
         return bool(self._intervals)
 
     async def other_than(self, shown: CostTotals | None) -> CostReport | None:
-        """The latest report once its totals are others; None after a while without one. Raises what kept it from being made."""
+        """Returns the latest report as soon as its totals differ from `shown`; None after a while without a change. Raises the
+        error that stopped the computation."""
         waited = asyncio.ensure_future(self._clock.sleep(HEARTBEAT_SECONDS))
         try:
             while self._failure is None:

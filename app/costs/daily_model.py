@@ -1,8 +1,9 @@
-"""Spending by day, as a history makes it expected: a level with a damped trend and a weekday pattern, as far as it carries them.
+"""The expected spending by day, from a history: a level with a damped trend and a weekday pattern, as far as the history
+supports them.
 
-How far it may miss is measured: the model is fitted to the same history as it was one, two and more weeks ago, and what it then
-said is held against what came. docs/forecast.md explains the method. Floats are good enough for what is only expected; money
-stays Decimal outside.
+The error range is measured. The model is fitted to the same history as it was one, two and more weeks ago, and its forecasts
+are compared with what was then spent. docs/forecast.md explains the method. Expectations are floats; money outside this module
+stays Decimal.
 """
 
 from __future__ import annotations
@@ -16,17 +17,17 @@ from typing import NamedTuple
 
 WEEK = 7
 MIN_ELAPSED = 1 / 24
-"""Of a first day: what the first minutes spent says nothing about all of it."""
+"""The shortest part of a first day: spending in its first minutes says nothing about the whole day."""
 MIN_DAYS_FOR_LEVEL = 3
 MIN_DAYS_FOR_TREND = 2 * WEEK
 MIN_DAYS_FOR_PATTERN = 3 * WEEK
 MIN_SCORES = 5
-"""Sums of past days, before what was missed of them says how far a forecast may miss."""
+"""How many sums of past days must be compared before the measured error is used."""
 DAMPING = 0.98
 MIN_CERTAINTY = 3.0
-"""A line through the history begins to count if its slope is this many times its standard error."""
+"""A line through the history counts only if its slope is this many times its standard error."""
 Z = 1.2816
-"""Standard deviations to either side that hold 80 of 100 outcomes of a normal distribution."""
+"""80 of 100 outcomes of a normal distribution lie within this many standard deviations of the mean."""
 
 _GAINS = tuple(product((0.05, 0.1, 0.2, 0.4), (0.0, 0.05)))
 _PATTERN_MUST_GAIN = 0.9
@@ -38,7 +39,8 @@ _FLAT = (1.0,) * WEEK
 
 @dataclass(frozen=True, slots=True)
 class Expectation:
-    """Of one day. Errors are standard deviations: of the day, and of the sum of it and all before it from the first one on."""
+    """The expectation for one day. `error` is the standard deviation of the day, `error_so_far` that of the sum of all days up
+    to it."""
 
     usd: float
     error: float
@@ -47,7 +49,8 @@ class Expectation:
 
 @dataclass(frozen=True, slots=True)
 class _Fit:
-    """Level and trend in US dollars a day after the last day of history; `pattern` by place in the week from its first."""
+    """`level` and `trend` are US dollars per day after the last day of history. `pattern` has one factor for each day of a week
+    that starts with the history's first day."""
 
     level: float
     trend: float
@@ -59,7 +62,7 @@ class _Fit:
 
 
 class _Start(NamedTuple):
-    """Before the first day of history; `damping` of the trend while it is smoothed."""
+    """Values before the first day of history. `damping` is applied to the trend while it is smoothed."""
 
     level: float
     trend: float
@@ -68,14 +71,14 @@ class _Start(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class DailyModel:
-    """What a history of whole days, none before the first spending, says about the days after it."""
+    """A history of whole days, beginning with the first spending, and what it says about the days after it."""
 
     method: str
     _fit: _Fit
     _history: Sequence[float]
 
     def expected(self, parts: Sequence[float]) -> list[float]:
-        """The next days in order; of each only that part (0 to 1) counts."""
+        """Returns the expected spending of the next days in order. Only the given part (0 to 1) of each day counts."""
         drift = _drift(len(parts))
         return [
             max(0.0, self._fit.level + self._fit.trend * drift[ahead + 1]) * self._share(ahead) * part
@@ -83,12 +86,12 @@ class DailyModel:
         ]
 
     def days(self, parts: Sequence[float]) -> list[Expectation]:
-        """Errors as the model has them, in the measure in which it missed the past weeks by more or by less."""
+        """Returns the model's errors, scaled by how large the errors of the past weeks were compared with the model's."""
         scale = self._scale(len(parts))
         return [Expectation(day.usd, scale * day.error, scale * day.error_so_far) for day in self._days(parts)]
 
     def _scale(self, ahead: int) -> float:
-        """Taken from sums over at least half as many days as are asked for: what is missed grows with them."""
+        """Uses sums over at least half as many days as the forecast has, because errors grow with the number of days."""
         errors = [day.error_so_far for day in self._days([1.0] * len(self._history))]
         scores = list[float]()
         for known in range(len(self._history) - WEEK, MIN_DAYS_FOR_TREND - 1, -WEEK):
@@ -102,7 +105,7 @@ class DailyModel:
         return min(max(quantiles(scores, n=5, method="inclusive")[-1] / Z, _MIN_SCALE), _MAX_SCALE)
 
     def _days(self, parts: Sequence[float]) -> list[Expectation]:
-        """A day's surprise counts itself and, as far as the level and trend would learn from it, in every day after it."""
+        """An error of one day also changes every later day, as far as level and trend would learn from it."""
         fit, drift, found = self._fit, _drift(len(parts)), list[Expectation]()
         weights = [self._share(ahead) * part for ahead, part in enumerate(parts)]
         noises = [fit.error * _noise(self._share(ahead)) for ahead in range(len(parts))]
@@ -120,13 +123,13 @@ class DailyModel:
 
 
 def _drift(days: int) -> list[float]:
-    """How much of a trend has come about after so many days."""
+    """The sum of the damped trend after each number of days."""
     return list(accumulate((DAMPING**ahead for ahead in range(1, days + 1)), initial=0.0))
 
 
 def fit_days(history: Sequence[float], so_far: float, elapsed: float) -> DailyModel | None:
-    """`history` holds whole days, the oldest first, from the first one with spending on; `so_far` is what was spent in the
-    `elapsed` part (0 to 1) of the day after them. None if nothing was ever spent."""
+    """`history` holds whole days from the first spending on, oldest first. `so_far` was spent in the `elapsed` part (0 to 1) of
+    the day after them. None if nothing was ever spent."""
     if len(history) < MIN_DAYS_FOR_LEVEL:
         return _straight_line(history, so_far, elapsed)
     return _fit_days(history)
@@ -145,7 +148,7 @@ def _fit_days(history: Sequence[float]) -> DailyModel:
         if patterned.misses < _PATTERN_MUST_GAIN * fit.misses:
             fit, words = patterned, "Level, trend and weekday pattern"
         else:
-            words += " without a weekday pattern, for there is none"
+            words += " without a weekday pattern, because there is none"
     else:
         words += "; too few days for a weekday pattern"
     return DailyModel(f"{words}, from {len(history)} days.", fit, history)
@@ -161,7 +164,8 @@ def _straight_line(history: Sequence[float], so_far: float, elapsed: float) -> D
 
 
 def _smooth(history: Sequence[float], pattern: tuple[float, ...]) -> _Fit:
-    """The best of several speeds, from the first week's mean without a trend or along a line through all days."""
+    """The best of several smoothing factors, starting from the first week's mean without a trend, or from a line through all
+    days."""
     level, slope = _line(history, pattern)
     starts = _Start(fmean(history[:WEEK]) / fmean(pattern[:WEEK]), 0.0, DAMPING), _Start(level, slope, 1.0)
     plain, lined = (min((_run(history, pattern, start, *gains) for gains in _GAINS), key=_misses) for start in starts)
@@ -175,7 +179,7 @@ def _run(
     gain: float,
     trend_gain: float,
 ) -> _Fit:
-    """Smooths once through the history. What a day teaches is in proportion to its part of the week."""
+    """Smooths once through the history. A day's influence is proportional to its part of the week."""
     level, trend, damping = start
     learnt = gain / _square_mean(pattern)
     squares = misses = 0.0
@@ -194,7 +198,7 @@ def _run(
 
 
 def _line(history: Sequence[float], pattern: tuple[float, ...]) -> tuple[float, float]:
-    """Level before the first day and slope of the line with the least squares; the slope is drawn to 0 if it is uncertain."""
+    """Level before the first day, and slope, of the least-squares line. An uncertain slope is pulled towards 0."""
     days = len(history)
     shares = [pattern[day % WEEK] for day in range(days)]
     weight = sum(share * share for share in shares)
@@ -214,7 +218,7 @@ def _line(history: Sequence[float], pattern: tuple[float, ...]) -> tuple[float, 
 
 
 def _pattern(history: Sequence[float]) -> tuple[float, ...]:
-    """Each day's usual part of its week, 1 on average; drawn to 1 if there are few weeks."""
+    """Each weekday's usual factor, 1 on average. With few weeks it is pulled towards 1."""
     weeks = len(history) // WEEK
     parts: list[list[float]] = [[] for _ in range(WEEK)]
     for week in range(weeks):
@@ -234,7 +238,7 @@ def _pattern(history: Sequence[float]) -> tuple[float, ...]:
 
 
 def _middle(values: Sequence[float]) -> float:
-    """The mean of the middle half."""
+    """The mean of the middle half of the values."""
     cut = len(values) // 4
     return fmean(sorted(values)[cut : len(values) - cut])
 
@@ -244,7 +248,7 @@ def _misses(fit: _Fit) -> float:
 
 
 def _noise(share: float) -> float:
-    """How uncertain a day is, compared with an average one."""
+    """A day's uncertainty, relative to an average day."""
     return max(share, _MIN_SHARE)
 
 

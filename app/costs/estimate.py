@@ -1,8 +1,8 @@
 """How many tokens a prompt will be billed as, before it is sent.
 
-Counted with the o200k vocabulary in slices that let the event loop breathe, then corrected by what each model reported for the
-prompts before. The correction follows a rise at once and a fall slowly: too large a hold is returned, too small a hold is spend
-without a hold.
+Tokens are counted with the o200k vocabulary, in slices that do not block the event loop. The count is then corrected by what
+each model reported for earlier prompts. The correction follows a rise at once and a fall slowly: a hold that is too large is
+returned, but a hold that is too small means spending without a hold.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from typing import Protocol
 
 CALL_OVERHEAD = 8
 TEXT_OVERHEAD = 4
-"""Tokens that the providers put around a call and around each of its messages."""
+"""Tokens that the providers add to a call and to each of its messages."""
 _SLICE = 16 * 1024
 _ROUND = 64
-"""Characters that are counted in the time in which a text of none is."""
+"""An empty text takes as long to count as this many characters."""
 _CLAUDE_RATIO = 1.35
 _MIN_RATIO, _MAX_RATIO = 0.25, 4.0
 _MIN_COUNTED = 50
@@ -33,7 +33,7 @@ class _Tokenizer(Protocol):
 
 
 def _load_tokenizer(encoding: str) -> _Tokenizer:
-    """By the extension alone: the package around it builds every vocabulary at import, for half a second and 65 MB."""
+    """Loads only the extension. Importing its package would build every vocabulary, which takes half a second and 65 MB."""
     package = find_spec("bpe_openai")
     assert package is not None
     assert package.submodule_search_locations is not None
@@ -47,14 +47,14 @@ def _load_tokenizer(encoding: str) -> _Tokenizer:
 
 
 class Estimator:
-    """Takes 60 ms and 35 MB to build."""
+    """Building it takes 60 ms and 35 MB."""
 
     def __init__(self) -> None:
         self._tokenizer: _Tokenizer = _load_tokenizer("o200k_base")
         self._ratios: OrderedDict[tuple[str, str], float] = OrderedDict()
 
     async def count(self, texts: Iterable[str]) -> int:
-        """Tokens of o200k and of what is put around the texts."""
+        """Counts the texts in o200k tokens, with the providers' overhead."""
         total = CALL_OVERHEAD
         unbroken = 0
         for text in texts:
@@ -69,15 +69,15 @@ class Estimator:
         return total
 
     def count_now(self, texts: Iterable[str]) -> int:
-        """Tokens of texts alone, without letting the event loop breathe: for what one answer has brought."""
+        """Counts the tokens of the texts alone, without a pause for the event loop. For the parts of one answer."""
         return sum(self._tokenizer.count(text) for text in texts)
 
     def corrected(self, provider: str, model: str, counted: int) -> int:
-        """What this model is expected to report for so many counted tokens."""
+        """The number of tokens that this model is expected to report for so many counted tokens."""
         return ceil(counted * self._ratios.get((provider, model), _first_ratio(model)))
 
     def learn(self, provider: str, model: str, counted: int, reported: int) -> None:
-        """`reported` is all of the call's input, cached tokens too. Short prompts are mostly overhead and teach nothing."""
+        """`reported` is the call's whole input, with cached tokens. Short prompts are mostly overhead and are ignored."""
         if counted < _MIN_COUNTED:
             return
         seen = min(_MAX_RATIO, max(_MIN_RATIO, reported / counted))

@@ -1,8 +1,8 @@
-"""Costs as a file of any size, by a link that expires.
+"""Costs as a file of any size, through a link that expires.
 
-The link says what is in the file and is signed; a caller who has it needs no key. It works until it expires, until the API key
-that made it is revoked or expires, or until the secret that signs links is changed. Rows come from a cursor of the database, a
-batch at a time, and rows and total are of one snapshot.
+The link says what is in the file and is signed. A caller that has it needs no key. It works until it expires, until the API key
+that made it is revoked or expires, or until the secret that signs links is changed. Rows are read with a database cursor, one
+batch at a time. Rows and total come from one snapshot.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class CostExport:
 
 
 class Ticket(msgspec.Struct, frozen=True):
-    """What a link stands for."""
+    """What a link contains."""
 
     filter: CostFilter
     format: ExportFormat
@@ -103,7 +103,8 @@ class CostExports:
     async def create(
         self, where: CostFilter, format_: ExportFormat, group_by: tuple[CostDimension, ...], key: UUID
     ) -> CostExport:
-        """Without dimensions one row a usage record. The link ends with `key`. Raises Refused(InvalidInput), StoreUnavailable."""
+        """Makes a link. Without dimensions the file has one row per usage record. The link stops working when `key` does.
+        Raises Refused(InvalidInput), StoreUnavailable."""
         if CostDimension.LABEL in group_by:
             raise Refused(
                 InvalidInput(
@@ -119,7 +120,7 @@ class CostExports:
         return CostExport(f"{self._address}{PATH}/{token}", expires_at)
 
     async def ticket(self, token: str) -> Ticket:
-        """Raises Refused(NotFound) for a link that is not ours or has ended, and StoreUnavailable."""
+        """Raises Refused(NotFound) if the link is not ours or does not work any more, and StoreUnavailable."""
         try:
             data = base64.urlsafe_b64decode(token + "=" * (-len(token) % 4))
         except (binascii.Error, ValueError):
@@ -133,7 +134,7 @@ class CostExports:
         return ticket
 
     async def content(self, ticket: Ticket) -> AsyncGenerator[bytes, None]:
-        """The file, piece by piece; what is not asked for is not read. Raises StoreUnavailable."""
+        """Yields the file in pieces. Rows are read only as pieces are requested. Raises StoreUnavailable."""
         query = CostQuery(ticket.filter, ticket.group_by)
         columns = tuple(map(camel, dimension_names(query))) if ticket.group_by else RECORD_COLUMNS
         writer = _writer(ticket.format, (*columns, *measure_columns()))
@@ -148,12 +149,12 @@ class CostExports:
         yield writer.rows("total", [total_row(found, len(columns))])
 
     async def _signer_of(self, version: int) -> _Signer:
-        """The secret in force, as it was at most SECRET_SECONDS ago. One that a link names as newer is read, at most once in
-        NEWER_SECRET_SECONDS for all such links: anyone can write a link that names a version."""
+        """The current secret, read at most SECRET_SECONDS ago. If a link names a newer version, the secret is read again. That
+        happens at most once in NEWER_SECRET_SECONDS for all such links, because anyone can write a link that names a version."""
         return self._known(version) or await self._signers.submit(version)
 
     def _known(self, version: int) -> _Signer | None:
-        """None if it must be read: it is too old, or older than the version that a link names."""
+        """None if the secret must be read: the known one is too old, or older than the version in the link."""
         known = self._signer
         if known is None or known.version < version or known.read_at + SECRET_SECONDS <= self._clock.monotonic():
             return None
@@ -186,7 +187,7 @@ class CostExports:
 
 @dataclass(frozen=True, slots=True)
 class _Signer:
-    """Signed is the version of the secret, and what follows it."""
+    """Signs the version of the secret together with the content."""
 
     version: int
     secret: bytes = field(repr=False)
@@ -197,7 +198,7 @@ class _Signer:
         return signed + self._signature(signed)
 
     def open(self, data: bytes) -> bytes | None:
-        """None if it was not signed with this version of the secret."""
+        """Returns the content; None if it was not signed with this version of the secret."""
         signed, signature = data[:-_SIGNATURE_BYTES], data[-_SIGNATURE_BYTES:]
         if int.from_bytes(signed[:_VERSION_BYTES]) != self.version or not hmac.compare_digest(signature, self._signature(signed)):
             return None
@@ -208,7 +209,7 @@ class _Signer:
 
 
 async def rotate_export_secret(sessions: Sessions) -> int:
-    """Ends every link that was made before, in every process within SECRET_SECONDS. The version of the new secret."""
+    """Ends every link that was made before, in every process within SECRET_SECONDS. Returns the version of the new secret."""
     async with sessions.write() as session:
         version: int = (await session.execute(_ROTATE)).scalar_one()
         return version

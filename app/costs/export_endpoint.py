@@ -1,5 +1,7 @@
-"""The file that an export's link leads to. A file that breaks off has no total in its last line, and its HTTP response does not
-end properly."""
+"""Serves the file of an export link.
+
+If a file breaks off, its last line has no total, and its HTTP response does not end properly.
+"""
 
 from __future__ import annotations
 
@@ -23,11 +25,12 @@ SEND_SECONDS = 30.0
 _RETRY_AFTER = timedelta(seconds=5)
 _PART_OF_A_TENANT = 0.5
 _PART_OF_THE_CONNECTIONS = 2
-"""A file holds a connection to the database; at least half of them are left to calls."""
+"""Each file holds a database connection. At least half of the connections are left to calls."""
 
 
 class ExportEndpoint:
-    """A file holds one of `places`, which tenants share, and is broken off if its reader has not taken all of it in `timeout`."""
+    """A file holds one of `places`, which tenants share. The response is broken off if its reader has not read it all within
+    `timeout`."""
 
     def __init__(self, exports: CostExports, misuse: Misuse, places: Capacity, timeout: timedelta) -> None:
         self._exports = exports
@@ -57,7 +60,7 @@ class ExportEndpoint:
                 await self._write(ticket, leaving, send)
         except TimeoutError:
             extension(scope, ABORT)()
-            await asyncio.sleep(0)  # until the server knows
+            await asyncio.sleep(0)  # lets the server notice
         finally:
             leaving.cancel()
 

@@ -1,6 +1,6 @@
-"""Rows of an export, as CSV that spreadsheets open right or as JSON Lines. The last row is the total of the others.
+"""Rows of an export, as CSV that spreadsheets open correctly or as JSON Lines. The last row is the total of the others.
 
-A text that a spreadsheet would take for a formula gets an apostrophe in front: names come from callers.
+If a spreadsheet would read a text as a formula, the text gets an apostrophe in front, because names come from callers.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ RECORD_COLUMNS = (
     "priceSource",
 )
 _FORMULA = re.compile(r"(^|[;|\t\r\n])(?=\s*[=+\-@\t\r\n＝＋－＠])")
-"""Also after a character that a spreadsheet of another locale takes for the end of a cell."""
+"""Also matches after a character that ends a cell in a spreadsheet of another locale."""
 _BYTE_ORDER_MARK = "\ufeff"
 
 
@@ -58,7 +58,7 @@ class RowWriter(Protocol):
 
 
 class CsvWriter:
-    """UTF-8 with a mark, by which spreadsheets know it; RFC 4180."""
+    """RFC 4180, in UTF-8 with a byte order mark, by which spreadsheets recognise it."""
 
     def __init__(self, columns: Sequence[str]) -> None:
         self._columns = columns
@@ -108,7 +108,7 @@ def camel(name: str) -> str:
 
 
 def record_row(row: RowMapping) -> Row:
-    """Its own columns, then its share of every measure: unknown costs are null."""
+    """The record's own columns, then its share of every measure. Unknown costs are null."""
     inputs: int = (
         row["uncached_input_tokens"] + row["cached_input_tokens"] + row["cache_write_5m_tokens"] + row["cache_write_1h_tokens"]
     )
@@ -154,7 +154,7 @@ def group_row(row: RowMapping, names: Sequence[str]) -> Row:
 
 
 def total_row(row: RowMapping, blank: int) -> Row:
-    """`blank` is how many columns come before the measures."""
+    """`blank` is the number of columns before the measures."""
     return (*(None for _ in range(blank)), *(_measure(name, row[f"total_{name}"]) for name in MEASURES))
 
 

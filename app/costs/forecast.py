@@ -1,6 +1,6 @@
-"""What will be spent by the end of a period: what was, and what the days before make expected of the rest.
+"""The expected spending by the end of a period: what was spent so far, and what the history makes likely for the rest.
 
-History comes from the roll-ups, by local day; all series of one question with one statement.
+The history comes from the roll-ups, by local day. One statement reads all series of a request.
 """
 
 from __future__ import annotations
@@ -32,14 +32,15 @@ from app.runtime.clock import Clock
 HISTORY_DAYS = 56
 MAX_DAYS = 400
 MIN_DAYS_FOR_HOURS = 7
-"""Days of history from which on the hours of a day count as they usually do; before, all hours count the same."""
+"""With a history of at least this many days, the usual spending per hour of the day counts. With less, all hours count the
+same."""
 _MILLIONTH = Decimal("0.000001")
 _SPENT_ALREADY = "The period is over. This is what was spent."
 
 
 @dataclass(frozen=True, slots=True)
 class ForecastDay:
-    """`day` is its local midnight."""
+    """`day` is the day's local midnight."""
 
     day: datetime
     expected_usd: Decimal
@@ -49,7 +50,7 @@ class ForecastDay:
 
 @dataclass(frozen=True, slots=True)
 class CostForecast:
-    """For the whole period, with what was spent in it. `days` are today and those to come."""
+    """A forecast for the whole period, including what was spent in it. `days` are today and the days to come."""
 
     as_of: datetime
     expected_usd: Decimal
@@ -61,7 +62,7 @@ class CostForecast:
 
 @dataclass(frozen=True, slots=True)
 class _History:
-    """By local day; `later` is the part of each day's spending that came after the time of day that it is now."""
+    """Spending by local day. `later` is the part of each day's spending that came after the present time of day."""
 
     usd: dict[date, Decimal]
     later: dict[date, Decimal]
@@ -69,7 +70,8 @@ class _History:
 
 @dataclass(frozen=True, slots=True)
 class _Course:
-    """What is to come: local midnights from today on, the part of each that is in the period and not yet over, and the model.
+    """The days to come: local midnights from today on, the part of each day that is in the period and not over yet, and the
+    model.
 
     `today` is what was already spent today, within the period.
     """
@@ -99,7 +101,7 @@ class Forecasts:
         return await asyncio.to_thread(_forecast, history, where, spent, now)
 
     async def budgets(self, budgets: Sequence[Budget]) -> dict[UUID, Decimal]:
-        """Expected spending by the end of each running period that can be predicted, with one statement."""
+        """Returns, with one statement, the expected spending by the end of each running period that can be predicted."""
         now = self._clock.now()
         wanted = {
             budget: _filter(budget, budget.period_end)
@@ -174,8 +176,7 @@ def _course(history: _History, start: datetime, end: datetime, zone: ZoneInfo, n
 
 
 def _whole_days(history: _History, past: Sequence[date], today: date) -> list[float]:
-    """From the first spending to yesterday. The first day began with its first call, so it is left out if there are enough
-    others."""
+    """The days from the first spending to yesterday. The first day is not whole, so it is left out if there are enough others."""
     if not past:
         return []
     usd = [float(history.usd.get(past[0] + timedelta(days=number), ZERO)) for number in range((today - past[0]).days)]
@@ -183,7 +184,7 @@ def _whole_days(history: _History, past: Sequence[date], today: date) -> list[fl
 
 
 def _left_of_today(history: _History, past: Sequence[date], left: float) -> float:
-    """The part of a day's spending that usually comes after this time of day; `left` is the part of the day."""
+    """The part of a day's spending that usually comes after this time of day. `left` is the part of the day that is left."""
     if len(past) < MIN_DAYS_FOR_HOURS:
         return left
     usd = sum((history.usd[day] for day in past), start=ZERO)
@@ -192,7 +193,7 @@ def _left_of_today(history: _History, past: Sequence[date], left: float) -> floa
 
 
 def _forecast(history: _History, where: CostFilter, spent: Decimal, now: datetime) -> CostForecast | None:
-    """Nothing is spent less than it already was."""
+    """No bound is below what was already spent."""
     course = _course(history, where.start, where.end, where.zone, now)
     if course is None:
         return None

@@ -1,7 +1,7 @@
-"""The shape of reserve, act, settle for money: what the gateway asks of the ledger and what the ledger answers.
+"""The interface of reserve, act, settle for money: what the gateway asks of the ledger and what the ledger answers.
 
-A call is admitted before anything is sent, topped up before every further attempt, and settled once, before its caller sees
-the answer.
+A call is admitted before anything is sent, topped up before every further attempt, and settled once, before its caller sees the
+answer.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class Payer:
 class Estimate:
     """The worst case of one attempt at one target. Prices are None if unknown.
 
-    Worst case = `input_usd` + the output cap * `output_token_usd`; the cap may be lowered from `max_output_tokens` to what
-    the tightest budget can pay, never below `min_output_tokens`.
+    Worst case = `input_usd` + output cap * `output_token_usd`. The cap may be lowered from `max_output_tokens` to what the
+    tightest budget can pay, but never below `min_output_tokens`.
     """
 
     provider: str
@@ -45,7 +45,7 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class IdempotencyKey:
-    """`request_hash` is SHA-256 of the canonical input: the same key with another hash is a Conflict."""
+    """`request_hash` is the SHA-256 of the canonical input. The same key with another hash is a Conflict."""
 
     key: str
     request_hash: bytes
@@ -62,8 +62,8 @@ class AdmissionRequest:
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """Held: the call may be sent. `output_cap_tokens` is what the budgets can pay for; `admitted_at` is database time and
-    decides the period that the call is charged to."""
+    """The call is held and may be sent. `output_cap_tokens` is what the budgets can pay for. `admitted_at` is database time and
+    decides to which period the call is charged."""
 
     call: UUID
     output_cap_tokens: int
@@ -73,17 +73,18 @@ class Admitted:
 
 @dataclass(frozen=True, slots=True)
 class Joined:
-    """The same idempotency key and input came before: `call` is the earlier call, to wait for or to return."""
+    """An earlier call, `call`, had the same idempotency key and input. The caller waits for it or returns it."""
 
     call: UUID
 
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
-    """All that a call has used. `document` is the finished completion as the gateway stores it, opaque here; None keeps none.
+    """Everything that a call has used. `document` is the finished completion as the gateway stores it; the ledger does not read
+    it, and None stores nothing.
 
-    `attempts` holds every attempt that reached a provider; an attempt with usage and no cost is an unpriced one. `priced_at` is
-    the moment whose prices their costs were computed with.
+    `attempts` holds every attempt that reached a provider. An attempt with usage and without cost has no known price.
+    `priced_at` is the moment whose prices were used.
     """
 
     call: UUID
@@ -99,8 +100,8 @@ class Settlement:
 
 @dataclass(frozen=True, slots=True)
 class StoredCall:
-    """A call as the ledger keeps it. `document` is None while it runs, if none was given, after its owner died, and once it is
-    `expired` because content is kept for less time than the call; `attempts` are then what it was charged for."""
+    """A call as the ledger keeps it. `document` is None while the call runs, if none was given, after its owner died, and once
+    `expired` is true, because content is kept for less time than the call. `attempts` are then what the call was charged for."""
 
     key: UUID
     tenant: str
@@ -116,23 +117,23 @@ class StoredCall:
 
 class Ledger(Protocol):
     async def admit(self, request: AdmissionRequest) -> Admitted | Joined:
-        """One atomic hold over every budget in scope. Raises Refused(BudgetExceeded | Conflict | InvalidInput with
+        """Takes one atomic hold in every budget in scope. Raises Refused(BudgetExceeded | Conflict | InvalidInput with
         UNPRICED_MODEL) and StoreUnavailable; then nothing is held."""
         ...
 
     async def top_up(self, call: UUID, payer: Payer, estimate: Estimate) -> int | None:
-        """The output cap that a further attempt may use; None if a budget cannot pay for it."""
+        """Returns the output cap that a further attempt may use; None if a budget cannot pay for it."""
         ...
 
     async def settle(self, settlement: Settlement) -> None:
-        """Committed when it returns; idempotent by call and attempt. Raises StoreUnavailable once its bounded time is up:
-        the hold then stays and is swept as unconfirmed."""
+        """Returns when the settlement is committed. Idempotent by call and attempt. Raises StoreUnavailable after a limited
+        time; the hold then stays and is swept as unconfirmed."""
         ...
 
     async def release(self, call: UUID) -> None:
-        """Gives a hold back of which nothing was used."""
+        """Gives back a hold of which nothing was used."""
         ...
 
     async def stored(self, call: UUID) -> StoredCall | None:
-        """A call of any tenant that is running or still kept."""
+        """Returns a call of any tenant that is running or still kept."""
         ...

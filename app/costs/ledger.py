@@ -1,8 +1,8 @@
 """The ledger in PostgreSQL: what is held, what was used, and what it cost.
 
-Admissions and settlements go in batches, one of each in flight per process; the database decides a batch in one statement that is
-one transaction. A call that this process has open is renewed until it is settled or released; one that is no longer renewed is
-swept at its estimate, and its real figures replace that estimate when they come after all.
+Admissions and settlements are batched, and each process has at most one batch of each in flight. The database decides a batch
+in one statement that is one transaction. The process renews a call until it is settled or released. A call that is no longer
+renewed is swept at its estimate. If its real figures come later, they replace the estimate.
 """
 
 from __future__ import annotations
@@ -41,17 +41,18 @@ from app.settings import Settings
 ADMIT_MAX_OUTAGE = timedelta(seconds=5)
 SETTLE_MAX_OUTAGE = timedelta(seconds=30)
 MAX_RELEASES = 2
-"""So often, a while apart: the first release can overtake an admission that a server which stood still goes on with."""
+"""A doubtful call is released this many times, with a pause between, because the first release can arrive before an admission
+that a stalled server continues later."""
 MIN_RETENTION = timedelta(hours=24)
-"""How long an idempotency key is remembered if content is kept for a shorter time."""
+"""An idempotency key is remembered at least this long, even if content is kept for a shorter time."""
 
 _SWEEP = "select ledger_sweep($1)"
 _log = logging.getLogger(__name__)
 
 
 class PostgresLedger:
-    """A Ledger: while it is entered it renews its own calls and sweeps those of dead processes; when it is left, what was under
-    way is settled."""
+    """A Ledger. Inside `async with` it renews its own calls and sweeps those of dead processes. At the end it settles what is
+    under way."""
 
     def __init__(self, sessions: Sessions, clock: Clock, settings: Settings, prices: PriceBook) -> None:
         self._sessions = sessions
@@ -99,7 +100,7 @@ class PostgresLedger:
         await self._finish(settlement)
 
     async def release(self, call: UUID) -> None:
-        """Tried again later if PostgreSQL does not answer."""
+        """Releases the call, or tries again later if PostgreSQL does not answer."""
         try:
             await self._finish(Release(call))
         except StoreUnavailable:
@@ -129,9 +130,10 @@ class PostgresLedger:
         )
 
     async def renew(self, after: timedelta | None = None) -> int:
-        """Renews the calls of this process whose last renewal is `after` or longer ago, by default a third of the lease.
+        """Renews the calls of this process whose last renewal was at least `after` ago, by default a third of the lease.
 
-        Returns how many."""
+        Returns how many.
+        """
         now = self._clock.monotonic()
         age = (self._lease / 3 if after is None else after).total_seconds()
         due = [call for call, opened in self._open.items() if now - opened.renewed >= age]
@@ -146,7 +148,7 @@ class PostgresLedger:
         return len(renewed)
 
     async def release_doubtful(self) -> None:
-        """Releases the calls that were refused because PostgreSQL did not answer: it may have admitted them all the same."""
+        """Releases the calls that were refused because PostgreSQL did not answer. It may have admitted them."""
         calls = list(self._doubtful)
         await asyncio.gather(*map(self.release, calls))
         for call in calls:
@@ -156,12 +158,12 @@ class PostgresLedger:
                     del self._doubtful[call]
 
     async def sweep(self, most: int = 100) -> int:
-        """Settles at their estimates the calls whose owners stopped renewing them; returns how many."""
+        """Settles the calls that are no longer renewed, at their estimates. Returns how many."""
         swept: int = (await self._settling.fetch(_SWEEP, most))[0][0]
         return swept
 
     async def settle_orphan(self, call: UUID) -> None:
-        """Settles at its estimate a call whose owner is known to be dead, without waiting for its lease to end."""
+        """Settles a call whose owner is known to be dead, at its estimate, without waiting for its lease to end."""
         async with self._sessions.write() as session:
             await session.execute(_SETTLE_ORPHAN, {"call": call, "owner": self._owner})
         await self.sweep()
@@ -182,7 +184,7 @@ class PostgresLedger:
             await self._clock.sleep(pause)
 
     async def close(self) -> None:
-        """Waits for what is under way, then gives the connections back."""
+        """Waits for what is under way, then returns the connections."""
         await self._admissions.settled()
         if self._releasing:
             await asyncio.wait(self._releasing)
@@ -200,7 +202,7 @@ class PostgresLedger:
             raise
 
     def _release_unclaimed(self, asked: AdmissionRequest | TopUp, verdict: Verdict) -> None:
-        """The caller has left: what was admitted for it must not stay held."""
+        """Releases the hold of a caller that has left."""
         if isinstance(asked, TopUp) or not isinstance(verdict, Admitted):
             return
         task = asyncio.create_task(self._release_in_time(verdict.call))
@@ -208,11 +210,11 @@ class PostgresLedger:
         task.add_done_callback(self._releasing.discard)
 
     async def _release_in_time(self, call: UUID) -> None:
-        with suppress(StoreUnavailable):  # it is doubtful then, and released later
+        with suppress(StoreUnavailable):  # then it is doubtful and is released later
             await self.release(call)
 
     async def _finish(self, item: Settlement | Release) -> None:
-        """A caller that leaves while it waits does not cancel the item: it is written all the same."""
+        """Writes the item even if the caller leaves while it waits."""
         try:
             await self._settlements.submit(item)
         finally:
@@ -238,7 +240,7 @@ _RENEW = text(
     "update completions set lease_until = now() + :lease where key in (select key from completions where key = any(:calls)"
     " and owner = :owner and status = 'RUNNING' order by key for update skip locked) returning key"
 )
-"""Locks in the order that every statement keeps. A call that another transaction has locked is renewed next time."""
+"""Locks in the same order as every other statement. A call that another transaction has locked is renewed next time."""
 
 
 def _attempt(row: Row[Any], admitted_at: datetime) -> Attempt:

@@ -1,6 +1,6 @@
 """Batches of the ledger: the database decides each in one statement, which is one transaction.
 
-What a batch opens is known before its callers learn of it, also if they have left: nothing that is held is forgotten.
+Admitted calls are recorded before their callers learn of them, even if a caller has left, so no hold is forgotten.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _BUDGETS = "select * from budget_now where key = any($1)"
 
 @dataclass(slots=True)
 class OpenCall:
-    """A call of this process: admitted at `at`, renewed last at `renewed` of the Clock's monotonic seconds."""
+    """A call of this process. It was admitted at `at`. `renewed` is its last renewal, in the Clock's monotonic seconds."""
 
     at: datetime
     renewed: float
@@ -40,7 +40,7 @@ class OpenCall:
 
 @dataclass(frozen=True, slots=True)
 class HoldTerms:
-    """`owner` is this process; it renews a hold within `lease`. `retention` is how long an idempotency key is remembered."""
+    """`owner` is this process, which renews a hold within `lease`. `retention` is how long an idempotency key is remembered."""
 
     owner: UUID
     lease: timedelta
@@ -56,7 +56,8 @@ Verdict: TypeAlias = Admitted | Joined | Refusal
 
 
 class AdmissionBatches:
-    """`opened` gets the calls that were admitted, `doubtful` those that PostgreSQL may have admitted without an answer."""
+    """`opened` gets the calls that were admitted. `doubtful` gets those that PostgreSQL may have admitted although it did not
+    answer."""
 
     def __init__(
         self,
@@ -115,7 +116,7 @@ class AdmissionBatches:
         return Refusal(_reason(word, asked.estimate, budgets.get(budget), needed, remaining))
 
     def _missing_defaults(self, batch: Sequence[AdmissionRequest | TopUp]) -> dict[tuple[str, str], dict[str, object]]:
-        """The configured budgets of tenants and agents that this process sees for the first time."""
+        """Returns the configured budgets of tenants and agents that this process sees for the first time."""
         missing: dict[tuple[str, str], dict[str, object]] = {}
         for asked in batch:
             tenant, agent = asked.payer.tenant, asked.payer.agent
@@ -160,7 +161,7 @@ def _reason(
 
 
 def repeatable(asked: AdmissionRequest | TopUp) -> tuple[str, str] | None:
-    """Equal if one is a repeat of the other. A repeat joins the first call, so the two are not admitted in one batch."""
+    """Returns the same value for repeats of one call. A repeat joins the first call, so both are not admitted in one batch."""
     if isinstance(asked, TopUp) or asked.idempotency is None:
         return None
     return asked.payer.tenant, asked.idempotency.key

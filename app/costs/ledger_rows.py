@@ -1,7 +1,7 @@
-"""A batch of settlements as PostgreSQL takes it: rows of its types `ledger_…`, sent in binary.
+"""A batch of settlements as PostgreSQL receives it: rows of its types `ledger_…`, sent in binary.
 
-Most calls of a batch have the same payer and price, so each is sent once and named by its place. Whatever a provider sends can
-be stored: a call that it bills must never fail to settle because of an odd character.
+Most calls of a batch have the same payer and price, so each of these is sent once and referred to by its index. Whatever a
+provider sends can be stored: a billed call must not fail to settle because of an unusual character.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Release:
 
 
 class Places(Generic[Key]):
-    """Rows that are sent once, and the places, from 1, by which others name them."""
+    """Rows that are sent once, and the indexes, from 1, by which others refer to them."""
 
     def __init__(self) -> None:
         self.rows: list[Row] = []
@@ -58,7 +58,7 @@ class Places(Generic[Key]):
 
 @dataclass(frozen=True, slots=True)
 class AskedRows:
-    """The last arguments of `ledger_admit` in its order."""
+    """The last arguments of `ledger_admit`, in its order."""
 
     payers: list[Row]
     targets: list[Row]
@@ -67,7 +67,7 @@ class AskedRows:
 
 @dataclass(slots=True)
 class SettledRows:
-    """The arguments of `ledger_settle` in its order."""
+    """The arguments of `ledger_settle`, in its order."""
 
     payers: list[Row] = field(default_factory=list)
     prices: list[Row] = field(default_factory=list)
@@ -106,7 +106,7 @@ def asked_rows(batch: Iterable[AdmissionRequest | TopUp]) -> AskedRows:
 
 
 def settled_rows(batch: Iterable[tuple[Settlement | Release, datetime | None]], prices: PriceBook) -> SettledRows:
-    """Each with the moment of its admission, None if this process did not admit it."""
+    """Each item comes with the time of its admission, None if this process did not admit it."""
     rows, payers, used = SettledRows(), Places[tuple[Payer, str]](), Places[tuple[str, str, int]]()
     for place, (item, at) in enumerate(batch, 1):
         if isinstance(item, Release):
@@ -167,7 +167,7 @@ def payer_row(payer: Payer, operation: str) -> Row:
 
 
 def storable(text: str) -> str:
-    """Without what PostgreSQL cannot keep."""
+    """Removes what PostgreSQL cannot store."""
     if text.isascii() and "\x00" not in text:
         return text
     return text.replace("\x00", "\ufffd").encode("utf-8", "replace").decode()

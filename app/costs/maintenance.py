@@ -1,7 +1,7 @@
-"""Maintenance of the ledger's tables: room for the next months' records, an end to what has expired, and a check that budgets'
-sums are those of their rows.
+"""Maintenance of the ledger's tables: partitions for the next months, deletion of what has expired, and a check that budgets'
+sums match their rows.
 
-One process runs each task when it is due by the database's clock: the one that updates the task's row.
+Each task is due by the database's clock. The one process that updates the task's row runs it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Discrepancy:
-    """A budget's running period whose sums are not those of its rows."""
+    """A running period of a budget whose sums do not match its rows."""
 
     budget: UUID
     period_start: datetime
@@ -55,7 +55,7 @@ class Maintenance:
             await self._clock.sleep(LOOK_SECONDS)
 
     async def run_due(self) -> None:
-        """A task that fails is due again at once."""
+        """Runs every task that is due. A task that fails is due again at once."""
         tasks: tuple[tuple[str, timedelta, Callable[[], Awaitable[None]]], ...] = (
             ("tidy", TIDY_EVERY, self._tidy),
             ("reconcile", RECONCILE_EVERY, self._reconcile),
@@ -111,7 +111,7 @@ async def tidy(sessions: Sessions, content_ttl: timedelta) -> None:
 
 
 async def _repeat(sessions: Sessions, statement: TextClause, values: Mapping[str, object]) -> None:
-    """A part at a time, until a part is not full."""
+    """Deletes batch by batch, until a batch is not full."""
     changed = DELETED_AT_ONCE
     while changed == DELETED_AT_ONCE:
         async with sessions.write() as session:
@@ -119,8 +119,8 @@ async def _repeat(sessions: Sessions, statement: TextClause, values: Mapping[str
 
 
 async def reconcile(sessions: Sessions) -> AsyncIterator[Discrepancy]:
-    """What running sums and rows disagree about, each budget in one snapshot. Reads every record of the running periods, from a
-    replica if there is one."""
+    """Returns the differences between running sums and rows, each budget from one snapshot. Reads every record of the running
+    periods, from a replica if there is one."""
     after: UUID | None = None
     while budgets := await _budgets_after(sessions, after):
         after = budgets[-1]
@@ -131,7 +131,7 @@ async def reconcile(sessions: Sessions) -> AsyncIterator[Discrepancy]:
 
 
 async def repair_sums(sessions: Sessions, found: Discrepancy) -> None:
-    """Counts the rows anew under the period's lock. What is spent is never lowered: a record can be missing because it is old."""
+    """Counts the rows again under the period's lock. The spent amount is never lowered, because an old record can be missing."""
     async with sessions.write() as session:
         await session.execute(_REPAIR_SUMS, {"budget": found.budget, "start": found.period_start})
 

@@ -1,4 +1,4 @@
-"""How a span of time is covered by roll-ups of whole days, hours and quarters, with raw records only at its ragged ends."""
+"""Covers a span of time with roll-ups of whole days, hours and quarters. Only its ends need raw records."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 DAY, HOUR, QUARTER = 1440, 60, 15
-"""Grains of the roll-ups, in minutes of UTC."""
+"""The grains of the roll-ups, in minutes of UTC."""
 
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 _SAMPLES = 4000
@@ -16,7 +16,7 @@ _SAMPLES = 4000
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """[start, end); `grain` is None if only raw records are exact."""
+    """[start, end). `grain` is None if only raw records are exact."""
 
     grain: int | None
     start: datetime
@@ -24,7 +24,7 @@ class Segment:
 
 
 def cover(start: datetime, end: datetime, grains: Sequence[int]) -> Iterator[Segment]:
-    """Segments in order that together are [start, end): the coarsest grains inside, the finer ones at the ends."""
+    """Returns segments in order that together cover [start, end): the coarsest grains inside, finer ones at the ends."""
     if start >= end:
         return
     if not grains:
@@ -41,7 +41,8 @@ def cover(start: datetime, end: datetime, grains: Sequence[int]) -> Iterator[Seg
 
 
 def grains_within(zone: ZoneInfo, start: datetime, end: datetime, *, hours: bool) -> tuple[int, ...]:
-    """The grains that never straddle a local midnight (or, with `hours`, a local hour) of the zone in that span."""
+    """Returns the grains that never cross a local midnight of the zone in that span (or, with `hours`, the start of a local
+    hour)."""
     step = max(timedelta(days=1), (end - start) / _SAMPLES)
     offsets = {_offset(zone, end)}
     moment = start

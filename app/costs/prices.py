@@ -1,8 +1,8 @@
-"""What a token costs. Each model's prices are compiled once into flat rates, because the price list takes 200 µs a call.
+"""What a token costs. Each model's prices are compiled once into flat rates, because the price list takes 200 µs per call.
 
-A price is the configuration's, else the public list's for the provider's kind, else None: unknown is never zero. An
-openai-compatible server sells other people's models at prices of its own, so only the configuration prices it. A price that
-depends on the size of the context applies to every token of the call once its input passes the tier's start.
+A price comes from the configuration, else from the public list for the provider's kind. Else it is None: unknown is never zero.
+An openai-compatible server sells models of other vendors at its own prices, so only the configuration has prices for it. If a
+price depends on the size of the context, it applies to every token of the call once the input exceeds the tier's start.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ _TERMS: Mapping[tuple[str, ServiceTier], PriceContext] = {
     ("openai", ServiceTier.PRIORITY): {"service_tier": "priority"},
     ("openai", ServiceTier.FAST): {"service_tier": "fast"},
 }
-"""What the public list calls the tiers; what is not here has no prices of its own there."""
+"""What the public list calls the tiers. A tier that is missing here has no prices of its own there."""
 
 
 @dataclass(frozen=True, slots=True)
 class PriceUsed:
-    """US dollars per million tokens, as they were used."""
+    """The prices that were used, in US dollars per million tokens."""
 
     input_usd: Decimal
     output_usd: Decimal
@@ -45,7 +45,7 @@ class PriceUsed:
 
 @dataclass(frozen=True, slots=True)
 class Tier:
-    """US dollars per token for calls whose input is more than `start` tokens; `price` says the same per million."""
+    """US dollars per token for calls whose input has more than `start` tokens. `price` is the same per million."""
 
     start: int
     input_usd: Decimal
@@ -58,7 +58,8 @@ class Tier:
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """`tiers` ascend by start, the first from below zero. A class without a price of its own costs what input costs."""
+    """`tiers` are in the order of their starts; the first starts below zero. A class without its own price costs as much as
+    input."""
 
     tiers: tuple[Tier, ...]
 
@@ -69,7 +70,7 @@ class Rates:
         return self.tiers[0]
 
     def cost(self, usage: TokenUsage) -> Decimal:
-        """US dollars, exact and then rounded once."""
+        """US dollars. The sum is exact and is rounded once."""
         tier = self.tier(usage.input_tokens)
         return round_usd(
             tier.input_usd * usage.uncached_input_tokens
@@ -80,12 +81,12 @@ class Rates:
         )
 
     def input_cost(self, tokens: int) -> Decimal:
-        """The most that `tokens` of input can cost: providers may write a prefix to their cache and charge for it."""
+        """The most that `tokens` of input can cost. Providers may write a prefix to their cache and charge for it."""
         tier = self.tier(tokens)
         return round_usd(max(tier.input_usd, tier.cache_write_5m_usd) * tokens)
 
     def output_token_usd(self, input_tokens: int) -> Decimal:
-        """US dollars per output token of a call with so much input."""
+        """US dollars per output token of a call with this much input."""
         return self.tier(input_tokens).output_usd
 
     def used(self, input_tokens: int) -> PriceUsed:
@@ -93,10 +94,10 @@ class Rates:
 
 
 class PriceBook:
-    """Prices by the configured provider's name and the model's. A provider's kind is enough for one that is not configured.
+    """Prices by provider name and model name. For a provider that is not configured, the name of its kind works too.
 
-    Takes 0.25 s to build if a configured model's price comes from the public list; otherwise the first look-up in that list takes
-    as long.
+    Building it takes 0.25 s if a configured model's price comes from the public list. Otherwise the first look-up in that list
+    takes as long.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -118,8 +119,8 @@ class PriceBook:
                     self._compiled[provider.name, model.name] = (_Dated(None, Rates((_tier(model.price, -1, "configuration"),))),)
 
     def rates(self, provider: str, model: str, at: datetime, tier: ServiceTier = ServiceTier.STANDARD) -> Rates | None:
-        """The rates in force at `at`; None if the price is unknown. A tier without prices of its own costs the usual, and what
-        the configuration prices costs the same in every tier."""
+        """Returns the rates in force at `at`; None if the price is unknown. A tier without its own prices costs the standard
+        price. A configured price is the same in every tier."""
         if (self._listed.get(provider, ""), tier) in _TERMS and (provider, model) not in self._configured:
             return self._special_rates(provider, model, at, tier)
         compiled = self._compiled.get((provider, model))
@@ -133,12 +134,12 @@ class PriceBook:
         return compiled[0].rates
 
     def context_tokens(self, provider: str, model: str) -> int | None:
-        """The model's window as the public list has it; None if unknown."""
+        """The model's context window in the public list; None if unknown."""
         info = self._find(provider, model)
         return None if info is None else info.context_window
 
     def _special_rates(self, provider: str, model: str, at: datetime, tier: ServiceTier) -> Rates | None:
-        """Prices change with the day in UTC; those of the day that was asked for last are kept."""
+        """Prices can change from day to day (UTC). The prices of the last requested day are kept."""
         day = at.astimezone(UTC).date()
         kept = self._special.get((provider, model, tier))
         if kept is None or kept[0] != day:
@@ -166,7 +167,7 @@ class PriceBook:
 
 @dataclass(frozen=True, slots=True)
 class _Dated:
-    """The last one whose condition holds is in force."""
+    """The last price whose condition holds is in force."""
 
     condition: ConditionalPrice | None
     rates: Rates | None

@@ -1,4 +1,4 @@
-"""What can be asked of the costs, checked before any statement is built."""
+"""Questions about costs. They are checked before any statement is built."""
 
 from __future__ import annotations
 
@@ -51,10 +51,8 @@ class CostOrder:
 
 @dataclass(frozen=True, slots=True)
 class CostFilter:
-    """[start, end) of the calls' admission. `tenants` of None means all tenants; any other None means no restriction.
-
-    Raises Refused(InvalidInput) with the path below the API's `filter`.
-    """
+    """[start, end) is the time of the calls' admission. `tenants` of None means all tenants; any other None means no
+    restriction. Raises Refused(InvalidInput) with the path below the API's `filter`."""
 
     start: datetime
     end: datetime

@@ -1,5 +1,5 @@
-"""The statements of cost reports: roll-ups if they are exact, raw records for partial hours or days at the ends and for filters
-by label."""
+"""The SQL of cost reports. It reads roll-ups if they are exact, and raw records for partial hours or days at the ends and for
+filters by label."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from app.costs.queries import CostDimension, CostFilter, CostOrderField, CostQue
 from app.db.tables.usage import usage_records, usage_rollups
 
 Element: TypeAlias = ColumnElement[Any]
-"""Any: the columns of a statement built at run time have no types of their own."""
+"""Any, because the columns of a statement that is built at run time have no types of their own."""
 Rows: TypeAlias = Select[*tuple[Any, ...]]
 
 MEASURES = (
@@ -49,7 +49,7 @@ MEASURES = (
     "unconfirmed_usd",
 )
 RANK, PLACE = "rank", "place"
-"""A row's position in its order: the figure ordered by, then its dimensions as one text."""
+"""A row's position in its order: the figure it is sorted by, then its dimensions as one text."""
 
 _NAMES = {
     CostDimension.PROVIDER: "provider",
@@ -69,7 +69,8 @@ def dimension_names(query: CostQuery) -> tuple[str, ...]:
 
 
 def costs_statement(query: CostQuery, segments: Sequence[Segment], after: tuple[Decimal, str] | None) -> Rows:
-    """One row a page row with the totals beside it (`total_…`), or one row with `place` null if the page is empty."""
+    """Returns one row per row of the page, with the totals beside it (`total_…`), or one row with `place` null if the page is
+    empty."""
     names = dimension_names(query)
     grouped = _grouped(query, segments).cte("grouped")
     totals = select(*(func.coalesce(func.sum(grouped.c[name]), 0).label(f"total_{name}") for name in MEASURES)).subquery()
@@ -82,7 +83,7 @@ def costs_statement(query: CostQuery, segments: Sequence[Segment], after: tuple[
 
 
 def groups_statement(query: CostQuery, segments: Sequence[Segment]) -> Rows:
-    """Every row of the report, in the order of its dimensions."""
+    """Returns every row of the report, in the order of its dimensions."""
     grouped = _grouped(query, segments).subquery()
     return select(*grouped.c).order_by(*(grouped.c[name].asc().nulls_first() for name in dimension_names(query)))
 
@@ -95,7 +96,7 @@ def _grouped(query: CostQuery, segments: Sequence[Segment]) -> Rows:
 
 
 def record_conditions(filter_: CostFilter, start: ColumnElement[bool] | None = None) -> list[ColumnElement[bool]]:
-    """The filter on raw records; `start` replaces its span."""
+    """Returns the filter on raw records. `start`, if given, replaces its span."""
     records = usage_records.c
     span = and_(records.at >= filter_.start, records.at < filter_.end) if start is None else start
     return [
@@ -185,7 +186,8 @@ def _dimension(dimension: CostDimension, query: CostQuery, table: Table, moment:
 
 
 def _local_hour(moment: Element, zone: str) -> Element:
-    """Truncating keeps the moment's own offset, so the hour in which clocks change by half of one begins later than that."""
+    """Truncation keeps the UTC offset of the moment. If clocks change by half an hour, the local hour in which they change
+    starts later than the truncated time."""
     start: Element = func.date_trunc("hour", moment, zone, type_=DateTime(timezone=True))
     local = func.timezone(zone, start, type_=DateTime())
     hour = func.date_trunc("hour", local, type_=DateTime())

@@ -1,6 +1,7 @@
-"""What was spent, by whom and on what. Exact up to `as_of`: the roll-ups are written by the transaction that settles a call.
+"""What was spent, by whom and on what.
 
-Every read says which tenants it is for; None means all of them and is for administrators.
+Figures are exact up to `as_of`, because the transaction that settles a call also writes the roll-ups. Every read names its
+tenants. None means all of them and is for administrators.
 """
 
 from __future__ import annotations
@@ -46,12 +47,12 @@ from app.domain.usage import CacheTier, Label, Operation, TokenUsage
 _ROWS, _RECORDS = "costs", "usage"
 _MAX_PLACES = 64
 _AT_ONCE = 4
-"""To build a statement takes milliseconds: so many are built before others have their turn."""
+"""Building a statement takes milliseconds. After this many the event loop gets a turn."""
 
 
 @dataclass(frozen=True, slots=True)
 class CostMeasures:
-    """`unconfirmed_usd` is the part of `cost_usd` that rests on estimates."""
+    """`unconfirmed_usd` is the part of `cost_usd` that is estimated."""
 
     cost_usd: Decimal
     saved_usd: Decimal
@@ -68,12 +69,12 @@ class CostMeasures:
 
 @dataclass(frozen=True, slots=True)
 class CostTotals(CostMeasures):
-    """Of all rows together."""
+    """The sums of all rows."""
 
 
 @dataclass(frozen=True, slots=True)
 class CostRow(CostMeasures):
-    """Dimensions not asked for are None; so are an agent and a label that the calls did not name."""
+    """A dimension that was not requested is None. Agent and label are also None if the calls did not name them."""
 
     provider: str | None = None
     model: str | None = None
@@ -93,7 +94,7 @@ class CostReport:
 
 @dataclass(frozen=True, slots=True)
 class UsageRecord:
-    """One attempt that reached a provider or the cache. `at` is the call's admission, by database time."""
+    """One attempt that reached a provider or the cache. `at` is the call's admission, in database time."""
 
     key: UUID
     at: datetime
@@ -119,7 +120,7 @@ class UsageRecord:
 
     @property
     def completion_id(self) -> str | None:
-        """None for calls of another kind: their ids are not public."""
+        """None for calls that are not completions, because their ids are not public."""
         if self.completion is None or self.operation is not Operation.COMPLETION:
             return None
         return format_id("cmp", self.completion)
@@ -144,7 +145,7 @@ class CostReports:
         return CostReport(rows[0]["as_of"], CostTotals(**_measures(rows[0], "total_")), _page(query.page, found))
 
     async def records(self, where: CostFilter, request: PageRequest) -> Page[UsageRecord]:
-        """Newest first."""
+        """Returns the newest records first."""
         columns = usage_records.c
         statement = select(usage_records).where(*record_conditions(where)).order_by(columns.at.desc(), columns.key.desc())
         if request.after is not None:
@@ -204,7 +205,7 @@ def _row(row: RowMapping, names: tuple[str, ...]) -> CostRow:
 
 
 def _measures(row: RowMapping, prefix: str) -> dict[str, Any]:
-    """Any: the fields of CostMeasures by name. Sums of whole numbers come from the database as decimals."""
+    """Any: the fields of CostMeasures by name. The database returns sums of whole numbers as decimals."""
     return {name: row[prefix + name] if name.endswith("_usd") else int(row[prefix + name]) for name in MEASURES}
 
 

@@ -1,7 +1,7 @@
-"""One statement at a time on a connection of its own, each a transaction: one round trip instead of five.
+"""Runs one statement at a time on its own connection. Each is a transaction, with one round trip instead of five.
 
-A statement is repeated when the database says that it met another (serialisation, deadlock, a key taken meanwhile) and, for a
-bounded time, when the database is away; so it must be idempotent.
+A statement is repeated if the database reports a conflict with another one (serialisation, deadlock, a key that was just
+taken). It is also repeated, for a limited time, while the database is away. So it must be idempotent.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Statements:
         self._turn = asyncio.Lock()
 
     async def fetch(self, statement: str, *arguments: object) -> list[asyncpg.Record]:
-        """Committed when it returns. Any other error of the database is raised as asyncpg raises it."""
+        """Returns when the statement is committed. Any other error of the database is raised as asyncpg raises it."""
         async with self._turn:
             until = self._clock.monotonic() + self._max_outage
             pause = FIRST_PAUSE_SECONDS
@@ -70,7 +70,7 @@ class Statements:
                 await connection.close()
 
     async def _connect(self, until: float) -> asyncpg.Connection[asyncpg.Record]:
-        """Bounded, because the pool asks a connection whether it lives, and a server that stands still says nothing."""
+        """The time is limited, because the pool tests a connection before it is used, and a stalled server does not answer."""
         async with asyncio.timeout(max(FIRST_PAUSE_SECONDS, until - self._clock.monotonic())):
             self._connection = await self._engines.primary.connect()
             driver: asyncpg.Connection[asyncpg.Record] | None = (await self._connection.get_raw_connection()).driver_connection

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Final
 
 HEARTBEAT_SECONDS: Final = 15.0
-"""The longest silence of a stream."""
+"""A stream is silent for at most this long."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,8 @@
-"""The latest events as a copy in Redis Streams, so that one process asks PostgreSQL for all.
+"""A copy of the latest events in Redis Streams, so that one process reads PostgreSQL for all.
 
-One process at a time is the leader: it holds a lease and writes what it reads from PostgreSQL to a stream that only it writes to.
-The next leader begins a new stream. Positions have no gaps, so a follower that finds one missing, or gets no answer, reads
-PostgreSQL: what is here may be lost or late, and is never wrong.
+One process at a time is the leader. It holds a lease and writes what it reads from PostgreSQL to its own stream. The next
+leader begins a new stream. Positions have no gaps. If a follower finds that one is missing, or gets no answer, it reads
+PostgreSQL. So events here may be lost or late, but never wrong.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from app.redis.clients import RedisClient, Script, Server
 
 LEASE = timedelta(seconds=3)
 MAX_EVENTS = 10_000
-"""Events kept in one stream."""
+"""The number of events that one stream keeps."""
 LIFETIME = timedelta(minutes=10)
-"""Of a stream that grows no more."""
+"""How long a stream is kept after its last event."""
 WAIT = timedelta(milliseconds=500)
-"""For something new."""
+"""How long a read waits for new events."""
 BLOCKING_MARGIN = timedelta(seconds=1)
-"""By so much longer must the client that waits be ready to wait: an idle server looks at its clock ten times a second."""
+"""The client must wait this much longer than the server, because an idle server checks its clock only ten times a second."""
 PAGE = 500
 _LEADER = Script("leader")
 
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """`event` is what its topic makes of it; empty if it is not to be published."""
+    """`event` is the encoded event of its topic. It is empty if it is not to be published."""
 
     position: int
     topic: str
@@ -40,7 +40,7 @@ class Copy:
 
 @dataclass(frozen=True, slots=True)
 class Leader:
-    """`position` is how far it has published, at least; `is_self`: it is this process."""
+    """The leader has published at least up to `position`. `is_self` is True if this process is the leader."""
 
     name: str
     position: int
@@ -56,14 +56,14 @@ class RedisStreams:
         self._name = uuid4().hex
 
     async def acquire_lease(self, log: str, position: int) -> Leader:
-        """Renews our lease, or acquires a free one; returns the leader."""
+        """Renews our lease, or acquires a free one. Returns the leader."""
         milliseconds = int(LEASE.total_seconds() * 1000)
         found = await self._redis.evaluate(_LEADER, f"greenlang:events:{{{log}}}", self._name, milliseconds, position)
         name, reached = cast("tuple[bytes, bytes]", found)
         return Leader(name.decode(), int(reached), name.decode() == self._name)
 
     def resign(self) -> None:
-        """What we wrote is no longer to be followed: from now on we have another name and write another stream."""
+        """Makes others stop following what we wrote: from now on we have another name and write another stream."""
         self._name = uuid4().hex
 
     async def write(self, log: str, copies: Sequence[Copy]) -> None:
@@ -85,7 +85,7 @@ class RedisStreams:
         await self._redis.execute(act)
 
     async def read(self, log: str, leader: Leader, after: int) -> Sequence[Copy]:
-        """What comes after the position, as soon as there is something; nothing after a while without."""
+        """Returns what comes after the position, as soon as there is something; nothing after a while without news."""
         key = _key(log, leader.name)
 
         async def act(server: Server) -> object:

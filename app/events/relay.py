@@ -1,11 +1,11 @@
-"""The log of events: rows of the outbox get their positions in the order of commits, and all processes read them in that order.
+"""The log of events: rows of the outbox get positions in the order of commits, and all processes read them in that order.
 
-A position is given after the commit, under a lock, never at the insert: a row that commits late with a lower number would be
-missed for good. NOTIFY only wakes: its receiver sequences the rows that are there and reads on from where it was, so a lost
-notification loses nothing.
+A position is assigned after the commit, under a lock, never at the insert. Otherwise a row that commits late with a lower
+number would be missed. NOTIFY only wakes: its receiver sequences the rows that are there and continues from its last position,
+so a lost notification loses nothing.
 
 With Redis only the leader reads, and the others follow the stream that it writes there. Positions, and so cursors, are the same
-either way; what is missing or doubtful in Redis is read here.
+in both cases. What is missing or doubtful in Redis is read here.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ KEPT = timedelta(days=30)
 POLL_SECONDS = 2.0
 RENEWAL_SECONDS = 1.0
 CHECK_SECONDS = 15.0
-"""How long a process may follow the leader's stream before it looks in PostgreSQL itself."""
+"""A process that follows the leader's stream reads PostgreSQL itself after this time."""
 GREETING_SECONDS = 0.5
-"""Between two beats that newcomers ask for."""
+"""The shortest time between two heartbeats that new subscribers ask for."""
 FORGET_SECONDS = 600.0
 PAGE = 500
 
@@ -60,21 +60,21 @@ class Relay:
         self._position: int | None = None
 
     def topic(self, name: str, kind: type[Event], load: Load[Event]) -> Topic[Event]:
-        """To be asked for before `run`."""
+        """Creates a topic. Call it before `run`."""
         made = Topic(name, kind, load, self)
         self._topics.append(made)  # type: ignore[arg-type]  # a topic's events are known to its own load alone
         return made
 
     def on_published(self, listener: Callable[[], None]) -> None:
-        """`listener` is called when events have been published; it must not block."""
+        """Calls `listener` after events have been published. It must not block."""
         self._listeners.append(listener)
 
     def greet(self) -> None:
-        """A subscriber has joined a stream that others share: a heartbeat gives it the position."""
+        """Call it when a subscriber has joined a shared stream: a heartbeat gives it the position."""
         self._newcomer.set()
 
     def wake(self) -> None:
-        """Something was put into the outbox."""
+        """Call it when something was put into the outbox."""
         self._wakeup.set()
 
     async def run(self) -> None:
@@ -90,7 +90,7 @@ class Relay:
             await end_tasks(tasks)
 
     async def catch_up(self) -> None:
-        """Everything that was committed before is sequenced and published when this returns. Raises StoreUnavailable."""
+        """Returns when everything that was committed before is sequenced and published. Raises StoreUnavailable."""
         async with self._sessions.statements() as session:
             while (await session.execute(_SEQUENCE, {"most": PAGE})).scalar_one():
                 pass
@@ -125,8 +125,8 @@ class Relay:
                 await self._wakeup.wait(pause or RENEWAL_SECONDS)
 
     async def _share(self) -> float:
-        """If another process is the leader, takes what it publishes until PostgreSQL has to be asked, and then returns 0; else
-        the seconds after which to ask PostgreSQL unless something wakes us."""
+        """If another process is the leader, takes what it publishes until PostgreSQL has to be asked, and then returns 0.
+        Otherwise returns the seconds after which to ask PostgreSQL, unless something wakes us earlier."""
         if self._streams is None or self._position is None:
             return POLL_SECONDS
         try:
@@ -156,7 +156,7 @@ class Relay:
         return 0
 
     def _next(self, copies: Sequence[Copy], position: int) -> list[Published]:
-        """What comes right after the position, as far as nothing is missing and all can be read."""
+        """Returns the events directly after the position, up to the first one that is missing or cannot be read."""
         topics = {topic.name: topic for topic in self._topics}
         found: list[Published] = []
         for copy in copies:
@@ -175,7 +175,7 @@ class Relay:
         self._leader = leader
 
     async def _read(self) -> bool:
-        """True if there may be more."""
+        """Returns True if there may be more."""
         async with self._sessions.read(primary=True) as session:
             head, history = (await session.execute(_HEAD)).one()
             if self._position is None or head < self._position:
@@ -189,7 +189,7 @@ class Relay:
         return len(rows) == PAGE
 
     def _open(self, head: int, history: str) -> None:
-        """At the start, and when the primary has lost what it had confirmed: followers then ask again."""
+        """Runs at the start, and when the primary has lost confirmed events. Followers then read again."""
         if self._position is not None:
             _log.error("the log of events is shorter than it was", extra={"was": self._position, "is": head})
         self._position, self._history = head, history
@@ -212,7 +212,7 @@ class Relay:
             listener()
 
     async def _copy(self, streams: RedisStreams, published: Sequence[Published]) -> None:
-        """Rows of topics that are not known here are left out: to those who know them they are missing."""
+        """Rows of topics that this process does not know are left out. Processes that know these topics see them as missing."""
         try:
             await streams.write(self._history, sorted(map(_copied, published), key=_position))
         except StoreUnavailable:
@@ -222,7 +222,8 @@ class Relay:
             _log.exception("events cannot be shared through Redis")
 
     async def beat(self) -> None:
-        """Every 15 seconds, and for newcomers, until it is cancelled: a sign of life for every follower."""
+        """Sends a heartbeat to every follower every 15 seconds, and when a new subscriber asks for one. Runs until it is
+        cancelled."""
         while True:
             greeting = await self._newcomer.wait(HEARTBEAT_SECONDS)
             for topic in self._topics:
@@ -236,10 +237,10 @@ class Relay:
             try:
                 await self.forget()
             except StoreUnavailable:
-                _log.warning("no old events were forgotten: PostgreSQL does not answer")
+                _log.warning("old events were not deleted: PostgreSQL does not answer")
 
     async def forget(self) -> None:
-        """Deletes the events that have been kept long enough."""
+        """Deletes the events whose time has passed."""
         async with self._sessions.statements() as session:
             while (await session.execute(_FORGET, {"kept": self._kept, "most": PAGE})).scalar_one():
                 pass
@@ -260,7 +261,7 @@ _ROWS = select(
 
 
 def _rows_between(after: int, upto: int, most: int) -> Select[Any]:
-    """The rows of positions in (after, upto]."""
+    """Returns the rows of positions in (after, upto]."""
     return _ROWS.where(outbox.c.position > after, outbox.c.position <= upto).limit(most)
 
 

@@ -1,7 +1,7 @@
-"""The shared log of a running stream, in Redis: entries by number, the owner's lease, and the wish to cancel it.
+"""The shared log of a running stream, in Redis: entries by number, the owner's lease, and requests to cancel it.
 
 An entry is in the log before it is shown, so watchers in other processes see the same entries in the same order. The log is a
-copy that can be lost: while Redis is away, a stream continues for the watchers in its own process.
+copy that can be lost. While Redis is away, a stream continues for the watchers in its own process.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ LIFETIME = timedelta(hours=1)
 FORGOTTEN_AFTER = timedelta(minutes=1)
 """How long watchers can read the end of a stream if its content is not to be kept."""
 MAX_ENTRIES = 20_000
-"""Entries kept of one stream."""
+"""The number of entries that are kept of one stream."""
 _CANCEL_LIFETIME = timedelta(minutes=10)
 _FIELD = b"e"
 _PER_PROLONGATION = 64
@@ -31,8 +31,8 @@ _DISOWN = Script("disown")
 
 @dataclass(frozen=True, slots=True)
 class LogWrite:
-    """Entries of one stream, numbers ascending. `begins` takes the lease and drops what an earlier run left; `ends` gives
-    the lease up."""
+    """Entries of one stream, in the order of their numbers. `begins` takes the lease and deletes what an earlier run left.
+    `ends` gives up the lease."""
 
     key: UUID
     entries: Sequence[tuple[int, bytes]] = ()
@@ -49,7 +49,7 @@ class LogPage:
 
 
 class StreamLog:
-    """Every method raises StoreUnavailable while Redis is away. `lifetime` is how long a log is kept after its end; `owner` is
+    """Every method raises StoreUnavailable while Redis is away. `lifetime` is how long a log is kept after its end. `owner` is
     the process whose leases are written here."""
 
     def __init__(self, redis: RedisClient, lifetime: timedelta = LIFETIME, *, owner: str | None = None) -> None:
@@ -58,7 +58,7 @@ class StreamLog:
         self._owner = (identity() if owner is None else owner).encode()
 
     async def write(self, batch: Sequence[LogWrite]) -> Sequence[None]:
-        """All in one round trip. An entry whose number is there already, or lower, changes nothing."""
+        """Writes everything in one round trip. An entry whose number is not above the last one changes nothing."""
 
         async def act(server: Server) -> list[object]:
             pipeline = server.pipeline(transaction=False)
@@ -82,7 +82,7 @@ class StreamLog:
         return [None] * len(batch)
 
     async def read(self, batch: Sequence[tuple[UUID, int]], most: int = 500) -> Sequence[LogPage]:
-        """For each stream the entries after the number. Empty if there are none, or no log."""
+        """Returns, for each stream, the entries after the number. Empty if there are none, or no log."""
 
         async def act(server: Server) -> list[list[tuple[bytes, dict[bytes, bytes]]]]:
             pipeline = server.pipeline(transaction=False)
@@ -94,7 +94,7 @@ class StreamLog:
         return [_page(entries, after) for (_, after), entries in zip(batch, found, strict=True)]
 
     async def newest(self, key: UUID) -> tuple[int, bytes] | None:
-        """The entry with the highest number; None if there is no log."""
+        """Returns the entry with the highest number; None if there is no log."""
 
         async def act(server: Server) -> list[tuple[bytes, dict[bytes, bytes]]]:
             return cast("list[tuple[bytes, dict[bytes, bytes]]]", await server.xrevrange(_log(key), count=1))
@@ -103,7 +103,7 @@ class StreamLog:
         return _entry(*found[0]) if found else None
 
     async def renew(self, keys: Collection[UUID]) -> set[UUID]:
-        """Renews the leases of the streams that run here; returns those that are to be cancelled."""
+        """Renews the leases of the streams that run here. Returns those that are to be cancelled."""
         ordered = list(keys)
 
         async def act(server: Server) -> list[object]:
@@ -126,7 +126,8 @@ class StreamLog:
         return None if found is None else found.decode()
 
     async def is_free(self, key: UUID) -> bool:
-        """No process holds the lease. Asked by a write: if Redis takes no writes, no owner can renew its lease either."""
+        """Whether no process holds the lease. This is tested with a write: if Redis takes no writes, no owner can renew its
+        lease either."""
 
         async def act(server: Server) -> bool:
             return bool(await server.set(_lease(key), self._owner, nx=True, px=1))
@@ -134,20 +135,20 @@ class StreamLog:
         return await self._redis.execute(act)
 
     async def is_owned(self, key: UUID) -> bool:
-        """A process that is not known to be dead holds the lease."""
+        """Whether a process holds the lease that is not known to be dead."""
         owner = await self.owner(key)
         return owner is not None and not has_died(owner)
 
     async def take_lease_of_dead_owner(self, key: UUID) -> bool:
-        """Takes the lease of an owner that is known to be dead; True for the one process that got it. A later one finds no lease,
-        or the lease of the next run, which may begin at once."""
+        """Takes the lease of an owner that is known to be dead. Returns True for the one process that got it. A later process
+        finds no lease, or the lease of the next run, which may begin at once."""
         owner = await self.owner(key)
         if owner is None or not has_died(owner):
             return False
         return bool(await self._redis.evaluate(_DISOWN, _lease(key), owner))
 
     async def cancel(self, key: UUID) -> None:
-        """Its owner learns of it with the next renewal."""
+        """Asks the owner to stop the call. The owner learns of it with its next renewal."""
 
         async def act(server: Server) -> None:
             await server.set(_cancel(key), b"1", ex=_CANCEL_LIFETIME)

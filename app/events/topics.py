@@ -1,7 +1,7 @@
 """Events of one kind, as every follower in this process sees them: in the order of their positions, each once, without a gap.
 
-A follower has no queue of its own, only a position. It takes what it has not seen from the latest events in memory or, if it is
-further behind, from the table. So a slow follower costs no memory and misses nothing.
+A follower has no queue of its own, only a position. It reads new events from memory or, if it is further behind, from the
+table. So a slow follower costs no memory and misses nothing.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from app.domain.paging import decode_cursor, encode_cursor, not_a_cursor
 Event = TypeVar("Event")
 
 LATEST = 1000
-"""Events kept in memory."""
+"""The number of events that are kept in memory."""
 OPENING_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class Sequenced:
-    """A row of the log. `key` is the key of the event; `payload` is its data if it has no table."""
+    """A row of the log. `key` is the key of the event. `payload` is its data if it has no table."""
 
     position: int
     key: UUID
@@ -40,8 +40,8 @@ class Sequenced:
 
 @dataclass(frozen=True, slots=True)
 class SequencedPage:
-    """`more`: there are further rows in the span. `last_deleted` is the last position whose row is no longer kept, `oldest_at`
-    when the oldest kept row was sequenced."""
+    """`more` is True if the span has further rows. `last_deleted` is the last position whose row is no longer kept. `oldest_at`
+    is when the oldest kept row was sequenced."""
 
     rows: tuple[Sequenced, ...]
     more: bool
@@ -51,7 +51,7 @@ class SequencedPage:
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """A row with what its topic made of it; None if it is not to be published."""
+    """A row with its decoded event; None if it is not to be published."""
 
     position: int
     topic: str
@@ -61,17 +61,17 @@ class Published:
 
 class SequencedRows(Protocol):
     async def page(self, topic: str, tenant: str | None, after: int, upto: int) -> SequencedPage:
-        """In order, after `after` up to `upto`; raises StoreUnavailable."""
+        """Returns rows in order, after `after` up to `upto`. Raises StoreUnavailable."""
         ...
 
     async def has(self, position: int) -> bool:
-        """Whether the log has reached the position; if so the topics get it soon. Raises StoreUnavailable."""
+        """Whether the log has reached the position. If so, the topics get it soon. Raises StoreUnavailable."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Arrived(Generic[Event]):
-    """`replayed`: placed before the follower joined."""
+    """`replayed` is True if the event was sequenced before the follower joined."""
 
     position: int
     event: Event
@@ -80,7 +80,7 @@ class Arrived(Generic[Event]):
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """Events up to `position` that were asked for are no longer kept."""
+    """Requested events up to `position` are no longer kept."""
 
     position: int
     oldest_kept_at: datetime
@@ -95,12 +95,12 @@ class Beat:
 
 Step: TypeAlias = Arrived[Event] | Lost | Beat
 Load: TypeAlias = Callable[[Sequence[Sequenced]], Awaitable[Sequence[Event | None]]]
-"""The events of these rows, in their order; None for one that is not to be published."""
+"""Returns the events of these rows, in their order; None for one that is not to be published."""
 
 
 class Topic(Generic[Event]):
     def __init__(self, name: str, kind: type[Event], load: Load[Event], rows: SequencedRows) -> None:
-        """`kind` is what msgspec can decode an event as."""
+        """`kind` is the type that msgspec decodes an event as."""
         self.name = name
         self._decoder = msgspec.msgpack.Decoder(kind)
         self._load = load
@@ -112,21 +112,21 @@ class Topic(Generic[Event]):
         self._opened = asyncio.Event()
         self._grown = asyncio.Event()
         self._ahead = 0
-        """Followers that got elsewhere what is still to be published here."""
+        """The number of followers that have read events from the table which are not published here yet."""
         self._beats = 0
 
     async def load(self, rows: Sequence[Sequenced]) -> list[Published]:
-        """Those of this topic."""
+        """Returns the rows of this topic."""
         own = [row for row in rows if row.topic == self.name]
         events = await self._load(own) if own else ()
         return [Published(row.position, row.topic, row.tenant, event) for row, event in zip(own, events, strict=True)]
 
     def decode(self, data: bytes) -> object:
-        """An event that was encoded elsewhere. Raises msgspec.DecodeError."""
+        """Decodes an event that another process has encoded. Raises msgspec.DecodeError."""
         return self._decoder.decode(data)
 
     def take(self, published: Sequence[Published], position: int) -> None:
-        """The next events up to `position`, of this topic and others."""
+        """Takes the next events up to `position`, of this topic and others."""
         own = [each for each in published if each.topic == self.name]
         for each in own:
             if each.event is not None:
@@ -140,7 +140,7 @@ class Topic(Generic[Event]):
             self._wake()
 
     def open(self, position: int) -> None:
-        """The log stands at `position`: what comes after it will be given to `take`."""
+        """Sets the position of the log. `take` will get the events after it."""
         self._positions.clear()
         self._latest.clear()
         self._complete_after = self._position = position
@@ -148,13 +148,13 @@ class Topic(Generic[Event]):
         self._wake()
 
     def beat(self) -> None:
-        """Lets every follower say that it is alive."""
+        """Sends a heartbeat to every follower."""
         self._beats += 1
         self._wake()
 
     async def follow(self, after: int | None, tenant: str | None) -> AsyncGenerator[Step[Event], None]:
-        """What comes after the position `after`, or from now on: of one tenant, or of all for None. First what was missed, then a
-        Beat, then everything as it comes, with a Beat in between now and then. Raises StoreUnavailable."""
+        """Yields what comes after the position `after`, or from now on, of one tenant or (None) of all. First come missed
+        events, then a Beat, then every new event, with a Beat from time to time. Raises StoreUnavailable."""
         joined = await self._join(after or 0)
         position = joined if after is None else after
         if position > joined:
@@ -181,7 +181,8 @@ class Topic(Generic[Event]):
                 yield Beat(position)
 
     async def _join(self, after: int) -> int:
-        """The head of the log, but not before `after`: if another process was quicker to publish, nothing is delivered again."""
+        """Returns the head of the log, but not before `after`. If another process was faster to publish, nothing is delivered
+        again."""
         try:
             async with asyncio.timeout(OPENING_SECONDS):
                 await self._opened.wait()

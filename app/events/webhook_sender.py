@@ -1,8 +1,8 @@
-"""One signed request to an address that somebody else controls.
+"""Sends one signed request to an address that somebody else controls.
 
-Standard Webhooks: the signature covers the id, the time and the body. A name is resolved once, every address it has is checked,
-and the connection goes to one of these: a name that later points into our own network gains nothing. Redirects are not followed
-and answers are not read.
+Standard Webhooks: the signature covers the id, the time and the body. A name is resolved once, all its addresses are checked,
+and the connection goes to one of them. So a name that later points into our own network gains nothing. Redirects are not
+followed and answers are not read.
 """
 
 from __future__ import annotations
@@ -32,25 +32,25 @@ _GONE = 410
 
 
 class PrivateAddress(GreenLangError):
-    """The address lies in a network that is not public."""
+    """The address is in a network that is not public."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """`failure` is None if the receiver has it; `gone`: it wants no further events."""
+    """`failure` is None if the receiver has accepted the event. `gone` is True if it wants no further events."""
 
     failure: str | None = None
     gone: bool = False
 
 
 def sign(secret: bytes, message_id: str, timestamp: int, body: bytes) -> str:
-    """The value of `webhook-signature`."""
+    """The value of the header `webhook-signature`."""
     signed = b".".join((message_id.encode(), str(timestamp).encode(), body))
     return f"v1,{base64.b64encode(hmac.digest(secret, signed, hashlib.sha256)).decode()}"
 
 
 def signing_key(reference: SecretReference) -> bytes:
-    """`whsec_` and 24 to 64 bytes in base64. Raises SettingsError."""
+    """Reads `whsec_` and 24 to 64 bytes in base64. Raises SettingsError."""
     text = reference.reveal().removeprefix(_PREFIX)
     try:
         key = base64.b64decode(text, validate=True)
@@ -59,7 +59,7 @@ def signing_key(reference: SecretReference) -> bytes:
     if not _MIN_KEY_BYTES <= len(key) <= _MAX_KEY_BYTES:
         where = f"env {reference.env}" if reference.env is not None else f"file {reference.file}"
         raise SettingsError(
-            where, f"is no webhook secret: {_PREFIX} and {_MIN_KEY_BYTES} to {_MAX_KEY_BYTES} random bytes in base64"
+            where, f"is not a webhook secret: expected {_PREFIX} and {_MIN_KEY_BYTES} to {_MAX_KEY_BYTES} random bytes in base64"
         )
     return key
 
@@ -79,7 +79,7 @@ class _PublicResolver(AbstractResolver):
 
 
 class WebhookSender:
-    """One endpoint's."""
+    """Sends the events of one endpoint."""
 
     def __init__(self, settings: WebhookSettings, clock: Clock, total_seconds: float = TOTAL_SECONDS) -> None:
         self._url = URL(settings.url)
@@ -89,11 +89,11 @@ class WebhookSender:
         self._timeout = aiohttp.ClientTimeout(total=total_seconds)
 
     def check(self) -> None:
-        """Raises SettingsError if the secret is gone."""
+        """Raises SettingsError if the secret cannot be read any more."""
         signing_key(self._secret)
 
     async def send(self, event: UUID, body: bytes) -> Sent:
-        """The id stays the same however often an event is sent. Raises SettingsError if the secret is gone."""
+        """The id stays the same for all tries of an event. Raises SettingsError if the secret cannot be read any more."""
         key = signing_key(self._secret)
         message_id, timestamp = f"msg_{event.hex}", int(self._clock.now().timestamp())
         headers = {

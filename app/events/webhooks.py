@@ -1,7 +1,7 @@
-"""Events sent to webhooks: at least once, each under one id, tried again for three days, and never in the way of a call.
+"""Sends events to webhooks: at least once, each with one id, tried again for three days. Calls never wait for it.
 
-What is still to be sent is rows of a table, taken over from the log of events; any process sends what is due, each delivery by
-one at a time. One endpoint's slowness is not another's.
+What is still to be sent is in a table, filled from the log of events. Any process sends what is due, and each delivery is sent
+by one process at a time. A slow endpoint does not slow the others.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from app.runtime.clock import Clock
 from app.settings import WebhookSettings
 
 Render: TypeAlias = Callable[[Collection[UUID]], Awaitable[Mapping[UUID, bytes]]]
-"""The bodies of these events."""
+"""Returns the bodies of these events."""
 
 DELAYS = (
     timedelta(seconds=5),
@@ -39,7 +39,7 @@ DELAYS = (
     timedelta(hours=20),
     timedelta(hours=24),
 )
-"""Before each further try."""
+"""The delay before each further try."""
 AT_ONCE = 20
 POLL_SECONDS = 5.0
 LEASE = timedelta(seconds=60)
@@ -53,13 +53,13 @@ class Webhooks:
     def __init__(
         self, settings: Sequence[WebhookSettings], topic: str, render: Render, *, sessions: Sessions, relay: Relay, clock: Clock
     ) -> None:
-        """Sends the events of `topic`. Raises SettingsError for a secret that is none."""
+        """Sends the events of `topic`. Raises SettingsError if a secret is not valid."""
         for each in settings:
             signing_key(each.secret)
         self._endpoints = [_Endpoint(each, topic, render, sessions=sessions, relay=relay, clock=clock) for each in settings]
 
     async def run(self) -> None:
-        """Until it is cancelled; no delivery runs on after it."""
+        """Runs until it is cancelled. Then no delivery continues."""
         async with asyncio.TaskGroup() as group:
             for endpoint in self._endpoints:
                 group.create_task(endpoint.run())
@@ -92,7 +92,7 @@ class _Endpoint:
             await self._wakeup.wait(POLL_SECONDS)
 
     async def _send_due(self) -> bool:
-        """True if there may be more."""
+        """Returns True if there may be more."""
         async with self._sessions.statements() as session:
             await session.execute(_TAKE, {"endpoint": self._name, "topic": self._topic})
             self._sender.check()
@@ -108,16 +108,16 @@ class _Endpoint:
         return len(rows) == AT_ONCE
 
     async def _try(self, event: UUID, attempt: int, body: bytes | None) -> None:
-        """What fails here is tried again when its lease ends; the others go on."""
+        """If one delivery fails here, it is tried again when its lease ends. The others continue."""
         try:
             await self._send(event, attempt, body)
         except GreenLangError as error:
-            _log.warning("a webhook's outcome is not known", extra={"event": str(event), "reason": str(error)})
+            _log.warning("the outcome of a webhook is unknown", extra={"event": str(event), "reason": str(error)})
         except Exception:  # noqa: BLE001 (as above)
             _log.exception("a webhook could not be sent", extra={"event": str(event)})
 
     async def _send(self, event: UUID, attempt: int, body: bytes | None) -> None:
-        sent = Sent("there is no such event any more", gone=True) if body is None else await self._sender.send(event, body)
+        sent = Sent("the event no longer exists", gone=True) if body is None else await self._sender.send(event, body)
         async with self._sessions.statements() as session:
             if sent.failure is None:
                 await session.execute(_FINISH, {"endpoint": self._name, "event": event, "outcome": "DELIVERED"})

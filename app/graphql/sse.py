@@ -127,7 +127,7 @@ class EventStream:
     async def _close(self) -> None:
         if self._ending is Ending.NOT_READING:
             self._abort()
-            await asyncio.sleep(0)  # until the server knows
+            await asyncio.sleep(0)  # lets the server notice
             return
         if self._ending is Ending.KEY_GONE and not self._completed:
             failed = failure(Code.UNAUTHENTICATED, Ending.KEY_GONE.value, 401)
