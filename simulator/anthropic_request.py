@@ -19,6 +19,8 @@ from simulator.text import CHARS_PER_TOKEN, IMAGE_TOKENS, MESSAGE_OVERHEAD_CHARS
 _T = TypeVar("_T")
 _MAX_CACHE_MARKS = 4
 _MIN_THINKING = 1024
+_MIN_TOP_P_THINKING = 0.95
+OLD_VERSION = "2023-06-01"
 _EFFORT_TOKENS = {"low": 16, "medium": 32, "high": 64, "xhigh": 96, "max": 128}
 _TTL_SECONDS = {"5m": 300.0, "1h": 3600.0}
 
@@ -111,9 +113,9 @@ class Body(msgspec.Struct, forbid_unknown_fields=True):
     metadata: Metadata | None = None
     service_tier: Literal["auto", "standard_only"] | None = None
     speed: Literal["standard", "fast"] | None = None
-    temperature: Raw | UnsetType = UNSET
-    top_p: Raw | UnsetType = UNSET
-    top_k: Raw | UnsetType = UNSET
+    temperature: float | UnsetType = UNSET
+    top_p: float | UnsetType = UNSET
+    top_k: int | UnsetType = UNSET
     container: Raw = Raw(b"")
     diagnostics: Raw = Raw(b"")
     inference_geo: str | None = None
@@ -134,11 +136,12 @@ _count_decoder = msgspec.json.Decoder(CountBody)
 _encoder = msgspec.json.Encoder()
 
 
-def parse(raw: bytes, key: str, cache: PrefixCache) -> Ask:
+def parse(raw: bytes, key: str, cache: PrefixCache, version: str) -> Ask:
     """Raises Rejected with the words of the real API."""
     body = _decoded(_decoder, raw)
     messages = _decoded(_messages_decoder, body.messages, "messages")
     model = known_model(body.model)
+    _check_sampling(body, model, version)
     _check(body, model)
     thinking = _thinking_tokens(body)
     _check_conversation(body, messages, model)
@@ -210,10 +213,26 @@ def _dotted(path: str, what: str) -> str:
     return f"{path}.{name}" if path else name
 
 
-def _check(body: Body, model: Model) -> None:
-    for name in ("temperature", "top_p", "top_k"):
-        if getattr(body, name) is not UNSET:
+def _check_sampling(body: Body, model: Model, version: str) -> None:
+    """The new version of the API has no sampling at all, the old one leaves it to the model."""
+    given = [name for name in ("temperature", "top_p", "top_k") if getattr(body, name) is not UNSET]
+    for name in given:
+        if version != OLD_VERSION:
             raise Rejected(400, f"{name}: Extra inputs are not permitted")
+        if not model.takes_sampling:
+            raise Rejected(400, f"`{name}` is deprecated for this model.")
+        if not 0 <= getattr(body, name) <= (1 if name != "top_k" else 500):
+            raise Rejected(400, f"{name}: range: 0..1")
+    if model.takes_one_sampling and {"temperature", "top_p"} <= set(given):
+        raise Rejected(400, "`temperature` and `top_p` cannot both be specified for this model. Please use only one.")
+    if body.thinking is not None and body.thinking.type != "disabled":
+        if body.temperature not in {UNSET, 1}:
+            raise Rejected(400, "`temperature` may only be set to 1 when thinking is enabled.")
+        if isinstance(body.top_p, float) and body.top_p < _MIN_TOP_P_THINKING:
+            raise Rejected(400, "`top_p` must be greater than or equal to 0.95 when thinking is enabled.")
+
+
+def _check(body: Body, model: Model) -> None:
     if body.max_tokens < 0:
         raise Rejected(400, "max_tokens: Input should be greater than or equal to 0")
     if body.max_tokens > model.max_output_tokens:

@@ -54,8 +54,8 @@ class AnthropicWire:
     def __init__(self, cache: PrefixCache) -> None:
         self._cache = cache
 
-    def parse(self, body: bytes, key: str) -> Ask:
-        return anthropic_request.parse(body, key, self._cache)
+    def parse(self, body: bytes, key: str, version: str) -> Ask:
+        return anthropic_request.parse(body, key, self._cache, version)
 
     def rejection(self, rejected: Rejected, request_id: str) -> bytes:
         kind, message = _ERRORS.get(rejected.status, ("api_error", "Internal server error"))

@@ -77,9 +77,9 @@ class Exchange:
     def _key(self) -> str:
         return self._entry.key or ""
 
-    async def complete(self, raw: bytes) -> None:
+    async def complete(self, raw: bytes, version: str) -> None:
         """Raises Rejected."""
-        ask = self._wire.parse(raw, self._key)
+        ask = self._wire.parse(raw, self._key, version)
         entry = self._entry
         entry.model, entry.stream, entry.user = ask.model.name, ask.stream, ask.user
         try:

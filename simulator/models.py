@@ -20,6 +20,7 @@ class Model:
     dimensions: int | None = None
     reasons: bool = False
     takes_sampling: bool = True
+    takes_one_sampling: bool = False
     takes_prefill: bool = False
     reports_cache_writes: bool = False
 
@@ -27,12 +28,12 @@ class Model:
 FAULT_MARK = "@"
 _MILLION = 1_000_000
 _ANTHROPIC = (
-    Model("claude-opus-5-5", _MILLION, 128_000),
-    Model("claude-sonnet-5-5", _MILLION, 128_000),
-    Model("claude-haiku-5-5", _MILLION),
-    Model("claude-opus-4-5", 200_000, takes_prefill=True),
-    Model("claude-sonnet-4-5", 200_000, takes_prefill=True),
-    Model("claude-haiku-4-5", 200_000, takes_prefill=True),
+    Model("claude-opus-5-5", _MILLION, 128_000, takes_sampling=False),
+    Model("claude-sonnet-5-5", _MILLION, 128_000, takes_sampling=False),
+    Model("claude-haiku-5-5", _MILLION, takes_sampling=False),
+    Model("claude-opus-4-5", 200_000, takes_prefill=True, takes_one_sampling=True),
+    Model("claude-sonnet-4-5", 200_000, takes_prefill=True, takes_one_sampling=True),
+    Model("claude-haiku-4-5", 200_000, takes_prefill=True, takes_one_sampling=True),
     Model("sim-unpriced", 200_000),
 )
 _OPENAI = (
@@ -53,8 +54,13 @@ LISTED: dict[ProviderName, tuple[Model, ...]] = {"anthropic": _ANTHROPIC, "opena
 
 _PATTERNS: dict[ProviderName, tuple[tuple[re.Pattern[str], Model], ...]] = {
     "anthropic": (
-        (re.compile(r"claude-[123].*|claude-[a-z]+-4-[0-5](-.*)?"), Model("", 200_000, takes_prefill=True)),
-        (re.compile(r"claude-.*"), Model("", _MILLION, 128_000)),
+        (
+            re.compile(r"claude-opus-4-1(-.*)?|claude-[a-z]+-4-5(-.*)?"),
+            Model("", 200_000, takes_prefill=True, takes_one_sampling=True),
+        ),
+        (re.compile(r"claude-[123].*|claude-[a-z]+-4(-0|-20\d{6})?"), Model("", 200_000, takes_prefill=True)),
+        (re.compile(r"claude-[a-z]+-4-6(-.*)?"), Model("", _MILLION, 128_000, takes_one_sampling=True)),
+        (re.compile(r"claude-.*"), Model("", _MILLION, 128_000, takes_sampling=False)),
         (re.compile(r"sim-.*"), Model("", 200_000, takes_prefill=True)),
     ),
     "openai": (

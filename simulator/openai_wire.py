@@ -55,7 +55,7 @@ class OpenAIWire:
     def __init__(self, cache: PrefixCache) -> None:
         self._cache = cache
 
-    def parse(self, body: bytes, key: str) -> Ask:
+    def parse(self, body: bytes, key: str, version: str) -> Ask:  # noqa: ARG002 -- OpenAI has one version
         return openai_request.parse(body, key, self._cache)
 
     def rejection(self, rejected: Rejected, request_id: str) -> bytes:  # noqa: ARG002 -- OpenAI's bodies have no id

@@ -47,8 +47,8 @@ class Dialect(Protocol):
     @property
     def request_id_header(self) -> bytes: ...
 
-    def parse(self, body: bytes, key: str) -> Ask:
-        """Raises Rejected."""
+    def parse(self, body: bytes, key: str, version: str) -> Ask:
+        """`version` is the API's, as the client's header asks for it; empty if none came. Raises Rejected."""
         ...
 
     def rejection(self, rejected: Rejected, request_id: str) -> bytes: ...

@@ -88,7 +88,7 @@ class Simulator:
         exchange.entry.body_hash = body_hash(raw)
         _authenticate(place.provider, _secret(headers), headers)
         if place.operation == "completion":
-            await exchange.complete(raw)
+            await exchange.complete(raw, headers.get(b"anthropic-version", b"").decode("latin-1"))
         elif place.operation == "embedding":
             await exchange.embed(raw)
         elif place.operation == "count_tokens":

@@ -114,6 +114,32 @@ class TestRefusedRequest:
             )
         assert refused.value.type == "invalid_request_error"
 
+    @pytest.mark.parametrize(
+        ("model", "body", "message"),
+        [
+            ("claude-sonnet-5-5", {"temperature": 1}, "`temperature` is deprecated for this model"),
+            ("claude-opus-4-7", {"top_p": 0.9}, "`top_p` is deprecated for this model"),
+            ("claude-sonnet-4-5", {"temperature": 1, "top_p": 0.9}, "cannot both be specified for this model"),
+            ("claude-sonnet-4-0", {"temperature": 1.5}, "temperature: range: 0..1"),
+            (
+                "claude-opus-4-6",
+                {"temperature": 0.5, "thinking": {"type": "adaptive"}},
+                "`temperature` may only be set to 1 when thinking is enabled",
+            ),
+        ],
+    )
+    async def test_sampling_of_the_old_version_is_the_models(
+        self, anthropic_client: AsyncAnthropic, model: str, body: dict[str, object], message: str
+    ) -> None:
+        with pytest.raises(anthropic.BadRequestError, match=message):
+            await anthropic_client.messages.create(
+                model=model,
+                max_tokens=9,
+                messages=[{"role": "user", "content": "a"}],
+                extra_body=body,
+                extra_headers={"anthropic-version": "2023-06-01"},
+            )
+
     async def test_max_tokens_is_required(self, anthropic_client: AsyncAnthropic) -> None:
         with pytest.raises(anthropic.BadRequestError, match="max_tokens: Field required"):
             await anthropic_client.post(

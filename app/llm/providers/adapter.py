@@ -22,7 +22,6 @@ from app.llm.messages import (
     Embedded,
     FinishReason,
     ModelCall,
-    ReasoningEffort,
     StreamPart,
     TextDelta,
     ToolCallDelta,
@@ -33,13 +32,14 @@ from app.llm.providers.answers import AnswerReader, WholeAnswer
 from app.llm.providers.schema_check import AnswerCheck, SchemaChecks
 from app.llm.providers.sse import EVENT_FIELDS, SseReader
 from app.llm.providers.unsupported import Notes
-from app.llm.providers.upstream import Begun, BrokenAnswer, EventStream, ParameterRefused, Phase, Upstream
+from app.llm.providers.untaken import Untaken
+from app.llm.providers.upstream import Begun, BrokenAnswer, EncodedRequest, EventStream, ParameterRefused, Phase, Upstream
 from app.llm.providers.usage_mapping import estimated_usage, salvaged_usage, unanswered_usage
 from app.llm.providers.wire_text import BYTE_ORDER_MARK, Malformed
+from app.llm.refused_parameters import Parameters
 from app.runtime.clock import Clock
 from app.settings import ProviderSettings
 
-_REMEMBERED_MODELS = 1000
 _MAYBE_BILLED = {
     FailureKind.CONNECTION,
     FailureKind.FIRST_TOKEN_TIMEOUT,
@@ -68,8 +68,8 @@ class Adapter(ABC):
 
     completions_path: ClassVar[str]
     models_path: ClassVar[str]
-    droppable: ClassVar[frozenset[str]] = frozenset()
-    """Parameters, in the protocol's words, that can be left out of a request if a model refuses them."""
+    parameters: ClassVar[Parameters] = Parameters()
+    """Parameters that can be left out of a request if a model refuses them."""
 
     def __init__(self, settings: ProviderSettings, upstream: Upstream, clock: Clock) -> None:
         self.name = settings.name
@@ -78,11 +78,11 @@ class Adapter(ABC):
         self.upstream = upstream
         self._clock = clock
         self._checks = SchemaChecks()
-        self._untaken: dict[tuple[str, ReasoningEffort | None], frozenset[str]] = {}
+        self.untaken = Untaken(self.parameters)
 
     @abstractmethod
-    def encode(self, call: ModelCall, notes: Notes, *, stream: bool) -> bytes:
-        """Returns the request's body. Raises Refused(InvalidInput)."""
+    def encode(self, call: ModelCall, notes: Notes, *, stream: bool) -> EncodedRequest:
+        """Raises Refused(InvalidInput)."""
 
     @abstractmethod
     def read_answer(self, raw: bytes, call: ModelCall, notes: Notes) -> WholeAnswer:
@@ -103,10 +103,10 @@ class Adapter(ABC):
         check = self._checks.prepare(call.response_format)
         allowed = whole_answer_timeout(self._settings.timeouts, call.max_output_tokens)
 
-        async def send(body: bytes) -> Begun:
+        async def send(request: EncodedRequest) -> Begun:
             return await self.upstream.post(
                 self.completions_path,
-                body,
+                request,
                 model=call.model,
                 deadline=silence_deadline(call, self._clock.monotonic()),
                 answer_timeout=allowed,
@@ -167,10 +167,10 @@ class Adapter(ABC):
     async def stream(self, call: ModelCall) -> AsyncGenerator[StreamPart, None]:
         check = self._checks.prepare(call.response_format)
 
-        async def send(body: bytes) -> EventStream:
+        async def send(request: EncodedRequest) -> EventStream:
             return await self.upstream.open(
                 self.completions_path,
-                body,
+                request,
                 model=call.model,
                 first_token=first_token_timeout(self._settings.timeouts, call),
                 silence_deadline=silence_deadline(call, self._clock.monotonic()),
@@ -239,30 +239,16 @@ class Adapter(ABC):
     async def close(self) -> None:
         await self.upstream.close()
 
-    async def _send(self, call: ModelCall, send: Callable[[bytes], Awaitable[_T]], *, stream: bool) -> tuple[_T, Notes]:
+    async def _send(self, call: ModelCall, send: Callable[[EncodedRequest], Awaitable[_T]], *, stream: bool) -> tuple[_T, Notes]:
         """Sends the call. Sends it again without a parameter only if the model has named one that it does not take."""
         while True:
             notes = Notes(call)
-            body = self.encode(call, notes, stream=stream)
+            request = self.encode(call, notes, stream=stream)
             try:
-                return await send(body), notes
+                return await send(request), notes
             except ParameterRefused as refused:
-                if not self._learn(call, refused.parameter):
+                if not self.untaken.learn(refused.parameter, call.model, call.reasoning_effort):
                     raise
-
-    def untaken(self, call: ModelCall) -> frozenset[str]:
-        """Parameters that this model has refused before. Some models refuse them only at some reasoning efforts."""
-        return self._untaken.get((call.model, call.reasoning_effort), frozenset())
-
-    def _learn(self, call: ModelCall, parameter: str) -> bool:
-        """Returns True if the next request like this one will differ."""
-        known = self.untaken(call)
-        if parameter in known or parameter not in self.droppable:
-            return False
-        if len(self._untaken) >= _REMEMBERED_MODELS:
-            self._untaken.clear()
-        self._untaken[call.model, call.reasoning_effort] = known | {parameter}
-        return True
 
     async def _read(self, source: EventStream, reader: AnswerReader) -> tuple[Sequence[ContentDelta], ProviderError | None]:
         """Returns the parts of the next chunk, and the error that came after them. The reader stops when the body of a complete

@@ -27,6 +27,12 @@ class Notes:
             raise Refused(InvalidInput(f"{self.call.model} does not take {name}.", (name,)))
         self.texts.append(f"{name} was left out: {self.call.model} does not take it.")
 
+    def lower(self, name: str, asked: str, sent: str) -> None:
+        """Notes that the model takes the parameter, but no value as high. Raises like `drop`."""
+        if self.call.unsupported is UnsupportedPolicy.REFUSE:
+            raise Refused(InvalidInput(f"{self.call.model} does not take {name} {asked}.", (name,)))
+        self.texts.append(f"{name} was lowered from {asked} to {sent}: {self.call.model} does not take more.")
+
     def add(self, text: str) -> None:
         if text not in self.texts:
             self.texts.append(text)

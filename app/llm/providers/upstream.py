@@ -26,6 +26,7 @@ from app.llm.providers.connection_pool import PROBES, ConnectionPool
 from app.llm.providers.keyring import ApiKey, Keyring
 from app.llm.providers.sse import EventTooLarge, StreamedBody
 from app.llm.providers.wire_text import clean
+from app.llm.refused_parameters import Parameters
 from app.runtime.await_timeout import TimeLimit
 from app.runtime.clock import Clock
 from app.runtime.ticks import MIN_WAIT, Ticks, waiting_seconds
@@ -43,7 +44,6 @@ _KEEP_ALIVE_SECONDS = 4.0
 _MAX_ID_LENGTH = 200
 _LARGE_CHUNK = 16 * 1024
 """The transport reads at most this much at a time. After a full chunk more data is waiting."""
-_PARAMETER_CODES = frozenset({"unsupported_parameter", "unsupported_value", "unknown_parameter"})
 _TRANSPORT_ERRORS = (httpx2.HTTPError, httpx2.StreamError, aiohttp.ClientError, OSError)
 
 Options: TypeAlias = dict[str, Any]
@@ -54,7 +54,8 @@ _T = TypeVar("_T")
 @dataclass(frozen=True, slots=True)
 class Sdk:
     """An SDK's async client, the types of its errors, and the names of its provider's headers. `no_key` is the header value
-    that leaves a header out. Each of `tokens_headers` says how many tokens of one kind are left."""
+    that leaves a header out. Each of `tokens_headers` says how many tokens of one kind are left. `parameters` are those that
+    can be left out of a request."""
 
     client: Any
     status_error: type[Exception]
@@ -63,14 +64,23 @@ class Sdk:
     request_id_header: str
     requests_header: str
     tokens_headers: tuple[str, ...]
+    parameters: Parameters
 
 
 class ParameterRefused(ProviderError):
-    """A 400 that names one parameter which this model does not take."""
+    """A refusal that names one parameter which this model does not take, and which can be left out."""
 
-    def __init__(self, parameter: str, provider_request_id: str | None) -> None:
-        super().__init__(FailureKind.UNSUPPORTED, status_code=400, provider_request_id=provider_request_id)
+    def __init__(self, parameter: str, status_code: int, provider_request_id: str | None) -> None:
+        super().__init__(FailureKind.UNSUPPORTED, status_code=status_code, provider_request_id=provider_request_id)
         self.parameter = parameter
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedRequest:
+    """A body, and headers that go with it alone."""
+
+    body: bytes
+    headers: tuple[tuple[str, str], ...] = ()
 
 
 class BrokenAnswer(ProviderError):
@@ -133,7 +143,14 @@ class Upstream:
         self._ticks = Ticks(clock)
 
     async def post(
-        self, path: str, body: bytes, *, model: str, deadline: float, answer_timeout: timedelta, holder: Holder = NO_HOLDER
+        self,
+        path: str,
+        request: EncodedRequest,
+        *,
+        model: str,
+        deadline: float,
+        answer_timeout: timedelta,
+        holder: Holder = NO_HOLDER,
     ) -> Begun:
         """Returns the whole answer, with a status below 300. Raises ProviderError; BrokenAnswer if an answer had begun."""
 
@@ -142,7 +159,7 @@ class Upstream:
             await self._acquire(deadline, holder)
             began_at = self._clock.monotonic()
             try:
-                await self._within(partial(self._whole, path, body, begun), key, deadline, answer_timeout)
+                await self._within(partial(self._whole, path, request, begun), key, deadline, answer_timeout)
                 return begun[0]
             except ProviderError as failure:
                 if not begun:
@@ -154,15 +171,17 @@ class Upstream:
 
         return await self._with_a_key(model, send)
 
-    async def _head(self, path: str, body: bytes, options: Options) -> httpx2.Response:
+    async def _head(self, path: str, request: EncodedRequest, options: Options) -> httpx2.Response:
+        if request.headers:
+            options = {**options, "headers": {**options["headers"], **dict(request.headers)}}
         response: httpx2.Response = await self._sdk.client.post(
-            path, cast_to=httpx2.Response, content=body, options=options, stream=True, stream_cls=object
+            path, cast_to=httpx2.Response, content=request.body, options=options, stream=True, stream_cls=object
         )
         return response
 
-    async def _whole(self, path: str, body: bytes, begun: list[Begun], options: Options) -> httpx2.Response:
+    async def _whole(self, path: str, request: EncodedRequest, begun: list[Begun], options: Options) -> httpx2.Response:
         """`begun` gets the answer when its head has arrived."""
-        response = await self._head(path, body, options)
+        response = await self._head(path, request, options)
         received = bytearray()
         begun.append(Begun(response, received))
         try:
@@ -175,7 +194,7 @@ class Upstream:
     async def open(
         self,
         path: str,
-        body: bytes,
+        request: EncodedRequest,
         *,
         model: str,
         first_token: timedelta,
@@ -190,7 +209,7 @@ class Upstream:
             await self._acquire(silence_deadline, holder)
             wait = FirstTokenWait(self._clock.monotonic() + first_token.total_seconds(), silence_deadline)
             try:
-                response = await self._within(partial(self._head, path, body), key, silence_deadline, first_token)
+                response = await self._within(partial(self._head, path, request), key, silence_deadline, first_token)
             except BaseException:
                 self._pool.give_back(holder)
                 raise
@@ -328,8 +347,9 @@ class Upstream:
         words = failures.error_words(error.body)
         kind = look_up(self._kind, error.status_code, words.error_type, words.code, words.message)
         request_id = self.request_id(response)
-        if kind is FailureKind.UNSUPPORTED and words.parameter is not None and words.code in _PARAMETER_CODES:
-            return ParameterRefused(words.parameter, request_id)
+        parameter = self._sdk.parameters.refused(kind, error.status_code, words, error.body)
+        if parameter is not None:
+            return ParameterRefused(parameter, error.status_code, request_id)
         return ProviderError(
             kind,
             status_code=error.status_code,

@@ -12,16 +12,18 @@ from app.domain.usage import TokenUsage
 from app.llm.messages import EmbedCall, Embedded, JsonSchemaFormat, ModelCall
 from app.llm.providers.adapter import Adapter
 from app.llm.providers.answers import WholeAnswer
-from app.llm.providers.anthropic.request import encode_request
+from app.llm.providers.anthropic.request import REFUSABLE, encode_request, sampling
 from app.llm.providers.anthropic.response import read_answer, read_billed
 from app.llm.providers.anthropic.stream import AnthropicStream
 from app.llm.providers.keyring import build_keyring
 from app.llm.providers.unsupported import Notes
-from app.llm.providers.upstream import Sdk, Upstream, client_options, silence
+from app.llm.providers.upstream import EncodedRequest, Sdk, Upstream, client_options, silence
 from app.runtime.clock import Clock
 from app.settings import ProviderSettings
 
 _BASE_URL = "https://api.anthropic.com"
+_SAMPLING_VERSION = (("anthropic-version", "2023-06-01"),)
+"""The last version of the API that has `temperature` and `top_p`. Nothing else that a later one changed stands in our requests."""
 _KEY_OF_EACH_REQUEST = "-"
 """The SDK requires a key when it is created. The real one goes with each request."""
 
@@ -29,6 +31,7 @@ _KEY_OF_EACH_REQUEST = "-"
 class AnthropicProvider(Adapter):
     completions_path = "/v1/messages"
     models_path = "/v1/models"
+    parameters = REFUSABLE
 
     def __init__(self, settings: ProviderSettings, clock: Clock) -> None:
         """Raises SettingsError if a key cannot be read."""
@@ -54,11 +57,14 @@ class AnthropicProvider(Adapter):
                 "anthropic-ratelimit-input-tokens-remaining",
                 "anthropic-ratelimit-output-tokens-remaining",
             ),
+            parameters=self.parameters,
         )
         super().__init__(settings, Upstream(sdk, settings, build_keyring(settings, clock), clock), clock)
 
-    def encode(self, call: ModelCall, notes: Notes, *, stream: bool) -> bytes:
-        return encode_request(call, notes, _native_format(call), stream=stream)
+    def encode(self, call: ModelCall, notes: Notes, *, stream: bool) -> EncodedRequest:
+        untaken = self.untaken.of(call.model, call.reasoning_effort)
+        body = encode_request(call, notes, _native_format(call), untaken, stream=stream)
+        return EncodedRequest(body, _SAMPLING_VERSION if sampling(call, untaken) else ())
 
     def read_answer(self, raw: bytes, call: ModelCall, notes: Notes) -> WholeAnswer:
         return read_answer(raw, call, notes)

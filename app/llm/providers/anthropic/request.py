@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from typing import Any, TypeAlias
 
 import msgspec
@@ -23,6 +23,7 @@ from app.llm.messages import (
     ToolChoiceMode,
 )
 from app.llm.providers.unsupported import OTHER_REASONING, Notes, refuse
+from app.llm.refused_parameters import Parameters
 
 REASONING_FORMAT = "anthropic"
 JSON_TOOL = "json_answer"
@@ -37,12 +38,22 @@ _MIN_BUDGET = 1024
 _BY_BUDGET = re.compile(r"-(3(-[57])?|4|4-0|4-1|4-5)(-\d{8})?$|-3-|-4-20\d{6}$")
 """Models whose thinking is limited in tokens. Later models take an effort instead."""
 
+_SAMPLED = re.compile(r"claude-(instant|[123](?!\d)|[a-z]+-4(?!\d|[-.]([7-9]|\d\d)(?!\d)))")
+"""Claude models that take a temperature or topP. Models from 4.7 on refuse both."""
+_ONE_SAMPLED = re.compile(r"claude-(opus-4[-.]1|[a-z]+-4[-.][56])(?!\d)")
+"""Models that take only one of the two."""
+_MAX_TEMPERATURE = 1.0
+_MIN_TOP_P_THINKING = 0.95
+REFUSABLE = Parameters(asked=frozenset({"temperature", "top_p"}))
+
 Block: TypeAlias = "dict[str, Any]"
 
 
-def encode_request(call: ModelCall, notes: Notes, native_schema: Mapping[str, Any] | None, *, stream: bool) -> bytes:
-    """`native_schema` is the requested schema in the API's dialect; None if the dialect cannot express it. Raises
-    Refused(InvalidInput) if the protocol cannot express the call."""
+def encode_request(
+    call: ModelCall, notes: Notes, native_schema: Mapping[str, Any] | None, untaken: Set[str], *, stream: bool
+) -> bytes:
+    """`native_schema` is the requested schema in the API's dialect; None if the dialect cannot express it. `untaken` are
+    parameters that this model has refused before. Raises Refused(InvalidInput) if the protocol cannot express the call."""
     body: dict[str, Any] = {"model": call.model, "max_tokens": call.max_output_tokens}
     marks = _Marks(sum(message.cache_up_to for message in call.messages), notes)
     leading = next((index for index, message in enumerate(call.messages) if message.role is not Role.SYSTEM), len(call.messages))
@@ -51,9 +62,8 @@ def encode_request(call: ModelCall, notes: Notes, native_schema: Mapping[str, An
     body["messages"] = list(_turns(call.messages[leading:], marks, notes))
     if call.stop:
         body["stop_sequences"] = call.stop
-    for name, value in (("temperature", call.temperature), ("topP", call.top_p), ("seed", call.seed)):
-        if value is not None:
-            notes.drop(name)
+    body |= sampling(call, untaken)
+    _note_sampling(call, body, notes)
     _reason(call, body, notes)
     _tools(call, body, _json_tool(call, body, native_schema))
     if stream:
@@ -62,6 +72,31 @@ def encode_request(call: ModelCall, notes: Notes, native_schema: Mapping[str, An
         return msgspec.json.encode(body)
     except UnicodeEncodeError:
         raise refuse("The text contains half of a surrogate pair.", ("messages",)) from None
+
+
+def sampling(call: ModelCall, untaken: Set[str]) -> dict[str, float]:
+    """Those of `temperature` and `top_p` that the model takes. Only the old version of the API has them. While a Claude model
+    thinks, its temperature is fixed and top_p has a minimum."""
+    if "claude" in call.model and not _SAMPLED.search(call.model):
+        return {}
+    taken: dict[str, float] = {}
+    if call.temperature is not None and "temperature" not in untaken and not thinks(call):
+        taken["temperature"] = min(call.temperature, _MAX_TEMPERATURE)
+    if call.top_p is not None and "top_p" not in untaken and (not thinks(call) or call.top_p >= _MIN_TOP_P_THINKING):
+        taken["top_p"] = call.top_p
+    if len(taken) > 1 and _ONE_SAMPLED.search(call.model):
+        del taken["top_p"]
+    return taken
+
+
+def _note_sampling(call: ModelCall, body: Block, notes: Notes) -> None:
+    for name, sent, value in (("temperature", "temperature", call.temperature), ("topP", "top_p", call.top_p)):
+        if value is not None and sent not in body:
+            notes.drop(name)
+    if call.temperature is not None and call.temperature > body.get("temperature", call.temperature):
+        notes.lower("temperature", f"{call.temperature:g}", f"{_MAX_TEMPERATURE:g}")
+    if call.seed is not None:
+        notes.drop("seed")
 
 
 class _Marks:

@@ -13,11 +13,20 @@ from app.llm.providers.adapter import Adapter
 from app.llm.providers.answer_timeouts import embedding_timeout, silence_deadline
 from app.llm.providers.answers import WholeAnswer
 from app.llm.providers.keyring import build_keyring
-from app.llm.providers.openai.request import PARAMETERS, encode_embedding, encode_request
+from app.llm.providers.openai.request import REFUSABLE, encode_embedding, encode_request
 from app.llm.providers.openai.response import read_answer, read_billed, read_embeddings
 from app.llm.providers.openai.stream import OpenAIStream
 from app.llm.providers.unsupported import Notes
-from app.llm.providers.upstream import BrokenAnswer, Sdk, Upstream, client_options, silence
+from app.llm.providers.upstream import (
+    Begun,
+    BrokenAnswer,
+    EncodedRequest,
+    ParameterRefused,
+    Sdk,
+    Upstream,
+    client_options,
+    silence,
+)
 from app.llm.providers.usage_mapping import embedding_usage, estimated_embedding_usage, salvaged_embedding_usage
 from app.llm.providers.wire_text import Malformed, clean
 from app.runtime.clock import Clock
@@ -31,7 +40,7 @@ _KEY_OF_EACH_REQUEST = "-"
 class OpenAIProvider(Adapter):
     completions_path = "/chat/completions"
     models_path = "/models"
-    droppable = frozenset(PARAMETERS) | {"max_tokens"}
+    parameters = REFUSABLE
 
     def __init__(self, settings: ProviderSettings, clock: Clock) -> None:
         """Raises SettingsError if a key cannot be read."""
@@ -52,12 +61,14 @@ class OpenAIProvider(Adapter):
             request_id_header="x-request-id",
             requests_header="x-ratelimit-remaining-requests",
             tokens_headers=("x-ratelimit-remaining-tokens",),
+            parameters=self.parameters,
         )
         super().__init__(settings, Upstream(sdk, settings, build_keyring(settings, clock), clock), clock)
         self._official = settings.kind is ProviderKindName.OPENAI
 
-    def encode(self, call: ModelCall, notes: Notes, *, stream: bool) -> bytes:
-        return encode_request(call, notes, self.untaken(call), official=self._official, stream=stream)
+    def encode(self, call: ModelCall, notes: Notes, *, stream: bool) -> EncodedRequest:
+        untaken = self.untaken.of(call.model, call.reasoning_effort)
+        return EncodedRequest(encode_request(call, notes, untaken, official=self._official, stream=stream))
 
     def read_answer(self, raw: bytes, call: ModelCall, notes: Notes) -> WholeAnswer:
         return read_answer(raw, call, notes)
@@ -72,14 +83,7 @@ class OpenAIProvider(Adapter):
         """Vectors whose length is not `dimensions` are a SCHEMA_MISMATCH, because a server that ignores `dimensions` must not
         go unnoticed."""
         try:
-            begun = await self.upstream.post(
-                "/embeddings",
-                encode_embedding(call),
-                model=call.model,
-                deadline=silence_deadline(call, self._clock.monotonic()),
-                answer_timeout=embedding_timeout(self._settings.timeouts, call),
-                holder=call.holder,
-            )
+            begun = await self._send_embedding(call)
         except ProviderError as error:
             if isinstance(error, BrokenAnswer) or error.unanswered_seconds is not None:
                 error.usage = estimated_embedding_usage(call)
@@ -111,3 +115,19 @@ class OpenAIProvider(Adapter):
             provider_request_id=request_id,
             rate_limits=self.upstream.rate_limits(response),
         )
+
+    async def _send_embedding(self, call: EmbedCall) -> Begun:
+        """Sends again only if a server has named a parameter that it does not take."""
+        while True:
+            try:
+                return await self.upstream.post(
+                    "/embeddings",
+                    EncodedRequest(encode_embedding(call, self.untaken.of(call.model))),
+                    model=call.model,
+                    deadline=silence_deadline(call, self._clock.monotonic()),
+                    answer_timeout=embedding_timeout(self._settings.timeouts, call),
+                    holder=call.holder,
+                )
+            except ParameterRefused as refused:
+                if not self.untaken.learn(refused.parameter, call.model):
+                    raise

@@ -24,6 +24,7 @@ from app.llm.messages import (
     ToolChoiceMode,
 )
 from app.llm.providers.unsupported import OTHER_REASONING, Notes, refuse
+from app.llm.refused_parameters import Parameters
 
 REASONING_FORMAT = "openai-compatible"
 REASONING_FIELDS = ("reasoning_content", "reasoning")
@@ -37,6 +38,11 @@ PARAMETERS = {
     "reasoning_effort": "reasoningEffort",
 }
 """Parameters that may be left out for a model, each with its name in the input."""
+_CAPS = ("max_completion_tokens", "max_tokens")
+REFUSABLE = Parameters(
+    own=frozenset({"stream_options", "encoding_format", "prompt_cache_breakpoint"}), asked=frozenset({*PARAMETERS, *_CAPS})
+)
+"""If a server refuses one name of the output cap, the other one is sent."""
 
 _ROLES = {Role.SYSTEM: "system", Role.USER: "user"}
 _CHOICES = {ToolChoiceMode.AUTO: "auto", ToolChoiceMode.NONE: "none", ToolChoiceMode.REQUIRED: "required"}
@@ -56,12 +62,11 @@ Block: TypeAlias = "dict[str, Any]"
 def encode_request(call: ModelCall, notes: Notes, untaken: Set[str], *, official: bool, stream: bool) -> bytes:
     """`untaken` are parameters that this model has refused before. `official` is False for compatible servers, which know fewer
     fields. Raises Refused(InvalidInput) if the protocol cannot express the call."""
-    marks = official and _CACHE_MARKS.match(call.model) is not None
-    cap = "max_completion_tokens" if official or "max_tokens" in untaken else "max_tokens"
+    marks = official and _CACHE_MARKS.match(call.model) is not None and "prompt_cache_breakpoint" not in untaken
     body: dict[str, Any] = {
         "model": call.model,
         "messages": [_message(message, notes, marks=marks, official=official) for message in call.messages],
-        cap: call.max_output_tokens,
+        _cap(untaken, official=official): call.max_output_tokens,
     }
     for name, value in _parameters(call).items():
         if name in untaken:
@@ -75,12 +80,21 @@ def encode_request(call: ModelCall, notes: Notes, untaken: Set[str], *, official
     _format(call, body, notes)
     if stream:
         body["stream"] = True
-        body["stream_options"] = {"include_usage": True}
+        if "stream_options" not in untaken:
+            body["stream_options"] = {"include_usage": True}
     return _encode(body)
 
 
-def encode_embedding(call: EmbedCall) -> bytes:
-    body: dict[str, Any] = {"model": call.model, "input": call.texts, "encoding_format": "base64"}
+def _cap(untaken: Set[str], *, official: bool) -> str:
+    """Every request has a cap, even if the server has refused both names."""
+    usual, other = _CAPS if official else reversed(_CAPS)
+    return other if usual in untaken and other not in untaken else usual
+
+
+def encode_embedding(call: EmbedCall, untaken: Set[str]) -> bytes:
+    body: dict[str, Any] = {"model": call.model, "input": call.texts}
+    if "encoding_format" not in untaken:
+        body["encoding_format"] = "base64"
     if call.dimensions is not None:
         body["dimensions"] = call.dimensions
     return _encode(body)

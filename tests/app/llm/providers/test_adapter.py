@@ -368,6 +368,15 @@ class TestWhatGoesWithACall:
 
         assert first.notes == again.notes == (f"temperature was left out: {model} does not take it.",)
 
+    async def test_sampling_arrives_at_a_model_that_takes_it(self, kind: ProviderKindName, provider: Adapter) -> None:
+        model = "claude-sonnet-4-0" if kind is ANTHROPIC else "gpt-4.1-mini"
+
+        answer = await provider.complete(call(model, temperature=0.5, top_p=0.9))
+        parts = await parts_of(provider, call(model, temperature=0.5, top_p=0.9))
+
+        assert answer.notes == end_of(parts).answer.notes == ()
+        assert answer.text
+
     async def test_what_a_model_does_not_take_is_refused_where_the_route_says_so(
         self, kind: ProviderKindName, provider: Adapter
     ) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -26,23 +27,32 @@ from app.llm.messages import (
     ToolResult,
     UnsupportedPolicy,
 )
-from app.llm.providers.anthropic.request import JSON_TOOL, encode_request
+from app.llm.providers.anthropic.request import JSON_TOOL, encode_request, sampling
 from app.llm.providers.unsupported import OTHER_REASONING, Notes
 from tests.app.llm.calls import WEATHER, call, user
 
 MODEL = "claude-sonnet-5-5"
 PARAMS: TypeAdapter[Any] = TypeAdapter(MessageCreateParamsNonStreaming)
 SCHEMA: dict[str, Json] = {"type": "object", "additionalProperties": {"type": "integer"}}
+OLDER = "claude-sonnet-4-0"
 FIELDS: dict[str, Any] = {"temperature": 0.1, "top_p": 0.9, "seed": 4}
 THINKING: dict[str, Json] = {"type": "thinking", "thinking": "hm", "signature": "abc"}
 
 
-def encoded(wanted: ModelCall, native: dict[str, Json] | None = None) -> tuple[dict[str, Any], list[str]]:
+def encoded(
+    wanted: ModelCall, native: dict[str, Json] | None = None, untaken: frozenset[str] = frozenset()
+) -> tuple[dict[str, Any], list[str]]:
     """The body, which the SDK's own type accepts, and the notes."""
     notes = Notes(wanted)
-    body: dict[str, Any] = msgspec.json.decode(encode_request(wanted, notes, native, stream=False))
+    body: dict[str, Any] = msgspec.json.decode(encode_request(wanted, notes, native, untaken, stream=False))
     PARAMS.validate_python(body)
     return body, notes.texts
+
+
+def encoded_as_sampled(wanted: ModelCall) -> tuple[dict[str, Any], list[str]]:
+    """As `encoded`; the SDK's type has no sampling."""
+    notes = Notes(wanted)
+    return msgspec.json.decode(encode_request(wanted, notes, None, frozenset(), stream=False)), notes.texts
 
 
 def system(text: str, *, cache_up_to: bool = False) -> Message:
@@ -214,3 +224,62 @@ class TestWhatTheApiDoesNotTake:
 
         assert isinstance(caught.value.reason, InvalidInput)
         assert caught.value.reason.path == (name,)
+
+
+class TestSampling:
+    @pytest.mark.parametrize(
+        "model",
+        [
+            "claude-instant-1.2",
+            "claude-2.1",
+            "claude-3-haiku-20240307",
+            "claude-3-7-sonnet-20250219",
+            "claude-sonnet-4-20250514",
+            "claude-opus-4-0",
+            "anthropic/claude-sonnet-4",
+            "glm-4.7",
+        ],
+    )
+    def test_of_models_that_take_it_is_sent_as_it_was_asked_for(self, model: str) -> None:
+        assert sampling(call(model, **FIELDS), frozenset()) == {"temperature": 0.1, "top_p": 0.9}
+
+    @pytest.mark.parametrize(
+        "model",
+        [
+            "claude-opus-4-7",
+            "claude-opus-4-8-20260801",
+            "claude-sonnet-5",
+            "claude-haiku-5-5",
+            "claude-fable-5-1",
+            "claude-opus-4.7",
+        ],
+    )
+    def test_of_models_that_refuse_it_is_left_out(self, model: str) -> None:
+        assert sampling(call(model, **FIELDS), frozenset()) == {}
+
+    @pytest.mark.parametrize("model", ["claude-opus-4-1-20250805", "claude-sonnet-4-5", "claude-opus-4-6", "claude-haiku-4.5"])
+    def test_of_models_that_take_one_of_two_is_the_temperature(self, model: str) -> None:
+        body, notes = encoded_as_sampled(call(model, temperature=0.1, top_p=0.9))
+
+        assert (body.get("temperature"), body.get("top_p")) == (0.1, None)
+        assert notes == [f"topP was left out: {model} does not take it."]
+        assert sampling(call(model, top_p=0.9), frozenset()) == {"top_p": 0.9}
+
+    def test_above_what_the_provider_takes_is_lowered_with_a_note(self) -> None:
+        body, notes = encoded_as_sampled(call(OLDER, temperature=1.5))
+
+        assert body["temperature"] == 1
+        assert notes == [f"temperature was lowered from 1.5 to 1: {OLDER} does not take more."]
+
+    def test_above_what_the_provider_takes_is_refused_where_the_route_says_so(self) -> None:
+        with pytest.raises(Refused):
+            encoded_as_sampled(call(OLDER, temperature=1.5, unsupported=UnsupportedPolicy.REFUSE))
+
+    def test_is_left_out_while_the_model_thinks(self) -> None:
+        wanted = call("claude-opus-4-6", temperature=0.2, top_p=0.5, reasoning_effort=ReasoningEffort.LOW)
+
+        assert sampling(wanted, frozenset()) == {}
+        assert sampling(replace(wanted, top_p=0.97), frozenset()) == {"top_p": 0.97}
+
+    def test_that_was_refused_before_is_left_out(self) -> None:
+        assert sampling(call("glm-4.7", **FIELDS), frozenset({"temperature"})) == {"top_p": 0.9}

@@ -307,3 +307,72 @@ class TestAServerWithoutKeys:
             assert (await provider.complete(call("local"))).text == "hi"
 
         assert seen == [None]
+
+
+def refusing(*names: str, asked: list[dict[str, Any]], status: int = 400) -> Handler:
+    """Refuses each of the names, one at a time, and keeps every body."""
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        body = await request.json()
+        asked.append(body)
+        name = next((name for name in names if name in body), None)
+        if name is not None:
+            return web.json_response({"error": {"message": f"Unrecognized request argument supplied: {name}"}}, status=status)
+        if "input" in body:
+            return web.json_response({"data": [{"index": 0, "embedding": [0.5, 0.25]}], "model": "local"})
+        if body.get("stream"):
+            return await streaming(chunk("Good day"), chunk(finish="stop"), b"data: [DONE]\n\n")(request)
+        answer = {"message": {"content": "Good day"}, "finish_reason": "stop"}
+        return web.json_response({"model": "local", "choices": [answer], "usage": {"prompt_tokens": 8, "completion_tokens": 2}})
+
+    return handle
+
+
+class TestParametersThatNoCallerCanSee:
+    @pytest.mark.parametrize("status", [400, 422])
+    async def test_are_left_out_of_a_stream_once_a_server_refuses_them(self, status: int) -> None:
+        asked: list[dict[str, Any]] = []
+        async with serving(refusing("stream_options", asked=asked, status=status)) as provider:
+            first = await parts_of(provider, call("local"))
+            again = await parts_of(provider, call("local"))
+
+        assert streamed_text(first) == streamed_text(again) == "Good day"
+        assert end_of(first).answer.notes == ()
+        assert ["stream_options" in body for body in asked] == [True, False, False]
+
+    async def test_are_left_out_of_embeddings_once_a_server_refuses_them(self) -> None:
+        asked: list[dict[str, Any]] = []
+        async with serving(refusing("encoding_format", asked=asked)) as provider:
+            first = await provider.embed(embed("local", "a"))
+            again = await provider.embed(embed("local", "a"))
+
+        assert first.vectors == again.vectors == ((0.5, 0.25),)
+        assert ["encoding_format" in body for body in asked] == [True, False, False]
+
+    async def test_are_asked_of_every_model_anew(self) -> None:
+        asked: list[dict[str, Any]] = []
+        async with serving(refusing("encoding_format", asked=asked)) as provider:
+            await provider.embed(embed("local", "a"))
+            await provider.embed(embed("other", "a"))
+
+        assert [body["model"] for body in asked] == ["local", "local", "other", "other"]
+
+    @pytest.mark.parametrize("names", [("max_tokens",), ("max_tokens", "stream_options", "temperature")])
+    async def test_a_cap_goes_by_its_other_name(self, names: tuple[str, ...]) -> None:
+        asked: list[dict[str, Any]] = []
+        async with serving(refusing(*names, asked=asked)) as provider:
+            answer = end_of(await parts_of(provider, call("local", temperature=0.5))).answer
+
+        assert answer.text == "Good day"
+        assert asked[-1]["max_completion_tokens"] == 64
+        assert len(asked) == len(names) + 1
+
+    async def test_a_call_without_any_cap_is_never_sent(self) -> None:
+        asked: list[dict[str, Any]] = []
+        async with serving(refusing("max_tokens", "max_completion_tokens", asked=asked)) as provider:
+            with pytest.raises(ProviderError) as caught:
+                await provider.complete(call("local"))
+
+        assert caught.value.kind is FailureKind.UNSUPPORTED
+        assert not caught.value.counts_for_breaker
+        assert all({"max_tokens", "max_completion_tokens"} & set(body) for body in asked)

@@ -1,0 +1,97 @@
+"""Finds the parameter that a server refuses by name, in any form of error.
+
+A parameter that the caller did not ask for is left out when a refusal names it: the caller cannot see it. A parameter that the
+caller asked for is left out only if the refusal says that the server does not take it, not that its value is wrong.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from app.domain.errors import FailureKind
+from app.llm.failure_table import MAX_WORDS_READ
+from app.llm.failures import ErrorWords
+
+_CODES = frozenset({"unsupported_parameter", "unsupported_value", "unknown_parameter"})
+_STATUSES = frozenset({400, 422, 501})
+_PERHAPS = frozenset({FailureKind.UNSUPPORTED, FailureKind.BAD_REQUEST, FailureKind.UNKNOWN_REFUSAL, FailureKind.NOT_IMPLEMENTED})
+_REFUSING = (
+    "unsupported",
+    "not support",
+    "n't support",
+    "unrecognized",
+    "unrecognised",
+    "unknown",
+    "unexpected",
+    "extra inputs",
+    "extra fields",
+    "additional propert",
+    "not permitted",
+    "not allowed",
+    "not accept",
+    "not available",
+    "not implemented",
+    "deprecated",
+    "cannot find field",
+)
+_BOTH = re.compile(r"\btemperature\b.{0,30}\btop_p\b.{0,30}\bboth\b|\bboth\b.{0,30}\btemperature\b.{0,30}\btop_p\b")
+_PLAIN = frozenset({"stop", "seed"})
+"""Names that are also plain words. They count only in quotes or beside a colon."""
+_WRAPPERS = ("error", "detail", "errors", "message")
+_MAX_DEPTH = 4
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """Names in the protocol. `own` are parameters that the caller did not ask for, `asked` those that it did."""
+
+    own: frozenset[str] = frozenset()
+    asked: frozenset[str] = frozenset()
+
+    def refused(self, kind: FailureKind, status: int, words: ErrorWords, body: object) -> str | None:
+        """Returns the parameter that the error refuses; None if it refuses none of these, or has another reason."""
+        parameter = self._known(words.parameter)
+        if parameter is not None and kind is FailureKind.UNSUPPORTED and words.code in _CODES:
+            return parameter
+        if status not in _STATUSES or kind not in _PERHAPS:
+            return None
+        said = (words.message or "")[:MAX_WORDS_READ].lower()
+        if "top_p" in self.asked and _BOTH.search(said):
+            return "top_p"
+        named = (self._known(found["name"]) for found in self._names.finditer(said))
+        for name in (parameter, self._known(_location(body)), *named):
+            if name is not None and (name in self.own or any(word in said for word in _REFUSING)):
+                return name
+        return None
+
+    def _known(self, named: str | None) -> str | None:
+        """`body.stream_options` and `stream_options.include_usage` are stream_options; `reasoning.effort` is reasoning_effort."""
+        if named is None:
+            return None
+        parts = named.removeprefix("body.").split(".")
+        return next((name for name in (parts[0], "_".join(parts)) if name in self.own or name in self.asked), None)
+
+    @cached_property
+    def _names(self) -> re.Pattern[str]:
+        each = [
+            rf"(?:(?<=['\"`]){name}(?=['\"`])|^{name}(?=:)|(?<=: ){name}$)" if name in _PLAIN else rf"(?<![\w.-]){name}(?![\w-])"
+            for name in sorted(self.own | self.asked, key=len, reverse=True)
+        ]
+        return re.compile(f"(?P<name>{'|'.join(each) or '(?!)'})")
+
+
+def _location(body: object) -> str | None:
+    """The place of an unknown field in FastAPI's errors: `{"detail": [{"loc": ["body", "seed"], …}]}`."""
+    for _ in range(_MAX_DEPTH):
+        if isinstance(body, list):
+            body = next((item for item in body if isinstance(item, Mapping)), None)
+        if not isinstance(body, Mapping):
+            return None
+        where = body.get("loc")
+        if isinstance(where, list):
+            return ".".join(str(part) for part in where)
+        body = next((body[name] for name in _WRAPPERS if isinstance(body.get(name), (Mapping, list))), None)
+    return None
