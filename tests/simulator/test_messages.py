@@ -132,12 +132,11 @@ class TestRefusedRequest:
         self, anthropic_client: AsyncAnthropic, model: str, body: dict[str, object], message: str
     ) -> None:
         with pytest.raises(anthropic.BadRequestError, match=message):
-            await anthropic_client.messages.create(
-                model=model,
-                max_tokens=9,
-                messages=[{"role": "user", "content": "a"}],
-                extra_body=body,
-                extra_headers={"anthropic-version": "2023-06-01"},
+            await anthropic_client.post(
+                "/v1/messages",
+                cast_to=object,
+                body={"model": model, "max_tokens": 9, "messages": [{"role": "user", "content": "a"}], **body},
+                options={"headers": {"anthropic-version": "2023-06-01"}},
             )
 
     async def test_max_tokens_is_required(self, anthropic_client: AsyncAnthropic) -> None:

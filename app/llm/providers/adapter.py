@@ -29,11 +29,12 @@ from app.llm.messages import (
 )
 from app.llm.providers.answer_timeouts import first_token_timeout, silence_deadline, whole_answer_timeout
 from app.llm.providers.answers import AnswerReader, WholeAnswer
+from app.llm.providers.encoded_request import EncodedRequest
 from app.llm.providers.schema_check import AnswerCheck, SchemaChecks
 from app.llm.providers.sse import EVENT_FIELDS, SseReader
 from app.llm.providers.unsupported import Notes
 from app.llm.providers.untaken import Untaken
-from app.llm.providers.upstream import Begun, BrokenAnswer, EncodedRequest, EventStream, ParameterRefused, Phase, Upstream
+from app.llm.providers.upstream import Begun, BrokenAnswer, EventStream, ParameterRefused, Phase, Upstream
 from app.llm.providers.usage_mapping import estimated_usage, salvaged_usage, unanswered_usage
 from app.llm.providers.wire_text import BYTE_ORDER_MARK, Malformed
 from app.llm.refused_parameters import Parameters

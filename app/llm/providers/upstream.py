@@ -23,6 +23,7 @@ from app.domain.usage import RateLimitReport
 from app.llm import failures
 from app.llm.failure_table import look_up
 from app.llm.providers.connection_pool import PROBES, ConnectionPool
+from app.llm.providers.encoded_request import EncodedRequest
 from app.llm.providers.keyring import ApiKey, Keyring
 from app.llm.providers.sse import EventTooLarge, StreamedBody
 from app.llm.providers.wire_text import clean
@@ -73,14 +74,6 @@ class ParameterRefused(ProviderError):
     def __init__(self, parameter: str, status_code: int, provider_request_id: str | None) -> None:
         super().__init__(FailureKind.UNSUPPORTED, status_code=status_code, provider_request_id=provider_request_id)
         self.parameter = parameter
-
-
-@dataclass(frozen=True, slots=True)
-class EncodedRequest:
-    """A body, and headers that go with it alone."""
-
-    body: bytes
-    headers: tuple[tuple[str, str], ...] = ()
 
 
 class BrokenAnswer(ProviderError):

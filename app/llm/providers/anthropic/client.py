@@ -15,15 +15,16 @@ from app.llm.providers.answers import WholeAnswer
 from app.llm.providers.anthropic.request import REFUSABLE, encode_request, sampling
 from app.llm.providers.anthropic.response import read_answer, read_billed
 from app.llm.providers.anthropic.stream import AnthropicStream
+from app.llm.providers.encoded_request import EncodedRequest
 from app.llm.providers.keyring import build_keyring
 from app.llm.providers.unsupported import Notes
-from app.llm.providers.upstream import EncodedRequest, Sdk, Upstream, client_options, silence
+from app.llm.providers.upstream import Sdk, Upstream, client_options, silence
 from app.runtime.clock import Clock
 from app.settings import ProviderSettings
 
 _BASE_URL = "https://api.anthropic.com"
 _SAMPLING_VERSION = (("anthropic-version", "2023-06-01"),)
-"""The last version of the API that has `temperature` and `top_p`. Nothing else that a later one changed stands in our requests."""
+"""The last version of the API that has `temperature` and `top_p`. Nothing else that changed later stands in our requests."""
 _KEY_OF_EACH_REQUEST = "-"
 """The SDK requires a key when it is created. The real one goes with each request."""
 

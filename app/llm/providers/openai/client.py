@@ -12,6 +12,7 @@ from app.llm.messages import EmbedCall, Embedded, ModelCall
 from app.llm.providers.adapter import Adapter
 from app.llm.providers.answer_timeouts import embedding_timeout, silence_deadline
 from app.llm.providers.answers import WholeAnswer
+from app.llm.providers.encoded_request import EncodedRequest
 from app.llm.providers.keyring import build_keyring
 from app.llm.providers.openai.request import REFUSABLE, encode_embedding, encode_request
 from app.llm.providers.openai.response import read_answer, read_billed, read_embeddings
@@ -20,7 +21,6 @@ from app.llm.providers.unsupported import Notes
 from app.llm.providers.upstream import (
     Begun,
     BrokenAnswer,
-    EncodedRequest,
     ParameterRefused,
     Sdk,
     Upstream,

@@ -1,0 +1,11 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedRequest:
+    """A body, and headers that go with it alone."""
+
+    body: bytes
+    headers: tuple[tuple[str, str], ...] = ()
