@@ -24,7 +24,7 @@ from app.settings import ProviderSettings
 
 _BASE_URL = "https://api.anthropic.com"
 _SAMPLING_VERSION = (("anthropic-version", "2023-06-01"),)
-"""The last version of the API that has `temperature` and `top_p`. Nothing else that changed later stands in our requests."""
+"""The last version of the API that has `temperature` and `top_p`. Our requests have nothing else that changed later."""
 _KEY_OF_EACH_REQUEST = "-"
 """The SDK requires a key when it is created. The real one goes with each request."""
 
