@@ -1,4 +1,4 @@
-"""Which of our media types a caller prefers, by Accept with q-values (RFC 9110)."""
+"""Which of our media types a caller prefers, according to Accept with q-values (RFC 9110)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ _MAX_RANGES = 32
 
 
 def negotiate(accept: str | None, *, html: bool = False) -> MediaType | None:
-    """The media type to answer with; None if nothing we have is wanted. Events and pages must be asked for by name."""
+    """Returns the media type of the answer; None if the caller accepts none of ours. Events and pages are used only if they are
+    named."""
     if accept is None or not accept.strip():
         return MediaType.JSON
     ranges = _ranges(accept)
@@ -32,7 +33,7 @@ def negotiate(accept: str | None, *, html: bool = False) -> MediaType | None:
 
 
 def is_named(media: MediaType, accept: str | None) -> bool:
-    """Whether a caller takes it, and says so by its name."""
+    """Whether the caller accepts the media type and names it."""
     return any(name == media and quality > 0 for name, quality in _ranges(accept or ""))
 
 
@@ -57,7 +58,7 @@ def _quality(text: str) -> float:
 
 
 def _rank(offer: MediaType, ranges: list[tuple[str, float]]) -> tuple[float, int, int] | None:
-    """(quality, how exactly it was named, earlier is higher) by the most exact range that covers the offer."""
+    """Returns (quality, how exactly the type was named; earlier is higher) of the most exact range that covers the offer."""
     wild = {"*/*": 1, "application/*": 2} if offer in _JSON_TYPES else {}
     best: tuple[int, int, float] | None = None
     for position, (name, quality) in enumerate(ranges):

@@ -1,7 +1,8 @@
-"""From the bytes of a request to one GraphQL request. Strict: UTF-8, finite numbers, one object, no batch.
+"""Turns the bytes of a request into one GraphQL request. It is strict: UTF-8, finite numbers, one object, no batch.
 
-The limit holds while reading, so a body that is too large is never kept; what is being read and used is bounded over the whole
-process. A few bytes make an object of a few hundred, so what a text unfolds to is bounded before it is decoded.
+The size limit holds while reading, so a body that is too large is never kept. The bytes that are being read and used are
+limited over the whole process. A few bytes can become an object of a few hundred, so the memory that a text needs is limited
+before it is decoded.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ MAX_JSON_VALUES = 100_000
 MAX_JSON_OBJECTS = 8_000
 MAX_ESCAPES = 1_500_000
 MAX_WIDE_BYTES = 6 * 1024 * 1024
-"""Of strings that are not all ASCII, which unfold to four times the space in one step; that of an image in base64 is."""
+"""The limit for strings with non-ASCII characters, which take four times the space when they are decoded. An image in base64 is
+ASCII."""
 MAX_DIGITS = 64
 MAX_TOTAL_DIGITS = 2_000_000
 _ALL_DIGITS_ALIKE = bytes.maketrans(b"123456789", b"000000000")
@@ -44,7 +46,7 @@ _PIECE = 64 * 1024
 
 
 class _Body(msgspec.Struct, rename="camel"):
-    """`query` stays as it came until its length is known to be good."""
+    """`query` stays encoded until its length is known to be allowed."""
 
     query: msgspec.Raw = msgspec.Raw(b"null")
     operation_name: str | None = None
@@ -54,7 +56,7 @@ class _Body(msgspec.Struct, rename="camel"):
 
 
 def _finite(text: str) -> float:
-    """msgspec takes ten times as long for a number of many digits, and lets nothing else run meanwhile."""
+    """Parses a number. msgspec takes ten times as long for a number with many digits and blocks the event loop meanwhile."""
     number = float(text)
     if math.isinf(number):
         raise ValueError("a number is out of range")
@@ -70,7 +72,7 @@ _object_decoder: msgspec.json.Decoder[dict[str, object] | None] = msgspec.json.D
 
 @dataclass(frozen=True, slots=True)
 class GraphQLRequest:
-    """`size` is the number of bytes it came in."""
+    """`size` is the number of bytes of the request."""
 
     query: str | None
     operation_name: str | None = None
@@ -97,7 +99,7 @@ class BodyReader:
 
     @asynccontextmanager
     async def read(self, receive: Receive, announced: int | None, places: Share, byte_share: Share) -> AsyncIterator[bytes]:
-        """Holds one of `places` until the body has come, and its bytes of `byte_share` until the block ends.
+        """Holds one of `places` until the body has arrived, and the body's bytes of `byte_share` until the block ends.
 
         Raises RequestFailed (413, 408), Overloaded, ClientDisconnect.
         """
@@ -133,14 +135,14 @@ class BodyReader:
 
 @dataclass(frozen=True, slots=True)
 class BodyParser:
-    """Takes documents of `document_bytes` at most; large bodies are read in the threads of `offload`."""
+    """Accepts documents of at most `document_bytes`. Large bodies are parsed in the threads of `offload`."""
 
     document_bytes: int
     offload: Offload
 
     async def parse(self, body: bytes) -> GraphQLRequest:
-        """Raises RequestFailed: 413 for what unfolds to too much; 400 for anything that is not one JSON object with fields of
-        the right kinds, and for a document so long that it need not be unescaped to see that it is too long."""
+        """Raises RequestFailed: 413 if the decoded text would be too large; 400 for anything that is not one JSON object with
+        fields of the right types. A document that is obviously too long is refused before it is unescaped."""
         try:
             await check_json_complexity(body)
         except ValueError as error:
@@ -148,7 +150,7 @@ class BodyParser:
         return await self.parse_checked(body)
 
     async def parse_checked(self, body: bytes | msgspec.Raw) -> GraphQLRequest:
-        """The same for what is known to unfold to little."""
+        """Parses a body that has already passed the JSON complexity check."""
         if len(body) <= _PIECE:
             return _parse(body, self.document_bytes)
         return await self.offload.run_in_thread(len(body), partial(_parse, body, self.document_bytes))
@@ -191,8 +193,8 @@ async def _json_parameter(fields: Mapping[str, str], name: str) -> dict[str, obj
 
 
 class JsonComplexity:
-    """Counts what a JSON text that is given piece by piece will unfold to: values outside of its strings, and the strings that
-    are expensive to unfold. Takes time in proportion to the text, whatever it is."""
+    """Counts what a JSON text, given in pieces, will become: the values outside its strings, and the strings that take much
+    space. The time is proportional to the length of the text, whatever its content."""
 
     def __init__(self) -> None:
         self.values = 0
@@ -207,7 +209,8 @@ class JsonComplexity:
         self._is_wide = False
 
     def add(self, piece: bytes) -> None:
-        """Raises LimitExceeded, and ValueError if it is no JSON. Of a number that is cut in two only the parts are seen."""
+        """Raises LimitExceeded, and ValueError if the text is no JSON. If a number is cut into two pieces, the pieces are
+        counted separately."""
         text, plain = self._without_escaped_quotes(piece)
         parts = text.split(b'"')
         outside = b'"'.join(parts[self._in_string :: 2])
@@ -218,12 +221,12 @@ class JsonComplexity:
         self._count_digits(outside)
         self._quotes += len(parts) - 1
         if self._quotes > _MAX_QUOTES_PER_VALUE * (self.values + 1):
-            raise ValueError("texts follow each other with nothing between")
+            raise ValueError("there is no separator between two strings")
         self._weigh(parts[not self._in_string :: 2], all_plain=plain)
         self._in_string ^= len(parts) % 2 == 0
 
     def _without_escaped_quotes(self, piece: bytes) -> tuple[bytes, bool]:
-        """As long as before; and whether all of it is plain."""
+        """Returns a text of the same length, and whether all of it is plain."""
         escapes = piece.count(b"\\")
         if not escapes and not self._escape:
             return piece, piece.isascii()
@@ -236,7 +239,7 @@ class JsonComplexity:
         return text, _is_plain(text)
 
     def _weigh(self, strings: list[bytes], *, all_plain: bool) -> None:
-        """`strings` are those of one piece; the first may be the rest of one that began before it."""
+        """`strings` belong to one piece. The first may be the rest of a string that began in an earlier piece."""
         if all_plain and len(strings) > 1:
             strings = [strings[0], strings[-1]]
         for place, string in enumerate(strings):
@@ -259,7 +262,7 @@ class JsonComplexity:
 
 
 def _is_plain(text: bytes) -> bool:
-    """ASCII, however it is escaped."""
+    """Whether the text is ASCII, also after its escapes are decoded."""
     return text.isascii() and not (b"\\u" in text and _WIDE_ESCAPE.search(text))
 
 
@@ -269,7 +272,7 @@ def _within(limit: str, had: int, allowed: int) -> None:
 
 
 async def check_json_complexity(raw: bytes) -> None:
-    """Other tasks can run after each piece. Raises RequestFailed, and ValueError if it is no JSON."""
+    """Checks piece by piece; other tasks can run in between. Raises RequestFailed, and ValueError if the text is no JSON."""
     if len(raw) <= MAX_JSON_OBJECTS:
         return
     form = JsonComplexity()
@@ -282,7 +285,7 @@ async def check_json_complexity(raw: bytes) -> None:
 
 
 class Malformed(RequestFailed):
-    """Not a GraphQL request at all."""
+    """The body is not a GraphQL request."""
 
     def __init__(self, message: str) -> None:
         super().__init__([Description(Code.BAD_USER_INPUT, message, 400).formatted()], 400)

@@ -1,8 +1,8 @@
 """One execution and one encoding for all subscribers that ask the same of the same source.
 
-A subscription field marked with an Audience has the same events for all its subscribers from the moment they join. Subscribers
-with the same document, variables and rights share one source, one execution an event and one text; each has a bounded queue. A
-subscriber that falls behind gets an error and is removed; the others never wait for it.
+A subscription field that is marked with an Audience has the same events for all its subscribers from the moment they join.
+Subscribers with the same document, variables and rights share one source, one execution per event and one text. Each has a
+bounded queue. A subscriber that falls behind gets an error and is removed. The others never wait for it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _SMALL = 16 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What two subscribers must have in common to be shown the same events."""
+    """What must be equal for two subscribers to see the same events."""
 
     document: str
     operation: str | None
@@ -39,12 +39,12 @@ class Subject:
 
 
 class Member(Protocol):
-    """A subscriber's end of a shared stream; neither may wait for the subscriber."""
+    """A subscriber's end of a shared stream. No method may wait for the subscriber."""
 
     async def deliver(self, payload: str) -> None: ...
 
     def finish(self, failed: RequestFailed | None) -> None:
-        """The stream has ended, by itself or by a failure."""
+        """The stream has ended, by itself or because of a failure."""
         ...
 
 
@@ -65,7 +65,7 @@ class Broadcasts:
         return len(self._shares)
 
     async def join(self, member: Member, prepared: Prepared, run: Run, caller: Caller) -> Subject:
-        """From now on `member` gets every event; the source is open when this returns. Raises RequestFailed."""
+        """From now on `member` gets every event. The source is open when this returns. Raises RequestFailed."""
         subject = await self._subject(prepared, caller)
         share = self._shares.get(subject)
         if share is None:
@@ -82,7 +82,7 @@ class Broadcasts:
         return subject
 
     async def _subject(self, prepared: Prepared, caller: Caller) -> Subject:
-        """Of the variables only those that the operation declares, as a hash: nothing large is kept."""
+        """Only the variables that the operation declares count, as a hash, so nothing large is kept."""
         node, principal = prepared.operation.node, caller.principal
         given = prepared.request.variables or {}
         declared = {each.variable.name.value for each in node.variable_definitions or ()}
@@ -100,7 +100,7 @@ class Broadcasts:
         return digest(variables) if size <= _SMALL else await self._offload.run_in_thread(size, partial(digest, variables))
 
     def leave(self, member: Member, subject: Subject) -> None:
-        """The last to leave closes the source."""
+        """Removes a member. When the last one leaves, the source is closed."""
         share = self._shares.get(subject)
         if share is None:
             return
@@ -129,11 +129,11 @@ class Broadcasts:
                 share.opened.cancel()
             for member in tuple(share.members):
                 member.finish(failed)
-            share.task = failed = None  # else they would keep themselves, by their tracebacks, and all they were asked with
+            share.task = failed = None  # otherwise their tracebacks keep them and the request in memory
 
 
 async def _deliver(text: str, members: set[Member]) -> None:
-    """Yields to the event loop in between; otherwise many subscribers would block it."""
+    """Gives the event loop a turn in between. Otherwise many subscribers would block it."""
     for number, member in enumerate(tuple(members)):
         if number % _AT_ONCE == 0:
             await asyncio.sleep(0)

@@ -1,7 +1,8 @@
-"""The streams this process has open, by key: how many a key may have, and what ends them from outside.
+"""The open streams of this process, by key: how many a key may have, and why one is ended from outside.
 
-One sweep a second looks after all of them: a key that expired, was revoked or lost a right ends its streams; a reader that
-stopped reading is cut off; quiet ones are pinged. Each key is looked up once a sweep, however many streams it has.
+One sweep per second covers all of them. If a key has expired, was revoked or lost a right, its streams are ended. A stream
+whose client has stopped reading is aborted, and quiet streams are pinged. A sweep looks up each key once, even if it has many
+streams.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ PING_SECONDS = 12.0
 
 
 class Ending(Enum):
-    """Why a stream was ended from outside."""
+    """The reason why a stream was ended from outside."""
 
     KEY_GONE = "the key has expired, was revoked or has other rights now"
     NOT_READING = "the client did not read for too long"
@@ -37,7 +38,7 @@ class Ending(Enum):
 
 
 class Connection(Protocol):
-    """A socket or an event stream; nothing here may block."""
+    """A socket or an event stream. No method may block."""
 
     principal: Principal
     credentials: Mapping[str, str]
@@ -45,7 +46,7 @@ class Connection(Protocol):
     def end(self, ending: Ending) -> None: ...
 
     def sending_since(self) -> float | None:
-        """When the send that is under way began, in the clock's monotonic seconds."""
+        """When the current send began, in the Clock's monotonic seconds."""
         ...
 
     def ping(self) -> None: ...
@@ -66,7 +67,7 @@ class Connections:
 
     @contextmanager
     def joined(self, connection: Connection) -> Iterator[None]:
-        """Raises LimitExceeded if the key has as many as it may."""
+        """Raises LimitExceeded if the key already has its maximum of streams."""
         key = connection.principal.key_id
         if self._counts[key] >= self._per_key:
             raise LimitExceeded("streams of one key", self._counts[key] + 1, self._per_key)
@@ -96,7 +97,7 @@ class Connections:
                 checking.cancel()
 
     def sweep_open(self) -> None:
-        """What can be seen in memory: this waits for no store."""
+        """Checks what is in memory, so it waits for no store."""
         now = self._clock.monotonic()
         wall = self._clock.now()
         for connection, ping_at in list(self._open.items()):
@@ -111,14 +112,14 @@ class Connections:
                 connection.ping()
 
     async def check_keys(self) -> None:
-        """Ends the streams whose key is gone. If the store of keys does not answer, they continue."""
+        """Ends the streams whose key is no longer valid. If the key store does not answer, they continue."""
         by_key: dict[str, list[Connection]] = {}
         for connection in self._open:
             by_key.setdefault(connection.credentials.get("authorization", ""), []).append(connection)
         await asyncio.gather(*map(self._check_key, by_key.values()))
 
     async def _check_key(self, connections: list[Connection]) -> None:
-        """All of one key."""
+        """Ends all streams of one key."""
         try:
             found = await self._authenticate(connections[0].credentials)
         except Unauthenticated:

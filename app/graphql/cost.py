@@ -1,7 +1,8 @@
-"""What a document costs, in points: one for every object it can bring, so a page of 100 rows is 100 and pages in pages multiply.
+"""The cost of a document, in points: one for every object that it can return. A page of 100 rows costs 100, and the sizes of
+nested pages are multiplied.
 
-The tree is built once with the document; a request only fills in the page sizes that come by variable. `actual` counts what came
-back with the same tree. The guard has bounded the number of fields before a tree is built.
+The tree is built once per document. A request only fills in page sizes that come from variables. `actual` uses the same tree to
+count what was returned. The guard limits the number of fields before a tree is built.
 """
 
 from __future__ import annotations
@@ -51,8 +52,8 @@ PageSize: TypeAlias = int | PageVariable
 
 @dataclass(slots=True)
 class CostNode:
-    """One response key: its own points, how many items it may bring, and what each of them holds. If objects of different types
-    share the key, the most expensive one counts."""
+    """One response key: its own points, how many items it may return, and the keys inside each item. If objects of different
+    types share the key, the most expensive one counts."""
 
     weight: int
     sizes: list[PageSize] = field(default_factory=list)
@@ -86,7 +87,7 @@ class OperationCost:
         self._fixed = None if root.varies else max(1, root.requested({}))
 
     def requested(self, variables: Mapping[str, object]) -> int:
-        """Points. An impossible page size counts as none: the resolver of the page refuses it."""
+        """Returns points. An impossible page size counts as zero, because the field's resolver refuses it."""
         return max(1, self._root.requested(variables)) if self._fixed is None else self._fixed
 
     def actual(self, data: object) -> int:
@@ -112,7 +113,7 @@ class CostBuilder:
         return OperationCost(root)
 
     def root_fields(self, operation: OperationDefinitionNode) -> list[str]:
-        """Names of the operation's root fields, those in fragments too."""
+        """The names of the operation's root fields, also of those in fragments."""
         return self._names(operation.selection_set)
 
     def _names(self, selections: SelectionSetNode | None) -> list[str]:

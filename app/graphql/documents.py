@@ -1,7 +1,8 @@
-"""A document is read, guarded and validated once, then kept by its text; only good ones are kept, within a bound of tokens.
+"""Documents are read, guarded and validated once, then kept by their text. Only valid ones are kept, up to a total number of
+tokens.
 
-Cheap checks come first: bytes, tokens, the guard's pass, and only then validation, whose cost the others bound. Long documents
-are read in a thread and never block the event loop.
+Cheap checks come first: bytes, tokens, the guard's pass. They limit the cost of validation, which comes last. Long documents
+are processed in a thread and never block the event loop.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """`introspection_only`: it asks about the schema and nothing else, so it can run on any thread."""
+    """`introspection_only` is True if the operation asks only about the schema. Such an operation can run on any thread."""
 
     node: OperationDefinitionNode
     kind: OperationType
@@ -77,7 +78,7 @@ class Operation:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """`plans` is None if directives may change what is selected from one request to the next."""
+    """`plans` is None if directives may change the selection from one request to the next."""
 
     text: str
     node: DocumentNode
@@ -86,7 +87,7 @@ class Document:
     plans: Plans | None
 
     def operation(self, name: str | None) -> Operation:
-        """The operation of that name, or the only one; raises RequestFailed."""
+        """Returns the operation with that name, or the only one. Raises RequestFailed."""
         if name is None and len(self.operations) == 1:
             return next(iter(self.operations.values()))
         found = self.operations.get(name)
@@ -109,7 +110,7 @@ class TrustedDocuments:
             try:
                 self._by_id = msgspec.json.decode(path.read_bytes(), type=dict[str, str])
             except (OSError, msgspec.MsgspecError) as error:
-                raise SettingsError("limits.trusted_documents", f"{path} is no JSON object of texts by id") from error
+                raise SettingsError("limits.trusted_documents", f"{path} is no JSON object of documents by id") from error
         self._texts = frozenset(self._by_id.values())
 
     def by_id(self, document_id: str) -> str | None:
@@ -120,14 +121,14 @@ class TrustedDocuments:
 
 
 class PersistedQueries:
-    """Apollo's automatic persisted queries: texts by their SHA-256, the oldest forgotten first."""
+    """Apollo's automatic persisted queries: texts by their SHA-256. The oldest is forgotten first."""
 
     def __init__(self) -> None:
         self._by_hash: OrderedDict[str, str] = OrderedDict()
         self._bytes = 0
 
     def resolve(self, request: GraphQLRequest, extension: object) -> str:
-        """The text meant; keeps what it had not seen. Raises RequestFailed."""
+        """Returns the text of the query. Raises RequestFailed."""
         found = extension.get("sha256Hash") if isinstance(extension, Mapping) and extension.get("version") == 1 else None
         if not isinstance(found, str) or not _SHA256.fullmatch(found):
             raise failure(Code.BAD_USER_INPUT, "persistedQuery needs version 1 and a sha256Hash in lower-case hex", 400)
@@ -142,7 +143,7 @@ class PersistedQueries:
         return request.query
 
     def remember(self, text: str) -> None:
-        """Called once the document has proved good."""
+        """Call it when the document has been found valid."""
         key = hashlib.sha256(text.encode()).hexdigest()
         if key in self._by_hash:
             return
@@ -166,8 +167,8 @@ class Documents:
         self._persisted = PersistedQueries()
 
     async def read(self, request: GraphQLRequest, key: UUID, *, privileged: bool, hide_suggestions: bool) -> Document:
-        """The document a request means, ready to run; `privileged` may send what is on no list. Raises RequestFailed, and
-        Forbidden for a document that is not trusted."""
+        """Returns the request's document, ready to run. With `privileged` the document need not be on the allow-list. Raises
+        RequestFailed, and Forbidden for a document that is not trusted."""
         extension = None if request.extensions is None else request.extensions.get("persistedQuery")
         text = self._text(request, extension)
         if self._limits.trusted_only and not privileged and text not in self._trusted:
@@ -186,8 +187,8 @@ class Documents:
         return document
 
     async def _examined(self, text: str, key: UUID, *, hide_suggestions: bool) -> Document:
-        """Callers that ask for the same document wait for the same task. A key with too many in the queue is refused, and the
-        others go on."""
+        """Callers with the same document wait for the same task. A key with too many documents in the queue is refused, and the
+        others continue."""
         wanted = text, hide_suggestions
         task = self._examining.get(wanted)
         if task is None:
@@ -205,7 +206,7 @@ class Documents:
         if not self._in_line[key]:
             del self._in_line[key]
         if not task.cancelled():
-            task.exception()  # raised for those who still wait
+            task.exception()  # callers that still wait get it raised
 
     def _text(self, request: GraphQLRequest, extension: object) -> str:
         if request.document_id is not None:

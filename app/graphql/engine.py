@@ -1,7 +1,7 @@
-"""From one request to its result, whatever the transport: read the document, pay for it, run it with a context of its own.
+"""From one request to its result, for every transport: read the document, pay for it, run it with its own context.
 
-Every operation gets a fresh context, and so does every event of a subscription that calls a resolver: no loader or cache outlives
-or crosses one.
+Every operation gets a new context, and so does every event of a subscription that calls a resolver. No loader or cache is used
+by two of them.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Caller:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A good document with the operation that is meant; nothing is paid or run yet."""
+    """A valid document with the requested operation. Nothing is paid or run yet."""
 
     request: GraphQLRequest
     document: Document
@@ -60,8 +60,8 @@ class Prepared:
 
     @property
     def audience(self) -> Audience | None:
-        """Who may share the events. None if the stream resumes after a cursor, since each subscriber has missed something
-        else."""
+        """Who may share the events. None if the stream resumes after a cursor, because each subscriber has missed different
+        events."""
         return None if self._resumes() else self.operation.audience
 
     def _resumes(self) -> bool:
@@ -103,7 +103,7 @@ class Engine:
         self._misuse = misuse
 
     async def prepare(self, request: GraphQLRequest, caller: Caller) -> Prepared:
-        """Raises RequestFailed; nothing was executed then."""
+        """Raises RequestFailed; then nothing was executed."""
         privileged = Scope.ADMIN in caller.principal.scopes
         hide_suggestions = self._production and not privileged
         try:
@@ -118,11 +118,11 @@ class Engine:
         return Prepared(request, document, document.operation(request.operation_name))
 
     async def execute(self, prepared: Prepared, caller: Caller) -> Payload:
-        """The result of a query or mutation, ready to encode. Raises RequestFailed."""
+        """Returns the result of a query or mutation, ready to encode. Raises RequestFailed."""
         return await self.execute_admitted(await self.admit_operation(prepared, caller), prepared, caller)
 
     async def execute_admitted(self, run: Run, prepared: Prepared, caller: Caller) -> Payload:
-        """The result of what was admitted. Raises RequestFailed."""
+        """Runs an admitted operation and returns its result. Raises RequestFailed."""
         run.executor.context_value = self._context(run, caller)
         try:
             async with asyncio.timeout(self._limits.execution_timeout.total_seconds()):
@@ -136,8 +136,8 @@ class Engine:
         return self._payload(result, run, prepared, caller)
 
     async def subscribe(self, run: Run, caller: Caller) -> AsyncGenerator[Payload, None]:
-        """The events of an admitted subscription, ready to encode; the source is open when this returns. It and
-        the events raise RequestFailed."""
+        """Returns the events of an admitted subscription, ready to encode. The source is open when this returns. Both this
+        method and the events raise RequestFailed."""
         run.executor.context_value = self._context(run, caller)
         stream = create_source_event_stream(run.executor)
         source = await stream if isinstance(stream, Awaitable) else stream
@@ -146,12 +146,12 @@ class Engine:
         return self._events(source, run, caller)
 
     def greet(self, prepared: Prepared, run: Run, caller: Caller) -> None:
-        """One more is shown a stream that others are shown already."""
+        """Call it when a subscriber joins a stream that already has others."""
         if prepared.operation.joined is not None:
             prepared.operation.joined(self._context(run, caller))
 
     async def admit_operation(self, prepared: Prepared, caller: Caller) -> Run:
-        """The operation with its variables read and its points taken; nothing runs yet. Raises RequestFailed."""
+        """Reads the operation's variables and takes its points; nothing runs yet. Raises RequestFailed."""
         try:
             if prepared.request.size > _LARGE_VARIABLES:
                 executor = await self._offload.run_in_thread(prepared.request.size, partial(self._executor, prepared, caller))
@@ -205,7 +205,7 @@ class Engine:
             raise failed_by(error, caller.request_id) from None
 
     def _executor(self, prepared: Prepared, caller: Caller) -> PlannedExecutor:
-        """With the variables coerced and no context yet. Raises LimitExceeded."""
+        """Builds an executor with coerced variables and without a context. Raises LimitExceeded."""
         variables = prepared.request.variables
         prepared.operation.uses.check(variables)
         built = PlannedExecutor.build(
@@ -237,7 +237,7 @@ class Engine:
         return {"data": result.data, "errors": self._formatted(result.errors, caller)}
 
     def _formatted(self, errors: Sequence[GraphQLError], caller: Caller) -> list[FormattedError]:
-        """An operation that is forbidden counts once, however many of its fields are."""
+        """A forbidden operation is noted once, even if several of its fields are forbidden."""
         causes = (error.original_error for error in errors)
         forbidden = next((cause for cause in causes if isinstance(cause, Forbidden)), None)
         self._misuse.note(forbidden, caller.origin, caller.principal.hint)

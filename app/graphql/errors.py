@@ -1,7 +1,7 @@
-"""What callers see when something goes wrong: a closed list of codes, and one masked sentence for every unexpected error.
+"""The errors that callers see: a closed list of codes, and one masked sentence for every unexpected error.
 
-A message is shown only if it was written for the caller: a fault of the document, or an error we raise by name. Anything else is
-INTERNAL with an id that is also in the log.
+A message is shown only if it was written for the caller: it is about the document, or we raised the error by name. Every other
+error is INTERNAL, with an id that is also in the log.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ class Code(StrEnum):
 
 
 class RequestFailed(Exception):
-    """Nothing was executed, or nothing of it can be shown. `in_document` marks what `application/json` answers with 200."""
+    """The request failed: nothing was executed, or no result can be shown. If `in_document` is True, `application/json` answers
+    with 200."""
 
     def __init__(
         self,
@@ -78,7 +79,7 @@ def failure(code: Code, message: str, status: int, **extensions: object) -> Requ
 
 
 def failed_by(error: Exception, request_id: str) -> RequestFailed:
-    """The whole request's failure by an error that came before or instead of a result."""
+    """The failure of a whole request because of an error before or instead of a result."""
     description = describe(error, request_id)
     return RequestFailed(
         [description.formatted()],
@@ -123,7 +124,7 @@ def _known(error: Exception) -> Description | None:
 
 
 def format_document_error(error: GraphQLError, code: Code) -> FormattedError:
-    """An error of the document or its variables: written for the caller, so its message is shown."""
+    """An error of the document or its variables. Its message is shown, because it was written for the caller."""
     formatted = format_error(code.value, error.message)
     if error.locations:
         formatted["locations"] = [{"line": at.line, "column": at.column} for at in error.locations]
@@ -131,7 +132,7 @@ def format_document_error(error: GraphQLError, code: Code) -> FormattedError:
 
 
 def format_field_error(error: GraphQLError, request_id: str) -> FormattedError:
-    """An error met while a field was resolved: named errors keep their words, all others are masked."""
+    """An error while a field was resolved. Named errors keep their messages, all others are masked."""
     cause = error.original_error
     if _is_argument_error(error):
         formatted = Description(Code.BAD_USER_INPUT, error.message, 400).formatted()
@@ -146,16 +147,16 @@ def format_field_error(error: GraphQLError, request_id: str) -> FormattedError:
 
 
 def _drop_tracebacks(error: BaseException | None) -> None:
-    """They hold the frames that hold the error: all that the request brought would stay until the garbage collector's next full
-    turn."""
+    """Tracebacks hold frames, and frames hold the error. Without this, all data of the request would stay until the garbage
+    collector's next full run."""
     seen: set[int] = set()
-    while error is not None and id(error) not in seen:  # causes may go round in a circle
+    while error is not None and id(error) not in seen:  # causes may form a cycle
         seen.add(id(error))
         error.__traceback__ = None
         error = (error.original_error if isinstance(error, GraphQLError) else None) or error.__cause__ or error.__context__
 
 
 def _is_argument_error(error: GraphQLError) -> bool:
-    """graphql-core names the node only if an argument could not be read; a result that does not fit has none."""
+    """graphql-core sets the node only if an argument could not be read. It is missing for a result that does not fit."""
     cause = error.original_error
     return isinstance(cause, GraphQLError) and bool(cause.nodes)

@@ -1,7 +1,7 @@
-"""What a schema's author says about a field beyond its type, in Strawberry's `metadata`.
+"""What a schema says about a field beyond its type, in Strawberry's `metadata`.
 
-`cost`: points that a call of the field takes, 1 by default. `list_size`: how many items an unpaged list is taken to have.
-`spends`: a query field that costs money and so is never answered by GET. `broadcast`: see Audience. `joined`: called with the
+`cost`: points that a call of the field takes, 1 by default. `list_size`: the assumed number of items of an unpaged list.
+`spends`: a query field that costs money, so GET is never allowed for it. `broadcast`: see Audience. `joined`: called with the
 context of a subscriber that joins a shared stream, to make its first event.
 """
 

@@ -1,4 +1,4 @@
-"""The frames that a client of graphql-transport-ws sends, read strictly."""
+"""Reads the frames that a client of graphql-transport-ws sends, strictly."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _MAX_HEAD_BYTES = 4096
 
 
 class ProtocolBroken(Exception):
-    """The client broke the protocol: the socket is closed with `code`."""
+    """The client broke the protocol. The socket is closed with `code`."""
 
     def __init__(self, code: int, reason: str) -> None:
         super().__init__(reason)
@@ -38,7 +38,7 @@ def read_frame(message: Message) -> Frame:
 
 
 def read_head(raw: bytes) -> Frame:
-    """A frame without its payload, which must come last, as it does from all clients known. Raises ProtocolBroken."""
+    """Reads a frame without its payload. The payload must come last, as all known clients send it. Raises ProtocolBroken."""
     head, _, _ = raw[:_MAX_HEAD_BYTES].partition(b'"payload"')
     return decode_frame(head + b'"payload":null}')
 
@@ -52,7 +52,7 @@ def decode_frame(text: str | bytes) -> Frame:
 
 
 def pong_to(ping: Frame) -> str:
-    """Gives back what came with it. Raises ProtocolBroken."""
+    """Returns a pong with the payload of the ping. Raises ProtocolBroken."""
     given = bytes(ping.payload).decode()
     if len(given) > _MAX_PING_LENGTH:
         raise ProtocolBroken(4400, "the payload of a ping is too long")
@@ -68,7 +68,7 @@ def id_of(frame: Frame) -> str:
 
 
 def fields_of(frame: Frame) -> dict[str, object]:
-    """Of its payload, which may be missing. Raises ProtocolBroken."""
+    """Returns the fields of the frame's payload, which may be missing. Raises ProtocolBroken."""
     try:
         return _fields_decoder.decode(frame.payload) or {} if frame.payload else {}
     except (msgspec.MsgspecError, RecursionError, ValueError):

@@ -1,8 +1,8 @@
-"""What a document may ask for, decided in one pass before validation, whose own cost it bounds.
+"""Limits on what a document may ask for. One pass checks them before validation, so that validation cannot cost too much.
 
-Fragments are measured once and added up by arithmetic, so the pass is linear in the text however often they are spread.
-Introspection counts as fields but not towards depth: the standard query is deeper than any honest document. It must be asked for
-on its own: its answer takes long and is made in a thread, where nothing else can run.
+Fragments are measured once and then added up by arithmetic. So the pass is linear in the text, however often fragments are
+spread. Introspection counts as fields but not towards depth, because the standard query is deeper than any ordinary document.
+It must be the only root field: its answer takes long and is made in a thread, where nothing else can run.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ _MAX_INTROSPECTIONS = 2
 
 @dataclass(slots=True)
 class Measure:
-    """One selection set with everything below it, fragments spread out. `keys` counts its own response keys; `introspections`,
-    `typenames` and `roots` are its own fields too."""
+    """One selection set with everything below it, fragments included. `keys`, `introspections`, `typenames` and `roots` count
+    only the fields of the set itself."""
 
     depth: int = 0
     fields: int = 0
@@ -69,7 +69,7 @@ class Measure:
 
 
 class Guard:
-    """Measures one document; `check` raises LimitExceeded with the first limit that is passed."""
+    """Measures one document. `check` raises LimitExceeded for the first limit that is exceeded."""
 
     def __init__(self, document: DocumentNode, limits: LimitSettings) -> None:
         self._limits = limits
@@ -80,7 +80,7 @@ class Guard:
         self._most_directives = 0
 
     def check(self) -> bool:
-        """True if the document introspects."""
+        """Returns True if the document introspects."""
         operations: list[OperationDefinitionNode] = []
         for definition in self._document.definitions:
             if isinstance(definition, FragmentDefinitionNode):
@@ -111,7 +111,7 @@ class Guard:
         return any(measure.introspections for measure in measures)
 
     def _fragment(self, name: str) -> Measure:
-        """A fragment in its own spread counts as nothing: validation names the circle."""
+        """A fragment inside its own spread counts as nothing; validation reports the cycle."""
         if name in self._measured:
             return self._measured[name] or Measure()
         self._measured[name] = None

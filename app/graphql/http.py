@@ -1,7 +1,7 @@
 """GraphQL over HTTP (the 2025 draft), as one plain ASGI application.
 
-The order is the defence: method, media type, key and load are looked at before a byte of the body is read, and a place among the
-calls is taken only once all of it is there.
+The order of the checks protects the server. Method, media type, key and load are checked before a byte of the body is read. A
+place among the calls is taken only when the whole body has arrived.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ STREAM_HINT = "subscriptions are streams: use a WebSocket with graphql-transport
 
 
 class HeaderView(Mapping[str, str]):
-    """The request's headers by lower-case name, read in place; the values of a repeated one are joined, as a list's are."""
+    """The request's headers by lower-case name, without a copy. The values of a repeated header are joined with commas."""
 
     def __init__(self, raw: list[Header]) -> None:
         self._raw = raw
@@ -56,7 +56,7 @@ class HeaderView(Mapping[str, str]):
 
 @dataclass(frozen=True, slots=True)
 class _Streamed:
-    """A subscription of a caller who takes events too, though not before all else."""
+    """A subscription of a caller that also accepts events, but does not prefer them."""
 
     prepared: Prepared
     caller: Caller
@@ -90,7 +90,7 @@ class GraphQLEndpoint:
                 return
             if accepted is None:
                 names = f"{MediaType.RESPONSE_JSON}, {MediaType.JSON} or, for streams, {MediaType.EVENT_STREAM}"
-                raise failure(Code.NOT_ACCEPTABLE, f"answers come as {names}", 406)
+                raise failure(Code.NOT_ACCEPTABLE, f"available media types: {names}", 406)
             if media is MediaType.EVENT_STREAM:
                 await self._stream(scope, headers, receive, send, None)
                 return
@@ -123,11 +123,11 @@ class GraphQLEndpoint:
                     return _Streamed(prepared, caller)
                 try:
                     return await self._engine.execute(prepared, caller)
-                except asyncio.CancelledError:  # a server that is asked to stop does so once its grace period is over
+                except asyncio.CancelledError:  # the server cancels calls at the end of its grace period
                     raise failed_by(DeadlineExceeded("the server stopped before the operation ended"), "") from None
 
     async def _stream(self, scope: Scope, headers: HeaderView, receive: Receive, send: Send, streamed: _Streamed | None) -> None:
-        """`streamed` is the request if it was read already, else None."""
+        """`streamed` is the request if it was already read, else None."""
         caller = streamed.caller if streamed else await self._caller(scope, headers)
         stream = EventStream(scope, receive, send, caller, headers=headers, clock=self._clock)
         try:
@@ -175,7 +175,7 @@ class GraphQLEndpoint:
 
 
 def check_method_of(prepared: Prepared, method: str) -> None:
-    """GET may be repeated and prefetched by anybody on the way, so it never changes or spends anything."""
+    """Others on the network path may repeat or prefetch a GET, so a GET never changes or spends anything."""
     if method == "GET" and not prepared.operation.may_be_read_by_get:
         failed = failure(Code.METHOD_NOT_ALLOWED, "this operation spends or changes something: use POST", 405)
         failed.headers = ((b"allow", b"POST"),)
@@ -183,7 +183,7 @@ def check_method_of(prepared: Prepared, method: str) -> None:
 
 
 def check_content_type(content_type: str | None) -> None:
-    """Only `application/json` in UTF-8: what a foreign page's form can send is refused."""
+    """Accepts only `application/json` in UTF-8. So a form of another site cannot send a request."""
     name, *parameters = (part.strip().lower() for part in (content_type or "").split(";"))
     charsets = [part.removeprefix("charset=").strip('"') for part in parameters if part.startswith("charset=")]
     if name != MediaType.JSON or charsets not in ([], ["utf-8"]):
@@ -214,7 +214,7 @@ async def send_json(send: Send, status: int, payload: object, media: MediaType, 
 
 
 async def _send_failure(send: Send, failed: RequestFailed, media: MediaType) -> None:
-    """`application/json` answers 200 to what is wrong within a document; every other failure keeps its status."""
+    """`application/json` answers with 200 if the error is inside the document. Every other failure keeps its status."""
     shown = media if media is MediaType.RESPONSE_JSON else MediaType.JSON
     status = 200 if failed.in_document and shown is MediaType.JSON else failed.status
     await send_json(send, status, failed.payload, shown, failed.headers)

@@ -18,8 +18,8 @@ from app.web.misuse import Misuse
 
 @dataclass(frozen=True, slots=True)
 class Operations:
-    """`bodies` counts the bodies that are being received, `calls` queries and mutations in flight, `body_bytes` what they came
-    in; each is shared among keys and tenants. What is large is read in the threads of `offload`."""
+    """`bodies` counts the bodies that are being received, `calls` the queries and mutations in flight, `body_bytes` their
+    bytes. Each is shared among keys and tenants. Large requests are processed in the threads of `offload`."""
 
     engine: Engine
     authenticate: Authenticate

@@ -1,9 +1,9 @@
 """Completes plain data fast. If a selection only reads attributes, a small plan, made once per document, does what graphql-core
 would do field by field.
 
-A plan never decides anything new. Whatever is not plain (a resolver, an argument, a union, a null where none may be, a value that
-does not fit) makes it give up, and graphql-core completes the same value in its own way, with its own errors; reading an
-attribute twice does no harm.
+A plan never changes a result. If a value is not plain (a resolver, an argument, a union, an unexpected null, a wrong type), the
+plan gives up. Then graphql-core completes the same value in its usual way, with its own errors. Reading an attribute twice does
+no harm.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _MIN_INT, _MAX_INT = -(2**31), 2**31 - 1
 
 
 class NotPlain(Exception):
-    """The value is not what a plan can complete."""
+    """A plan cannot complete this value."""
 
 
 def _text(value: object) -> object:
@@ -73,7 +73,7 @@ def _whole_number(value: object) -> object:
     return value
 
 
-# What is already as it is written needs no coercing.
+# These values are encoded as they are and need no coercion.
 _AS_WRITTEN: Mapping[object, Complete] = {
     GraphQLString: _text,
     GraphQLID: _text,
@@ -106,7 +106,7 @@ def _leaf(type_: GraphQLLeafType) -> Complete:
 
 
 def _numbers(values: object) -> object:
-    """All in one step, because vectors have thousands. A sum is finite only if each of its parts is."""
+    """Checks all numbers in one step, because vectors have thousands. A sum is finite only if each of its parts is."""
     if not isinstance(values, (list, tuple)) or set(map(type, values)) - {float} or not math.isfinite(sum(values)):
         raise NotPlain
     return values
@@ -131,10 +131,10 @@ def _refuse() -> object:
 
 
 def _object(type_: GraphQLObjectType, fields: list[tuple[str, str, Complete, bool]]) -> Complete:
-    """`fields` are response key, attribute, how its value is completed, and whether it must not be null.
+    """`fields` are response key, attribute, the function that completes its value, and whether it must not be null.
 
-    One expression for the whole object takes half the time of a loop. Nothing a caller wrote gets into its text: only
-    attributes' names, as they stand in the schema's classes; all else is passed by reference.
+    One expression for the whole object takes half the time of a loop. Nothing from a caller gets into its text. It contains
+    only names of attributes of the schema's classes; everything else is passed by reference.
     """
     known: dict[str, object] = {"is_type_of": type_.is_type_of or _anything, "refuse": _refuse, "name": type_.name}
     entries = []
@@ -143,7 +143,7 @@ def _object(type_: GraphQLObjectType, fields: list[tuple[str, str, Complete, boo
         entries.append(f"key{number}: {_expression(attribute, f'complete{number}', complete, required=required)}")
     check = "value is not None and is_type_of(value, None) is True"
     text = f"lambda value: {{{', '.join(entries)}}} if {check} else refuse()"
-    return cast("Complete", eval(text, known))  # noqa: S307 (of our own making, see above)
+    return cast("Complete", eval(text, known))  # noqa: S307 (the text is made here, see above)
 
 
 def _expression(attribute: str, name: str, complete: Complete, *, required: bool) -> str:
@@ -161,7 +161,7 @@ def _anything(_value: object, _info: object) -> bool:
 
 
 def _attribute(field: GraphQLField) -> str | None:
-    """The attribute a field reads and nothing more; None if it does anything else."""
+    """The attribute that a field reads; None if the field does anything else."""
     definition = field.extensions.get("strawberry-definition")
     if not getattr(field.resolve, "_is_default", False) or not isinstance(definition, StrawberryField) or field.args:
         return None
@@ -171,7 +171,7 @@ def _attribute(field: GraphQLField) -> str | None:
 
 
 def _by_plan(complete_value: Callable[..., Any]) -> Callable[..., Any]:
-    """The same, by the plan if there is one and the value is plain."""
+    """Wraps `complete_value`: uses the plan if there is one and the value is plain."""
 
     def complete(  # noqa: PLR0917 (graphql-core's own)
         self: PlannedExecutor,
@@ -184,7 +184,7 @@ def _by_plan(complete_value: Callable[..., Any]) -> Callable[..., Any]:
     ) -> Any:
         plan = self._plan(return_type, field_details_list)
         if plan is not None:
-            with suppress(Exception):  # graphql-core meets the same error again, and reports it
+            with suppress(Exception):  # graphql-core gets the same error again and reports it
                 return plan(result)
         return complete_value(self, return_type, field_details_list, info, path, result, position_context)
 
@@ -192,17 +192,18 @@ def _by_plan(complete_value: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _unused(_work: object) -> Any:
-    raise NotImplementedError("none of our types needs to wait to know what it is")
+    raise NotImplementedError("no type of this schema is resolved asynchronously")
 
 
 _HELPERS = GraphQLResolveInfoHelpers(gather=_unused, track=_unused)
 
 
 class PlannedExecutor(StrawberryGraphQLCoreExecutionContext):
-    """`plans` is the document's own; None if its selections depend on more than the document, as by @include.
+    """`plans` belongs to the document. It is None if the selections depend on more than the document, for example because of
+    @include.
 
-    It never holds itself, as graphql-core's own does: what a request of many megabytes brought would stay until the garbage
-    collector's next full turn, which is rare.
+    Unlike graphql-core's own executor, it holds no reference to itself. Such a cycle would keep the data of a large request
+    until the garbage collector's next full run, which is rare.
     """
 
     plans: Plans | None = None
@@ -216,18 +217,18 @@ class PlannedExecutor(StrawberryGraphQLCoreExecutionContext):
     complete_object_value = _by_plan(StrawberryGraphQLCoreExecutionContext.complete_object_value)
 
     def complete_event(self, event: object) -> dict[str, object] | None:
-        """The data of one event of a subscription, if everything that is selected is plain; None if graphql-core has to complete
-        it. It needs no context, since a plan calls no resolver."""
+        """Returns the data of one event of a subscription if everything that is selected is plain; None if graphql-core has to
+        complete it. A plan calls no resolver, so it needs no context."""
         if self.plans is None:
             return None
         key, type_, details = self._event_field = self._event_field or self._root_field()
-        with suppress(Exception):  # graphql-core meets the same error again, and reports it
+        with suppress(Exception):  # graphql-core gets the same error again and reports it
             plan = self._event_plan(type_, details, event)
             return None if plan is None else {key: plan(event)}
         return None
 
     def _root_field(self) -> tuple[str, GraphQLOutputType, FieldDetailsList]:
-        """Response key, type and selections of a subscription's one field, whose value is the event itself."""
+        """Response key, type and selections of a subscription's one field. Its value is the event itself."""
         root = cast("GraphQLObjectType", self.schema.subscription_type)
         fields = collect_fields(
             self.schema, self.fragments, self.variable_values, root, self.operation, self.hide_suggestions
@@ -236,7 +237,7 @@ class PlannedExecutor(StrawberryGraphQLCoreExecutionContext):
         return key, root.fields[details[0].node.name.value].type, details
 
     def _event_plan(self, type_: GraphQLOutputType, details: FieldDetailsList, event: object) -> Complete | None:
-        """By the event's class, which decides what it is of an interface or a union."""
+        """The plan for the event's class, which decides the type if the field is an interface or a union."""
         assert self.plans is not None
         key = (type(event), type_, *(id(one.node) for one in details))
         if key not in self.plans:
@@ -244,7 +245,7 @@ class PlannedExecutor(StrawberryGraphQLCoreExecutionContext):
         return self.plans[key]
 
     def _type_of(self, type_: GraphQLOutputType, event: object) -> GraphQLOutputType:
-        """Raises ValueError if it is not one alone."""
+        """Raises ValueError if not exactly one type matches."""
         nullable = type_.of_type if isinstance(type_, GraphQLNonNull) else type_
         if not is_abstract_type(nullable):
             return nullable

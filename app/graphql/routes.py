@@ -67,8 +67,8 @@ def build_graphql_routes(
     misuse: Misuse,
     simulated: bool = False,
 ) -> list[BaseRoute]:
-    """`authenticate` takes the request's headers by lower-case name and raises Unauthenticated or StoreUnavailable;
-    `make_context` is called once an operation and once an event, and must not block."""
+    """`authenticate` takes the request's headers by lower-case name and raises Unauthenticated or StoreUnavailable.
+    `make_context` is called once per operation and once per event, and must not block."""
     limits, server = settings.limits, settings.server
     places, retry_after = server.max_in_flight, server.retry_after
     shares = Shares(server.share_per_key, server.share_per_tenant, server.share_for_admin)

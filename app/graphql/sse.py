@@ -1,7 +1,7 @@
-"""Streams as server-sent events, one connection an operation (graphql-sse, distinct connections mode).
+"""Streams as server-sent events, one connection per operation (graphql-sse, distinct connections mode).
 
-A task watches for the client's leaving and cancels the stream itself, so nothing runs on for a reader that has gone, not even a
-source that never waits.
+A task watches whether the client leaves and then cancels the stream itself. So nothing continues for a client that has gone,
+not even a source that never waits.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _PING = b":\n\n"
 
 
 class _Queue:
-    """A member's share of a broadcast; falling behind ends it."""
+    """A member's queue in a broadcast. If the client falls behind, the stream ends."""
 
     def __init__(self) -> None:
         self._waiting: asyncio.Queue[str | None] = asyncio.Queue()
@@ -62,7 +62,7 @@ def encode(payload: object) -> str:
 
 
 class EventStream:
-    """One operation's answer as a stream; a Connection for as long as it is open."""
+    """One operation's answer as a stream. It is a Connection while it is open."""
 
     def __init__(
         self, scope: Scope, receive: Receive, send: Send, caller: Caller, *, headers: Mapping[str, str], clock: Clock
@@ -97,7 +97,7 @@ class EventStream:
 
     async def run(self, prepared: Prepared, streamer: Streamer, connections: Connections) -> None:
         """Sends every result as an event until the source or the client ends it. Raises RequestFailed, LimitExceeded and
-        Overloaded, before anything is sent."""
+        Overloaded before anything is sent."""
         with connections.joined(self):
             if not self._claim_last_request():
                 raise failure(Code.BAD_USER_INPUT, "a request that is answered by a stream is the last of its connection", 400)
@@ -107,7 +107,7 @@ class EventStream:
         await self._close()
 
     async def refuse(self, failed: RequestFailed) -> None:
-        """An error in the document is sent as an event, as the protocol wants it."""
+        """Sends an error in the document as an event, as the protocol requires."""
         await self._start()
         await self._send(_event(encode(failed.payload)) + _COMPLETE)
         await self._close()
@@ -198,7 +198,7 @@ class Streamer:
             self._broadcasts.leave(queue, subject)
 
     async def _result(self, run: Run, prepared: Prepared, caller: Caller, slot: ExitStack) -> AsyncGenerator[str, None]:
-        """The one result; the call's `slot` is free before it is sent."""
+        """Yields the one result. The call's `slot` is free before it is sent."""
         try:
             payload = await self._engine.execute_admitted(run, prepared, caller)
         except RequestFailed:

@@ -1,5 +1,7 @@
-"""How often an operation writes out each of its variables. A body's limits count a variable once; what is made of it is made at
-every use, so what passes them with all uses counted is refused before it is made.
+"""Counts how often an operation uses each of its variables.
+
+The limits of a body count a variable once, but its value is built again at every use. So a request that exceeds the limits with
+all uses counted is refused before anything is built.
 """
 
 from __future__ import annotations
@@ -46,13 +48,13 @@ class Weight:
 
 @dataclass(frozen=True, slots=True)
 class Uses:
-    """How often each variable of an operation is written out, and what those with a default bring where they are left out."""
+    """How often each variable of an operation is used, and the sizes of default values."""
 
     counts: Mapping[str, int]
     defaults: Mapping[str, Weight]
 
     def check(self, variables: Mapping[str, object] | None) -> None:
-        """Where one is used more than once. Raises LimitExceeded."""
+        """Checks only if a variable is used more than once. Raises LimitExceeded."""
         if not (variables or self.defaults) or max(self.counts.values(), default=0) <= 1:
             return
         given = variables or {}
@@ -65,7 +67,7 @@ class Uses:
 
 
 class VariableUses:
-    """Of one document that is known to be valid: no fragment spreads itself."""
+    """The uses in one document that is known to be valid: no fragment spreads itself."""
 
     def __init__(self, document: DocumentNode) -> None:
         self._fragments = {node.name.value: node for node in document.definitions if isinstance(node, FragmentDefinitionNode)}
@@ -131,7 +133,7 @@ def _weigh(value: object) -> Weight:
 
 
 def _weigh_literal(value: ValueNode) -> Weight:
-    """A default holds no variables."""
+    """The size of a default value, which contains no variables."""
     weight = Weight()
     left = [value]
     while left:

@@ -1,7 +1,8 @@
 """Operations over one WebSocket (graphql-transport-ws).
 
-An operation that fails is answered by an `error` message and leaves the others alone; only a client that breaks the protocol, or
-whose key is no longer good, loses the socket. Frames go out through one bounded outbox, flushed by at most one task at a time.
+If an operation fails, the client gets an `error` message and the others continue. The socket is closed only if the client
+breaks the protocol or its key is no longer valid. Frames go out through one bounded outbox, flushed by at most one task at a
+time.
 """
 
 from __future__ import annotations
@@ -37,14 +38,14 @@ SUBPROTOCOL = "graphql-transport-ws"
 _MAX_WAITING = 256
 _WAIT_ABOVE = 8
 _WITHOUT_PAUSE = 16
-"""Events that one stream may send in a row without waiting; then other streams get their turn."""
+"""A stream may send this many events in a row without waiting. Then other streams get their turn."""
 _SILENT_PINGS = 3
 _ACK = '{"type":"connection_ack"}'
 _PING = '{"type":"ping"}'
 
 
 class _Member:
-    """One operation's share of a broadcast."""
+    """One operation's part in a broadcast."""
 
     def __init__(self, session: _Session, id_: str) -> None:
         self._session = session
@@ -71,7 +72,7 @@ def _text(value: object) -> str:
 
 
 class _Operation:
-    """A running operation: its task, or the broadcast it is a member of, with the bytes it came in."""
+    """A running operation: its task, or the broadcast that it has joined, with the bytes of its request."""
 
     def __init__(self) -> None:
         self.task: asyncio.Task[None] | None = None
@@ -80,7 +81,7 @@ class _Operation:
 
 
 class _Session:
-    """A socket whose key has been checked; a Connection until it closes."""
+    """A socket whose key has been checked. It is a Connection until it closes."""
 
     def __init__(
         self, operations: Operations, scope: Scope, send: Send, principal: Principal, credentials: Mapping[str, str]
@@ -120,7 +121,7 @@ class _Session:
         self.post(_PING, "")
 
     async def read(self, receive: Receive) -> ProtocolBroken | None:
-        """Takes what the client sends; returns why the socket is to be closed, None if the client has done it."""
+        """Handles what the client sends. Returns why the socket is to be closed, None if the client has closed it."""
         self._reader = asyncio.current_task()
         try:
             while (message := await receive())["type"] != "websocket.disconnect":
@@ -132,7 +133,7 @@ class _Session:
                         message[RELEASE]()
                 else:
                     await self._take(read_frame(message), self._parse)
-                del message  # or the last frame would stay as long as the socket is quiet
+                del message  # otherwise the last frame stays in memory while the socket is quiet
         except ProtocolBroken as broken:
             return broken
         except asyncio.CancelledError:
@@ -145,7 +146,7 @@ class _Session:
         return None
 
     async def _take_large(self, raw: bytes) -> None:
-        """What it unfolds to is looked at before it is read, and even that takes long."""
+        """Checks the JSON complexity of a large frame first, then parses it in a thread."""
         try:
             await check_json_complexity(raw)
             frame = await self._operations.offload.run_in_thread(len(raw), partial(decode_frame, raw))
@@ -177,14 +178,15 @@ class _Session:
 
     # ------------------------------------------------------------------ sending
     def post(self, head: str, payload: str) -> bool:
-        """Queues a frame, its head and payload joined only when it is sent; False if the reader is too far behind."""
+        """Queues a frame; its head and payload are joined only when it is sent. Returns False if the reader is too far behind."""
         if len(self._outbox) >= _MAX_WAITING:
             return False
         self._put(head, payload)
         return True
 
     async def send_now(self, head: str, payload: str) -> bool:
-        """The same for an event, without waiting for the reader. Needs no task if the transport can take the frame now."""
+        """Sends an event as `post` does, without waiting for the reader. Needs no task if the transport can take the frame
+        now."""
         if self._flusher is not None or self.gone or not self._has_room():
             return self.post(head, payload)
         try:
@@ -209,7 +211,7 @@ class _Session:
         await self._until_room(_WAIT_ABOVE)
 
     async def _until_room(self, above: int) -> None:
-        """Where more than so many frames wait for the reader, waits itself until it has caught up."""
+        """Waits until the reader has caught up, if more than `above` frames are queued."""
         if len(self._outbox) > above:
             while len(self._outbox) > _WAIT_ABOVE:
                 self._room.clear()
@@ -263,7 +265,7 @@ class _Session:
         return await self._operations.parser.parse(bytes(payload))
 
     def _begin(self, id_: str) -> _Operation:
-        """Raises ProtocolBroken if there is one of that id."""
+        """Raises ProtocolBroken if there is an operation with that id."""
         if id_ in self._running:
             raise ProtocolBroken(4409, "Subscriber for this id already exists")
         operation = self._running[id_] = _Operation()
@@ -276,7 +278,7 @@ class _Session:
         if operation.membership is not None:
             self._operations.broadcasts.leave(*operation.membership)
         operation.kept.close()
-        task, operation.task = operation.task, None  # else it would keep itself, by its traceback, and all it was asked with
+        task, operation.task = operation.task, None  # otherwise its traceback keeps it and the request in memory
         if task is not None and task is not asyncio.current_task():
             task.cancel()
         return True
@@ -316,14 +318,14 @@ class _Session:
                     await asyncio.sleep(0)
 
     async def _join(self, id_: str, operation: _Operation, prepared: Prepared, run: Run, caller: Caller) -> None:
-        """A member needs no task of its own: the broadcast posts to the outbox."""
+        """A member needs no task of its own, because the broadcast posts to the outbox."""
         member = _Member(self, id_)
         subject = await self._operations.broadcasts.join(member, prepared, run, caller)
         operation.membership = (member, subject)
         operation.task = None
 
     async def close(self) -> None:
-        """Ends every operation and lets go of everything."""
+        """Ends every operation and releases everything."""
         tasks = [operation.task for operation in self._running.values() if operation.task is not None]
         for id_ in list(self._running):
             self._forget(id_)
@@ -363,12 +365,12 @@ class WebSocketEndpoint:
             return None
 
     def _origin_allowed(self, headers: Mapping[str, str]) -> bool:
-        """A program sends no Origin; a browser's must be ours or listed."""
+        """Other programs than browsers send no Origin. A browser's must be ours or in the configured list."""
         origin = headers.get("origin")
         return origin is None or origin in self._allowed_origins or origin.partition("://")[2] == headers.get("host")
 
     async def _initialised(self, scope: Scope, headers: Mapping[str, str], receive: Receive, send: Send) -> _Session | None:
-        """The session once the key has been checked; None if the client has gone. Raises ProtocolBroken."""
+        """Returns the session when the key has been checked; None if the client has gone. Raises ProtocolBroken."""
         try:
             async with asyncio.timeout(self._operations.limits.connection_init_timeout.total_seconds()):
                 while True:
@@ -414,7 +416,7 @@ class WebSocketEndpoint:
 
 
 def _credentials(headers: Mapping[str, str], fields: Mapping[str, object]) -> Mapping[str, str]:
-    """The key of connection_init, in a field `authorization` of any case; else that of the handshake."""
+    """Returns the key of connection_init, in a field `authorization` in any case; else that of the handshake."""
     given = headers.get("authorization", "")
     for name, value in fields.items():
         if name.lower() == "authorization" and isinstance(value, str):
@@ -423,7 +425,7 @@ def _credentials(headers: Mapping[str, str], fields: Mapping[str, object]) -> Ma
 
 
 def _refusal(failed: RequestFailed) -> JSONResponse:
-    """Of a handshake, before there is a WebSocket."""
+    """The response that refuses a handshake, before there is a WebSocket."""
     headers = {name.decode("ascii"): value.decode("ascii") for name, value in failed.headers}
     return JSONResponse(failed.payload, failed.status, headers)
 

@@ -1,4 +1,4 @@
-"""The console: a page for a browser that opens `/graphql`. All of it is served from here; nothing comes from a foreign host."""
+"""The console: a page for a browser that opens `/graphql`. All its files come from this server."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def _without_notice(page: str) -> str:
 
 
 class ConsolePage:
-    """Answers with the page; `simulated` shows a note that no real provider answers."""
+    """Answers with the page. `simulated` shows a note that answers come from the simulator."""
 
     def __init__(self, *, simulated: bool) -> None:
         page = (_FOLDER / "console.html").read_text(encoding="utf-8")
@@ -30,7 +30,7 @@ class ConsolePage:
 
 
 class ConsoleFile:
-    """One of the page's own files."""
+    """Serves one of the page's own files."""
 
     def __init__(self, name: str, media_type: str) -> None:
         self._content = (_FOLDER / name).read_bytes()
