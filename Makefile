@@ -6,7 +6,7 @@ SHELL := /bin/sh
 PIP := .venv/bin/python -m pip --disable-pip-version-check install --quiet
 CODE := app schema resolvers simulator migrations tests benchmarks
 
-# A virtual environment whose Python is gone is made anew.
+# If its Python is gone, the virtual environment is made again.
 ifneq ($(shell .venv/bin/python -c 'print(1)' 2>/dev/null),1)
 .PHONY: .venv/made
 endif
@@ -16,18 +16,18 @@ endif
 
 .DEFAULT_GOAL := help
 
-help: ## list the targets; starts nothing
+help: ## list the targets; start nothing
 	@echo "GreenLang. Targets:"
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
-	@echo "Arguments go in ARGS: make run ARGS=\"--port 8500 --data-dir DIR --config FILE --workers 2\", make test ARGS=\"-k breaker\""
+	@echo "Pass arguments in ARGS: make run ARGS=\"--port 8500 --data-dir DIR --config FILE --workers 2\", make test ARGS=\"-k breaker\""
 
-run: .venv/installed ## install what is needed and serve
+run: .venv/installed ## install what is needed and start the server
 	@exec .venv/bin/python -m app.cli serve --stop-with-parent $(ARGS)
 
 test: .venv/installed-test ## install what the tests need and run them
 	@.venv/bin/python -m pytest -n 2 --dist loadfile $(ARGS)
 
-lint: .venv/installed-test ## run every check that is not a test
+lint: .venv/installed-test ## run all checks that are not tests
 	@.venv/bin/ruff format --check .
 	@.venv/bin/ruff check .
 	@.venv/bin/python -m mypy
@@ -42,9 +42,9 @@ pins: ## write requirements/ from pyproject.toml (needs uv)
 
 .venv/made:
 	@command -v $(PYTHON) >/dev/null 2>&1 || { \
-	  echo "There is no $(PYTHON) here. Install Python 3.11 or newer, or name one: make PYTHON=/path/to/python3.12" >&2; exit 1; }
+	  echo "There is no $(PYTHON) here. Install Python 3.11 or newer, or name it: make PYTHON=/path/to/python3.12" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
-	  echo "$$($(PYTHON) --version 2>&1) is too old: GreenLang needs Python 3.11 or newer. Name one: make PYTHON=python3.12" >&2; \
+	  echo "$$($(PYTHON) --version 2>&1) is too old: GreenLang needs Python 3.11 or newer. Name another one: make PYTHON=python3.12" >&2; \
 	  exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
 	  version=$$($(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \

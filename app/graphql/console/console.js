@@ -40,7 +40,7 @@ const EXAMPLES = [
     variables: {},
   },
   {
-    name: "What it cost, by model",
+    name: "Costs by model",
     query: `query CostsByModel($filter: CostFilter!) {
   costs(filter: $filter, groupBy: [PROVIDER, MODEL], first: 20) {
     asOf
@@ -81,7 +81,7 @@ function showExample(index) {
   for (const area of [query, variables]) area.setSelectionRange(0, 0);
 }
 
-/** Colours JSON by text nodes only: what a server or a model wrote never becomes markup. */
+/** Colours JSON with text nodes only, so text from a server or a model never becomes markup. */
 function showJson(text) {
   const pieces = /("(?:\\.|[^"\\])*")(\s*:)?|\b(true|false|null)\b|(-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)/g;
   const fragment = document.createDocumentFragment();
@@ -143,7 +143,7 @@ async function execute() {
       const parsed = JSON.parse(text);
       failed ||= Array.isArray(parsed.errors);
       shown = JSON.stringify(parsed, null, 2);
-    } catch { /* shown as it came */ }
+    } catch { /* not JSON: shown unchanged */ }
     showJson(shown);
     say(`${response.status} ${response.statusText} · ${took} ms${failed && response.ok ? " · with errors" : ""}`.replace("  ", " "), failed);
     if (response.status === 401) key.focus();
@@ -155,13 +155,13 @@ async function execute() {
   }
 }
 
-/** The SDL needs the key in production, and a link cannot carry one: fetch it and open what came. */
+/** In production the SDL needs the key, and a link cannot send one. So the SDL is fetched here and shown. */
 async function openSchema(event) {
   event.preventDefault();
   const response = await fetch("/graphql/schema.graphql", { headers: headers() });
   const text = await response.text();
   showJson(text);
-  say(response.ok ? "the schema" : `${response.status}: the schema needs a valid key here`, !response.ok);
+  say(response.ok ? "This is the schema." : `${response.status}: the schema needs a valid key, in production a key with ADMIN.`, !response.ok);
 }
 
 EXAMPLES.forEach((example, index) => element("examples").append(new Option(example.name, String(index))));
