@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import msgspec
-from msgspec import UNSET, Raw, UnsetType
+from msgspec import UNSET, Raw
 
 from simulator.answers import Ask, Input, ToolMode, signature
+from simulator.anthropic_body import Block, Body, CacheControl, CountBody, Message, Tool
+from simulator.anthropic_source import check_source, source_chars
 from simulator.models import FAULT_MARK, Model, find
 from simulator.prefix_cache import PrefixCache
 from simulator.protocol import Rejected
@@ -23,111 +25,6 @@ _MIN_TOP_P_THINKING = 0.95
 OLD_VERSION = "2023-06-01"
 _EFFORT_TOKENS = {"low": 16, "medium": 32, "high": 64, "xhigh": 96, "max": 128}
 _TTL_SECONDS = {"5m": 300.0, "1h": 3600.0}
-
-
-class _Lax(msgspec.Struct, omit_defaults=True):
-    pass
-
-
-class CacheControl(_Lax):
-    type: Literal["ephemeral"]
-    ttl: Literal["5m", "1h"] = "5m"
-
-
-class Source(_Lax):
-    type: Literal["base64", "url", "file", "text", "content"]
-    media_type: str | None = None
-    data: str | None = None
-    url: str | None = None
-    file_id: str | None = None
-    content: Raw = Raw(b"")
-
-
-class Block(_Lax):
-    type: str
-    text: str | None = None
-    source: Source | None = None
-    id: str | None = None
-    name: str | None = None
-    input: Raw = Raw(b"")
-    tool_use_id: str | None = None
-    content: str | list[Block] | None = None
-    is_error: bool | None = None
-    thinking: str | None = None
-    signature: str | None = None
-    data: str | None = None
-    cache_control: CacheControl | None = None
-
-
-class Message(_Lax):
-    role: Literal["user", "assistant", "system"]
-    content: str | list[Block]
-
-
-class Tool(_Lax):
-    name: str
-    type: str | None = None
-    description: str | None = None
-    input_schema: Raw = Raw(b"")
-    cache_control: CacheControl | None = None
-
-
-class ToolChoice(_Lax):
-    type: Literal["auto", "any", "tool", "none"]
-    name: str | None = None
-    disable_parallel_tool_use: bool = False
-
-
-class Thinking(_Lax):
-    type: Literal["enabled", "disabled", "adaptive", "between_tools"]
-    budget_tokens: int | None = None
-    display: Literal["summarized", "omitted"] = "summarized"
-
-
-class Format(_Lax):
-    type: Literal["json_schema"]
-    schema: Raw
-
-
-class OutputConfig(_Lax):
-    effort: Literal["low", "medium", "high", "xhigh", "max"] | None = None
-    format: Format | None = None
-
-
-class Metadata(_Lax):
-    user_id: str | None = None
-
-
-class Body(msgspec.Struct, forbid_unknown_fields=True):
-    model: str
-    messages: Raw
-    max_tokens: int
-    system: str | list[Block] | None = None
-    stream: bool = False
-    tools: list[Tool] = []
-    tool_choice: ToolChoice | None = None
-    stop_sequences: list[str] = []
-    thinking: Thinking | None = None
-    output_config: OutputConfig | None = None
-    cache_control: CacheControl | None = None
-    metadata: Metadata | None = None
-    service_tier: Literal["auto", "standard_only"] | None = None
-    speed: Literal["standard", "fast"] | None = None
-    temperature: float | UnsetType = UNSET
-    top_p: float | UnsetType = UNSET
-    top_k: int | UnsetType = UNSET
-    container: Raw = Raw(b"")
-    diagnostics: Raw = Raw(b"")
-    inference_geo: str | None = None
-    user_profile_id: str | None = None
-    workspace_id: str | None = None
-
-
-class CountBody(msgspec.Struct):
-    model: str
-    messages: list[Message]
-    system: str | list[Block] | None = None
-    tools: list[Tool] = []
 
 
 _decoder = msgspec.json.Decoder(Body)
@@ -319,12 +216,31 @@ def _check_conversation(body: Body, messages: list[Message], model: Model) -> No
     for index, message in enumerate(messages):
         if not message.content:
             raise Rejected(400, f"messages.{index}: all messages must have non-empty content")
+        _check_media(f"messages.{index}.content", _blocks(message.content))
         if message.role != "assistant":
             _check_results(index, _blocks(message.content), asked)
             asked = []
         else:
             asked = [block.id or "" for block in _blocks(message.content) if block.type == "tool_use"]
+            _check_no_document(index, _blocks(message.content))
             _check_thinking(index, _blocks(message.content), body)
+
+
+def _check_no_document(index: int, blocks: list[Block]) -> None:
+    for at, block in enumerate(blocks):
+        if block.type == "document":
+            raise Rejected(400, f"messages.{index}.content.{at}.type: `document` blocks are not permitted in assistant messages.")
+
+
+def _check_media(path: str, blocks: list[Block]) -> None:
+    for at, block in enumerate(blocks):
+        where = f"{path}.{at}"
+        if block.type == "text" and not block.text:
+            raise Rejected(400, "messages: text content blocks must be non-empty")
+        if block.type == "tool_result":
+            _check_media(f"{where}.content", _blocks(block.content))
+        elif block.type in {"image", "document"}:
+            check_source(f"{where}.{block.type}.source", block.type, block.source)
 
 
 def _check_results(index: int, blocks: list[Block], asked: list[str]) -> None:
@@ -404,6 +320,8 @@ def _content_chars(content: str | list[Block] | None) -> int:
 def _block_chars(block: Block) -> int:
     if block.type == "image":
         return IMAGE_TOKENS * CHARS_PER_TOKEN
+    if block.type == "document":
+        return len(block.title or "") + len(block.context or "") + source_chars(block.source)
     chars = len(block.text or "") + len(block.thinking or "") + _content_chars(block.content)
     return chars + len(block.name or "") + len(block.input)
 

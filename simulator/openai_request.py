@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from typing import Literal
 
 import msgspec
 from msgspec import Raw
 
 from simulator.answers import Ask, Input, ToolMode
 from simulator.anthropic_request import has_open_object
+from simulator.media import pdf_chars
 from simulator.models import FAULT_MARK, Model, wants_completion_tokens
+from simulator.openai_body import Body, File, Message, NamedChoice, Part
 from simulator.openai_refusals import decoded, known_model, too_long
 from simulator.prefix_cache import PrefixCache
 from simulator.protocol import Rejected
@@ -20,108 +21,8 @@ from simulator.text import CHARS_PER_TOKEN, IMAGE_TOKENS, MESSAGE_OVERHEAD_CHARS
 _CACHE_STEP_TOKENS = 128
 _CACHE_SECONDS = 1800.0
 _MAX_STOPS = 4
+_PDF_DATA = "data:application/pdf;base64,"
 _EFFORT_TOKENS = {"none": 0, "minimal": 8, "low": 16, "medium": 32, "high": 64, "xhigh": 96, "max": 128}
-
-
-class Part(msgspec.Struct):
-    type: Literal["text", "image_url", "input_audio", "file", "refusal"]
-    text: str | None = None
-    refusal: str | None = None
-
-
-class Function(msgspec.Struct):
-    name: str
-    arguments: str = ""
-
-
-class ToolCall(msgspec.Struct):
-    id: str
-    function: Function
-    type: str = "function"
-
-
-class Message(msgspec.Struct):
-    role: Literal["developer", "system", "user", "assistant", "tool", "function"]
-    content: str | list[Part] | None = None
-    tool_calls: list[ToolCall] | None = None
-    tool_call_id: str | None = None
-    name: str | None = None
-
-
-class FunctionTool(msgspec.Struct):
-    name: str
-    description: str | None = None
-    parameters: Raw = Raw(b"{}")
-    strict: bool | None = None
-
-
-class Tool(msgspec.Struct):
-    function: FunctionTool
-    type: Literal["function"] = "function"
-
-
-class Named(msgspec.Struct):
-    name: str
-
-
-class NamedChoice(msgspec.Struct):
-    function: Named
-    type: Literal["function"] = "function"
-
-
-class JsonSchema(msgspec.Struct):
-    name: str
-    schema: Raw = Raw(b"{}")
-    strict: bool | None = None
-
-
-class ResponseFormat(msgspec.Struct):
-    type: Literal["text", "json_object", "json_schema"]
-    json_schema: JsonSchema | None = None
-
-
-class StreamOptions(msgspec.Struct):
-    include_usage: bool = False
-
-
-class Body(msgspec.Struct, forbid_unknown_fields=True):
-    model: str
-    messages: Raw
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
-    max_tokens: int | None = None
-    max_completion_tokens: int | None = None
-    tools: list[Tool] | None = None
-    tool_choice: Literal["none", "auto", "required"] | NamedChoice | None = None
-    parallel_tool_calls: bool | None = None
-    response_format: ResponseFormat | None = None
-    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    stop: str | list[str] | None = None
-    seed: int | None = None
-    n: int | None = None
-    user: str | None = None
-    safety_identifier: str | None = None
-    audio: Raw = Raw(b"")
-    frequency_penalty: float | None = None
-    function_call: Raw = Raw(b"")
-    functions: Raw = Raw(b"")
-    logit_bias: Raw = Raw(b"")
-    logprobs: bool | None = None
-    metadata: dict[str, str] | None = None
-    modalities: list[str] | None = None
-    moderation: Raw = Raw(b"")
-    prediction: Raw = Raw(b"")
-    presence_penalty: float | None = None
-    prompt_cache_key: str | None = None
-    prompt_cache_options: Raw = Raw(b"")
-    prompt_cache_retention: str | None = None
-    service_tier: str | None = None
-    store: bool | None = None
-    top_logprobs: int | None = None
-    verbosity: Literal["low", "medium", "high"] | None = None
-    web_search_options: Raw = Raw(b"")
 
 
 _decoder = msgspec.json.Decoder(Body)
@@ -296,6 +197,7 @@ def _check_conversation(messages: list[Message]) -> None:
             break
         else:
             asked = {call.id for call in message.tool_calls or []}
+        _check_parts(index, message)
         if message.role in {"user", "system", "developer"} and message.content is None:
             raise Rejected(
                 400,
@@ -310,6 +212,42 @@ def _check_conversation(messages: list[Message]) -> None:
             f"The following tool_call_ids did not have response messages: {', '.join(sorted(asked))}",
             param="messages",
         )
+
+
+def _check_parts(index: int, message: Message) -> None:
+    for at, part in enumerate(message.content if isinstance(message.content, list) else ()):
+        if part.type in {"image_url", "file", "input_audio"} and message.role != "user":
+            what = {"image_url": "Image URLs", "file": "Files"}.get(part.type, "Audio inputs")
+            raise Rejected(
+                400,
+                f"Invalid 'messages[{index}]'. {what} are only allowed for messages with role 'user', but this message with role "
+                f"'{message.role}' contains one.",
+                code="invalid_value",
+                param=f"messages[{index}]",
+            )
+        if part.type == "file":
+            _check_file(part.file or File(), f"messages[{index}].content[{at}].file")
+
+
+def _check_file(file: File, path: str) -> None:
+    if file.file_id is not None:
+        raise Rejected(404, f"No such File object: {file.file_id}", param=f"{path}.file_id")
+    if file.filename is None or file.file_data is None:
+        missing = "filename" if file.filename is None else "file_data"
+        raise Rejected(
+            400, f"Missing required parameter: '{path}.{missing}'.", code="missing_required_parameter", param=f"{path}.{missing}"
+        )
+    try:
+        if not file.file_data.startswith(_PDF_DATA):
+            raise ValueError("no PDF")
+        pdf_chars(file.file_data.removeprefix(_PDF_DATA))
+    except ValueError:
+        raise Rejected(
+            400,
+            f"Invalid file data: '{path}.file_data'. Expected a base64-encoded data URL with an application/pdf MIME type.",
+            code="invalid_value",
+            param=f"{path}.file_data",
+        ) from None
 
 
 def _tool_mode(body: Body) -> tuple[ToolMode, str | None]:
@@ -334,12 +272,18 @@ def _message_chars(message: Message) -> int:
     if isinstance(message.content, str):
         chars += len(message.content)
     elif message.content is not None:
-        chars += sum(
-            IMAGE_TOKENS * CHARS_PER_TOKEN if part.type == "image_url" else len(part.text or "") for part in message.content
-        )
+        chars += sum(_part_chars(part) for part in message.content)
     for call in message.tool_calls or ():
         chars += len(call.function.name) + len(call.function.arguments)
     return chars
+
+
+def _part_chars(part: Part) -> int:
+    if part.type == "image_url":
+        return IMAGE_TOKENS * CHARS_PER_TOKEN
+    if part.file is not None:
+        return pdf_chars((part.file.file_data or "").removeprefix(_PDF_DATA))
+    return len(part.text or "")
 
 
 def _cached(body: Body, model: Model, key: str, cache: PrefixCache, total: int) -> tuple[Input, list[tuple[bytes, float]]]:

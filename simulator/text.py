@@ -11,6 +11,8 @@ from simulator.structured import Json
 
 CHARS_PER_TOKEN = 4
 IMAGE_TOKENS = 1000
+PAGE_TOKENS = 1500 + IMAGE_TOKENS
+"""Of a PDF: its text and its image."""
 MESSAGE_OVERHEAD_CHARS = 3 * CHARS_PER_TOKEN
 
 _SENTENCES = (

@@ -9,6 +9,7 @@ GreenLangError
 ├── DeadlineExceeded      the time given has run out
 ├── StoreUnavailable      PostgreSQL or Redis is away
 ├── Refused               an expected refusal; `reason` is the frozen dataclass the caller is shown
+│   └── RefusedByTarget   one target cannot take the call, another may
 └── ProviderError         one try at one target failed: `kind` says how
 """
 
@@ -88,6 +89,10 @@ class Refused(GreenLangError):
     def __init__(self, reason: object) -> None:
         super().__init__(type(reason).__name__)
         self.reason = reason
+
+
+class RefusedByTarget(Refused):
+    """The call is right, but this target cannot take it. Another target may."""
 
 
 class FailureKind(Enum):

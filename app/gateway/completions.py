@@ -13,19 +13,16 @@ from uuid import UUID
 import msgspec
 
 from app.domain.attempts import Attempt
-from app.domain.hosts import is_public_url
 from app.domain.ids import format_id
 from app.domain.problems import no_such
 from app.domain.usage import CacheTier, Label, TokenUsage
+from app.gateway.media import part_texts
 from app.llm.messages import (
     FinishReason,
-    ImageUrl,
-    InlineImage,
     Json,
     Message,
     ReasoningEffort,
     ResponseFormat,
-    Text,
     Tool,
     ToolCall,
     ToolChoice,
@@ -127,26 +124,14 @@ class Completion:
 def prompt_texts(request: CompletionRequest) -> Iterator[str]:
     """All parts of a request that a model reads as text."""
     for message in request.messages:
-        yield from (part.text for part in message.parts if isinstance(part, Text))
+        yield from part_texts(message.parts)
         for call in message.tool_calls:
             yield call.name
             yield call.arguments
         if message.tool_result is not None:
             yield message.tool_result.content
+            yield from part_texts(message.tool_result.parts)
         if message.reasoning is not None:
             yield msgspec.json.encode(message.reasoning).decode()
     if request.tools or request.response_format is not None:
         yield msgspec.json.encode((request.tools, request.response_format)).decode()
-
-
-def count_images(request: CompletionRequest) -> int:
-    return sum(isinstance(part, ImageUrl | InlineImage) for message in request.messages for part in message.parts)
-
-
-def find_private_image(request: CompletionRequest) -> tuple[str, ...] | None:
-    """The input path of the first image whose URL is not public. Host names are not resolved."""
-    for index, message in enumerate(request.messages):
-        for place, part in enumerate(message.parts):
-            if isinstance(part, ImageUrl) and not is_public_url(part.url):
-                return ("messages", str(index), "parts", str(place), "image", "url")
-    return None

@@ -22,11 +22,10 @@ from app.gateway.completions import (
     CACHE_NOT_YET,
     CacheMode,
     CompletionRequest,
-    count_images,
-    find_private_image,
     prompt_texts,
 )
 from app.gateway.embeddings import EmbeddingsRequest
+from app.gateway.media import Media, find_media, find_private_url
 from app.gateway.prompt_cache_affinity import Prompt, PromptCacheAffinity
 from app.llm.fleet import Fleet
 from app.llm.messages import EmbedCall, ModelCall
@@ -39,8 +38,6 @@ from app.runtime.request_hash import digest
 from app.settings import EMBEDDINGS_ROUTE
 from app.web.capacity import Holder
 
-IMAGE_TOKENS = 1600
-"""The most that providers charge for one image of usual size."""
 EXPECTED_OUTPUT_TOKENS = 500
 """The output cap that is assumed when targets are ordered by cost and the call has no cap."""
 LARGE_PROMPT_TOKENS = 20_000
@@ -94,12 +91,12 @@ class PlannedCall(Generic[Template]):
     idempotency: IdempotencyKey | None
     prompt: Prompt | None = None
     notes: tuple[str, ...] = ()
-    images: int = 0
+    media: Media = Media()
     max_output_tokens: int = 0
     min_output_tokens: int = 0
 
     def input_tokens(self, target: Target) -> int:
-        return self.estimator.corrected(target.provider, target.model, self.counted_tokens) + IMAGE_TOKENS * self.images
+        return self.estimator.corrected(target.provider, target.model, self.counted_tokens) + self.media.tokens
 
     def output_cap(self, target: Target) -> int:
         return min(self.max_output_tokens, self.output_limits.of(target))
@@ -151,10 +148,10 @@ class CallPlanner:
         same errors as `plan`."""
         prompt = Prompt(self._caches, _payer(request, principal).tenant, request)
         counted = await self._estimator.count(prompt_texts(request))
-        images = count_images(request)
-        if _is_large(counted, images):
-            await self._offload.run_in_thread(_size(counted, images), prompt.read)
-        needs = CallNeeds(input_tokens=counted + IMAGE_TOKENS * images, private_image=find_private_image(request))
+        media = find_media(request.messages)
+        if _is_large(counted, media.count):
+            await self._offload.run_in_thread(_size(counted, media.count), prompt.read)
+        needs = CallNeeds(input_tokens=counted + media.tokens, private_url=find_private_url(request.messages))
         estimate = self._expectation(request, prompt, counted, self._clock.now())
         return self._fleet.router.explain(request.model, request.routing, needs, estimate)
 
@@ -164,12 +161,11 @@ class CallPlanner:
         started, started_at = self._clock.monotonic(), self._clock.now()
         payer = _payer(request, principal)
         counted = await self._estimator.count(prompt_texts(request))
-        images = count_images(request)
-        private_image = find_private_image(request)
-        needs = CallNeeds(input_tokens=counted + IMAGE_TOKENS * images, streamed=streamed, private_image=private_image)
+        media = find_media(request.messages)
+        needs = CallNeeds(input_tokens=counted + media.tokens, streamed=streamed, private_url=find_private_url(request.messages))
         prompt = Prompt(self._caches, payer.tenant, request)
-        if _is_large(counted, images):
-            await self._offload.run_in_thread(_size(counted, images), prompt.read)
+        if _is_large(counted, media.count):
+            await self._offload.run_in_thread(_size(counted, media.count), prompt.read)
         estimate = self._expectation(request, prompt, counted, started_at)
         plan = self._fleet.router.plan(request.model, request.routing, needs, estimate)
         asked = request.max_output_tokens or plan.default_max_output_tokens
@@ -188,10 +184,10 @@ class CallPlanner:
             estimator=self._estimator,
             output_limits=self._output_limits,
             counted_tokens=counted,
-            idempotency=await self._idempotency(request, payer, counted, images),
+            idempotency=await self._idempotency(request, payer, counted, media.count),
             prompt=prompt,
             notes=_notes(request),
-            images=images,
+            media=media,
             max_output_tokens=asked,
             min_output_tokens=request.min_output_tokens or max(1, cap // 4),
         )

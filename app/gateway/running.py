@@ -60,7 +60,7 @@ class RunningCall(Generic[Template]):
 
     def _learn(self, attempt: Attempt, usage: TokenUsage) -> None:
         call = self.call
-        if not call.images:
+        if not call.media.count:
             call.estimator.learn(attempt.provider, attempt.model, call.counted_tokens, usage.input_tokens)
         if call.prompt is not None and len(call.plan.targets) > 1:
             call.prompt.served(Target(attempt.provider, attempt.model), usage)

@@ -69,7 +69,32 @@ class InlineImage:
     media_type: str
 
 
-Part: TypeAlias = Text | ImageUrl | InlineImage
+@dataclass(frozen=True, slots=True)
+class PdfUrl:
+    """Passed on, never fetched by us."""
+
+    url: str
+    name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class InlinePdf:
+    """`data` is base64 text, checked on the way in. `pages` is estimated and at least 1."""
+
+    data: str
+    pages: int = 1
+    name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TextDocument:
+    text: str
+    name: str | None = None
+
+
+Document: TypeAlias = PdfUrl | InlinePdf | TextDocument
+Image: TypeAlias = ImageUrl | InlineImage
+Part: TypeAlias = Text | Image | Document
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +108,12 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True)
 class ToolResult:
+    """`parts` follow `content`, which may be empty then."""
+
     id: str
     content: str
     is_error: bool = False
+    parts: tuple[Part, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ from app.runtime.clock import Clock
 
 DEFAULT_ROUTE = "default"
 _DEFAULT_OUTPUT_TOKENS = 4096
-_PRIVATE_IMAGE = "The address is private, local or ambiguous, and no provider of the route may get images at such addresses."
+_PRIVATE_URL = "The address is private, local or ambiguous, and no provider of the route may get images at such addresses."
 
 Admit: TypeAlias = Callable[[Target], Awaitable[int | None]]
 Observe: TypeAlias = Callable[[Attempt], None]
@@ -101,8 +101,8 @@ class Router:
         self._check_names(preference)
         allowed = [target for target in candidates if self._objection(target, preference, needs) is None]
         if not allowed:
-            if needs.private_image is not None and self._is_route(candidates, preference, needs):
-                raise Refused(InvalidInput(_PRIVATE_IMAGE, needs.private_image))
+            if needs.private_url is not None and self._is_route(candidates, preference, needs):
+                raise Refused(InvalidInput(_PRIVATE_URL, needs.private_url))
             path = "routing" if preference.only or preference.avoid else "model"
             raise Refused(InvalidInput("No target of the route can serve this call.", (path,), ProblemCode.NO_ROUTE))
         ordered = self._order(route, allowed, preference, needs, estimate)
@@ -228,13 +228,13 @@ class Router:
             return "the provider is not enabled"
         if needs.operation is Operation.EMBEDDING and not self._targets.can_embed(target):
             return "the provider has no embeddings"
-        if needs.private_image is not None and not self._targets.may_fetch_privately(target):
+        if needs.private_url is not None and not self._targets.may_fetch_privately(target):
             return "the provider is not given images at private addresses"
         return None
 
     def _is_route(self, candidates: Sequence[Target], preference: RoutingPreference, needs: CallNeeds) -> bool:
         """Whether there would be a target without the image."""
-        without = replace(needs, private_image=None)
+        without = replace(needs, private_url=None)
         return any(self._objection(target, preference, without) is None for target in candidates)
 
     def _strategy(self, route: Route | None, preference: RoutingPreference) -> RoutingStrategy:

@@ -49,13 +49,13 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class CallNeeds:
-    """What a call needs of its target: room for the estimated input, and the operation. `private_image` is the input path of an
+    """What a call needs of its target: room for the estimated input, and the operation. `private_url` is the input path of an
     image whose URL is not public."""
 
     input_tokens: int = 0
     streamed: bool = False
     operation: Operation = Operation.COMPLETION
-    private_image: tuple[str, ...] | None = None
+    private_url: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

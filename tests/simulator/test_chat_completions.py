@@ -247,6 +247,34 @@ class TestTools:
             )
         assert refused.value.code == "invalid_json_schema"
 
+    @pytest.mark.parametrize(
+        ("role", "part", "message"),
+        [
+            ("user", {"type": "file", "file": {"file_data": "data:application/pdf;base64,JVBERi0="}}, "filename"),
+            ("user", {"type": "file", "file": {"filename": "a.pdf", "file_data": "JVBERi0="}}, "Invalid file data"),
+            (
+                "user",
+                {"type": "file", "file": {"filename": "a", "file_data": "data:text/plain;base64,YQ=="}},
+                "Invalid file data",
+            ),
+            ("user", {"type": "file", "file": {"filename": "a", "file_data": "data:application/pdf;base64,YQ=="}}, "file data"),
+            ("user", {"type": "file", "file": {"file_id": "file-1"}}, "No such File object"),
+            (
+                "system",
+                {"type": "image_url", "image_url": {"url": "https://a.example"}},
+                "only allowed for messages",
+            ),
+            ("assistant", {"type": "file", "file": {"filename": "a"}}, "only allowed for messages"),
+        ],
+    )
+    async def test_a_file_is_a_pdf_of_the_user(
+        self, openai_client: AsyncOpenAI, role: str, part: dict[str, object], message: str
+    ) -> None:
+        with pytest.raises((openai.BadRequestError, openai.NotFoundError), match=message):
+            await openai_client.post(
+                "/chat/completions", cast_to=object, body={"model": MODEL, "messages": [{"role": role, "content": [part]}]}
+            )
+
 
 class TestPromptCache:
     LONG = "The manual of the plant. " * 100

@@ -139,6 +139,31 @@ class TestRefusedRequest:
                 options={"headers": {"anthropic-version": "2023-06-01"}},
             )
 
+    @pytest.mark.parametrize(
+        ("role", "block", "message"),
+        [
+            (
+                "user",
+                {"source": {"type": "base64", "media_type": "application/pdf", "data": "YQ=="}},
+                "was not valid",
+            ),
+            ("user", {"source": {"type": "base64", "media_type": "image/png", "data": "JVBERi0="}}, "media_type"),
+            ("user", {"source": {"type": "text", "media_type": "text/plain", "data": ""}}, "at least 1 character"),
+            ("user", {"source": {"type": "text", "media_type": "text/html", "data": "a"}}, "media_type"),
+            ("user", {"source": {"type": "url", "url": "ftp://a.example"}}, "Only HTTPS URLs"),
+            ("user", {}, "Field required"),
+            ("assistant", {"source": {"type": "text", "media_type": "text/plain", "data": "a"}}, "not permitted in assistant"),
+        ],
+    )
+    async def test_a_document_has_a_good_source(
+        self, anthropic_client: AsyncAnthropic, role: str, block: dict[str, object], message: str
+    ) -> None:
+        asked = [{"role": "user", "content": "a"}, {"role": role, "content": [{"type": "document", **block}]}]
+        with pytest.raises(anthropic.BadRequestError, match=message):
+            await anthropic_client.post(
+                "/v1/messages", cast_to=object, body={"model": "sim-small", "max_tokens": 9, "messages": asked}
+            )
+
     async def test_max_tokens_is_required(self, anthropic_client: AsyncAnthropic) -> None:
         with pytest.raises(anthropic.BadRequestError, match="max_tokens: Field required"):
             await anthropic_client.post(

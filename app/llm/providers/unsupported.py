@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from app.domain.errors import Refused
+from app.domain.errors import Refused, RefusedByTarget
 from app.domain.problems import InvalidInput
 from app.llm.messages import ModelCall, UnsupportedPolicy
 
@@ -36,6 +36,10 @@ class Notes:
     def add(self, text: str) -> None:
         if text not in self.texts:
             self.texts.append(text)
+
+
+def not_taken(message: str, path: Sequence[str]) -> RefusedByTarget:
+    return RefusedByTarget(InvalidInput(message, tuple(path)))
 
 
 def refuse(message: str, path: Sequence[str]) -> Refused:

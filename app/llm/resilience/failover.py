@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 
 from app.domain.attempts import Attempt, AttemptOutcome
-from app.domain.errors import FailureKind, ProviderError, Refused
+from app.domain.errors import FailureKind, ProviderError, Refused, RefusedByTarget
 from app.domain.problems import ProblemCode
 from app.llm.resilience.guarded import CallContext, Guarded, TargetSkipped
 from app.llm.routing import ProvidersFailed, RateLimited, Target
@@ -59,6 +59,7 @@ class Failover:
         self._passed_over: set[Target] = set()
         self._final: ProviderError | None = None
         self._refused: RateLimited | None = None
+        self._not_taken: Refused | None = None
         self._retryable = False
         self._unknown_refusals = 0
 
@@ -79,8 +80,9 @@ class Failover:
         """Records the failure and drops the targets that could not do better. If the first target refuses the call as invalid,
         the refusal is raised, because the call is wrong for its route. A later target that refuses is passed over."""
         if isinstance(error, Refused):
-            if not self.call_context.attempts:
+            if not self.call_context.attempts and not isinstance(error, RefusedByTarget):
                 raise error
+            self._not_taken = self._not_taken or error
             return
         if isinstance(error, TargetSkipped):
             self._refused = error.refusal or self._refused
@@ -104,6 +106,8 @@ class Failover:
     def refusal(self) -> Refused:
         """Why no target answered: Refused(RateLimited) if only limiters refused, else Refused(ProvidersFailed)."""
         attempts = tuple(self.call_context.attempts)
+        if self._not_taken is not None and not attempts:
+            return self._not_taken
         if self._refused is not None and all(attempt.outcome is AttemptOutcome.SKIPPED_LIMIT for attempt in attempts):
             return Refused(self._refused)
         code = self._code(attempts)

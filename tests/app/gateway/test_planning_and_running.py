@@ -32,9 +32,24 @@ from app.gateway.completions import (
     prompt_texts,
 )
 from app.gateway.embeddings import EmbeddingsRequest
-from app.gateway.planning import IMAGE_TOKENS, CallPlanner, PlannedCall
+from app.gateway.media import IMAGE_TOKENS, PAGE_TOKENS, UNSEEN_PDF_PAGES
+from app.gateway.planning import CallPlanner, PlannedCall
 from app.gateway.running import RunningCompletion
-from app.llm.messages import FinishReason, ImageUrl, Message, ModelCall, Role, Text, TextDelta, Tool, ToolCall, ToolResult
+from app.llm.messages import (
+    FinishReason,
+    ImageUrl,
+    InlinePdf,
+    Message,
+    ModelCall,
+    PdfUrl,
+    Role,
+    Text,
+    TextDelta,
+    TextDocument,
+    Tool,
+    ToolCall,
+    ToolResult,
+)
 from app.llm.output_limits import OutputLimits
 from app.llm.providers.scripted import Fail, Reply, Step, text_answer
 from app.llm.routing import ProvidersFailed, RateLimited, RoutingPreference, RoutingStrategy, Target
@@ -190,6 +205,36 @@ class TestAPlan:
         seen = replace(QUESTION, messages=(Message(Role.USER, (Text("What is new?"), ImageUrl("https://example.com/a.png"))),))
         without, with_image = [await calls.plan(request) for request in (QUESTION, seen)]
         assert with_image.input_tokens(A) - without.input_tokens(A) == IMAGE_TOKENS
+
+    async def test_counts_documents_by_their_pages_or_their_text(self, calls: Calls) -> None:
+        asked = QUESTION.messages[0].parts
+        costs = {}
+        for part in (
+            InlinePdf("x", 3),
+            PdfUrl("https://example.com/a.pdf"),
+            TextDocument("What is new?"),
+            ImageUrl("https://a.example/a"),
+        ):
+            result = Message(Role.TOOL, tool_result=ToolResult("1", "", parts=(part,)))
+            beside, inside = [
+                (await calls.plan(replace(QUESTION, messages=messages))).input_tokens(A)
+                for messages in ((Message(Role.USER, (*asked, part)),), (Message(Role.USER, asked), result))
+            ]
+            costs[type(part)] = beside - (await calls.plan()).input_tokens(A)
+            assert inside >= beside
+        text = costs.pop(TextDocument)
+        assert costs == {InlinePdf: 3 * PAGE_TOKENS, PdfUrl: UNSEEN_PDF_PAGES * PAGE_TOKENS, ImageUrl: IMAGE_TOKENS}
+        assert 0 < text < 20
+
+    @pytest.mark.parametrize("inside", [False, True])
+    async def test_is_refused_for_a_document_at_a_private_address(self, calls: Calls, *, inside: bool) -> None:
+        part = PdfUrl("http://10.0.0.7/a.pdf")
+        message = Message(Role.TOOL, tool_result=ToolResult("1", "", parts=(part,))) if inside else Message(Role.USER, (part,))
+        with pytest.raises(Refused) as caught:
+            await calls.plan(replace(QUESTION, messages=(message,)))
+        assert isinstance(caught.value.reason, InvalidInput)
+        between = ("toolResult",) if inside else ()
+        assert caught.value.reason.path == ("messages", "0", *between, "parts", "0", "document", "url")
 
     async def test_is_refused_for_an_image_at_a_private_address_before_anything_is_held(self, calls: Calls) -> None:
         parts = (Text("What is new?"), ImageUrl("https://example.com/a.png"), ImageUrl("http://127.1/a.png"))

@@ -7,7 +7,7 @@ from decimal import Decimal
 
 import pytest
 
-from app.domain.errors import FailureKind, ProviderError, Refused
+from app.domain.errors import FailureKind, ProviderError, Refused, RefusedByTarget
 from app.domain.problems import InvalidInput, ProblemCode
 from app.domain.usage import Operation, TokenUsage
 from app.llm.fleet import BreakerChanged, build_fleet
@@ -23,6 +23,7 @@ from tests.clocks import settle
 
 pytestmark = pytest.mark.anyio
 
+NOT_HERE = Fail(RefusedByTarget(InvalidInput("a takes no addresses.", ("messages",))))
 CANNOT_SAY = Fail(Refused(InvalidInput("m does not take seed.", ("seed",))))
 
 
@@ -143,6 +144,18 @@ class TestFailover:
             await bench.complete()
         assert problem(caught.value, InvalidInput).path == ("seed",)
         assert (bench.providers["b"].calls, bench.attempts) == ([], [])
+
+    async def test_what_one_target_cannot_take_goes_to_the_next(self) -> None:
+        bench = Bench({"a": [NOT_HERE], "b": [HELLO]})
+        assert (await bench.complete()).target == Target("b", "m")
+        assert bench.outcomes == ["b SUCCEEDED"]
+
+    async def test_what_no_target_can_take_is_refused_with_its_path(self) -> None:
+        bench = Bench({"a": [NOT_HERE], "b": [NOT_HERE]})
+        with pytest.raises(Refused) as caught:
+            await bench.complete()
+        assert problem(caught.value, InvalidInput).path == ("messages",)
+        assert bench.attempts == []
 
     async def test_a_fallback_that_does_not_take_it_is_passed_over(self) -> None:
         bench = Bench({"a": [fail(FailureKind.FIRST_TOKEN_TIMEOUT)], "b": [CANNOT_SAY], "c": [HELLO]})
@@ -387,7 +400,7 @@ class TestStrategies:
 
 
 class TestPrivateImages:
-    NEEDS = CallNeeds(10, private_image=("messages", "0", "parts", "0", "image", "url"))
+    NEEDS = CallNeeds(10, private_url=("messages", "0", "parts", "0", "image", "url"))
 
     def test_go_only_to_providers_that_may_have_them(self) -> None:
         bench = Bench({"a": [HELLO], "b": [HELLO]})
@@ -403,7 +416,7 @@ class TestPrivateImages:
         with pytest.raises(Refused) as caught:
             Bench({"a": [HELLO], "b": [HELLO]}).plan(needs=self.NEEDS)
         refusal = problem(caught.value, InvalidInput)
-        assert (refusal.code, refusal.path) == (ProblemCode.INVALID_INPUT, self.NEEDS.private_image)
+        assert (refusal.code, refusal.path) == (ProblemCode.INVALID_INPUT, self.NEEDS.private_url)
 
     def test_are_no_reason_where_no_target_is_left_anyway(self) -> None:
         with pytest.raises(Refused) as caught:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.gateway.completions import CompletionRequest
-from app.llm.messages import ImageUrl, InlineImage, Message, Part, Role, Text, Tool
+from app.llm.messages import ImageUrl, InlineImage, InlinePdf, Message, Part, PdfUrl, Role, Text, TextDocument, Tool
 from app.runtime.request_hash import digest
 
 scalars = st.none() | st.booleans() | st.integers(-(10**9), 10**9) | st.text(max_size=5)
@@ -29,8 +29,16 @@ class TestADigest:
         assert digest(["a", "1:b"]) != digest(["a1:b", ""])
 
     def test_distinguishes_kinds_of_parts(self) -> None:
-        kinds: list[Part] = [Text("x"), ImageUrl("x"), InlineImage("x", "image/png")]
-        assert len({digest(request(kind)) for kind in kinds}) == 3
+        kinds: list[Part] = [
+            Text("x"),
+            ImageUrl("x"),
+            InlineImage("x", "image/png"),
+            PdfUrl("x"),
+            InlinePdf("x"),
+            InlinePdf("x", name="y"),
+            TextDocument("x"),
+        ]
+        assert len({digest(request(kind)) for kind in kinds}) == len(kinds)
 
     def test_reads_large_texts_to_their_last_character(self) -> None:
         text = "\u4e2d\U0001f600x" * 100_000

@@ -14,12 +14,15 @@ from app.gateway.completions import CacheMode, CachePolicy, CompletionRequest
 from app.llm.messages import (
     ImageUrl,
     InlineImage,
+    InlinePdf,
     JsonObjectFormat,
     JsonSchemaFormat,
     Message,
     NamedTool,
+    PdfUrl,
     Role,
     Text,
+    TextDocument,
     ToolCall,
     ToolChoiceMode,
     ToolResult,
@@ -28,6 +31,7 @@ from app.llm.routing import RoutingPreference, RoutingStrategy
 from resolvers.inputs.completions import CompletionInput
 from schema.build import build_schema
 from tests.core_schema import core_schema
+from tests.pdfs import base64_pdf
 
 TYPE = core_schema(build_schema()).type_map["CompletionInput"]
 PNG = base64.b64encode(b"\x89PNG").decode()
@@ -129,6 +133,27 @@ class TestAGoodInput:
         assert request == read(messages=messages)
         assert turns > before
 
+    def test_documents_come_by_address_inline_and_as_text(self) -> None:
+        parts = [
+            {"document": {"url": "https://example.com/a.pdf", "name": "a.pdf"}},
+            {"document": {"base64": {"data": base64_pdf(3), "mediaType": "application/pdf"}}},
+            {"document": {"base64": {"data": base64.b64encode("größer".encode()).decode(), "mediaType": "text/plain"}}},
+            {"document": {"text": "All of it.", "name": "b.txt"}},
+        ]
+        read_as = (
+            PdfUrl("https://example.com/a.pdf", "a.pdf"),
+            InlinePdf(base64_pdf(3), 3),
+            TextDocument("größer"),
+            TextDocument("All of it.", "b.txt"),
+        )
+        assert message(role="USER", parts=parts).parts == read_as
+        result = {"id": "1", "content": "Here", "parts": parts}
+        assert message(role="TOOL", toolResult=result).tool_result == ToolResult("1", "Here", parts=read_as)
+
+    def test_a_tools_result_may_have_parts_alone(self) -> None:
+        result = {"id": "1", "parts": [inline(PNG)]}
+        assert message(role="TOOL", toolResult=result).tool_result == ToolResult("1", "", parts=(InlineImage(PNG, "image/png"),))
+
     def test_a_tool_loop_goes_round(self) -> None:
         call = {"id": "1", "name": "now", "arguments": ""}
         request = read(
@@ -177,6 +202,11 @@ class TestMessages:
             ({"role": "TOOL", "text": "a"}, ("toolResult",)),
             ({"role": "USER", "toolResult": {"id": "1", "content": ""}}, ("toolResult",)),
             ({"role": "TOOL", "toolResult": {"id": "", "content": ""}}, ("toolResult", "id")),
+            ({"role": "TOOL", "toolResult": {"id": "1"}}, ("toolResult", "content")),
+            ({"role": "TOOL", "toolResult": {"id": "1", "parts": []}}, ("toolResult", "parts")),
+            ({"role": "TOOL", "toolResult": {"id": "1", "parts": [{"text": ""}]}}, ("toolResult", "parts", "0", "text")),
+            ({"role": "SYSTEM", "parts": [{"document": {"text": "a"}}]}, ("parts", "0", "document")),
+            ({"role": "ASSISTANT", "parts": [{"document": {"text": "a"}}]}, ("parts", "0", "document")),
             ({"role": "USER", "text": "a", "toolCalls": [{"id": "1", "name": "n", "arguments": "{}"}]}, ("toolCalls",)),
             ({"role": "ASSISTANT", "toolCalls": []}, ()),
             ({"role": "USER", "text": "a", "reasoning": []}, ("reasoning",)),
@@ -211,6 +241,34 @@ class TestMessages:
     def test_an_image_is_one(self, image: dict[str, object], path: tuple[str, ...]) -> None:
         given = {"role": "USER", "parts": [{"image": image}]}
         assert refusal(messages=[given]) == ("messages", "0", "parts", "0", "image", *path)
+
+    @pytest.mark.parametrize(
+        ("document", "path"),
+        [
+            ({}, ()),
+            ({"name": "a.pdf"}, ()),
+            ({"text": "a", "url": "https://example.com/a.pdf"}, ()),
+            ({"text": ""}, ("text",)),
+            ({"text": "a", "name": ""}, ("name",)),
+            ({"text": "a", "name": "n" * 201}, ("name",)),
+            ({"url": "file:///etc/passwd"}, ("url",)),
+            ({"url": "data:application/pdf;base64,QQ=="}, ("url",)),
+            ({"base64": {"data": "no!", "mediaType": "application/pdf"}}, ("base64", "data")),
+            ({"base64": {"data": LARGE + "no!", "mediaType": "application/pdf"}}, ("base64", "data")),
+            ({"base64": {"data": "", "mediaType": "application/pdf"}}, ("base64", "data")),
+            ({"base64": {"data": PNG, "mediaType": "application/pdf"}}, ("base64", "data")),
+            ({"base64": {"data": base64_pdf(), "mediaType": "image/png"}}, ("base64", "mediaType")),
+            ({"base64": {"data": base64_pdf(), "mediaType": "application/msword"}}, ("base64", "mediaType")),
+            ({"base64": {"data": "gICA", "mediaType": "text/plain"}}, ("base64", "data")),
+            ({"base64": {"data": "AAAA", "mediaType": "text/plain"}}, ("base64", "data")),
+        ],
+    )
+    def test_a_document_is_one(self, document: dict[str, object], path: tuple[str, ...]) -> None:
+        parts = [{"text": "a"}, {"document": document}]
+        where = ("parts", "1", "document", *path)
+        assert refusal(messages=[{"role": "USER", "parts": parts}]) == ("messages", "0", *where)
+        given = {"role": "TOOL", "toolResult": {"id": "1", "parts": parts}}
+        assert refusal(messages=[given]) == ("messages", "0", "toolResult", *where)
 
 
 class TestTexts:

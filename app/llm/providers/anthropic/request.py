@@ -10,15 +10,19 @@ import msgspec
 
 from app.llm.messages import (
     ImageUrl,
+    InlineImage,
+    InlinePdf,
     Json,
     JsonSchemaFormat,
     Message,
     ModelCall,
     NamedTool,
     Part,
+    PdfUrl,
     ReasoningEffort,
     Role,
     Text,
+    TextDocument,
     ToolCall,
     ToolChoiceMode,
 )
@@ -147,7 +151,10 @@ def _tool_result(message: Message) -> list[Block]:
     result = message.tool_result
     if result is None:
         raise refuse("A TOOL message needs its toolResult.", ("messages",))
-    block: Block = {"type": "tool_result", "tool_use_id": result.id, "content": result.content}
+    content: str | list[Block] = result.content
+    if result.parts:
+        content = [_part(part) for part in (Text(result.content), *result.parts) if not _is_empty(part)]
+    block: Block = {"type": "tool_result", "tool_use_id": result.id, "content": content}
     if result.is_error:
         block["is_error"] = True
     return [block]
@@ -183,11 +190,23 @@ def _tool_use(call: ToolCall) -> Block:
 
 
 def _part(part: Part) -> Block:
-    if isinstance(part, Text):
-        return {"type": "text", "text": part.text}
-    if isinstance(part, ImageUrl):
-        return {"type": "image", "source": {"type": "url", "url": part.url}}
-    return {"type": "image", "source": {"type": "base64", "media_type": part.media_type, "data": part.data}}
+    match part:
+        case Text(text=text):
+            return {"type": "text", "text": text}
+        case ImageUrl(url=url):
+            return {"type": "image", "source": {"type": "url", "url": url}}
+        case InlineImage(data=data, media_type=media_type):
+            return {"type": "image", "source": {"type": "base64", "media_type": media_type, "data": data}}
+        case PdfUrl(url=url):
+            source = {"type": "url", "url": url}
+        case InlinePdf(data=data):
+            source = {"type": "base64", "media_type": "application/pdf", "data": data}
+        case TextDocument(text=text):
+            source = {"type": "text", "media_type": "text/plain", "data": text}
+    block: Block = {"type": "document", "source": source}
+    if part.name is not None:
+        block["title"] = part.name
+    return block
 
 
 def _is_empty(part: Part) -> bool:

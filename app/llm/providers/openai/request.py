@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Set
+from collections.abc import Iterator, Mapping, Set
+from itertools import groupby
 from typing import Any, TypeAlias
 
 import msgspec
@@ -11,19 +12,23 @@ import msgspec
 from app.llm.messages import (
     EmbedCall,
     ImageUrl,
+    InlineImage,
+    InlinePdf,
     JsonSchemaFormat,
     Message,
     ModelCall,
     NamedTool,
     Part,
+    PdfUrl,
     ReasoningEffort,
     Role,
     Text,
+    TextDocument,
     Tool,
     ToolChoice,
     ToolChoiceMode,
 )
-from app.llm.providers.unsupported import OTHER_REASONING, Notes, refuse
+from app.llm.providers.unsupported import OTHER_REASONING, Notes, not_taken, refuse
 from app.llm.refused_parameters import Parameters
 
 REASONING_FORMAT = "openai-compatible"
@@ -55,6 +60,8 @@ _EFFORTS = {
 _CACHE_MARKS = re.compile(r"^gpt-(5\.([6-9]|\d\d)|[6-9]|\d\d)")
 """Models that take explicit cache marks. Earlier ones cache by themselves."""
 _SAYS_JSON = "Answer in JSON."
+_FILE_NAME = "document.pdf"
+_NO_ADDRESS = "The provider takes no address of a PDF, only the PDF itself."
 
 Block: TypeAlias = "dict[str, Any]"
 
@@ -62,10 +69,11 @@ Block: TypeAlias = "dict[str, Any]"
 def encode_request(call: ModelCall, notes: Notes, untaken: Set[str], *, official: bool, stream: bool) -> bytes:
     """`untaken` are parameters that this model has refused before. `official` is False for compatible servers, which know fewer
     fields. Raises Refused(InvalidInput) if the protocol cannot express the call."""
+    _check_documents(call.messages)
     marks = official and _CACHE_MARKS.match(call.model) is not None and "prompt_cache_breakpoint" not in untaken
     body: dict[str, Any] = {
         "model": call.model,
-        "messages": [_message(message, notes, marks=marks, official=official) for message in call.messages],
+        "messages": list(_messages(call.messages, notes, marks=marks, official=official)),
         _cap(untaken, official=official): call.max_output_tokens,
     }
     for name, value in _parameters(call).items():
@@ -131,37 +139,78 @@ def _choice(choice: ToolChoice) -> str | Block:
     return _CHOICES[choice]
 
 
-def _message(message: Message, notes: Notes, *, marks: bool, official: bool) -> Block:
-    if message.role is Role.TOOL:
-        return _tool_result(message)
-    if message.role is Role.ASSISTANT:
-        return _assistant(message, notes, official=official)
-    return {"role": _ROLES[message.role], "content": _content(message, mark=marks and message.cache_up_to)}
+def _messages(messages: tuple[Message, ...], notes: Notes, *, marks: bool, official: bool) -> Iterator[Block]:
+    for is_result, group in groupby(messages, lambda message: message.role is Role.TOOL):
+        if is_result:
+            yield from _tool_results(list(group), notes)
+            continue
+        for message in group:
+            if message.role is Role.ASSISTANT:
+                yield _assistant(message, notes, official=official)
+            else:
+                content = _content(message, notes, mark=marks and message.cache_up_to)
+                yield {"role": _ROLES[message.role], "content": content}
 
 
-def _content(message: Message, *, mark: bool) -> str | list[Block]:
+def _content(message: Message, notes: Notes, *, mark: bool) -> str | list[Block]:
     if not mark and len(message.parts) == 1 and isinstance(message.parts[0], Text):
         return message.parts[0].text
-    blocks = [_part(part) for part in message.parts]
+    blocks = [_part(part, notes) for part in message.parts]
     if mark and blocks:
         blocks[-1]["prompt_cache_breakpoint"] = {"mode": "explicit"}
     return blocks
 
 
-def _part(part: Part) -> Block:
-    if isinstance(part, Text):
-        return {"type": "text", "text": part.text}
-    url = part.url if isinstance(part, ImageUrl) else f"data:{part.media_type};base64,{part.data}"
-    return {"type": "image_url", "image_url": {"url": url}}
+def _part(part: Part, notes: Notes) -> Block:
+    match part:
+        case Text(text=text):
+            return {"type": "text", "text": text}
+        case ImageUrl(url=url):
+            return {"type": "image_url", "image_url": {"url": url}}
+        case InlineImage(data=data, media_type=media_type):
+            return {"type": "image_url", "image_url": {"url": f"data:{media_type};base64,{data}"}}
+        case InlinePdf(data=data, name=name):
+            file = {"filename": name or _FILE_NAME, "file_data": f"data:application/pdf;base64,{data}"}
+            return {"type": "file", "file": file}
+        case TextDocument(text=text, name=name):
+            notes.add("A text document was sent as text: the provider takes only PDFs as documents.")
+            return {"type": "text", "text": text if name is None else f"{name}:\n\n{text}"}
+        case PdfUrl():
+            raise not_taken(_NO_ADDRESS, ("messages",))
 
 
-def _tool_result(message: Message) -> Block:
-    """The protocol has no field for a failed tool, so the content says it."""
-    result = message.tool_result
-    if result is None:
-        raise refuse("A TOOL message needs its toolResult.", ("messages",))
-    content = f"Error: {result.content}" if result.is_error else result.content
-    return {"role": "tool", "tool_call_id": result.id, "content": content}
+def _check_documents(messages: tuple[Message, ...]) -> None:
+    for index, message in enumerate(messages):
+        inside = message.tool_result.parts if message.tool_result is not None else ()
+        for field, parts in (((), message.parts), (("toolResult",), inside)):
+            for place, part in enumerate(parts):
+                if isinstance(part, PdfUrl):
+                    raise not_taken(_NO_ADDRESS, ("messages", str(index), *field, "parts", str(place), "document", "url"))
+
+
+def _tool_results(messages: list[Message], notes: Notes) -> Iterator[Block]:
+    """The answers to one turn's calls. The protocol has no field for a failed tool: its content says so. A result takes text
+    alone: images and documents follow in a message of their own."""
+    later: list[Block] = []
+    for message in messages:
+        result = message.tool_result
+        if result is None:
+            raise refuse("A TOOL message needs its toolResult.", ("messages",))
+        texts: list[str] = [result.content] if result.content else []
+        others: list[Block] = []
+        for block in (_part(part, notes) for part in result.parts):
+            if block["type"] == "text":
+                texts.append(block["text"])
+            else:
+                others.append(block)
+        if others:
+            texts.append("More of this result follows in the next user message.")
+            later += [{"type": "text", "text": f"More of the result of tool call {result.id}:"}, *others]
+        content = "\n\n".join(texts)
+        yield {"role": "tool", "tool_call_id": result.id, "content": f"Error: {content}" if result.is_error else content}
+    if later:
+        notes.add("Images and documents of tool results were sent in a user message: the provider takes only text in a result.")
+        yield {"role": "user", "content": later}
 
 
 def _assistant(message: Message, notes: Notes, *, official: bool) -> Block:
