@@ -1,6 +1,6 @@
 """Images and documents of a request: what they count as in tokens, and where they are.
 
-Nobody counts them before the provider does, so each counts as the most that providers charge for it. Page figures: Anthropic's
+Only the provider counts them exactly, so each counts as the most that providers charge for it. Page figures: Anthropic's
 page on PDF support says 1,500 to 3,000 tokens of text a page, and an image of the page. OpenAI sends a model both, too.
 """
 
