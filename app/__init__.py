@@ -1,1 +1,1 @@
-"""The server. Which packages there are, and which may import which: docs/architecture.md and pyproject.toml."""
+"""The server. docs/architecture.md and pyproject.toml say which packages there are, and which may import which."""

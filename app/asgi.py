@@ -57,13 +57,14 @@ Authenticate = Callable[[Mapping[str, str]], Awaitable[Principal]]
 
 
 def create_app(settings: Settings) -> Starlette:
-    """What is heavy is built here, before server processes fork; what has connections is opened in each of them."""
+    """Builds the application. Heavy parts are built here, before server processes fork. Connections are opened in each
+    process."""
     schema, estimator, prices = build_schema(), Estimator(), PriceBook(settings)
     stream_secret = os.urandom(_SECRET_BYTES) if has_private_store(settings) else b""
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[dict[str, object]]:
-        """Gives the server the grace period, which begins when the process is asked to stop, and the bounds of its
+        """Gives the server the grace period, which begins when the process is asked to stop, and the limits of its
         connections."""
         async with build_services(settings, SystemClock(), estimator, prices, stream_secret=stream_secret) as services:
             count_tasks(services.metrics)
@@ -103,7 +104,7 @@ def create_app(settings: Settings) -> Starlette:
 
 
 def _connections(server: ServerSettings) -> dict[str, object]:
-    """What bounds the server's connections, so that the files which the process may open are never used up."""
+    """The limits of the server's connections. They keep the process below its maximum of open files."""
     open_files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     limited = None if open_files == resource.RLIM_INFINITY else open_files
     unauthenticated, authenticated = limits_of(limited, server.unauthenticated_connections)
@@ -142,7 +143,7 @@ def _always(_scope: ConnectionScope) -> bool:
 
 @contextmanager
 def _metrics_port(metrics: CollectorRegistry, server: ServerSettings) -> Iterator[None]:
-    """Without a key, on a port of its own; of several server processes each takes the next free one."""
+    """The metrics without a key, on a separate port. Several server processes use consecutive free ports."""
     if server.metrics_port is None:
         yield
         return
@@ -161,7 +162,7 @@ def _metrics_port(metrics: CollectorRegistry, server: ServerSettings) -> Iterato
 
 
 def _metrics_route(metrics: CollectorRegistry, authenticate: Authenticate, misuse: Misuse) -> Route:
-    """For a key with ADMIN. A scraper without a key uses a port of its own (`server.metrics_port`)."""
+    """Needs a key with ADMIN. A scraper without a key uses a separate port (`server.metrics_port`)."""
 
     async def expose(request: Request) -> Response:
         try:

@@ -1,4 +1,4 @@
-"""What one operation may reach. Made anew for every operation, and for every event of a subscription."""
+"""What one operation may use. It is made anew for every operation, and for every event of a subscription."""
 
 from __future__ import annotations
 

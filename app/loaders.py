@@ -1,5 +1,7 @@
-"""Loaders collect the keys that sibling fields ask for and fetch them with one statement. A fresh set for every operation:
-nothing that one operation has seen is shown to another."""
+"""Loaders collect the keys that sibling fields ask for and fetch them with one statement.
+
+Every operation gets a new set, so nothing that one operation has read is shown to another.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ from app.services import Services
 
 
 class Loaders:
-    """Each loader is made when it is first asked for; most operations need none. They load what the caller may see."""
+    """Each loader is made at its first use, because most operations need none. They load only what the caller may see."""
 
     def __init__(self, services: Services, principal: Principal) -> None:
         self._services = services

@@ -1,4 +1,4 @@
-"""What a process owns: opened here, in one place, and closed in reverse."""
+"""What a process owns: opened here, in one place, and closed in reverse order."""
 
 from __future__ import annotations
 
@@ -80,14 +80,15 @@ class Services:
     gateway: Gateway
     health: Health
     grace: Grace
-    """For the calls that run when the process is asked to stop."""
+    """The grace period for calls that run when the process is asked to stop."""
 
 
 @asynccontextmanager
 async def build_services(
     settings: Settings, clock: Clock, estimator: Estimator, prices: PriceBook, *, stream_secret: bytes = b""
 ) -> AsyncIterator[Services]:
-    """Connects lazily: a store that is away is no reason not to start. `stream_secret` is that of StreamSeals. SettingsError."""
+    """Connects at the first use, so a process can start while a store is away. `stream_secret` is that of StreamSeals. Raises
+    SettingsError."""
     async with AsyncExitStack() as stack:
         sessions, redis, event_streams = _connect(settings, clock, stack)
         metrics, misuse = _open_metrics(settings, clock, stack)
@@ -149,7 +150,7 @@ async def build_services(
 def _start_events(
     stack: AsyncExitStack, settings: Settings, clock: Clock, sessions: Sessions, *, streams: RedisStreams, fleet: Fleet
 ) -> tuple[BudgetAlertEvents, ProviderEvents]:
-    """Reads the outbox and sends the webhooks until the stack is left."""
+    """Reads the outbox and sends the webhooks until the stack is closed."""
     relay = Relay(sessions, clock, streams=streams)
     alerts = BudgetAlertEvents(AlertStore(sessions), relay, clock)
     webhooks = Webhooks(settings.webhooks, ALERTS, alerts.payloads, sessions=sessions, relay=relay, clock=clock)
@@ -163,14 +164,14 @@ class _Maintained(Protocol):
 
 
 def _start_maintenance(stack: AsyncExitStack, *maintained: _Maintained) -> None:
-    """Each has a task until the stack is left."""
+    """Each runs as a task until the stack is closed."""
     stack.push_async_callback(end_tasks, [asyncio.create_task(each.run_maintenance()) for each in maintained])
 
 
 def _content(
     content: ContentSettings, sessions: Sessions, redis: RedisClient, clock: Clock, stream_secret: bytes
 ) -> tuple[StoredCompletions, StreamSeals, StreamLog]:
-    """What seals the answer of a call and the entries of its stream, and the log of those."""
+    """Creates what seals answers and stream entries, and the log of those entries."""
     sealer, keep_content = build_sealer(content.encryption_keys), content.store
     seals = StreamSeals(sessions, clock, sealer, keep_content=keep_content, memory_secret=stream_secret)
     log = StreamLog(redis, min(LIFETIME, content.ttl) if keep_content else FORGOTTEN_AFTER)

@@ -1,4 +1,4 @@
-"""Points a key may spend on documents: a bucket per key that fills at a steady rate. Each process keeps its own."""
+"""Points that a key may spend on documents: one bucket per key that fills at a steady rate. Each process has its own buckets."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _MAX_BUCKETS = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Allowance:
-    """`capacity` and `remaining` are points; `restores_per_second` is how fast they come back."""
+    """`capacity` and `remaining` are points. `restores_per_second` is how many points come back per second."""
 
     capacity: int
     remaining: int
@@ -27,7 +27,7 @@ class _Bucket:
 
 
 class AllowanceExceeded(LimitExceeded):
-    """`retry_after_seconds` is when the points asked for will be there."""
+    """`retry_after_seconds` is when the requested points will be available."""
 
     def __init__(self, had: int, allowed: int, retry_after_seconds: float) -> None:
         super().__init__("allowance", had, allowed)
@@ -42,8 +42,10 @@ class Allowances:
         self._buckets: dict[UUID, _Bucket] = {}
 
     def take(self, key: UUID, points: int) -> Allowance:
-        """What is left after `points` were taken; raises AllowanceExceeded and takes nothing if there are too few. A document
-        that costs more than the whole bucket takes all of a full one: otherwise it could never run."""
+        """Takes `points` and returns what is left. Raises AllowanceExceeded and takes nothing if there are too few.
+
+        A document that costs more than a whole bucket takes all of a full one. Otherwise it could never run.
+        """
         bucket = self._filled(key)
         asked = min(points, self._capacity)
         if bucket.points < asked:
@@ -72,7 +74,7 @@ class Allowances:
         return bucket
 
     def _forget_full(self, now: float) -> None:
-        """A full bucket says nothing that a new one would not."""
+        """A bucket that is full again need not be kept, because a new one is the same."""
         for key, bucket in list(self._buckets.items()):
             if bucket.points + (now - bucket.filled_at) * self._per_second >= self._capacity:
                 del self._buckets[key]

@@ -1,7 +1,7 @@
-"""The text of a key: `sk-<hint>-<secret part>`. The hint finds the row and may be shown; the rest is 190 random bits.
+"""The text of a key: `sk-<hint>-<secret part>`. The hint finds the row and may be shown. The rest is 190 random bits.
 
-Only SHA-256 of the whole text is stored. A slow hash protects secrets that people choose; 190 random bits cannot be guessed, so a
-slow hash would protect nothing and slow down every call.
+Only the SHA-256 of the whole text is stored. A slow hash protects secrets that people choose. 190 random bits cannot be
+guessed, so a slow hash would protect nothing and slow down every call.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ _FORMAT = re.compile(rf"sk-([a-z0-9]{{{_HINT_LENGTH}}})-[A-Za-z0-9]{{{_SECRET_LE
 
 
 def new_secret() -> tuple[str, str]:
-    """The hint and the whole text of a new key."""
+    """Returns the hint and the whole text of a new key."""
     hint = "".join(secrets.choice(_HINT_LETTERS) for _ in range(_HINT_LENGTH))
     return hint, f"sk-{hint}-{''.join(secrets.choice(_SECRET_LETTERS) for _ in range(_SECRET_LENGTH))}"
 
 
 def hint_of(bearer: str) -> str | None:
-    """None if the text is no key at all."""
+    """Returns the hint; None if the text does not have the form of a key."""
     found = _FORMAT.fullmatch(bearer)
     return found[1] if found else None
 
@@ -37,5 +37,5 @@ def hash_secret(bearer: str) -> bytes:
 
 
 def matches(found: bytes, secret_hash: bytes | None) -> bool:
-    """In a time that does not depend on where they differ. None is the hash of no key, and takes the same time."""
+    """Compares in constant time. None is never equal and takes the same time."""
     return hmac.compare_digest(found, secret_hash or _NO_HASH)

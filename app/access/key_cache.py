@@ -1,7 +1,7 @@
-"""What one process remembers of keys, so that a call costs no SQL.
+"""The keys that one process remembers, so that a call costs no SQL.
 
-An entry is what was read from its row and is never written back. It lives for the TTL and no longer, however often it is used. An
-older version of a row never replaces a change that was already seen.
+An entry is a copy of its row and is never written back. It lives for the TTL and no longer, even if it is used often. An older
+version of a row never replaces a change that was already seen.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ class KeyEntry:
 
 @dataclass(frozen=True, slots=True)
 class KeyCacheLimits:
-    """`refused` are hints that came with a wrong secret, or that no row has: they keep a caller who guesses from reading the
-    database at every try."""
+    """`refused` are hints with a wrong secret, or hints without a row. They prevent a database read at every try of a caller
+    that guesses."""
 
     ttl: timedelta = timedelta(seconds=30)
     entries: int = 20_000
@@ -42,7 +42,7 @@ class KeyCache:
         self._limits = limits
         self._entries: OrderedDict[str, tuple[KeyEntry, float]] = OrderedDict()
         self._refused: OrderedDict[str, tuple[bool, float]] = OrderedDict()
-        """Whether there was a row, and until when this counts."""
+        """For each hint, whether there was a row, and until when this is remembered."""
         self._changed: dict[str, int] = {}
 
     def __len__(self) -> int:
@@ -60,12 +60,12 @@ class KeyCache:
         return entry
 
     def was_refused(self, hint: str, entry: KeyEntry | None) -> bool:
-        """True if the row was asked for not long ago, and `entry` is still what it said: None if there was none."""
+        """Returns True if the row was read recently, and `entry` still is what was found (None if nothing was found)."""
         known, until = self._refused.get(hint, (False, 0.0))
         return self._clock.monotonic() < until and known == (entry is not None)
 
     def remember(self, entry: KeyEntry) -> bool:
-        """False if a newer version is known: the entry was read before a change that has been seen since."""
+        """Returns False if a newer version is known: the entry was read before a change that was already seen."""
         if entry.version < self._changed.get(entry.hint, 0):
             return False
         self._entries[entry.hint] = (entry, self._clock.monotonic() + self._limits.ttl.total_seconds())
@@ -85,7 +85,7 @@ class KeyCache:
         self._refused.pop(hint, None)
 
     def take_changes(self, recent: Sequence[KeyEntry]) -> tuple[KeyEntry, ...]:
-        """`recent` are all rows that changed recently; returns those whose version was not seen before."""
+        """`recent` are all rows that changed recently. Returns those whose version was not seen before."""
         before, self._changed = self._changed, {entry.hint: entry.version for entry in recent}
         for entry in recent:
             cached = self._entries.get(entry.hint)

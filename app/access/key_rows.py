@@ -1,4 +1,5 @@
-"""Keys as rows. Only those that changed after they were made are news to other processes: a new hint was never asked for."""
+"""Keys as rows. Other processes only need to learn of keys that changed after they were made, because no caller has used a new
+hint before."""
 
 from __future__ import annotations
 
@@ -43,7 +44,7 @@ _ENTRY = (
 
 @dataclass(frozen=True, slots=True)
 class NewKey:
-    """Names have 1 to 128 printable characters. Raises Refused(InvalidInput) for anything that no key can be."""
+    """Names have 1 to 128 printable characters. Raises Refused(InvalidInput) for values that no key can have."""
 
     name: str
     tenant: str
@@ -64,15 +65,15 @@ class NewKey:
         if self.agent is not None and Scope.ADMIN in self.scopes:
             raise Refused(InvalidInput("a key that is bound to an agent cannot have ADMIN", ("scopes",)))
         if self.expires_at is not None and self.expires_at.tzinfo is None:
-            raise Refused(InvalidInput("a time needs its offset from UTC", ("expiresAt",)))
+            raise Refused(InvalidInput("a time must have its offset from UTC", ("expiresAt",)))
         for field, limit in (("requestsPerMinute", self.requests_per_minute), ("maxConcurrent", self.max_concurrent)):
             if limit is not None and not 1 <= limit < 2**31:
-                raise Refused(InvalidInput("a limit is a whole number of at least 1", (field,)))
+                raise Refused(InvalidInput("a limit must be a whole number of at least 1", (field,)))
 
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """A key as people see it: all but its secret."""
+    """A key with everything but its secret."""
 
     key: UUID
     name: str
@@ -96,7 +97,7 @@ def _is_name(text: str) -> bool:
 
 
 async def insert_key(session: WriteSession, key: UUID, new: NewKey, hint: str, secret_hash: bytes) -> ApiKey:
-    """Raises Refused(Conflict) if a key of the tenant that is not revoked has the name."""
+    """Raises Refused(Conflict) if the tenant has a key with this name that is not revoked."""
     statement = (
         insert(api_keys)
         .values(
@@ -120,8 +121,8 @@ async def insert_key(session: WriteSession, key: UUID, new: NewKey, hint: str, s
 
 
 async def revoke_key(session: WriteSession, reference: str, tenant: str | None, *, cancel_calls: bool) -> ApiKey | None:
-    """The key by id or by name, revoked, with its running calls if `cancel_calls` says so; None if there is none. Raises
-    Refused(InvalidInput) if several tenants have the name and none is given."""
+    """Revokes a key by id or name, and cancels its running calls if `cancel_calls` is true. Returns None if there is no such
+    key. Raises Refused(InvalidInput) if several tenants have a key with this name and no tenant is given."""
     found = (await session.execute(_named(reference, tenant).with_for_update())).all()
     if len(found) > 1:
         tenants = ", ".join(sorted(row.tenant for row in found))
@@ -176,7 +177,7 @@ async def read_entries(session: ReadSession, hints: Sequence[str]) -> dict[str, 
 
 
 async def read_changes(session: ReadSession, since: datetime | None, overlap: timedelta) -> tuple[tuple[KeyEntry, ...], datetime]:
-    """All keys that changed from `overlap` before `since` on, and when that was asked, by the database's clock."""
+    """Returns all keys that changed later than `overlap` before `since`, and the time of this read by the database's clock."""
     now: datetime = (await session.execute(select(func.now()))).scalar_one()
     changed = api_keys.c.changed_at > (since or now) - overlap
     rows = await session.execute(select(*_ENTRY).where(api_keys.c.version > 1, changed))

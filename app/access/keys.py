@@ -1,10 +1,10 @@
 """API keys: made once, shown once, checked at every call.
 
-A call costs no SQL while its key is cached, for at most the cache's TTL; within it a key works even while PostgreSQL is away,
-after it the answer is StoreUnavailable. A wrong secret costs the same whether there is a key of its hint or not: one hash, and a
-read of the row unless it was read for a refusal a moment ago. A revocation reaches every process at once by NOTIFY and at the
-latest with the next poll. All keys that are asked for at one time are read in one statement, and only one is under way: callers
-who guess keys cannot use up the connections.
+A call costs no SQL while its key is cached, for at most the cache's TTL. Within this time a key works even if PostgreSQL is
+away; after it, the answer is StoreUnavailable. A wrong secret costs the same whether or not its hint exists: one hash, and a
+read of the row unless it was read for a refusal a moment ago. A revocation reaches every process at once by NOTIFY, and with
+the next poll at the latest. All keys that are requested at one time are read in one statement, and only one statement is under
+way. So callers that guess keys cannot use up the connections.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from app.runtime.tasks import end_tasks
 POLL_SECONDS: Final = 5.0
 READ_SECONDS: Final = 5.0
 OVERLAP: Final = timedelta(seconds=60)
-"""So long may a change take from its stamp to its commit and still be seen by a poll."""
+"""A poll sees a change if no more than this time passes between its time stamp and its commit."""
 
 _REFUSAL: Final = "the API key is missing, wrong, expired or revoked"
 _log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class CreatedKey:
-    """The one time that a secret can be seen."""
+    """The only result that contains the secret."""
 
     key: ApiKey
     secret: str = field(repr=False)
@@ -61,7 +61,8 @@ _Found: TypeAlias = KeyEntry | StoreUnavailable | None
 
 
 class KeyStore:
-    """Use it by `async with`, which follows what other processes change; without, a change is seen when the TTL has passed."""
+    """Use it with `async with`, which follows the changes of other processes. Without that, a change is seen when the TTL has
+    passed."""
 
     def __init__(
         self,
@@ -104,7 +105,7 @@ class KeyStore:
         await end_tasks(tasks)
 
     async def authenticate(self, bearer: str | None) -> Principal:
-        """`bearer` is the text after `Bearer `. Raises Unauthenticated, always in the same words, and StoreUnavailable."""
+        """`bearer` is the text after `Bearer `. Raises Unauthenticated, always with the same message, and StoreUnavailable."""
         if not bearer:
             raise Unauthenticated(_REFUSAL, RefusedKey.MISSING)
         hint = hint_of(bearer)
@@ -120,13 +121,14 @@ class KeyStore:
         return entry.principal
 
     def slot(self, principal: Principal) -> AbstractAsyncContextManager[None]:
-        """Room under the key's own rate and number of calls at once; entering raises KeyLimited if there is none."""
+        """Takes a slot under the key's own rate and number of concurrent calls. Entering raises KeyLimited if there is none."""
         return self._limits.slot(principal)
 
     def on_change(self, listener: ChangeListener) -> Callable[[], None]:
-        """Calls `listener` once for every revocation, in any process. Expiry is not a revocation: the principal has its date.
+        """Calls `listener` once for every revocation in any process. Expiry is not a revocation, because the principal has the
+        time of its expiry.
 
-        Returns the function that ends this.
+        Returns a function that removes the listener.
         """
         registration = object()
         self._listeners[registration] = listener
@@ -137,7 +139,8 @@ class KeyStore:
         return stop
 
     async def create(self, new: NewKey) -> CreatedKey:
-        """Raises Refused(Conflict) for a name that a live key of the tenant has, Refused(InvalidInput), StoreUnavailable."""
+        """Raises Refused(Conflict) if a key of the tenant that is not revoked has this name, Refused(InvalidInput),
+        StoreUnavailable."""
         if new.expires_at is not None and new.expires_at <= self._clock.now():
             raise Refused(InvalidInput("the key would have expired already", ("expiresAt",)))
         hint, secret = new_secret()
@@ -146,9 +149,9 @@ class KeyStore:
         return CreatedKey(key, secret)
 
     async def revoke(self, reference: str, tenant: str | None = None, *, cancel_calls: bool = False) -> ApiKey:
-        """By id or by name; revoking twice changes nothing. With `cancel_calls` every process cancels the calls that run with the
-        key, also if it was revoked before. Raises Refused(NotFound), Refused(InvalidInput) if keys of several tenants have the
-        name, StoreUnavailable."""
+        """Revokes a key by id or name. To revoke it twice changes nothing. With `cancel_calls`, every process cancels the calls
+        that run with the key, even if it was revoked before. Raises Refused(NotFound), Refused(InvalidInput) if keys of several
+        tenants have the name, StoreUnavailable."""
         async with self._sessions.write() as session:
             key = await revoke_key(session, reference, tenant, cancel_calls=cancel_calls)
         if key is None:
@@ -158,17 +161,17 @@ class KeyStore:
         return key
 
     async def list(self, tenant: str | None = None) -> tuple[ApiKey, ...]:
-        """Of one tenant or of all, with those that are expired or revoked, oldest first."""
+        """Returns the keys of one tenant or of all, oldest first, also the expired and revoked ones."""
         async with self._sessions.read(primary=True) as session:
             return await read_keys(session, tenant)
 
     async def has_any(self) -> bool:
-        """True from the first key on, also when it is revoked."""
+        """Whether there ever was a key, also if it is revoked."""
         async with self._sessions.read(primary=True) as session:
             return await any_key(session)
 
     async def refresh(self) -> None:
-        """Learns what has changed since the last time; raises StoreUnavailable."""
+        """Reads the changes since the last call. Raises StoreUnavailable."""
         async with _bounded(), self._sessions.read(primary=True) as session:
             recent, self._changes_read_at = await read_changes(session, self._changes_read_at, OVERLAP)
         loop = asyncio.get_running_loop()
@@ -190,7 +193,7 @@ class KeyStore:
         return principal.expires_at is not None and principal.expires_at <= self._clock.now()
 
     async def _entry(self, hint: str, secret_hash: bytes) -> KeyEntry | None:
-        """None if there is no key of this hint and hash. Raises StoreUnavailable."""
+        """Returns None if there is no key with this hint and hash. Raises StoreUnavailable."""
         cached = self._cache.get(hint)
         if matches(secret_hash, cached.secret_hash if cached else None):
             return cached
@@ -244,7 +247,7 @@ class KeyStore:
 
 @asynccontextmanager
 async def _bounded() -> AsyncIterator[None]:
-    """A server that takes the connection and then says nothing is away too."""
+    """A server that accepts a connection and then does not answer counts as unavailable too."""
     try:
         async with asyncio.timeout(READ_SECONDS):
             yield

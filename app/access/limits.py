@@ -1,4 +1,4 @@
-"""A key's own limits: how many calls a minute, and how many at once. There is no queue: a call over a limit is refused at once.
+"""A key's own limits: calls per minute, and concurrent calls. There is no queue: a call over a limit is refused at once.
 
 The rate is a token bucket that holds one minute's worth and starts full. A call that is refused takes nothing from either.
 """
@@ -18,14 +18,14 @@ from app.runtime.clock import Clock
 
 MAX_KEYS: Final = 10_000
 CONCURRENCY_RETRY: Final = timedelta(seconds=1)
-"""It is not known when a running call ends; this is a fair time to try again."""
+"""The end of a running call is not known in advance. This is a reasonable time to try again."""
 
 _UNLIMITED: Final = nullcontext()
 _ROUNDING: Final = 1e-9
 
 
 class KeyLimited(GreenLangError):
-    """The key's own limit has no room. `scope` says which key and which limit."""
+    """A limit of the key has no room. `scope` names the key and the limit."""
 
     def __init__(self, retry_after: timedelta, scope: str) -> None:
         super().__init__(f"no room within {scope}")
@@ -43,12 +43,12 @@ def calls_a_minute(principal: Principal, wait: timedelta) -> KeyLimited:
 
 class Limits(Protocol):
     def slot(self, principal: Principal) -> AbstractAsyncContextManager[None]:
-        """Entering raises KeyLimited if the key has no room left; leaving gives back its place among the calls at once."""
+        """Entering raises KeyLimited if the key has no room left. Leaving returns the place among the concurrent calls."""
         ...
 
 
 class RequestBucket:
-    """`tokens` are calls that may be made; `at` is when they were counted, in monotonic seconds."""
+    """`tokens` is the number of calls that may be made. `at` is when they were counted, in monotonic seconds."""
 
     __slots__ = ("at", "tokens")
 
@@ -57,7 +57,7 @@ class RequestBucket:
         self.at = now
 
     def take(self, per_minute: float, now: float) -> timedelta | None:
-        """Takes one call; or takes nothing and says how long it is until there is one."""
+        """Takes one call, or takes nothing and returns how long it takes until one is available."""
         self.tokens = min(per_minute, self.tokens + (now - self.at) * per_minute / 60)
         self.at = now
         if self.tokens < 1 - _ROUNDING:
@@ -73,9 +73,9 @@ class _Use:
 
 
 class KeyLimits:
-    """The limits of one process. `share` is the part of each that it may use, 1 over the number of processes.
+    """The limits of one process. `share` is the part of each limit that it may use: 1 divided by the number of processes.
 
-    A share never falls below one call at once and one call a minute.
+    A share is never less than one concurrent call and one call per minute.
     """
 
     def __init__(self, clock: Clock, share: float = 1.0) -> None:
@@ -84,11 +84,11 @@ class KeyLimits:
         self._uses: dict[UUID, _Use] = {}
 
     def __len__(self) -> int:
-        """Keys that it keeps in mind."""
+        """The number of keys that are remembered."""
         return len(self._uses)
 
     def slot(self, principal: Principal) -> AbstractAsyncContextManager[None]:
-        """Entering raises KeyLimited if the key has no room left; leaving gives back its place among the calls at once."""
+        """Entering raises KeyLimited if the key has no room left. Leaving returns the place among the concurrent calls."""
         if principal.requests_per_minute is None and principal.max_concurrent is None:
             return _UNLIMITED
         return self._limited(principal)
@@ -118,7 +118,7 @@ class KeyLimits:
         return found
 
     def _forget_idle(self, now: float) -> None:
-        """A key that has no call running and made none for a minute is as good as new."""
+        """Forgets keys without a running call and without a call in the last minute: a new entry is the same."""
         self._uses = {key: use for key, use in self._uses.items() if use.running or now - use.bucket.at < 60}
 
     def _rate(self, principal: Principal) -> float:

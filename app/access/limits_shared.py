@@ -1,7 +1,7 @@
-"""A key's own limits over all processes: the rate is one bucket in Redis, each call at once a lease there.
+"""A key's own limits over all processes: the rate is one bucket in Redis, and each concurrent call has a lease there.
 
-Leases are renewed while their calls run; those of a process that died end by themselves. While Redis is away each process
-keeps to its share. Keys without limits never ask Redis.
+Leases are renewed while their calls run. The leases of a process that died expire. While Redis is away, each process keeps to
+its share. Keys without limits never need Redis.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _log = logging.getLogger(__name__)
 
 
 class SharedKeyLimits:
-    """Use it by `async with`, which renews leases. `alone` decides while Redis is away."""
+    """Use it with `async with`, which renews leases. `alone` decides while Redis is away."""
 
     def __init__(self, alone: KeyLimits, redis: RedisClient, clock: Clock, namespace: str = "greenlang") -> None:
         self._alone = alone
@@ -51,7 +51,7 @@ class SharedKeyLimits:
             await end_tasks([self._renewing])
 
     def slot(self, principal: Principal) -> AbstractAsyncContextManager[None]:
-        """Entering raises KeyLimited if the key has no room left; leaving gives back its place among the calls at once."""
+        """Entering raises KeyLimited if the key has no room left. Leaving returns the place among the concurrent calls."""
         if principal.requests_per_minute is None and principal.max_concurrent is None:
             return self._alone.slot(principal)
         return self._limited(principal)
@@ -74,7 +74,7 @@ class SharedKeyLimits:
                 yield
 
     async def _enter(self, principal: Principal, lease: str) -> bool:
-        """False if Redis is away."""
+        """Returns False if Redis is away."""
         try:
             if principal.max_concurrent is not None:
                 self._running[principal.key_id].add(lease)

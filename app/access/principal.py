@@ -1,4 +1,4 @@
-"""Who is calling: what a good key says about its bearer."""
+"""The caller, as its valid key describes it."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ class Scope(Enum):
 
 
 WIDER: Final = {Scope.BUDGETS_READ: Scope.BUDGETS}
-"""Scopes that another one includes."""
+"""The scopes that a scope includes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """`agent` is the one agent the key is bound to; `requests_per_minute` and `max_concurrent` are the key's own limits."""
+    """`agent` is the one agent that the key is bound to. `requests_per_minute` and `max_concurrent` are the key's own limits."""
 
     key_id: UUID
     key_name: str

@@ -1,7 +1,7 @@
-"""The paid calls of this process by the key they were made with, so that a key's calls can be ended together with the key.
+"""The paid calls of this process, by the key they were made with. A key's calls can be cancelled together with the key.
 
-A call that begins after its key was cancelled is cancelled at once: its request may have been checked before, and its body may
-have come long after.
+A call that begins after its key was cancelled is cancelled at once, because its key may have been checked long before its body
+arrived.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ class RunningCalls:
     def __init__(self) -> None:
         self._cancels: dict[UUID, dict[object, Callable[[], object]]] = {}
         self._cancelled: set[UUID] = set()
-        """Never forgotten: only an operator makes it grow."""
+        """Entries are never removed. Only an operator adds one."""
 
     @contextmanager
     def running(self, key_id: UUID, cancel: Callable[[], object]) -> Iterator[None]:
-        """Inside the block the key's calls include this one; `cancel` must not block, and may be called several times."""
+        """Inside the block this call belongs to the key's calls. `cancel` must not block and may be called several times."""
         call = object()
         self._cancels.setdefault(key_id, {})[call] = cancel
         try:

@@ -1,4 +1,5 @@
-"""Which tenants and agents a caller may name. A foreign tenant needs ADMIN; a key bound to an agent may name no other."""
+"""Which tenants and agents a caller may name. Another tenant needs ADMIN. A key that is bound to an agent may name no other
+agent."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ from app.domain.errors import Forbidden
 
 
 def tenant_for(principal: Principal, asked: str | None) -> str:
-    """The tenant to act for: the one asked for, or the caller's own; raises Forbidden for a foreign one without ADMIN."""
+    """Returns the requested tenant, or the caller's own. Raises Forbidden for another tenant without ADMIN."""
     if asked is None or asked == principal.tenant:
         return principal.tenant
     if not principal.may(Scope.ADMIN):
@@ -17,9 +18,9 @@ def tenant_for(principal: Principal, asked: str | None) -> str:
 
 
 def tenants_for(principal: Principal, asked: tuple[str, ...] | None) -> tuple[str, ...] | None:
-    """The tenants to filter by; None is all of them, which only a caller with ADMIN who named none gets.
+    """Returns the tenants to filter by. None means all tenants; only a caller with ADMIN that requested none gets it.
 
-    Raises Forbidden if a foreign tenant is among those asked for without ADMIN. An empty tuple matches nothing.
+    Raises Forbidden if another tenant is requested without ADMIN. An empty tuple matches nothing.
     """
     if asked is None:
         tenant = visible_tenant(principal)
@@ -28,7 +29,7 @@ def tenants_for(principal: Principal, asked: tuple[str, ...] | None) -> tuple[st
 
 
 def agent_for(principal: Principal, asked: str | None) -> str | None:
-    """The agent to act as: the one asked for, or the one the key is bound to; raises Forbidden for another than that."""
+    """Returns the requested agent, or the one that the key is bound to. Raises Forbidden if the key is bound to another agent."""
     if principal.agent is None:
         return asked
     if asked is not None and asked != principal.agent:
@@ -37,7 +38,8 @@ def agent_for(principal: Principal, asked: str | None) -> str | None:
 
 
 def agents_for(principal: Principal, asked: tuple[str, ...] | None) -> tuple[str, ...] | None:
-    """The agents to filter by: None is all. A key bound to an agent sees only that one, and Forbidden for another."""
+    """Returns the agents to filter by; None means all. A key that is bound to an agent gets only that one, and Forbidden for
+    another."""
     if principal.agent is None:
         return asked
     if asked is None:

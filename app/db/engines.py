@@ -1,7 +1,5 @@
-"""Connections to the primary and its replicas.
-
-One engine a server: a list of hosts in one URL is not balanced by the driver, so reads are spread here.
-"""
+"""Connections to the primary and its replicas. Each server has one engine: the driver does not balance a list of hosts in one
+URL, so reads are spread here."""
 
 from __future__ import annotations
 
@@ -16,11 +14,11 @@ from app.db.stall_detector import StallDetector
 from app.settings import DatabaseSettings
 
 _STALL_SECONDS = 2.0
-"""A server that stands still does not end a statement that takes too long; so much later we do."""
+"""A stalled server does not end a statement that takes too long. We end it after this additional time."""
 
 
 def build_engine(url: str, settings: DatabaseSettings) -> AsyncEngine:
-    """`url` is `postgresql://…`; raises nothing: the first use connects."""
+    """`url` is `postgresql://…`. Raises nothing, because the first use connects."""
     return create_async_engine(
         _driver_url(url),
         pool_size=settings.pool_size,
@@ -57,7 +55,7 @@ def _connect_args(settings: DatabaseSettings) -> dict[str, object]:
 
 @dataclass(frozen=True)
 class Engines:
-    """`stall_detectors` has one for each engine."""
+    """`stall_detectors` has one entry for each engine."""
 
     primary: AsyncEngine
     replicas: tuple[AsyncEngine, ...]
@@ -65,7 +63,7 @@ class Engines:
     _turn: itertools.count[int] = field(default_factory=itertools.count)
 
     def reader(self) -> AsyncEngine:
-        """The next replica in turn; the primary where there is none."""
+        """Returns the next replica in turn, or the primary if there is none."""
         if not self.replicas:
             return self.primary
         return self.replicas[next(self._turn) % len(self.replicas)]

@@ -1,4 +1,4 @@
-"""Which errors come from the database, and which of them say that it is away."""
+"""Which errors come from the database, and which of them mean that it is unavailable."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ DATABASE_ERRORS = (
     asyncpg.InterfaceError,
     asyncpg.InternalClientError,
 )
-"""What talking to PostgreSQL raises. InternalClientError is asyncpg's between the server's last word and the connection's end."""
+"""What talking to PostgreSQL raises. asyncpg raises InternalClientError between the server's last message and the end of the
+connection."""
 
 
 def is_unavailable(error: BaseException) -> bool:
-    """True if the server is away, shutting down, read-only or out of connections, rather than the statement wrong."""
+    """True if the server is away, shutting down, read-only or out of connections. False if the statement is wrong."""
     if isinstance(error, (OSError, TimeoutError, PoolTimeout, InterfaceError, asyncpg.InternalClientError)):
         return True
     if isinstance(error, DBAPIError):

@@ -1,8 +1,8 @@
 """SQL functions and views. The current source of each is `migrations/functions/NAME.sql`, and there is no other.
 
-A migration names in its `REPLACES` those that it adds or changes. If arguments or columns change, it also drops the old form.
-After the last migration of an upgrade each named one is made from its file, once: an upgrade over many versions needs no older
-source. So a migration must not call one.
+A migration names in its `REPLACES` the functions that it adds or changes. If arguments or columns change, it also drops the old
+form. After the last migration of an upgrade, each named function is made from its file, once, so an upgrade over many versions
+needs no older source. Therefore a migration must not call one.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ IN_ORDER = (
     "provider_changed",
     "share_stream_keys",
 )
-"""Each stands after those that its definition needs."""
+"""Each function comes after those that its definition needs."""
 
 _FIX_DEFINERS = """
 do $$
@@ -64,12 +64,12 @@ begin
 end
 $$
 """
-"""What runs with the rights of the owner finds its tables in their schema. Temporary tables come last, or a caller's own could
-stand in for a table. No role may run it but those that are granted it."""
+"""A function that runs with the owner's rights finds its tables in their schema. Temporary tables come last; otherwise a
+caller's temporary table could replace a table. Only roles with a grant may run it."""
 
 
 def replace_functions(connection: Connection, names: Collection[str]) -> None:
-    """Makes these from their files. Raises ValueError for one that has none."""
+    """Makes these functions from their files. Raises ValueError if one has no file."""
     for name in sorted(names, key=IN_ORDER.index):
         run_statements(connection, FUNCTIONS / f"{name}.sql")
     if names:

@@ -1,5 +1,7 @@
-"""Brings a database to the newest revision, in one transaction: all of it or nothing. Several processes at once are safe, since
-each waits for the lock and then finds nothing left to do."""
+"""Brings a database to the newest revision, in one transaction: all of it or nothing.
+
+Several processes may do this at once: each waits for the lock and then finds nothing left to do.
+"""
 
 from __future__ import annotations
 
@@ -33,15 +35,16 @@ _log = logging.getLogger(__name__)
 
 
 class DatabaseIsNewer(GreenLangError):
-    """It has a revision that this version does not know, and is left as it is."""
+    """The database has a revision that this version does not know. It is left as it is."""
 
 
 class MayNotMigrate(GreenLangError):
-    """The database needs a migration, and its role has not the right to do it."""
+    """The database needs a migration, but its role does not have the right to do it."""
 
 
 async def prepare_database(settings: DatabaseSettings) -> str:
-    """The newest schema, by `owner` if there is one, with what the role of `primary` needs to serve; the revision.
+    """Brings the database to the newest schema, as `owner` if there is one, and grants the role of `primary` what it needs to
+    serve. Returns the revision.
 
     Raises StoreUnavailable, SettingsError, DatabaseIsNewer and MayNotMigrate.
     """
@@ -65,7 +68,7 @@ async def prepare_database(settings: DatabaseSettings) -> str:
 
 
 def serving_role(primary: str) -> str:
-    """The role that serves, by its URL. Raises SettingsError if the URL names none."""
+    """Returns the name of the serving role from its URL. Raises SettingsError if the URL has none."""
     name = unquote(urlsplit(primary).username or "")
     if not name:
         raise SettingsError("database.primary", "its URL must name the role if database.owner is set: postgresql://ROLE:…@…")
@@ -73,8 +76,9 @@ def serving_role(primary: str) -> str:
 
 
 async def migrate(url: str, serving: str | None = None) -> str:
-    """The revision that the database at `postgresql://…` is at now; the role `serving` may serve with it. Raises StoreUnavailable
-    if the server does not answer, DatabaseIsNewer, MayNotMigrate, and SettingsError if `serving` does not exist."""
+    """Returns the revision of the database at `postgresql://…` after the migration. The role `serving` may then serve with it.
+    Raises StoreUnavailable if the server does not answer, DatabaseIsNewer, MayNotMigrate, and SettingsError if `serving` does
+    not exist."""
     async with _locked(url) as connection:
         try:
             revision = await connection.run_sync(_upgrade)
@@ -93,9 +97,10 @@ async def migrate(url: str, serving: str | None = None) -> str:
 
 
 async def _check_same_database(owner: str, primary: str) -> None:
-    """Before anything is changed in either. A lock that a session of one holds is taken in the same database alone.
+    """Runs before either database is changed. A lock of one session cannot be taken by the other if both use the same database.
 
-    Raises StoreUnavailable and SettingsError."""
+    Raises StoreUnavailable and SettingsError.
+    """
     lock = {"lock": secrets.randbits(63)}
     async with _transaction(owner) as held, _transaction(primary) as other:
         await held.execute(text("select pg_advisory_xact_lock(:lock)"), lock)
@@ -105,7 +110,7 @@ async def _check_same_database(owner: str, primary: str) -> None:
 
 @asynccontextmanager
 async def _locked(url: str) -> AsyncIterator[AsyncConnection]:
-    """One transaction that no other process prepares the database beside. Raises StoreUnavailable."""
+    """One transaction. Only one process at a time prepares the database. Raises StoreUnavailable."""
     async with _transaction(url) as connection:
         await connection.execute(text("select pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
         yield connection

@@ -1,7 +1,7 @@
-"""What the serving role may do in a schema that another role owns, and how long its transactions may stand idle.
+"""The rights of the serving role in a schema that another role owns, and how long its transactions may be idle.
 
-The owner grants after every migration, and only what is missing, so that a new table or function is never without its grant.
-Partitions need none: they are read and written through their table.
+The owner grants rights after every migration, and only what is missing, so a new table or function is never without its grant.
+Partitions need no grants, because they are read and written through their table.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from app.domain.errors import SettingsError
 
 
 async def grant_serving(connection: AsyncConnection, role: str) -> None:
-    """Gives `role` the rights to serve that it lacks in the connection's schema. SettingsError if it does not exist."""
+    """Grants `role` the rights that it needs to serve and does not have in the connection's schema. Raises SettingsError if the
+    role does not exist."""
     known = await connection.execute(text("select 1 from pg_roles where rolname = :role"), {"role": role})
     if known.first() is None:
         raise SettingsError("database.primary", f"the role {role} does not exist in the database; create it first")
@@ -26,7 +27,7 @@ async def grant_serving(connection: AsyncConnection, role: str) -> None:
 
 
 async def risks_of_roles(connection: AsyncConnection, role: str) -> list[str]:
-    """What is wrong with the rights of `role` and of the connection's own role, the owner, in words for the log."""
+    """Returns warnings for the log about the rights of `role` and of the connection's own role, the owner."""
     found = (await connection.execute(_RIGHTS, {"role": role})).one()
     risks = []
     if found.may_create:
@@ -40,8 +41,9 @@ async def risks_of_roles(connection: AsyncConnection, role: str) -> list[str]:
 
 
 async def limit_idle_transactions(connection: AsyncConnection, limit: timedelta) -> bool:
-    """Ends transactions of the connection's own role in this database that stand idle for longer. It is a default of the role and
-    not of a connection: a pooler would refuse the one or hand it on. False if the server does not let the role set it."""
+    """Ends transactions of the connection's own role in this database that are idle for longer. It is a default of the role,
+    not of a connection, because a pooler would refuse the latter or pass it on to another client. Returns False if the server
+    does not let the role set it."""
     wanted = f"idle_in_transaction_session_timeout={int(limit.total_seconds() * 1000)}"
     if wanted in ((await connection.execute(_DEFAULTS)).scalar() or ()):
         return True

@@ -1,7 +1,7 @@
-"""A transaction that writes and a snapshot that only reads are different types: a function that reads asks for the first
-that fits, and sending a write to a replica does not type-check.
+"""A transaction that writes and a snapshot that only reads are different types. A function that only reads asks for the second,
+and sending a write to a replica does not type-check.
 
-A lost connection is StoreUnavailable, wherever it is noticed, and so is a server that has stalled.
+A lost connection or a stalled server is StoreUnavailable, wherever it is noticed.
 """
 
 from __future__ import annotations
@@ -37,8 +37,9 @@ class Sessions:
 
     @asynccontextmanager
     async def read(self, *, primary: bool = False, shared: bool = False) -> AsyncIterator[ReadSession]:
-        """One snapshot; `primary` where the caller must see its own writes. `shared` where a generator holds it while others run:
-        only the time of each statement is bounded then, because a limit on the session would interrupt other code."""
+        """One snapshot. Use `primary` if the caller must see its own writes. Use `shared` if a generator holds the session
+        while other code runs. Then only the time of each statement is limited, because a limit on the session would interrupt
+        other code."""
         engine = self.engines.primary if primary else self.engines.reader()
         detector = nullcontext() if shared else self.engines.stall_detectors[engine].bounded()
         async with _translating(), detector, engine.connect() as connection:
@@ -46,14 +47,14 @@ class Sessions:
 
     @asynccontextmanager
     async def write(self) -> AsyncIterator[WriteSession]:
-        """One transaction on the primary: committed at the end, rolled back when an error leaves it."""
+        """One transaction on the primary. It is committed at the end, and rolled back on an error."""
         primary = self.engines.primary
         async with _translating(), self.engines.stall_detectors[primary].bounded(), primary.begin() as connection:
             yield WriteSession(connection)
 
     @asynccontextmanager
     async def statements(self) -> AsyncIterator[WriteSession]:
-        """Each statement is a transaction on the primary by itself: a process that stalls in between holds no lock."""
+        """Each statement is its own transaction on the primary, so a process that stalls in between holds no lock."""
         primary = self.engines.primary
         async with _translating(), self.engines.stall_detectors[primary].bounded(), primary.connect() as connection:
             yield WriteSession(await connection.execution_options(isolation_level="AUTOCOMMIT"))

@@ -1,7 +1,7 @@
-"""Distinguishes a stalled server from a busy one: after a while of waiting it is asked something on a new connection.
+"""Distinguishes a stalled server from a busy one. After some time without an answer, the server is asked on a new connection.
 
-A process that is frozen keeps its connections open and says nothing on them, and a statement may rightly take half a minute. So
-time alone decides nothing. Any answer shows that the server lives, also a refusal and an answer to another caller.
+A process that is frozen keeps its connections open and sends nothing on them, and a statement may legitimately take half a
+minute. So time alone proves nothing. Any answer shows that the server lives, also a refusal or an answer to another caller.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ ANSWER_SECONDS = 3.0
 
 
 class StallDetector:
-    """`engine` pools nothing, so that each question has a connection of its own. However many wait, one asks."""
+    """`engine` has no pool, so each question uses its own connection. Only one question is asked at a time, for all that wait."""
 
     def __init__(self, engine: AsyncEngine) -> None:
         self.look_seconds = LOOK_SECONDS
@@ -31,7 +31,7 @@ class StallDetector:
 
     @asynccontextmanager
     async def bounded(self) -> AsyncIterator[None]:
-        """Replaces what runs inside by TimeoutError once the server answers no one."""
+        """Cancels what runs inside and raises TimeoutError if the server answers no question any more."""
         async with asyncio.timeout(None) as limit:
             waiting = _Waiting(self, limit)
             try:
@@ -41,11 +41,11 @@ class StallDetector:
             self._answered_at = asyncio.get_running_loop().time()
 
     def was_quiet(self, now: float) -> bool:
-        """Whether it has said nothing lately, so that it is to be asked again."""
+        """Whether the server has been silent long enough to be asked again."""
         return now - self._answered_at >= self.look_seconds
 
     def ask(self) -> asyncio.Task[bool]:
-        """True if the server says anything at all."""
+        """The task's result is True if the server answers anything."""
         if self._asking is None or self._asking.done():
             self._asking = asyncio.create_task(self._ask())
         return self._asking
@@ -69,7 +69,7 @@ class StallDetector:
 
 
 class _Waiting:
-    """Ends `limit` at once when an answer fails to come."""
+    """Ends `limit` at once if an answer does not come."""
 
     def __init__(self, detector: StallDetector, limit: asyncio.Timeout) -> None:
         self._detector = detector

@@ -1,6 +1,6 @@
-"""NOTIFY as a wake-up call: it carries no data, so its receiver re-reads the table, and a lost notification loses nothing.
+"""NOTIFY as a wake-up call. It carries no data: its receiver reads the table again, so a lost notification loses nothing.
 
-It needs a connection of its own: through a pooler in transaction mode nothing arrives, and only polling is left.
+It needs its own connection. Through a pooler in transaction mode no notification arrives, and only polling is left.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _log = logging.getLogger(__name__)
 
 
 class Wakeup:
-    """An event that one task waits for, at most so many seconds."""
+    """An event that one task waits for, with a time limit."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -32,13 +32,13 @@ class Wakeup:
         self._event.set()
 
     def taken(self) -> bool:
-        """Whether it was set; it is unset afterwards."""
+        """Returns whether it was set, and resets it."""
         was_set = self._event.is_set()
         self._event.clear()
         return was_set
 
     async def wait(self, seconds: float) -> bool:
-        """True if it was set, False if the time ran out; it is unset afterwards."""
+        """Returns True if it was set, False if the time is over. Resets it."""
         waiters = {asyncio.ensure_future(self._event.wait()), asyncio.ensure_future(self._clock.sleep(seconds))}
         try:
             await asyncio.wait(waiters, return_when=asyncio.FIRST_COMPLETED)
@@ -49,7 +49,7 @@ class Wakeup:
 
 
 async def listen(engine: AsyncEngine, channel: str, wake: Callable[[], None], clock: Clock) -> None:
-    """Calls `wake` at every NOTIFY on `channel` and after every connect, for what came while it was not listening; never
+    """Calls `wake` at every NOTIFY on `channel` and after every connect, because notifications may have been missed. Never
     returns."""
     while True:
         try:

@@ -1,14 +1,14 @@
-"""Every failure the service knows by name.
+"""Every failure that the service raises on purpose.
 
 GreenLangError
-├── SettingsError         the configuration is wrong: `path`, and what would be right
+├── SettingsError         the configuration is wrong: `path`, and what is allowed
 ├── Unauthenticated       no key, or one that is wrong, expired or revoked
-├── Forbidden             a good key without the right; ForeignOrigin: a web page that may not connect
+├── Forbidden             a valid key without the right; ForeignOrigin: a web page that may not connect
 ├── LimitExceeded         a document or body over a limit: which, had, allowed
-├── Overloaded            too much in flight; come back after `retry_after_ms`
-├── DeadlineExceeded      the time given has run out
+├── Overloaded            too much in flight; try again after `retry_after_ms`
+├── DeadlineExceeded      the deadline has passed
 ├── StoreUnavailable      PostgreSQL or Redis is away
-├── Refused               an expected refusal; `reason` is the frozen dataclass the caller is shown
+├── Refused               an expected refusal; `reason` is a frozen dataclass that the caller sees
 │   └── RefusedByTarget   one target cannot take the call, another may
 └── ProviderError         one try at one target failed: `kind` says how
 """
@@ -33,7 +33,7 @@ class SettingsError(GreenLangError):
 
 
 class RefusedKey(Enum):
-    """Why a key is refused. For operators: callers do not see the reason."""
+    """Why a key is refused. Only operators see the reason, callers do not."""
 
     MISSING = "missing"
     MALFORMED = "malformed"
@@ -43,7 +43,7 @@ class RefusedKey(Enum):
 
 
 class Unauthenticated(GreenLangError):
-    """`hint` is the public part of the key that was sent; None if what was sent does not have the form of a key."""
+    """`hint` is the public part of the key that was sent; None if the text does not have the form of a key."""
 
     def __init__(self, message: str = "", reason: RefusedKey = RefusedKey.UNKNOWN, hint: str | None = None) -> None:
         super().__init__(message)
@@ -84,7 +84,7 @@ class StoreUnavailable(GreenLangError):
 
 
 class Refused(GreenLangError):
-    """Raised with the problem as data: a frozen dataclass that lives beside its domain."""
+    """Raised with the problem as data: a frozen dataclass that is defined in its own domain."""
 
     def __init__(self, reason: object) -> None:
         super().__init__(type(reason).__name__)
@@ -96,10 +96,10 @@ class RefusedByTarget(Refused):
 
 
 class FailureKind(Enum):
-    """How one try at a provider failed. What follows from each is decided once, in ProviderError.
+    """How one try at a provider failed. ProviderError decides once what follows from each kind.
 
-    NOT_IMPLEMENTED: the server has no such operation. UNSUPPORTED: this target alone does not take something that the call has,
-    such as images. UNKNOWN_REFUSAL: a 4xx without a known reason. UNFORESEEN: the adapter raised what it never should.
+    NOT_IMPLEMENTED: the server has no such operation. UNSUPPORTED: only this target does not accept something in the call, such
+    as images. UNKNOWN_REFUSAL: a 4xx without a known reason. UNFORESEEN: the adapter raised an unexpected exception.
     """
 
     CONNECTION = "connection"
@@ -163,8 +163,8 @@ _BREAKER = frozenset(
 class ProviderError(GreenLangError):
     """One failed try, mapped by type and status in the adapter. The message never holds the provider's raw text or a key.
 
-    `usage` is what the provider billed although it failed; None if nothing was billed or known. `rate_limits` is what its headers
-    say is left. `unanswered_seconds`: how long a request that may have arrived waited for an answer that never began.
+    `usage` is what the provider billed although the try failed; None if nothing was billed or known. `rate_limits` is what its
+    headers say is left. If a request may have arrived and no answer began, `unanswered_seconds` is how long it waited.
     """
 
     def __init__(
@@ -189,22 +189,22 @@ class ProviderError(GreenLangError):
 
     @property
     def retryable(self) -> bool:
-        """The same target may be asked again."""
+        """Whether the same target may be tried again."""
         return self.kind in _RETRYABLE
 
     @property
     def was_bought(self) -> bool:
-        """An answer that cannot be read and is charged all the same: it is rather asked for elsewhere, and here once more."""
+        """An answer that cannot be read but is charged. Another target is preferred, and this one is tried once more at most."""
         return self.kind is FailureKind.MALFORMED and self.usage is not None
 
     @property
     def concerns_key(self) -> bool:
-        """Another key of the same provider may do better."""
+        """Whether another key of the same provider may succeed."""
         return self.kind in _OTHER_KEY
 
     @property
     def final(self) -> bool:
-        """No other target can do better (except a larger window for CONTEXT_TOO_LONG)."""
+        """Whether no other target can succeed (except one with a larger window for CONTEXT_TOO_LONG)."""
         return self.kind in _FINAL
 
     @property

@@ -1,8 +1,8 @@
-"""Which hosts of URLs are the public internet's. A host is judged as it is written: names are not looked up.
+"""Which hosts of URLs are on the public internet. A host is judged as it is written; names are not resolved.
 
-URL parsers differ, so every spelling counts that any of them reads as an address: full-width digits, percent escapes, invisible
-characters, a dot at the end, IPv4 inside IPv6. What is made of numbers (`127.1`, `2130706433`, `0x7f.1`) and is no address in its
-usual form is not public, whatever a resolver would make of it.
+URL parsers differ, so every spelling counts that one of them reads as an address: full-width digits, percent escapes, invisible
+characters, a dot at the end, IPv4 inside IPv6. A host that consists of numbers (`127.1`, `2130706433`, `0x7f.1`) and is not an
+address in its usual form is not public, whatever a resolver makes of it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ _NOT_PUBLIC_V4 = tuple(
         "224.0.0.0/4", "240.0.0.0/4",
     )
 )  # fmt: skip
-"""168.63.129.16 is a cloud's metadata; those of the others are link-local, shared (100.64.0.0/10) or 192.0.0.0/24."""
+"""168.63.129.16 is the metadata address of one cloud. Those of other clouds are link-local, shared (100.64.0.0/10) or in
+192.0.0.0/24."""
 _PUBLIC_V6 = IPv6Network("2000::/3")
 _NOT_PUBLIC_V6 = tuple(IPv6Network(network) for network in ("2001::/23", "2001:db8::/32", "3fff::/20"))
 _NAT64 = IPv6Network("64:ff9b::/96")
@@ -32,7 +33,7 @@ _DOTS = str.maketrans({"。": ".", "．": ".", "｡": "."})
 
 
 def is_public_address(address: Address) -> bool:
-    """False for every address that is not one of the public internet's, also inside another kind of address."""
+    """False for every address that is not on the public internet, also inside another kind of address."""
     if isinstance(address, IPv4Address):
         return not any(address in network for network in _NOT_PUBLIC_V4)
     inner = address.ipv4_mapped or address.sixtofour
@@ -44,9 +45,10 @@ def is_public_address(address: Address) -> bool:
 
 
 def is_public_host(host: str) -> bool:
-    """`host` as in a URL, without brackets. Names are public but for `localhost` and those below it.
+    """`host` is written as in a URL, without brackets. Names are public, except `localhost` and names below it.
 
-    A name with an escape, or with anything but letters, digits, `-`, `_` and dots, is not: what it means depends on the parser.
+    A name with an escape, or with anything but letters, digits, `-`, `_` and dots, is not public, because its meaning depends
+    on the parser.
     """
     host, is_escaped = _plain(host), "%" in host
     if not host or host == "localhost" or host.endswith(".localhost"):
@@ -58,8 +60,8 @@ def is_public_host(host: str) -> bool:
 
 
 def is_public_url(url: str) -> bool:
-    """False also for a URL that parsers read differently: with a backslash, a blank or a control character, with an escape before
-    its path, or with a port that is none."""
+    """False also for a URL that parsers read differently: with a backslash, a blank or a control character, with an escape
+    before its path, or with an invalid port."""
     if any(letter == "\\" or letter.isspace() or not letter.isprintable() for letter in url.strip()):
         return False
     try:
@@ -70,12 +72,12 @@ def is_public_url(url: str) -> bool:
 
 
 def is_numeric(host: str) -> bool:
-    """Made of numbers, so that parsers take it for an IPv4 address or for nothing."""
+    """Whether the host consists of numbers, so that parsers read it as an IPv4 address or reject it."""
     return _PART.fullmatch(_plain(host).rpartition(".")[2]) is not None
 
 
 def is_written_in_full(host: str) -> bool:
-    """An address in its usual form: four decimal numbers, or IPv6."""
+    """Whether the host is an address in its usual form: four decimal numbers, or IPv6."""
     try:
         ip_address(host)
     except ValueError:
@@ -88,6 +90,6 @@ def _is_of_a_name(letter: str) -> bool:
 
 
 def _plain(host: str) -> str:
-    """As a browser reads it: escapes, compatibility forms and invisible characters resolved."""
+    """The host as a browser reads it: escapes, compatibility forms and invisible characters are resolved."""
     text = unicodedata.normalize("NFKC", unquote(host)).translate(_DOTS).casefold()
     return "".join(letter for letter in text if unicodedata.category(letter) not in {"Cf", "Mn"}).rstrip(".")

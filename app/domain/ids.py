@@ -1,4 +1,4 @@
-"""Ids in the API are a kind and a time-ordered UUID: `cmp_0199…`. A text of another kind or shape is simply not found."""
+"""An id in the API is a kind and a time-ordered UUID: `cmp_0199…`. A text of another kind or form is treated as not found."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def format_id(kind: str, value: UUID) -> str:
 
 
 def parse_id(kind: str, text: str) -> UUID | None:
-    """The UUID, or None if the text is not an id of this kind."""
+    """Returns the UUID, or None if the text is not an id of this kind."""
     prefix, _, digits = text.partition("_")
     if prefix != kind or len(digits) != 32 or not digits.isascii():
         return None
@@ -34,6 +34,6 @@ def parse_id(kind: str, text: str) -> UUID | None:
 
 @dataclass(frozen=True, slots=True)
 class Deleted:
-    """What is gone, by its id."""
+    """A deleted object, by its id."""
 
     id: str

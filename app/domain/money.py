@@ -1,4 +1,5 @@
-"""Money is Decimal US dollars: a cost is computed exactly and rounded once, here, to 12 places half even; sums never are."""
+"""Money is Decimal US dollars. A cost is computed exactly and rounded once, here, to 12 decimal places, half to even. Sums are
+never rounded."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ ZERO = Decimal(0)
 
 
 def round_usd(amount: Decimal) -> Decimal:
-    """The one rounding: to 12 places, half even."""
+    """The only rounding: to 12 decimal places, half to even."""
     return amount.quantize(_QUANTUM, context=_CONTEXT)
 
 

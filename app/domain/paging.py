@@ -20,12 +20,12 @@ MAX_PAGE = 100
 
 
 def encode_cursor(kind: str, *position: str) -> str:
-    """`kind` keeps the cursor of one list out of another."""
+    """`kind` prevents that the cursor of one list is used for another."""
     return base64.urlsafe_b64encode(json.dumps([kind, *position]).encode()).decode().rstrip("=")
 
 
 def decode_cursor(kind: str, cursor: str, parts: int) -> tuple[str, ...]:
-    """The position that a cursor of `kind` stands for; raises Refused(InvalidInput) for any other text."""
+    """Returns the position in a cursor of `kind`. Raises Refused(InvalidInput) for any other text."""
     try:
         found = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
     except (binascii.Error, ValueError):
@@ -45,7 +45,7 @@ def not_a_cursor(of: str = "list") -> Refused:
 
 
 def encode_time_cursor(kind: str, at: datetime, key: UUID) -> str:
-    """The position in a list that is ordered by time, and by key at the same time."""
+    """The cursor of a list that is ordered by time, and by key if times are equal."""
     return encode_cursor(kind, at.isoformat(), key.hex)
 
 
@@ -108,7 +108,7 @@ class Page(Generic[Node]):
 
 
 def build_page(request: PageRequest, found: Sequence[Node], cursor: Callable[[Node], str]) -> Page[Node]:
-    """`found` holds up to `first + 1` nodes: the one too many says that there is a next page."""
+    """`found` holds up to `first + 1` nodes. The last of them only shows that there is a next page."""
     edges = tuple(Edge(node, cursor(node)) for node in found[: request.first])
     return Page(
         edges,

@@ -1,4 +1,4 @@
-"""What a caller can act on, as data. Problems of one domain live beside it; these belong to all."""
+"""Problems that a caller can act on, as data. The problems of one domain are defined there; these belong to all."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class ProblemCode(Enum):
 
 @dataclass(frozen=True, slots=True)
 class InvalidInput:
-    """Also UNPRICED_MODEL and NO_ROUTE. `path` leads to the field at fault, in the input's own (camelCase) names."""
+    """The codes UNPRICED_MODEL and NO_ROUTE use it too. `path` leads to the wrong field, in the input's (camelCase) names."""
 
     message: str
     path: tuple[str, ...] | None = None
@@ -42,7 +42,7 @@ class NotFound:
 
 
 def no_such(what: str) -> NotFound:
-    """`what` is in the caller's words, such as `budget`."""
+    """`what` is a word that callers know, such as `budget`."""
     return NotFound(f"There is no such {what}.")
 
 

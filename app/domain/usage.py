@@ -1,7 +1,7 @@
-"""Tokens as providers bill them, in disjoint classes: a token is in exactly one, so nothing can be priced twice.
+"""Tokens as providers bill them, in disjoint classes. Each token is in exactly one class, so nothing can be priced twice.
 
-Inside the classes never overlap; the inclusive figures that people know (input with its cached part, output with its
-reasoning) are derived.
+Inside, the classes never overlap. The usual inclusive figures (input with its cached part, output with its reasoning) are
+derived from them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class CacheTier(Enum):
 
 
 class ServiceTier(Enum):
-    """How a provider says that it served a call. Each may have prices of its own."""
+    """How a provider says that it served a call. Each tier may have its own prices."""
 
     STANDARD = "standard"
     BATCH = "batch"
@@ -62,7 +62,7 @@ class TokenUsage:
         return self.input_tokens + self.output_tokens
 
     def __add__(self, other: TokenUsage) -> TokenUsage:
-        """Together; confirmed only where both are, and of a tier only where both are of it."""
+        """The sum. It is confirmed only if both are. It keeps the service tier only if both have the same."""
         return TokenUsage(
             self.uncached_input_tokens + other.uncached_input_tokens,
             self.cached_input_tokens + other.cached_input_tokens,
@@ -77,7 +77,7 @@ class TokenUsage:
 
 @dataclass(frozen=True, slots=True)
 class RateLimitReport:
-    """What the provider's own headers say is left; None if it did not say."""
+    """What is left according to the provider's headers; None if they do not say."""
 
     requests_remaining: int | None = None
     tokens_remaining: int | None = None

@@ -1,5 +1,5 @@
-"""Whether this process can serve. It is not ready only when something is away that it cannot serve without; anything else that is
-away degrades it, and taking it out of service would not help."""
+"""Whether this process can serve. It is not ready only if something is away that it needs to serve. Anything else that is away
+makes it degraded, because taking the process out of service would not help."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """`probe` returns where all is well and raises where it is not. `required`: the process cannot serve without it."""
+    """`probe` returns if all is well and raises if not. If `required` is true, the process cannot serve without it."""
 
     name: str
     probe: Callable[[], Awaitable[None]]
@@ -59,16 +59,16 @@ class Health:
         self._started = _Cached(required, STARTED_CACHED_SECONDS, clock, keep_failures=False)
 
     async def ready(self) -> Report:
-        """Of every check, side by side, at most 5 s old; takes less than a second."""
+        """The results of all checks, run in parallel, at most 5 s old. Takes less than a second."""
         return await self._ready.report()
 
     async def started(self) -> Report:
-        """Of the required checks: fresh until they have passed once, then at most 30 s old."""
+        """The results of the required checks: fresh until they have passed once, then at most 30 s old."""
         return await self._started.report()
 
 
 class _Cached:
-    """A caller that asks while the checks run waits for that same run."""
+    """A caller that asks while the checks run waits for the same run."""
 
     def __init__(self, checks: Sequence[Check], seconds: float, clock: Clock, *, keep_failures: bool) -> None:
         self._checks = checks

@@ -1,4 +1,4 @@
-"""`/healthz` says that the process lives, `/ready` that it can serve, `/startup` that it has been able to once."""
+"""`/healthz` says that the process is alive, `/ready` that it can serve, `/startup` that it could serve at least once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _ALIVE = Response(b'{"status":"ok"}', media_type="application/json", headers=_UN
 
 
 def build_health_routes(health: Health) -> list[Route]:
-    """None of them asks for a key, and none tells more than names and durations."""
+    """None of them needs a key, and none shows more than names and durations."""
 
     async def ready(_: Request) -> JSONResponse:
         return _answer(await health.ready())

@@ -1,9 +1,9 @@
 """Connections to Redis: one server, Sentinel or Cluster, by their URL.
 
-Redis holds copies and coordination, so its outage may slow the service down and never break it: nothing asked of it takes longer
-than tenths of a second, and after the first failures no caller waits for it until it answers again. A server alone is timed here,
-so that a delay of our own event loop is not taken for one of Redis. Every failure is StoreUnavailable, also the refusal of a
-server that answers and takes no writes.
+Redis holds copies and coordination. If it is away, the service gets slower but never fails. No request to Redis takes longer than
+tenths of a second, and after the first failures no caller waits for it until it answers again. The timeouts for a single server
+are measured here, so a delay of our own event loop does not count as one of Redis. Every failure is StoreUnavailable, also the
+refusal of a server that answers and takes no writes.
 
     redis://host:6379/0   rediss://…   unix:///path
     redis+sentinel://[user:password@]host:26379,host:26379/service/0
@@ -66,7 +66,7 @@ _log = logging.getLogger(__name__)
 
 
 class Script:
-    """A Lua script of this package. It touches the one key it is given, so that it runs in a cluster too."""
+    """A Lua script of this package. It uses only the one key that it is given, so it also runs in a cluster."""
 
     def __init__(self, name: str) -> None:
         self.text = (Path(__file__).parent / "scripts" / f"{name}.lua").read_text(encoding="utf-8")
@@ -74,10 +74,10 @@ class Script:
 
 
 class RedisClient:
-    """One pool, and a breaker around it: after three failures in a row one try is let through per pause."""
+    """One pool with a breaker. After three failures in a row, one try per pause is allowed."""
 
     def __init__(self, server: Server, clock: Clock, *, seconds: float | None = None, sentinels: Sequence[Redis] = ()) -> None:
-        """`seconds` is how long anything may take; None if the server's own sockets time out."""
+        """`seconds` is the time limit of every request. None if the server's own sockets have time limits."""
         self._server = server
         self._seconds = seconds
         self._sentinels = sentinels
@@ -93,7 +93,7 @@ class RedisClient:
         return self._failures < _FAILURES or self._clock.monotonic() >= self._closed_until
 
     async def execute(self, act: Callable[[Server], Awaitable[Result]]) -> Result:
-        """What `act` does with the server; raises StoreUnavailable if it is away, at once if that is known."""
+        """Returns the result of `act`. Raises StoreUnavailable if the server is away, at once if that is already known."""
         if not self.available:
             raise StoreUnavailable("Redis")
         if self._failures >= _FAILURES:
@@ -113,7 +113,7 @@ class RedisClient:
         return result
 
     async def evaluate(self, script: Script, key: str, *arguments: str | float | bytes) -> object:
-        """The script's result, by its hash; its text is sent where the server does not know it (any more)."""
+        """Runs the script by its hash and returns its result. The text is sent if the server does not have the script."""
 
         async def act(server: Server) -> object:
             try:
@@ -151,7 +151,7 @@ class RedisClient:
 
 
 def connect_redis(url: str, settings: RedisSettings, clock: Clock) -> RedisClient:
-    """Connects at the first use. Raises SettingsError for a URL of another form."""
+    """Connects at the first use. Raises SettingsError if the URL has another form."""
     seconds = settings.socket_timeout.total_seconds()
     scheme = url.partition("://")[0]
     if scheme in {"redis", "rediss", "unix"}:
@@ -169,16 +169,16 @@ def connect_redis(url: str, settings: RedisSettings, clock: Clock) -> RedisClien
         return RedisClient(_primary(sentinel, url, seconds), clock, sentinels=sentinel.sentinels)
     if scheme == "redis+cluster":
         return RedisClient(_cluster(url, seconds), clock)
-    raise SettingsError("redis.url", "is redis://, rediss://, unix://, redis+sentinel:// or redis+cluster://")
+    raise SettingsError("redis.url", "must begin with redis://, rediss://, unix://, redis+sentinel:// or redis+cluster://")
 
 
 def _takes_no_writes(error: ResponseError) -> bool:
-    """It is full, cannot save, or has too few replicas; in a pipeline the text begins with the command."""
+    """Whether the server is full, cannot save, or has too few replicas. In a pipeline the text begins with the command."""
     return isinstance(error, OutOfMemoryError) or any(word in str(error) for word in _TAKES_NO_WRITES)
 
 
 def _retry() -> Retry:
-    """One more try on a connection that died in the pool; never after a time-out, when the server may have acted."""
+    """One more try on a connection that died in the pool. Never after a timeout, because the server may have acted."""
     return Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,))
 
 
@@ -221,5 +221,5 @@ def _cluster(url: str, seconds: float) -> RedisCluster:
 def _hosts(netloc: str, port: int) -> list[tuple[str, int]]:
     hosts = [urlsplit(f"//{host}") for host in netloc.rpartition("@")[2].split(",")]
     if not all(host.hostname for host in hosts):
-        raise SettingsError("redis.url", "names a host that is empty")
+        raise SettingsError("redis.url", "has an empty host name")
     return [(host.hostname or "", host.port or port) for host in hosts]

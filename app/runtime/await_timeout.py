@@ -1,10 +1,10 @@
-"""A time limit for one await after another of a stream.
+"""A time limit for many awaits of a stream, one after the other.
 
-`asyncio.timeout` makes a timer each time, which for a stream of tokens costs more than reading them. Here one timer goes on over
-many awaits: to set a limit is to write down when it passes, and the timer looks at that when it fires.
+`asyncio.timeout` makes a timer each time, which costs more than reading the tokens of a stream. Here one timer serves many
+awaits: setting a limit only stores its time, and the timer checks it when it fires.
 
-Nor does it blame others for our own delay. Where the event loop is slow, what is waited for may have come long ago and only wait
-to be read, so the loop gets round some times more before the limit counts; once, also where one await after another is past it.
+The limit also allows for our own delay. If the event loop is slow, the awaited data may already have arrived and wait to be
+read. So the loop turns a few more times before the limit counts. It does this once for awaits in a row that are all too late.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from types import TracebackType
 
 _ROUNDS = 10
 _ROUND_SECONDS = 0.005
-"""At least."""
+"""At least this long."""
 
 
 class TimeLimit:
-    """`with limit.of(seconds): await …` raises TimeoutError once the time is over. One at a time; to be closed in the end."""
+    """`with limit.of(seconds): await …` raises TimeoutError when the time is over. Use it for one await at a time, and close it
+    at the end."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()

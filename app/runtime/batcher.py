@@ -1,8 +1,8 @@
-"""Group commit: at most one batch is in flight, and what arrives meanwhile goes with the next. While results are delivered, the
-next batch is under way.
+"""Group commit: at most one batch is in flight, and what arrives meanwhile goes into the next. The next batch runs while
+results are delivered.
 
-A batch that fails is halved until the one item at fault stands alone, so that a bad item fails alone; a store that is away
-fails the whole batch at once.
+If a batch fails, it is halved until the bad item is alone, so only that item fails. If a store is away, the whole batch fails
+at once.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ MAX_BATCH = 1000
 
 
 class Batcher(Generic[Item, Result]):
-    """`run` gets a batch and gives one result an item, in order, or raises and has done nothing. `unwanted` gets the results that
-    are no longer awaited. Of the items with one `key` a batch has only the first; None is no key."""
+    """`run` gets a batch and returns one result per item, in order, or raises and has done nothing. `unwanted` gets the results
+    that nothing awaits any more. Only one item of each `key` is in a batch; None is no key."""
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class Batcher(Generic[Item, Result]):
         self._draining: asyncio.Task[None] | None = None
 
     def submit(self, item: Item) -> asyncio.Future[Result]:
-        """The item's result; to cancel the future does not call the item back."""
+        """Returns a future with the item's result. Cancelling the future does not withdraw the item."""
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, future))
         if self._draining is None:

@@ -1,4 +1,4 @@
-"""Time is passed in: code that waits, stamps or expires takes a Clock, so tests need no sleep and no patch."""
+"""Time is passed in. Code that waits, stamps or expires takes a Clock, so tests need no sleep and no patch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 
 _FILES_BESIDE_ZONES = frozenset({"Factory", "localtime", "posixrules"})
 _OTHER_KINDS_OF_ZONES = ("posix/", "right/")
-"""Python opens them like zones; PostgreSQL does not know them, or they are another hour on another machine."""
+"""Python accepts these names as zones, but PostgreSQL does not know them or they mean another time on another machine."""
 
 
 class Clock(Protocol):
@@ -37,7 +37,7 @@ class SystemClock:
 
 
 def time_zone(name: str) -> ZoneInfo:
-    """By its IANA name. Raises ValueError."""
+    """Returns the zone with this IANA name. Raises ValueError."""
     if name in _FILES_BESIDE_ZONES or name.startswith(_OTHER_KINDS_OF_ZONES):
         raise ValueError("not the name of a time zone")
     try:

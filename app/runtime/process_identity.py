@@ -1,7 +1,7 @@
-"""The identity of a process, as a text by which another process on the same machine can see whether it still lives.
+"""The identity of a process, as a text. With it another process on the same machine can see whether the process is still alive.
 
-A process id alone is used again: its start time tells two of them apart. Elsewhere, in another container, or where there is no
-/proc, no process is known to be dead.
+A process id can be used again, so the start time is part of the identity. In another container, or without /proc, no process
+counts as dead.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ _ENDED = frozenset({"Z", "X"})
 
 
 def identity(proc: Path = PROC) -> str:
-    """Of this process: its machine, its id there, and its start time; "" if that cannot be known."""
+    """The identity of this process: its machine, its process id and its start time. "" if it cannot be known."""
     machine, seen = _machine(proc), _look(proc, os.getpid())
     return f"{machine} {os.getpid()} {seen[1]}" if machine and seen is not None else ""
 
 
 def has_died(named: str, proc: Path = PROC) -> bool:
-    """True only where it is known. `named` is an `identity`."""
+    """Whether the process is known to be dead. `named` is an `identity`."""
     machine, _, process = named.rpartition(" ")[0].rpartition(" ")
     if not machine or not process.isdecimal() or machine != _machine(proc):
         return False
@@ -31,7 +31,7 @@ def has_died(named: str, proc: Path = PROC) -> bool:
 
 
 def _machine(proc: Path) -> str:
-    """Since its last start, and as far as its process ids reach; "" where there is no such thing."""
+    """The machine since its last start, and the namespace of its process ids. "" if there is no such information."""
     try:
         started = (proc / "sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         return f"{started} {(proc / 'self/ns/pid').readlink()}"
@@ -40,7 +40,7 @@ def _machine(proc: Path) -> str:
 
 
 def _exists(process: int) -> bool:
-    """Also where /proc hides another user's, or no file can be opened."""
+    """Whether the process exists, even if /proc hides processes of other users or no file can be opened."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:
@@ -51,7 +51,7 @@ def _exists(process: int) -> bool:
 
 
 def _look(proc: Path, process: int) -> tuple[str, str] | None:
-    """State and start time; None if it cannot be read."""
+    """Returns state and start time; None if they cannot be read."""
     try:
         status = (proc / str(process) / "stat").read_text(encoding="utf-8", errors="replace")
     except OSError:

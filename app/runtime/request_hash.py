@@ -1,6 +1,6 @@
-"""What a call is asked with, as a hash: equal for equal values, however large their texts.
+"""The hash of a request: equal for equal values, whatever the size of their texts.
 
-Texts are taken in pieces, so that in a thread beside the event loop no step holds up the others.
+Texts are hashed in pieces. So in a thread beside the event loop no step blocks the loop.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _SHORT = 1024
 
 
 def digest(value: object) -> bytes:
-    """SHA-256 of dataclasses, lists, texts and numbers within one another."""
+    """SHA-256 of dataclasses, lists, texts and numbers, also nested."""
     words: list[str] = []
     _spell(msgspec.to_builtins(value), words)
     hashing = hashlib.sha256()
@@ -25,7 +25,7 @@ def digest(value: object) -> bytes:
 
 
 def _spell(value: object, words: list[str]) -> None:
-    """Lengths stand before what they count: no two values are spelled alike."""
+    """Every part is preceded by its length, so different values never give the same text."""
     if isinstance(value, str):
         words.append(f'"{len(value)}:')
         words.append(value)

@@ -1,4 +1,4 @@
-"""Background tasks: how many there are, and ending them for good."""
+"""Background tasks: their number, and how they are ended."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry, Gauge
 
 _TIMEOUT_SECONDS = 0.5
 _MIN_SECONDS = 1.0
-"""Left when the time is up: what calls used must still be settled."""
+"""The time that is left even after the grace period, because running calls must still be settled."""
 
 
 class Grace:
@@ -22,27 +22,27 @@ class Grace:
         self._until = 0.0
 
     def begin(self) -> None:
-        """The process is asked to stop."""
+        """Call it when the process is asked to stop."""
         self._until = self._monotonic() + self._seconds
 
     @property
     def left(self) -> float:
-        """In seconds; one second if it has not begun."""
+        """Seconds; one second if the grace period has not begun."""
         return max(_MIN_SECONDS, self._until - self._monotonic())
 
 
 def count_tasks(registry: CollectorRegistry) -> None:
-    """Measures how many tasks the running event loop has: a number that only grows is a leak."""
+    """Reports how many tasks the running event loop has. A number that only grows is a leak."""
     loop = asyncio.get_running_loop()
     gauge = Gauge("greenlang_tasks", "Tasks of this process's event loop.", registry=registry)
     gauge.set_function(lambda: len(asyncio.all_tasks(loop)))
 
 
 async def end_tasks(tasks: Iterable[asyncio.Task[Any]]) -> None:
-    """Cancels until every task has ended, whatever with.
+    """Cancels until every task has ended, with any result.
 
-    Once is not enough: `asyncio.wait_for` before Python 3.12, which redis-py uses to send, swallows a cancellation that comes
-    together with what it waits for, and the task runs on.
+    One cancellation is not enough: `asyncio.wait_for` before Python 3.12, which redis-py uses to send, swallows a cancellation
+    that comes together with the awaited result, and the task continues.
     """
     pending = set(tasks)
     while pending:
@@ -52,13 +52,3 @@ async def end_tasks(tasks: Iterable[asyncio.Task[Any]]) -> None:
         for task in ended:
             if not task.cancelled():
                 task.exception()
-
-
-async def drain(tasks: Iterable[asyncio.Task[Any]], seconds: float) -> None:
-    """Gives tasks `seconds` to end by themselves, then cancels the others once, and waits until each has seen to its end."""
-    pending = set(tasks)
-    if pending:
-        _, pending = await asyncio.wait(pending, timeout=seconds)
-    for task in pending:
-        task.cancel()
-    await asyncio.gather(*pending, return_exceptions=True)

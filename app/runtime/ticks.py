@@ -1,7 +1,7 @@
-"""How long the next piece of a stream may wait for more to go with it.
+"""How long the next piece of a stream may wait, so that more can be sent together with it.
 
-A core carries a bounded number of events a second, and readers see no difference: with many streams each is looked after less
-often and brings more at a time, and what the streams of a process have to do is done for all of them together.
+A core can handle a limited number of events per second. With many streams, each is served less often and more is sent at a
+time; readers do not notice. The work for all streams of a process is done together.
 """
 
 from __future__ import annotations
@@ -13,31 +13,32 @@ from collections.abc import Callable
 from app.runtime.clock import Clock
 
 MIN_WAIT, MAX_WAIT = 0.025, 0.5
-"""Seconds."""
+"""In seconds."""
 _SECONDS_PER_STREAM = 0.00025
 _REMEMBERED = 8
-"""Ticks."""
+"""In ticks."""
 
 
 def waiting_seconds(streams: int, late: float = 0.0) -> float:
-    """For one of so many streams that run, or are watched, at once; longer where the event loop is so many seconds late."""
+    """The waiting time of one stream if `streams` of them run or are watched. It is longer if the event loop is `late`
+    (seconds)."""
     return min(MAX_WAIT, max(MIN_WAIT, streams * _SECONDS_PER_STREAM * (1.0 + late / MIN_WAIT)))
 
 
 class Ticks:
-    """Calls every 25 ms what is due. One timer for all costs less than one each, and what is done together can be sent together.
-    Nothing ticks while nothing is due."""
+    """Calls what is due, every 25 ms. One timer for all costs less than one for each, and what is done together can be sent
+    together. If nothing is due, there are no ticks."""
 
     def __init__(self, clock: Clock) -> None:
         self.late = 0.0
-        """By how many seconds they come late, on average over the last ticks."""
+        """The delay of ticks in seconds, averaged over the last ones."""
         self._clock = clock
         self._due: dict[int, list[Callable[[], object]]] = {}
         self._ticking: asyncio.Task[None] | None = None
         self._last = -math.inf
 
     def soon(self, call: Callable[[], object]) -> None:
-        """At once where nothing has been called for a while, else with the next tick."""
+        """Calls at once if nothing was called recently, else with the next tick."""
         now = self._clock.monotonic()
         if self._ticking is None and now - self._last >= MIN_WAIT:
             self._last = now
@@ -46,7 +47,7 @@ class Ticks:
             self._put(_tick(now) + 1, call)
 
     def after(self, seconds: float, call: Callable[[], object]) -> None:
-        """With the tick that is nearest to then, but not at once."""
+        """Calls with the tick that is nearest to the end of `seconds`, but not at once."""
         now = self._clock.monotonic()
         self._put(max(_tick(now) + 1, _tick(now + seconds)), call)
 
@@ -72,5 +73,5 @@ class Ticks:
 
 
 def _tick(at: float) -> int:
-    """The number of the nearest one."""
+    """The number of the nearest tick."""
     return round(at / MIN_WAIT)

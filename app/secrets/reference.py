@@ -36,7 +36,7 @@ class SecretReference(BaseModel):
         return self
 
     def reveal(self) -> str:
-        """The secret's value without blanks or a byte order mark around it; raises SettingsError if there is none."""
+        """Returns the secret's value without blanks or a byte order mark around it. Raises SettingsError if there is none."""
         if self.env is not None:
             return _not_empty(os.environ.get(self.env, ""), f"env {self.env}", "is not set")
         assert self.file is not None

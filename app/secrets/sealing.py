@@ -1,6 +1,7 @@
-"""Content encrypted at rest. What is sealed names its key, so that the key can be changed and older content can still be read.
+"""Content that is encrypted at rest. Sealed content names its key, so the key can be changed and older content can still be
+read.
 
-Each seal uses a key of its own, derived from the configured key and fresh random bytes, so no key wears out.
+Each seal uses its own key, derived from the configured key and fresh random bytes, so no key is used too often.
 """
 
 from __future__ import annotations
@@ -28,18 +29,16 @@ _SEALED: Final = b"\x01"
 
 
 class UnsealError(GreenLangError):
-    """Sealed by a key that is not configured, in another context, or changed since."""
+    """The content was sealed with a key that is not configured or in another context, or it was changed."""
 
 
 class UnknownKeyError(UnsealError):
-    """Sealed by a key that this Sealer does not have."""
+    """The content was sealed with a key that this Sealer does not have."""
 
 
 class Sealer:
-    """AES-256-GCM under the first of `keys`; the others open what was sealed before. Without a key content is kept as it is.
-
-    What was kept as it is can still be read once there is a key.
-    """
+    """AES-256-GCM with the first of `keys`. The others open older content. Without a key, content is stored unencrypted, and it
+    can still be read after a key is configured."""
 
     def __init__(self, keys: Sequence[bytes] = ()) -> None:
         self._keys = {_key_id(key): key for key in keys}
@@ -50,11 +49,11 @@ class Sealer:
         return self._current is not None
 
     def opening_also(self, other: Sealer) -> Sealer:
-        """Seals as this one does, or as `other` if this one has no key; opens what either of them opens."""
+        """Seals as this one does, or as `other` if this one has no key. Opens what either of them can open."""
         return Sealer([*self._in_order(), *other._in_order()])
 
     def seal(self, content: bytes, context: bytes) -> bytes:
-        """`context` says whose content it is and has to be the same for unseal; it is not in the result."""
+        """`context` says whose content it is. It must be the same for unseal, and it is not part of the result."""
         if self._current is None:
             return _OPEN + content
         salt, nonce = os.urandom(_SALT_BYTES), os.urandom(_NONCE_BYTES)
@@ -81,7 +80,7 @@ class Sealer:
 
 
 def build_sealer(references: Sequence[SecretReference]) -> Sealer:
-    """Each secret is 32 random bytes in base64 or hexadecimal; raises SettingsError for any other."""
+    """Each secret is 32 random bytes in base64 or hexadecimal. Raises SettingsError for any other value."""
     return Sealer([_read_key(reference) for reference in references])
 
 
@@ -116,7 +115,7 @@ def _derive(key: bytes, salt: bytes) -> bytes:
 
 
 def _cut(data: bytes, *lengths: int) -> tuple[bytes, ...]:
-    """Pieces of these lengths and then the rest; short where the data are."""
+    """Splits the data into pieces of these lengths and the rest. Pieces are short if the data are."""
     pieces = []
     for length in lengths:
         pieces.append(data[:length])

@@ -1,4 +1,4 @@
-"""What one key alone cannot tell: names that must differ, and names that must be there."""
+"""Checks over several keys: names that must be different, and names that must exist."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MAX_PART_OF_A_FILE = timedelta(seconds=30)
 
 
 def faults(settings: Settings) -> Iterator[Fault]:
-    """Each with its place and what would be right."""
+    """Yields each fault with its place and what is allowed."""
     yield from _repeats(("providers",), [provider.name for provider in settings.providers])
     yield from _repeats(("routes",), [route.name for route in settings.routes])
     yield from _repeats(("webhooks",), [webhook.url for webhook in settings.webhooks], "url")
@@ -28,7 +28,7 @@ def faults(settings: Settings) -> Iterator[Fault]:
         if is_numeric(host) and not is_written_in_full(host):
             yield (
                 ("webhooks", index, "url"),
-                f"{host} is made of numbers and is no address; write an address with all its four numbers",
+                f"{host} consists of numbers but is not an IP address; write all four numbers of the address",
             )
     for index, provider in enumerate(settings.providers):
         yield from _provider_faults(("providers", index), provider)
@@ -46,12 +46,12 @@ def faults(settings: Settings) -> Iterator[Fault]:
     if settings.database.idle_transaction_timeout <= _MAX_PART_OF_A_FILE:
         yield (
             ("database", "idle_transaction_timeout"),
-            "it must be longer than 30s: a slow reader of a file of costs may take so long for a part, within one transaction",
+            "it must be longer than 30s: a slow reader of a cost export may need that long for one part, within a transaction",
         )
     if settings.server.share_per_key > settings.server.share_per_tenant:
-        yield ("server", "share_per_key"), "it is over share_per_tenant: a key cannot hold more than its tenant"
+        yield ("server", "share_per_key"), "it is more than share_per_tenant: a key cannot hold more than its tenant"
     if settings.limits.trusted_only and settings.limits.trusted_documents is None:
-        yield ("limits", "trusted_documents"), "it is needed where trusted_only is true: the file of the documents"
+        yield ("limits", "trusted_documents"), "it is required if trusted_only is true: the file with the documents"
 
 
 def _repeats(place: Place, names: Sequence[str], key: str = "name") -> Iterator[Fault]:

@@ -1,4 +1,4 @@
-"""What stands where the configuration says nothing: providers, their keys and models, and the route `default`."""
+"""Defaults that depend on other settings: providers, their keys and models, and the routes `default` and `embeddings`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from app.settings.groups import ModelSettings, ProviderKindName, ProviderSetting
 DEFAULT_ROUTE: Final = "default"
 EMBEDDINGS_ROUTE: Final = "embeddings"
 SIMULATOR_KEY: Final = "GREENLANG_SIMULATOR_KEY"
-"""The variable that holds the key for the simulator; the process that starts the simulator sets it."""
+"""The variable with the key for the simulator. The process that starts the simulator sets it."""
 UNPRICED_MODEL: Final = "sim-unpriced"
 
 KEY_VARIABLES: Final[Mapping[ProviderKindName, str]] = MappingProxyType(
@@ -30,8 +30,8 @@ _SIMULATED_PATHS: Final[Mapping[ProviderKindName, str]] = MappingProxyType(
 
 
 def with_defaults(settings: Settings, environ: Mapping[str, str]) -> Settings:
-    """Providers whose usual key variable is set where none is configured, models and keys where a provider has none, and the
-    routes `default` and `embeddings`."""
+    """Adds what is missing: providers whose usual key variable is set, if none is configured; models and keys of a provider
+    that has none; and the routes `default` and `embeddings`."""
     providers = settings.providers or tuple(
         ProviderSettings(name=kind.value, kind=kind)
         for kind, variable in KEY_VARIABLES.items()
@@ -41,8 +41,8 @@ def with_defaults(settings: Settings, environ: Mapping[str, str]) -> Settings:
 
 
 def with_default_routes(settings: Settings) -> Settings:
-    """Where there are providers and no such routes: `default` over the first model of each enabled provider, in order, and
-    `embeddings` with the first model that makes vectors."""
+    """Adds missing routes if there are providers: `default` with the first model of each enabled provider, in order, and
+    `embeddings` with the first embedding model."""
     enabled = [provider for provider in settings.providers if provider.enabled]
     made = {
         DEFAULT_ROUTE: tuple(f"{provider.name}/{provider.models[0].name}" for provider in enabled if provider.models),
@@ -54,7 +54,7 @@ def with_default_routes(settings: Settings) -> Settings:
 
 
 def _embedding_models(providers: Iterable[ProviderSettings]) -> Iterator[str]:
-    """Recognised by their names: `text-embedding-3-small`, `nomic-embed-text`. Anthropic has none."""
+    """Embedding models are recognised by their names: `text-embedding-3-small`, `nomic-embed-text`. Anthropic has none."""
     for provider in providers:
         if provider.kind is not ProviderKindName.ANTHROPIC:
             yield from (f"{provider.name}/{model.name}" for model in provider.models if "embed" in model.name.lower())
@@ -65,7 +65,7 @@ def needs_simulator(settings: Settings) -> bool:
 
 
 def simulated_providers(address: str) -> tuple[ProviderSettings, ...]:
-    """Both providers as the simulator at `address` (`http://host:port`) plays them, under the names of the real ones."""
+    """Both providers as the simulator at `address` (`http://host:port`) imitates them, under the names of the real ones."""
     return tuple(
         ProviderSettings(
             name=kind.value,
@@ -80,7 +80,7 @@ def simulated_providers(address: str) -> tuple[ProviderSettings, ...]:
 
 
 def with_simulator(settings: Settings, address: str) -> Settings:
-    """The same settings with the simulator's providers and the default routes over them, where there are none."""
+    """The same settings with the simulator's providers, and the default routes if there are none."""
     return with_default_routes(settings.model_copy(update={"providers": simulated_providers(address)}))
 
 

@@ -15,7 +15,8 @@ MAX_DURATION: Final = timedelta(days=36_500)
 
 
 def parse_duration(value: object) -> timedelta:
-    """To the microsecond; raises ValueError, which says how it is written, for anything else, negative or over a century."""
+    """Exact to the microsecond. Raises ValueError, which says how a length of time is written, for anything else, a negative
+    value or more than a century."""
     if isinstance(value, timedelta):
         length = value
     elif isinstance(value, (int, float, str)) and not isinstance(value, bool):
@@ -39,7 +40,7 @@ def _parse_text(text: str) -> timedelta:
 
 
 def format_duration(length: timedelta) -> str:
-    """In the largest unit that needs no fraction; parse_duration gives the same length back."""
+    """Writes it in the largest unit that needs no fraction. parse_duration returns the same length of time."""
     microseconds = length // timedelta(microseconds=1)
     for unit, size in reversed(_MICROSECONDS.items()):
         if microseconds % size == 0:

@@ -35,7 +35,7 @@ from app.settings.values import (
 
 
 class Group(BaseModel):
-    """Input is never repeated in an error: a secret may stand where it does not belong."""
+    """Errors never repeat the input, because a secret may have been written in the wrong place."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
@@ -66,8 +66,8 @@ class ServerSettings(Group):
 
 
 class DatabaseSettings(Group):
-    """`primary` left out: the embedded PostgreSQL. `owner` left out: `primary` migrates too. `statement_cache = false` for
-    PgBouncer before 1.21."""
+    """Without `primary`, the embedded PostgreSQL runs. Without `owner`, `primary` also migrates. Set `statement_cache = false`
+    for PgBouncer before 1.21."""
 
     primary: SecretReference | None = None
     owner: SecretReference | None = None
@@ -82,7 +82,7 @@ class DatabaseSettings(Group):
 
 
 class RedisSettings(Group):
-    """`url` left out: the embedded Valkey."""
+    """Without `url`, the embedded Valkey runs."""
 
     url: SecretReference | None = None
     socket_timeout: Duration = timedelta(milliseconds=100)
@@ -129,7 +129,7 @@ class ProviderTimeouts(Group):
 
 
 class BreakerSettings(Group):
-    """Counts calls, not tries. Opens after `failures` in a row, or when `failure_rate` of at least `window_min_calls` calls in
+    """Counts calls, not tries. Opens after `failures` in a row, or if `failure_rate` of at least `window_min_calls` calls in
     `window` failed."""
 
     failures: Count = 5
@@ -140,7 +140,7 @@ class BreakerSettings(Group):
 
 
 class RetrySettings(Group):
-    """`attempts` at one target, the first included; with another target left, two are made before moving on."""
+    """`attempts` at one target, including the first. If another target is left, at most two are made before moving on."""
 
     attempts: Count = 5
     first_delay: Delay = timedelta(seconds=1)
@@ -150,7 +150,7 @@ class RetrySettings(Group):
 
 
 class ProviderSettings(Group):
-    """`simulated` is set by the server where the simulator stands in; a file cannot say it."""
+    """The server sets `simulated` if the simulator answers. A configuration file cannot set it."""
 
     name: Name
     kind: ProviderKindName
@@ -191,7 +191,7 @@ class RouteSettings(Group):
 
 
 class LimitSettings(Group):
-    """What one document, body, socket or key may ask for."""
+    """Limits on one document, body, socket or key."""
 
     document_bytes: Count = 64 * 1024
     body_bytes: Count = 32 * 1024 * 1024
@@ -243,7 +243,8 @@ class BudgetSettings(Group):
 
 
 class ContentSettings(Group):
-    """How long prompts and answers are kept; encrypted at rest under the first of the keys. The others open what they sealed."""
+    """How long prompts and answers are kept. They are encrypted at rest with the first of the keys. The other keys open older
+    content."""
 
     store: Flag = True
     ttl: Duration = timedelta(hours=24)
@@ -251,7 +252,8 @@ class ContentSettings(Group):
 
 
 class WebhookSettings(Group):
-    """Alerts are sent to `url`, signed with `secret`. Addresses that are not public are refused unless `allow_private`."""
+    """Alerts are sent to `url`, signed with `secret`. Addresses that are not public are refused unless `allow_private` is
+    true."""
 
     url: WebhookUrl
     secret: SecretReference
@@ -259,7 +261,7 @@ class WebhookSettings(Group):
 
 
 class TelemetrySettings(Group):
-    """`otlp_endpoint` left out: no traces."""
+    """Without `otlp_endpoint` there are no traces."""
 
     otlp_endpoint: Url | None = None
     sample_ratio: Share = 1.0

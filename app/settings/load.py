@@ -1,7 +1,7 @@
-"""One configuration out of defaults, a file, the environment and the command line, each stronger than the one before.
+"""One configuration from defaults, a file, the environment and the command line. Each of these overrides the ones before it.
 
-The first fault stops the start, with its place, where it was written and what would be right. No text that was read is
-repeated in it, except names of keys, providers and models: what stands in the wrong place may be a secret.
+The first fault stops the start. The error names its place, where it was written and what is allowed. It repeats no text that
+was read, except names of keys, providers and models, because a secret may have been written in the wrong place.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ DEFAULT_FILE: Final = Path("greenlang.toml")
 
 
 def load_settings(config: Path | None, environ: Mapping[str, str], overrides: Mapping[str, object] | None = None) -> Settings:
-    """`config` left out: ./greenlang.toml where it exists. `overrides` are keys as `server.port`; None in one says nothing.
+    """Without `config`, ./greenlang.toml is read if it exists. The keys of `overrides` are like `server.port`; a value of None
+    is ignored.
 
     Raises SettingsError.
     """
@@ -90,7 +91,7 @@ def _explain(error: ValidationError, sources: Mapping[Place, str], file: Path) -
 
 
 def _right(error: ErrorDetails, place: Place) -> str:
-    """What would be right, in our words; pydantic's own where they are good enough."""
+    """What is allowed, in our words, or in pydantic's if they are clear enough."""
     match error["type"]:
         case "extra_forbidden":
             return unknown_key(place)

@@ -1,8 +1,8 @@
 """`GREENLANG_SECTION__KEY` in the environment, for every key: `__` goes one step down, a number picks an item of a list.
 
-The text becomes what the key's type asks for: lists and tables are TOML or JSON, lists of plain values may be separated by
-commas, and where a secret belongs the text itself is the secret, so the key becomes a reference to this very variable. An
-empty variable counts as one that is not set.
+The text is converted to the key's type. Lists and tables are TOML or JSON. Lists of plain values may be separated by commas. If
+the key is a secret, the text itself is the secret, and the key becomes a reference to this variable. An empty variable counts
+as one that is not set.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ class Override:
 
 
 def environment_overrides(environ: Mapping[str, str]) -> tuple[Override, ...]:
-    """Whole sections first, then what lies deeper; raises SettingsError for a variable with no such key or no right value."""
+    """Returns whole sections first, then what is inside them. Raises SettingsError if a variable has an unknown key or a wrong
+    value."""
     found = [
         Override(place, _coerce(type_at(place), environ[name], name, place), f"environment {name}")
         for name, place in _places(environ)
@@ -62,7 +63,7 @@ def _first_unknown(place: Place) -> Place:
 
 
 def _with_one_underscore(rest: str) -> str | None:
-    """`server_port` is most likely meant as `server__port`."""
+    """`server_port` most likely means `server__port`."""
     for section in keys_of(Settings):
         key = rest.removeprefix(f"{section}_")
         if key != rest and type_at((section, key)) is not None:
@@ -112,7 +113,7 @@ def _coerce_list(kind: Any, text: str, name: str, refuse: Callable[[str], Settin
 
 
 def _parse(text: str) -> object:
-    """The TOML or JSON value that the text is, or None."""
+    """Parses the text as a TOML or JSON value; None if it is neither."""
     try:
         table = tomllib.loads(f"value = {text.strip()}")
         return table["value"] if len(table) == 1 else None

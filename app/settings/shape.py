@@ -1,4 +1,4 @@
-"""What the configuration looks like, read off its groups: which keys a place has, and of which type."""
+"""The structure of the configuration, derived from its groups: the keys of each place, and their types."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SET_BY_US = frozenset({"simulated"})
 
 
 def format_place(place: Sequence[str | int]) -> str:
-    """`providers[0].base_url`."""
+    """Formats a place as `providers[0].base_url`."""
     text = ""
     for step in place:
         text += f"[{step}]" if isinstance(step, int) else f".{step}" if text else step
@@ -29,7 +29,7 @@ def keys_of(group: type[BaseModel]) -> list[str]:
 
 
 def bare_type(annotation: Any) -> Any:
-    """Without its constraints and without None."""
+    """The type without its constraints and without None."""
     while True:
         if get_origin(annotation) is Annotated:
             annotation = get_args(annotation)[0]
@@ -53,7 +53,7 @@ def type_at(place: Sequence[str | int]) -> Any:
 
 
 def unknown_key(place: Sequence[str | int]) -> str:
-    """What would be right instead of the place's last key."""
+    """What is allowed instead of the place's last key."""
     group = type_at(place[:-1])
     if not (isinstance(group, type) and issubclass(group, BaseModel)):
         return "unknown key; no keys are below this one"

@@ -1,4 +1,4 @@
-"""Values as the configuration may write them. Each says what would be right, and never repeats what was there."""
+"""The types of configuration values. Each error says what is allowed, and never repeats the value."""
 
 from __future__ import annotations
 
@@ -81,12 +81,12 @@ def _time_zone(text: str) -> str:
 
 
 def listed(value: object) -> object:
-    """One where a list may stand is a list of one."""
+    """A single value in place of a list becomes a list of one."""
     return value if isinstance(value, (list, tuple)) else [value]
 
 
 def named(value: object) -> object:
-    """A name where a table may stand is a table with that name."""
+    """A name in place of a table becomes a table with that name."""
     return {"name": value} if isinstance(value, str) else value
 
 

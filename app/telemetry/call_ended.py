@@ -1,4 +1,4 @@
-"""The record of a paid call that has ended, as it is handed to the observers of calls. It holds no content."""
+"""The record of a paid call that has ended, for the observers of calls. It holds no content."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from app.domain.usage import Operation, TokenUsage
 
 @dataclass(frozen=True, slots=True)
 class CallEnded:
-    """`status` is a CompletionStatus's value; `problem` says why there is no answer."""
+    """`status` is a CompletionStatus's value. `problem` says why there is no answer."""
 
     operation: Operation
     requested_model: str | None

@@ -1,4 +1,4 @@
-"""Logs as one JSON object a line, never with content or keys."""
+"""Logs as one JSON object per line, never with content or keys."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ MAX_LINES_A_MINUTE: Final = 60
 
 
 class BoundedLines(logging.Filter):
-    """Lets at most so many lines a minute through from one place in the code, so that no flood of bad requests can fill a disk.
+    """Limits the lines per minute from one place in the code, so that many bad requests cannot fill a disk.
 
-    The last line that is let through says that others are left out (`more`); the first one of a later minute says how many were
-    (`left_out`).
+    The last line that passes says that others are left out (`more`). The first line of a later minute says how many were left
+    out (`left_out`).
     """
 
     def __init__(self, lines: int = MAX_LINES_A_MINUTE) -> None:
@@ -62,7 +62,8 @@ class _Minute:
 
 
 OURS = ("app", "resolvers", "schema")
-"""Loggers that `level` is for. Libraries warn, and say no more: on lower levels some of them log whole requests and frames."""
+"""The loggers to which `level` applies. Libraries log only warnings, because on lower levels some of them log whole requests
+and frames."""
 
 
 def configure_logging(level: str) -> None:

@@ -1,6 +1,6 @@
-"""Ended calls as OpenTelemetry spans under the names of its GenAI conventions: one for the call, below it one for each attempt.
+"""Ended calls as OpenTelemetry spans, named by its GenAI conventions: one for the call, and below it one for each attempt.
 
-Only the call's span has tokens: a sum over spans must not count them twice.
+Only the call's span has tokens, because a sum over spans must not count them twice.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ Attributes = dict[str, str | int]
 
 
 class OtlpTraces:
-    """Spans wait in memory, 2,048 at most, and are sent from a thread of their own; a collector that is away costs spans only."""
+    """Up to 2,048 spans wait in memory. A separate thread sends them. If a collector is away, only spans are lost."""
 
     def __init__(self, endpoint: str, sample_ratio: float) -> None:
-        """`endpoint` is the collector's base address, to which `/v1/traces` is added."""
+        """`endpoint` is the collector's base address. `/v1/traces` is added to it."""
         self._provider = TracerProvider(
             sampler=TraceIdRatioBased(sample_ratio),
             resource=Resource.create({"service.name": "greenlang"}),

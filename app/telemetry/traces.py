@@ -1,4 +1,4 @@
-"""Traces of paid calls, off unless configured. A call is reported once, when it has ended; its content is never reported."""
+"""Traces of paid calls, off unless configured. A call is reported once, when it has ended. Its content is never reported."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from app.telemetry.call_ended import CallListener
 
 @asynccontextmanager
 async def open_traces(settings: TelemetrySettings) -> AsyncIterator[CallListener | None]:
-    """The listener for calls that ended; None if no endpoint is configured. What was recorded and not sent yet is sent at the
+    """Yields the listener for calls that ended; None if no endpoint is configured. Spans that are not sent yet are sent at the
     end. Raises SettingsError if the extra is not installed."""
     if settings.otlp_endpoint is None:
         yield None

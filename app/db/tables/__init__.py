@@ -1,6 +1,7 @@
-"""The tables that the code reads or writes through SQLAlchemy Core. The others are those of SQL functions and fixed statements.
+"""The tables that the code reads or writes through SQLAlchemy Core. The other tables are used by SQL functions and fixed
+statements.
 
-Importing this package knows every one of them. A test compares them with a migrated database.
+Importing this package loads all of them. A test compares them with a migrated database.
 """
 
 from __future__ import annotations

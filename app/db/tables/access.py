@@ -1,6 +1,6 @@
-"""API keys. `hint` is the public part of a key, by which its row is found; only SHA-256 of the whole secret is kept.
+"""API keys. `hint` is the public part of a key, by which its row is found. Only the SHA-256 of the whole secret is stored.
 
-Every change counts `version` up and stamps `changed_at` with the database's time: processes re-read what has changed.
+Every change increments `version` and sets `changed_at` to the database's time. Processes read the changed rows again.
 """
 
 from __future__ import annotations

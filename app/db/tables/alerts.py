@@ -1,4 +1,4 @@
-"""Alerts of budgets: each threshold once per budget and period. Name, spending and limit are those of the moment."""
+"""Alerts of budgets: each threshold once per budget and period. Name, spending and limit are those at the time of the alert."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Budgets. The empty text in a budget's scope means all. The view `budget_now` has each with the sums of its running period."""
+"""Budgets. An empty text in a budget's scope means all. The view `budget_now` has each budget with the sums of its running
+period."""
 
 from __future__ import annotations
 
@@ -72,4 +73,4 @@ budget_now = table(
     column("name", Text),
     column("deleted_at", TIMESTAMP(timezone=True)),
 )
-"""The view, with the columns that statements choose by."""
+"""The view, with only the columns that are used in conditions."""

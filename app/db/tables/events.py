@@ -1,6 +1,6 @@
-"""The outbox: events on their way, and with a position those of the log.
+"""The outbox: events without a position yet, and the log of events with one.
 
-`payload` is the event of a topic that has no table of its own; `number` keeps the order within a transaction.
+`payload` is the event of a topic that has no table of its own. `number` keeps the order within a transaction.
 """
 
 from __future__ import annotations

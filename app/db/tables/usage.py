@@ -1,6 +1,6 @@
-"""Usage records, one an attempt, partitioned by month; and their sums by 15 minutes, hour and day of UTC.
+"""Usage records, one per attempt, partitioned by month; and their sums by 15 minutes, hour and day of UTC.
 
-`at` is the admission of the call, by database time: it decides the budgets' period, so it decides the roll-ups' too.
+`at` is the admission of the call, in database time. It decides the budgets' period, so it also decides the roll-ups' period.
 """
 
 from __future__ import annotations

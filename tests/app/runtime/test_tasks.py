@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from app.runtime.tasks import Grace, drain, end_tasks
+from app.runtime.tasks import Grace, end_tasks
 from tests.clocks import ManualClock
 
 pytestmark = pytest.mark.anyio
@@ -38,18 +38,6 @@ class TestEndingTasks:
 
     async def test_without_tasks_there_is_nothing_to_wait_for(self) -> None:
         await asyncio.wait_for(end_tasks([]), 1)
-
-
-class TestSeeingOut:
-    async def test_one_that_ends_in_time_is_not_disturbed(self) -> None:
-        task = asyncio.create_task(asyncio.sleep(0.05, "done"))
-        await drain([task], 30)
-        assert task.result() == "done"
-
-    async def test_one_that_does_not_is_cancelled_and_waited_for(self) -> None:
-        task = asyncio.create_task(asyncio.sleep(60))
-        await drain([task], 0.01)
-        assert task.cancelled()
 
 
 class TestGrace:
