@@ -87,8 +87,7 @@ class Services:
 async def build_services(
     settings: Settings, clock: Clock, estimator: Estimator, prices: PriceBook, *, stream_secret: bytes = b""
 ) -> AsyncIterator[Services]:
-    """Connects at the first use, so a store may be away at the start. `stream_secret` is that of StreamSeals. Raises
-    SettingsError."""
+    """Connects at the first use. `stream_secret` is that of StreamSeals. Raises SettingsError."""
     async with AsyncExitStack() as stack:
         sessions, redis, event_streams = _connect(settings, clock, stack)
         metrics, misuse = _open_metrics(settings, clock, stack)
