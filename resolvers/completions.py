@@ -5,7 +5,7 @@ from contextlib import aclosing
 from typing import Annotated, TypeAlias
 
 import strawberry
-from strawberry import ID, UNSET
+from strawberry import ID, UNSET, Parent
 
 from app.costs.budgets import BudgetExceeded
 from app.domain.errors import Refused
@@ -13,6 +13,8 @@ from app.domain.ids import parse_id
 from app.domain.problems import Conflict, InvalidInput, NotFound
 from app.gateway.completions import NO_SUCH_COMPLETION, Completion
 from app.gateway.streams.events import CompletionEvent, CompletionFailed
+from app.llm.messages import ToolCall
+from app.llm.provider_state import to_json, with_state
 from app.llm.routing import ProvidersFailed, RateLimited
 from resolvers.info import Info
 from resolvers.inputs.completions import CompletionInput
@@ -46,6 +48,14 @@ async def completion_cancel(info: Info, completion_id: CompletionId) -> Completi
 async def completion(info: Info, completion_id: CompletionId) -> Completion | None:
     key = parse_id("cmp", completion_id)
     return None if key is None else await info.context.services.gateway.completion(key, info.context.principal)
+
+
+def reasoning(root: Parent[Completion]) -> object:
+    return with_state(root.reasoning, root.provider_state, root.tool_calls)
+
+
+def provider_state(root: Parent[Completion | ToolCall]) -> object:
+    return to_json(root.provider_state)
 
 
 async def completion_events(

@@ -17,7 +17,7 @@ from schema.node import NodeQueries
 from schema.permissions import enforce
 from schema.provider_events import ProviderSubscriptions
 from schema.providers import ProviderMutations, ProviderQueries
-from schema.scalars import SCALARS
+from schema.scalars import RETURNED_JSON, SCALARS
 from schema.viewer import ViewerQueries
 
 
@@ -42,7 +42,7 @@ def build_schema() -> strawberry.Schema:
         query=Query,
         mutation=Mutation,
         subscription=Subscription,
-        config=StrawberryConfig(scalar_map=SCALARS),
+        config=StrawberryConfig(scalar_map={**SCALARS, **RETURNED_JSON}),
     )
     plan_inputs(schema._schema, schema.config)
     enforce(schema._schema)

@@ -62,7 +62,14 @@ describe_enum(
 class ToolCall:
     id: ID = field(description="The model's own id of this call; the result names it.")
     name: str = field(description="Name of the tool, as it was given.")
-    arguments: str = field(description='JSON text, as the model wrote it, such as `{"city": "Oslo"}`.')
+    arguments: str = field(
+        description='JSON text, as the model wrote it, such as `{"city": "Oslo"}`. The model may have written other text.'
+    )
+    provider_state = strawberry.field(
+        resolver=resolve.provider_state,
+        graphql_type=JSON | None,
+        description="Opaque fields of the provider, such as a thought signature. Pass them back with the tool call.",
+    )
 
 
 @describes(completions.CacheHit, description="Where a cached answer came from. Not yet: no answer comes from a cache.")
@@ -82,7 +89,16 @@ CompletionProblem: TypeAlias = Annotated[
 class Completion(Node):
     status: CompletionStatus = field(description="How far it has come.")
     text: str | None = field(description="The text of the answer. Null if there is none or it is no longer kept.")
-    reasoning: JSON | None = field(description="Opaque blocks. Pass them back with the next message of a tool loop.")
+    reasoning = strawberry.field(
+        resolver=resolve.reasoning,
+        graphql_type=JSON | None,
+        description="Opaque blocks. Pass them back with the next message of a tool loop. They hold the provider state too.",
+    )
+    provider_state = strawberry.field(
+        resolver=resolve.provider_state,
+        graphql_type=JSON | None,
+        description="Opaque fields that the provider put beside its answer. Pass them back with the next message of a tool loop.",
+    )
     tool_calls: list[ToolCall] = field(description="Tools that the model asks for. Send their results in the next call.")
     finish_reason: FinishReason | None = field(description="Why the model stopped; null until it has.")
     problem: CompletionProblem | None = field(description="Why it failed; null otherwise.")

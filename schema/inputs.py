@@ -1,6 +1,6 @@
 """Input objects are built by a plan made once a type: Strawberry's own way asks each field for its type and name at every call,
 which at forty messages takes longer than all checks of the input together. A list of objects longer than any input may have is
-refused before its objects are built."""
+refused before its objects are built. A JSON value is bounded unless its field brings back what a completion gave out."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from graphql import GraphQLInputObjectType, GraphQLSchema
 from strawberry.schema.config import StrawberryConfig
 from strawberry.types.base import StrawberryList, StrawberryObjectDefinition, StrawberryOptional, get_object_definition
 
-from resolvers.inputs.checks import check_count
+from app.domain.errors import Refused
+from app.domain.problems import InvalidInput
+from resolvers.inputs.checks import check_count, invalid
+from schema.scalars import JSON, check_json
 
 Value: TypeAlias = Any  # what graphql-core's coercion gives: scalars, enum members, lists and dicts of them
 Build: TypeAlias = Callable[[Value], Value]
@@ -48,7 +51,7 @@ def _plan(definition: StrawberryObjectDefinition, config: StrawberryConfig, plan
     steps = {
         config.name_converter.from_field(field): (
             field.python_name,
-            _builder(config.name_converter.from_field(field), field.resolve_type(), plans),
+            None if field.metadata.get("unbounded") else _builder(field.resolve_type(), plans),
         )
         for field in definition.fields
     }
@@ -57,19 +60,21 @@ def _plan(definition: StrawberryObjectDefinition, config: StrawberryConfig, plan
         given: dict[str, Value] = left_out.copy()
         for name, item in value.items():
             python_name, below = steps[name]
-            given[python_name] = item if below is None or item is None else below(item)
+            given[python_name] = item if below is None or item is None else _below(name, below, item)
         return origin(**given)
 
     return build
 
 
-def _builder(name: str, field_type: object, plans: Mapping[type, Build]) -> Build | None:
+def _builder(field_type: object, plans: Mapping[type, Build]) -> Build | None:
     """None if the value is taken as it is."""
     if isinstance(field_type, StrawberryOptional):
-        return _builder(name, field_type.of_type, plans)
+        return _builder(field_type.of_type, plans)
     if isinstance(field_type, StrawberryList):
-        each = _builder(name, field_type.of_type, plans)
-        return None if each is None else _list_builder(name, each)
+        each = _builder(field_type.of_type, plans)
+        return None if each is None else _list_builder(each)
+    if field_type is JSON:
+        return _bounded_json
     definition = get_object_definition(field_type)
     if definition is None:
         return None
@@ -81,9 +86,28 @@ def _builder(name: str, field_type: object, plans: Mapping[type, Build]) -> Buil
     return build
 
 
-def _list_builder(name: str, each: Build) -> Build:
+def _below(name: str, build: Build, item: Value) -> Value:
+    """A refusal names the field by its whole path."""
+    try:
+        return build(item)
+    except Refused as refused:
+        reason = refused.reason
+        if not isinstance(reason, InvalidInput):
+            raise
+        raise Refused(dataclasses.replace(reason, path=(name, *(reason.path or ())))) from None
+
+
+def _list_builder(each: Build) -> Build:
     def build(items: list[Value]) -> list[Value]:
-        check_count(items, _MAX_OBJECTS, (name,))
-        return [each(item) for item in items]
+        check_count(items, _MAX_OBJECTS, ())
+        return [_below(str(index), each, item) for index, item in enumerate(items)]
 
     return build
+
+
+def _bounded_json(value: Value) -> Value:
+    try:
+        return check_json(value)
+    except (ValueError, TypeError) as error:
+        text = str(error)
+        raise invalid(f"{text[0].upper()}{text[1:]}.", ()) from None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import NewType
@@ -27,6 +27,7 @@ JSON = strawberry.scalars.JSON
 
 JSON_LEVELS = 16
 JSON_BYTES = 64 * 1024
+RETURNED_LEVELS = 256
 _TOO_LARGE = f"a JSON value has at most {JSON_BYTES // 1024} KiB"
 
 _DATE_TIME = re.compile(
@@ -142,6 +143,31 @@ def check_json(value: object) -> object:
     return value
 
 
+def check_returned_json(value: object) -> object:
+    """JSON that a completion gives out, or that comes back to it: as large as the body allows."""
+    left = [(value, RETURNED_LEVELS)]
+    while left:
+        found, levels = left.pop()
+        if isinstance(found, str):
+            if problem := unfit_text(found):
+                raise ValueError(f"a text of the JSON value {problem}")
+        elif isinstance(found, float):
+            if not math.isfinite(found):
+                raise ValueError("a number of the JSON value is not finite")
+        elif isinstance(found, (list, tuple, Mapping)):
+            if levels == 0:
+                raise ValueError(f"a JSON value has at most {RETURNED_LEVELS} levels")
+            branches = [*found, *found.values()] if isinstance(found, Mapping) else found
+            left += ((branch, levels - 1) for branch in branches)
+        elif found is not None and not isinstance(found, int):
+            raise TypeError("not a JSON value")
+    return value
+
+
+def check_returned_json_literal(node: ValueNode, variables: Mapping[str, object] | None = None) -> object:
+    return check_returned_json(_read_literal(node, variables or {}))
+
+
 def check_json_literal(node: ValueNode, variables: Mapping[str, object] | None = None) -> object:
     """Variables inside a literal are put in as they are: nothing is made of them for each of their uses."""
     return check_json(_read_literal(node, variables or {}))
@@ -161,20 +187,24 @@ def _read_literal(node: ValueNode, variables: Mapping[str, object]) -> object:
     return value_from_ast_untyped(node)
 
 
-_JSON = strawberry.scalar(
-    name="JSON",
-    description="Any JSON value: finite numbers, at most 64 KiB and 16 levels.",
-    serialize=check_json,
-    parse_value=check_json,
-)
-_JSON.implementation = GraphQLScalarType(
-    name=_JSON.name,
-    description=_JSON.description,
-    coerce_output_value=check_json,
-    parse_value=check_json,
-    parse_literal=check_json_literal,
-    extensions={"strawberry-definition": _JSON},
-)
+def _json_scalar(check: Callable[[object], object], check_literal: Callable[..., object]) -> ScalarDefinition:
+    definition = strawberry.scalar(
+        name="JSON",
+        description="Any JSON value: finite numbers, at most 64 KiB and 16 levels. What a completion gave out can be larger; the "
+        "limits of a body hold for it when it comes back.",
+        serialize=check,
+        parse_value=check,
+    )
+    definition.implementation = GraphQLScalarType(
+        name=definition.name,
+        description=definition.description,
+        coerce_output_value=check,
+        parse_value=check,
+        parse_literal=check_literal,
+        extensions={"strawberry-definition": definition},
+    )
+    return definition
+
 
 SCALARS: Mapping[object, ScalarDefinition] = {
     datetime: strawberry.scalar(
@@ -196,7 +226,7 @@ SCALARS: Mapping[object, ScalarDefinition] = {
         serialize=print_big_int,
         parse_value=parse_big_int,
     ),
-    JSON: _JSON,
+    JSON: _json_scalar(check_json, check_json_literal),
     Cursor: strawberry.scalar(
         name="Cursor",
         description="Opaque position in a list or stream. Pass it back unchanged.",
@@ -204,3 +234,6 @@ SCALARS: Mapping[object, ScalarDefinition] = {
         parse_value=check_cursor,
     ),
 }
+
+RETURNED_JSON: Mapping[object, ScalarDefinition] = {JSON: _json_scalar(check_returned_json, check_returned_json_literal)}
+"""The scalar of a schema whose input fields check JSON themselves, as those of `schema.inputs` do."""

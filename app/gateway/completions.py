@@ -21,6 +21,7 @@ from app.llm.messages import (
     FinishReason,
     Json,
     Message,
+    ProviderState,
     ReasoningEffort,
     ResponseFormat,
     Tool,
@@ -115,6 +116,7 @@ class Completion:
     agent: str | None = None
     labels: tuple[Label, ...] = ()
     finished_at: datetime | None = None
+    provider_state: ProviderState | None = None
 
     @property
     def id(self) -> str:
@@ -128,10 +130,14 @@ def prompt_texts(request: CompletionRequest) -> Iterator[str]:
         for call in message.tool_calls:
             yield call.name
             yield call.arguments
+            if call.provider_state is not None:
+                yield call.provider_state.fields
         if message.tool_result is not None:
             yield message.tool_result.content
             yield from part_texts(message.tool_result.parts)
         if message.reasoning is not None:
             yield msgspec.json.encode(message.reasoning).decode()
+        if message.provider_state is not None:
+            yield message.provider_state.fields
     if request.tools or request.response_format is not None:
         yield msgspec.json.encode((request.tools, request.response_format)).decode()

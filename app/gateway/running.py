@@ -134,6 +134,7 @@ class RunningCompletion(RunningCall[ModelCall]):
             self._completion(CompletionStatus.FINISHED),
             text=answer.text,
             reasoning=answer.reasoning,
+            provider_state=answer.provider_state,
             tool_calls=answer.tool_calls,
             finish_reason=answer.finish_reason,
             notes=(*call.notes, *notes),

@@ -39,7 +39,12 @@ class StoredCompletions:
     def encode(self, completion: Completion) -> bytes:
         if not self.keep_content:
             completion = dataclasses.replace(
-                completion, text=None, tool_calls=(), reasoning=None, notes=(*completion.notes, CONTENT_NOT_KEPT)
+                completion,
+                text=None,
+                tool_calls=(),
+                reasoning=None,
+                provider_state=None,
+                notes=(*completion.notes, CONTENT_NOT_KEPT),
             )
         return self.sealer.seal(msgspec.json.encode(completion), seal_context(completion.tenant, completion.key))
 

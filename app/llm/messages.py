@@ -98,12 +98,23 @@ Part: TypeAlias = Text | Image | Document
 
 
 @dataclass(frozen=True, slots=True)
+class ProviderState:
+    """What a provider put beside the fields that its protocol is known to have. It is given back to that provider alone, which
+    may refuse the conversation without it. `fields` is the JSON text of an object."""
+
+    provider: str
+    kind: str
+    fields: str
+
+
+@dataclass(frozen=True, slots=True)
 class ToolCall:
-    """`arguments` is JSON text, as the model wrote it."""
+    """`arguments` is the text that the model wrote; it should be JSON and may not be."""
 
     id: str
     name: str
     arguments: str
+    provider_state: ProviderState | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +137,7 @@ class Message:
     tool_result: ToolResult | None = None
     reasoning: Json = None
     cache_up_to: bool = False
+    provider_state: ProviderState | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +210,7 @@ class Answer:
     status_code: int = 200
     provider_request_id: str | None = None
     rate_limits: RateLimitReport | None = None
+    provider_state: ProviderState | None = None
 
 
 @dataclass(frozen=True, slots=True)

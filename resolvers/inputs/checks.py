@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
 from enum import Enum
@@ -15,6 +15,8 @@ from app.domain.errors import Refused
 from app.domain.problems import InvalidInput
 
 Path: TypeAlias = tuple[str, ...]
+UNBOUNDED: Mapping[object, object] = {"unbounded": True}
+"""Metadata of a JSON field that brings back what a completion gave out: only the limits of the body hold for it."""
 
 
 def invalid(message: str, path: Path) -> Refused:

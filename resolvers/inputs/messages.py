@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import cast
 
-import msgspec
 import strawberry
 from strawberry import ID, field
 from strawberry.scalars import JSON
 
-from app.llm.messages import Json, Message, Part, Role, Text, ToolCall, ToolResult
-from resolvers.inputs.checks import Path, check_length, invalid
+from app.llm.messages import Json, Message, Part, ProviderState, Role, Text, ToolCall, ToolResult
+from app.llm.provider_state import ReadReasoning, from_json, without_state
+from resolvers.inputs.checks import UNBOUNDED, Path, check_length, invalid
 from resolvers.inputs.parts import PartInput, to_parts
 
 _MANY = 1000
 _SHORT = 256
 _MAX_ARGUMENTS_LENGTH = 2 * 1024 * 1024
-_MAX_ID_LENGTH = 256
-_MAX_NAME_LENGTH = 128
+_MAX_ID_LENGTH = 64 * 1024
+"""Some gateways put what a provider wants back into the id of a call."""
+_MAX_NAME_LENGTH = 1024
 
 
 @strawberry.input(description="A tool call that the model asked for, passed back unchanged.")
@@ -25,7 +27,11 @@ class ToolCallInput:
     id: ID = field(description="As the model gave it, such as `toolu_01A`.")
     name: str = field(description="Name of the tool.")
     arguments: str = field(
-        description='JSON text, as the model wrote it, such as `{"city": "Oslo"}`; at most 2,097,152 characters.'
+        description='JSON text, as the model wrote it, such as `{"city": "Oslo"}`; at most 2,097,152 characters. Text that is '
+        "not JSON is given back as it came too."
+    )
+    provider_state: JSON | None = field(
+        description="The `providerState` of the tool call. Only the provider that made it gets it back.", metadata=UNBOUNDED
     )
 
     def to_domain(self, path: Path) -> ToolCall:
@@ -33,11 +39,14 @@ class ToolCallInput:
         check_length(self.name, _MAX_NAME_LENGTH, (*path, "name"))
         arguments = self.arguments or "{}"
         check_length(arguments, _MAX_ARGUMENTS_LENGTH, (*path, "arguments"))
-        try:
-            msgspec.json.decode(arguments, type=dict[str, msgspec.Raw])
-        except (msgspec.DecodeError, RecursionError):
-            raise invalid("The arguments are not the JSON text of an object.", (*path, "arguments")) from None
-        return ToolCall(self.id, self.name, arguments)
+        return ToolCall(self.id, self.name, arguments, _to_state(self.provider_state, path))
+
+
+def _to_state(value: object, path: Path) -> ProviderState | None:
+    try:
+        return None if value is None else from_json(value)
+    except ValueError:
+        raise invalid("The provider state was changed. Pass it back as it came.", (*path, "providerState")) from None
 
 
 @strawberry.input(description="The answer of a tool.")
@@ -65,7 +74,14 @@ class MessageInput:
     parts: list[PartInput] | None = field(description="The message as text, images and documents.")
     tool_calls: list[ToolCallInput] | None = field(description="What an ASSISTANT message asked tools to do.")
     tool_result: ToolResultInput | None = field(description="What the tool of a TOOL message answered.")
-    reasoning: JSON | None = field(description="The `reasoning` of the completion that made this ASSISTANT message.")
+    reasoning: JSON | None = field(
+        description="The `reasoning` of the completion that made this ASSISTANT message.", metadata=UNBOUNDED
+    )
+    provider_state: JSON | None = field(
+        description="The `providerState` of the completion that made this ASSISTANT message. Only the provider that made it gets "
+        "it back.",
+        metadata=UNBOUNDED,
+    )
     cache_up_to: bool = field(description="Marks the end of a prefix that the provider should cache.", default=False)
 
     @property
@@ -79,16 +95,26 @@ class MessageInput:
 
     def to_domain(self, path: Path) -> Message:
         self._check_shape(path)
-        if self.role is not Role.ASSISTANT and self.reasoning is not None:
-            raise invalid("Reasoning belongs to ASSISTANT messages.", (*path, "reasoning"))
+        for name, value in (("reasoning", self.reasoning), ("providerState", self.provider_state)):
+            if self.role is not Role.ASSISTANT and value is not None:
+                raise invalid(f"{name} belongs to ASSISTANT messages.", (*path, name))
+        read = self._reasoning(path)
+        calls = (call.to_domain((*path, "toolCalls", str(position))) for position, call in enumerate(self.tool_calls or ()))
         return Message(
             self.role,
             self._parts(path),
-            tuple(call.to_domain((*path, "toolCalls", str(position))) for position, call in enumerate(self.tool_calls or ())),
+            tuple(call if call.provider_state else replace(call, provider_state=read.tool_calls.get(call.id)) for call in calls),
             self.tool_result.to_domain((*path, "toolResult")) if self.tool_result is not None else None,
-            cast("Json", self.reasoning),
+            read.reasoning,
             self.cache_up_to,
+            _to_state(self.provider_state, path) or read.message,
         )
+
+    def _reasoning(self, path: Path) -> ReadReasoning:
+        try:
+            return without_state(cast("Json", self.reasoning))
+        except ValueError:
+            raise invalid("The reasoning was changed. Pass it back as it came.", (*path, "reasoning")) from None
 
     def _check_shape(self, path: Path) -> None:
         given = [name for name in ("text", "parts", "tool_result") if getattr(self, name) is not None]

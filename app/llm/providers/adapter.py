@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import ClassVar, TypeVar
 
 import httpx2
@@ -30,6 +31,7 @@ from app.llm.messages import (
 from app.llm.providers.answer_timeouts import first_token_timeout, silence_deadline, whole_answer_timeout
 from app.llm.providers.answers import AnswerReader, WholeAnswer
 from app.llm.providers.encoded_request import EncodedRequest
+from app.llm.providers.opaque_fields import Maker
 from app.llm.providers.schema_check import AnswerCheck, SchemaChecks
 from app.llm.providers.sse import EVENT_FIELDS, SseReader
 from app.llm.providers.unsupported import Notes
@@ -79,6 +81,7 @@ class Adapter(ABC):
         self.upstream = upstream
         self._clock = clock
         self._checks = SchemaChecks()
+        self._maker = Maker(settings.name, settings.kind.value)
         self.untaken = Untaken(self.parameters)
 
     @abstractmethod
@@ -244,7 +247,7 @@ class Adapter(ABC):
         """Sends the call. Sends it again without a parameter only if the model has named one that it does not take."""
         while True:
             notes = Notes(call)
-            request = self.encode(call, notes, stream=stream)
+            request = self.encode(self._maker.with_own_state(call, notes), notes, stream=stream)
             try:
                 return await send(request), notes
             except ParameterRefused as refused:
@@ -313,7 +316,10 @@ class Adapter(ABC):
             finish_reason=whole.finish_reason,
             usage=whole.usage,
             model=whole.model,
-            tool_calls=whole.tool_calls,
+            tool_calls=tuple(
+                replace(made, provider_state=self._maker.state(whole.call_fields.get(made.id))) for made in whole.tool_calls
+            ),
+            provider_state=self._maker.state(whole.fields),
             reasoning=whole.reasoning,
             notes=tuple(notes.texts),
             status_code=response.status_code,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from app.domain.usage import TokenUsage
@@ -17,12 +17,16 @@ REPEATED_ID = "The provider gave several tool calls the same id; all but the fir
 
 @dataclass(frozen=True, slots=True)
 class WholeAnswer:
+    """`fields` are those of the message that its protocol does not know; `call_fields` those of each tool call, by its id."""
+
     text: str | None
     tool_calls: tuple[ToolCall, ...]
     reasoning: Json
     finish_reason: FinishReason
     usage: TokenUsage
     model: str
+    fields: Mapping[str, object] = field(default_factory=dict)
+    call_fields: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
 
 
 class CallIds:

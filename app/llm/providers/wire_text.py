@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import msgspec
 
@@ -15,7 +15,11 @@ _ESCAPES = re.compile(rb"\\\\|" + _HIGH + _LOW + rb"|" + _HIGH + rb"|" + _LOW)
 _LONE = 6
 _ERRORS = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
+MAX_LEVELS = 200
+"""Of JSON from a provider that is given back. A request may bring back a few more."""
+
 _T = TypeVar("_T")
+_J = TypeVar("_J")
 
 
 class Malformed(ValueError):
@@ -45,6 +49,19 @@ def _repair(match: re.Match[bytes]) -> bytes:
 def clean(text: str) -> str:
     """NUL becomes U+FFFD."""
     return text.replace("\0", REPLACEMENT) if "\0" in text else text
+
+
+def fit(value: _J, levels: int = MAX_LEVELS) -> _J:
+    """JSON with clean texts. Raises Malformed if it is nested more deeply than `levels`."""
+    if isinstance(value, str):
+        return cast("_J", clean(value))
+    if not isinstance(value, (dict, list)):
+        return value
+    if levels == 0:
+        raise Malformed
+    if isinstance(value, dict):
+        return cast("_J", {clean(name): fit(branch, levels - 1) for name, branch in value.items()})
+    return cast("_J", [fit(branch, levels - 1) for branch in value])
 
 
 def word(value: object) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Set
+from operator import itemgetter
 from typing import Any, TypeAlias
 
 import msgspec
@@ -26,12 +27,18 @@ from app.llm.messages import (
     ToolCall,
     ToolChoiceMode,
 )
+from app.llm.providers.opaque_fields import fields_of
 from app.llm.providers.unsupported import OTHER_REASONING, Notes, refuse
 from app.llm.refused_parameters import Parameters
 
 REASONING_FORMAT = "anthropic"
 JSON_TOOL = "json_answer"
 """The tool whose input is the answer. It is used if the API's own format cannot express the requested JSON."""
+
+INVALID_JSON = "INVALID_JSON"
+WRAPPED_ARGUMENTS = f"Arguments of a tool call that are no JSON object were sent as the field {INVALID_JSON} of one."
+CALL_FIELDS = frozenset({"cache_control", "id", "input", "name", "type"})
+"""What is read of a tool_use block. Other fields are the provider's state."""
 
 _CACHE_MARKS = 4
 _EPHEMERAL = {"type": "ephemeral"}
@@ -162,12 +169,26 @@ def _tool_result(message: Message) -> list[Block]:
 
 def _assistant(message: Message, marks: _Marks, notes: Notes) -> list[Block]:
     blocks = [_part(part) for part in message.parts if not _is_empty(part)]
-    blocks += [_tool_use(call) for call in message.tool_calls]
+    blocks += [_tool_use(call, notes) for call in message.tool_calls]
     marks.put(message, blocks)
+    between = _state_blocks(message)
     if message.reasoning is not None:
-        for at, block in _reasoning_blocks(message.reasoning, notes.call.model, notes):
-            blocks.insert(at, block)
+        between += _reasoning_blocks(message.reasoning, notes.call.model, notes)
+    for at, block in sorted(between, key=itemgetter(0)):
+        blocks.insert(at, block)
     return blocks
+
+
+def _state_blocks(message: Message) -> list[tuple[int, Block]]:
+    """Blocks of types that are not known, with their places in the answer."""
+    found = fields_of(message, frozenset()).get("blocks")
+    if found is None:
+        return []
+    try:
+        blocks = msgspec.json.decode(found, type=list[tuple[int, dict[str, msgspec.Raw]]])
+    except msgspec.ValidationError:
+        raise refuse("The provider state was changed. Pass it back as the completion gave it.", ("messages",)) from None
+    return [(at, {name: value for name, value in block.items() if name != "cache_control"}) for at, block in blocks]
 
 
 def _reasoning_blocks(reasoning: Json, model: str, notes: Notes) -> list[tuple[int, Block]]:
@@ -181,12 +202,15 @@ def _reasoning_blocks(reasoning: Json, model: str, notes: Notes) -> list[tuple[i
         raise refuse("The reasoning was changed. Pass it back as the model wrote it.", ("messages",)) from None
 
 
-def _tool_use(call: ToolCall) -> Block:
+def _tool_use(call: ToolCall, notes: Notes) -> Block:
+    """The API takes objects alone as input."""
+    arguments: Mapping[str, Any]
     try:
         arguments = msgspec.json.decode(call.arguments or "{}", type=dict[str, msgspec.Raw])
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
-        raise refuse(f"The arguments of tool call {call.id} are not a JSON object.", ("messages",)) from None
-    return {"type": "tool_use", "id": call.id, "name": call.name, "input": arguments}
+        arguments = {INVALID_JSON: call.arguments}
+        notes.add(WRAPPED_ARGUMENTS)
+    return {"type": "tool_use", "id": call.id, "name": call.name, "input": arguments, **fields_of(call, CALL_FIELDS)}
 
 
 def _part(part: Part) -> Block:

@@ -12,11 +12,12 @@ from app.domain.usage import TokenUsage
 from app.llm.failures import error_words, stream_failure, tells_failure
 from app.llm.messages import FinishReason, Json, ModelCall, ToolCall
 from app.llm.providers.answers import UNKNOWN_FINISH, CallIds, WholeAnswer
-from app.llm.providers.anthropic.request import JSON_TOOL, REASONING_FORMAT
+from app.llm.providers.anthropic.request import CALL_FIELDS, JSON_TOOL, REASONING_FORMAT
+from app.llm.providers.opaque_fields import Fields, unknown_fields
 from app.llm.providers.unsupported import Notes
 from app.llm.providers.usage_figures import Figures, anthropic_figures_of
 from app.llm.providers.usage_mapping import answer_bytes, anthropic_usage
-from app.llm.providers.wire_text import Malformed, clean, decode, word
+from app.llm.providers.wire_text import Malformed, clean, decode, fit, word
 
 _FINISHED = {
     "end_turn": FinishReason.STOP,
@@ -28,6 +29,7 @@ _FINISHED = {
 }
 _REASONING = {"thinking", "redacted_thinking"}
 UNKNOWN_PART = "A part of the answer has an unknown type and was left out."
+KEPT_PART = "A part of the answer has an unknown type. It is in providerState alone."
 
 
 class _RawBlock(msgspec.Struct, gc=False):
@@ -51,25 +53,38 @@ class Content:
 
     def __init__(self, call: ModelCall, notes: Notes) -> None:
         self.ids = CallIds(notes, new_tool_use_id)
+        self._notes = notes
         self._by_tool = call.response_format is not None
         self._model = call.model
         self.texts: list[str] = []
         self.tool_calls: list[ToolCall] = []
         self._reasoning: list[tuple[int, dict[str, Json]]] = []
+        self._other_blocks: list[tuple[int, Mapping[str, object]]] = []
+        self._call_fields: dict[str, Fields] = {}
 
     def is_answer(self, tool_name: str) -> bool:
         """The tool that we added to get JSON."""
         return self._by_tool and tool_name == JSON_TOOL
 
-    def add_tool_use(self, tool_id: str, name: str, arguments: str) -> None:
+    def add_tool_use(self, tool_id: str, name: str, arguments: str, block: Mapping[str, object]) -> None:
         if self.is_answer(name):
             self.texts = [arguments]
         else:
-            self.tool_calls.append(ToolCall(clean(tool_id), clean(name), clean(arguments)))
+            self.tool_calls.append(ToolCall(tool_id, clean(name), clean(arguments)))
+            self._call_fields[tool_id] = unknown_fields(block, CALL_FIELDS)
 
     def add_reasoning(self, block: dict[str, Json]) -> None:
-        place = len(self._reasoning) + len(self.tool_calls) + bool(self.texts)
-        self._reasoning.append((place, block))
+        self._reasoning.append((self._place, fit(block)))
+
+    def add_other(self, block: Mapping[str, object]) -> None:
+        """A block of a type that is not known: the provider may want it back."""
+        self._other_blocks.append((self._place, block))
+        self._notes.add(KEPT_PART)
+
+    @property
+    def _place(self) -> int:
+        """Of the next block in the answer, whose texts are one block."""
+        return len(self._reasoning) + len(self._other_blocks) + len(self.tool_calls) + bool(self.texts)
 
     @property
     def output_bytes(self) -> int:
@@ -97,6 +112,8 @@ class Content:
             finish_reason=finished,
             usage=usage,
             model=model,
+            fields={"blocks": self._other_blocks} if self._other_blocks else {},
+            call_fields=self._call_fields,
         )
 
     def _kept_reasoning(self) -> Json:
@@ -119,7 +136,7 @@ def read_answer(raw: bytes, call: ModelCall, notes: Notes) -> WholeAnswer:
     content = Content(call, notes)
     written = _inputs(raw)
     for place, block in enumerate(_blocks(message.get("content"), stop_reason)):
-        _add_block(content, block, notes, written.get(place))
+        _add_block(content, block, written.get(place))
     content.require_words(stop_reason, figures)
     usage = anthropic_usage(figures, call, content.output_bytes, notes)
     return content.whole(stop_reason, usage, clean(word(message.get("model")) or call.model), notes)
@@ -154,7 +171,7 @@ def _inputs(raw: bytes) -> dict[int, str]:
     }
 
 
-def _add_block(content: Content, block: object, notes: Notes, written: str | None) -> None:
+def _add_block(content: Content, block: object, written: str | None) -> None:
     if block is None:
         return
     if isinstance(block, str):
@@ -168,13 +185,13 @@ def _add_block(content: Content, block: object, notes: Notes, written: str | Non
         name = word(block.get("name"))
         if name is None:
             raise Malformed
-        content.add_tool_use(tool_use_id(content, block), name, written or tool_input(block.get("input")))
+        content.add_tool_use(tool_use_id(content, block), name, written or tool_input(block.get("input")), block)
     elif isinstance(text, str):
         content.texts.append(clean(text))
     elif kind is None or (kind == "text" and text is not None):
         raise Malformed
     elif kind != "text":
-        notes.add(UNKNOWN_PART)
+        content.add_other(block)
 
 
 def block_kind(block: Mapping[str, object]) -> str | None:

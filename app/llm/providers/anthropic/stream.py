@@ -52,11 +52,12 @@ class _Start(msgspec.Struct, gc=False):
 
 
 class _Block:
-    __slots__ = ("block", "pieces")
+    __slots__ = ("block", "is_understood", "pieces")
 
     def __init__(self, block: dict[str, Any]) -> None:
         self.block = block
         self.pieces: list[str] = []
+        self.is_understood = True
 
 
 _EVENT = msgspec.json.Decoder(Event)
@@ -207,9 +208,13 @@ class AnthropicStream:
             raise Malformed
         kind = _delta_kind(delta)
         if kind is None:
+            if begun := self._open.get(self._last_index if event.index is None else event.index):
+                begun.is_understood = False
             return ()
         block = self._block_of(event.index, _BLOCK_OF_DELTA[kind])
         if block.block["type"] not in _BLOCKS:
+            block.is_understood = block.is_understood and kind == "input_json_delta"
+            block.pieces.append(delta.partial_json)
             return ()
         if kind == "text_delta":
             return self._text(block, delta.text)
@@ -273,11 +278,24 @@ class AnthropicStream:
         if kind == "text":
             self._content.texts.append(written)
         elif kind == "tool_use":
-            self._content.add_tool_use(str(block["id"]), str(block["name"]), written or "{}")
+            self._content.add_tool_use(str(block["id"]), str(block["name"]), written or "{}", block)
         elif kind == "thinking":
             self._content.add_reasoning({**block, "thinking": str(block.get("thinking", "")) + written})
         elif kind == "redacted_thinking":
             self._content.add_reasoning(block)
+        else:
+            self._add_other(made, written)
+
+    def _add_other(self, made: _Block, written: str) -> None:
+        """A block of an unknown type is kept if it can be put together."""
+        block = made.block
+        try:
+            if written:
+                block["input"] = decode(_ANY, written.encode())
+        except Malformed:
+            made.is_understood = False
+        if made.is_understood and block["type"] is not None:
+            self._content.add_other(block)
         else:
             self._notes.add(UNKNOWN_PART)
 

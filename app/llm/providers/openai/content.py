@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from app.llm.providers.opaque_fields import Fields, unknown_fields
+from app.llm.providers.openai.request import CALL_FIELDS, FUNCTION_FIELDS, MESSAGE_FIELDS
 from app.llm.providers.unsupported import Notes
 from app.llm.providers.wire_text import Malformed, word
 
@@ -28,6 +30,7 @@ class CallPiece:
     id: str | None
     name: str | None
     arguments: str
+    fields: Fields = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -36,6 +39,7 @@ class MessageParts:
     refusal: str | None = None
     reasoning: dict[str, str] = field(default_factory=dict)
     calls: list[CallPiece] = field(default_factory=list)
+    fields: Fields = field(default_factory=dict)
 
     @property
     def is_empty(self) -> bool:
@@ -44,7 +48,7 @@ class MessageParts:
 
 def read_message(message: Mapping[str, object], notes: Notes) -> MessageParts:
     """Reads a whole message, or the delta of a chunk. Raises Malformed."""
-    parts = MessageParts()
+    parts = MessageParts(fields=unknown_fields(message, MESSAGE_FIELDS))
     _read_content(message.get("content"), parts, notes)
     refusal = message.get("refusal")
     if isinstance(refusal, str):
@@ -139,12 +143,16 @@ def _call(body: Mapping[str, object]) -> CallPiece:
     """Some servers put name and arguments beside the id, without a `function` around them."""
     function = body.get("function")
     named = function if isinstance(function, Mapping) else body
+    fields = unknown_fields(body, CALL_FIELDS if named is function else CALL_FIELDS | FUNCTION_FIELDS)
+    if named is function and (inside := unknown_fields(named, FUNCTION_FIELDS)):
+        fields["function"] = inside
     index, call_id = body.get("index"), body.get("id")
     return CallPiece(
         index=index if isinstance(index, int) and not isinstance(index, bool) else None,
         id=str(call_id) if isinstance(call_id, (str, int)) and call_id != "" else None,
         name=word(named.get("name")),
         arguments=arguments_text(named.get("arguments")),
+        fields=fields,
     )
 
 

@@ -25,9 +25,11 @@ from app.llm.messages import (
     Text,
     TextDocument,
     Tool,
+    ToolCall,
     ToolChoice,
     ToolChoiceMode,
 )
+from app.llm.providers.opaque_fields import fields_of
 from app.llm.providers.unsupported import OTHER_REASONING, Notes, not_taken, refuse
 from app.llm.refused_parameters import Parameters
 
@@ -48,6 +50,13 @@ REFUSABLE = Parameters(
     own=frozenset({"stream_options", "encoding_format", "prompt_cache_breakpoint"}), asked=frozenset({*PARAMETERS, *_CAPS})
 )
 """If a server refuses one name of the output cap, the other one is sent."""
+
+MESSAGE_FIELDS = frozenset(
+    {"annotations", "audio", "content", "function_call", "refusal", "role", "tool_calls", "usage", *REASONING_FIELDS}
+)
+CALL_FIELDS = frozenset({"function", "id", "index", "type"})
+FUNCTION_FIELDS = frozenset({"arguments", "name"})
+"""What is read of a message, a tool call and its function, or only shows something. Other fields are the provider's state."""
 
 _ROLES = {Role.SYSTEM: "system", Role.USER: "user"}
 _CHOICES = {ToolChoiceMode.AUTO: "auto", ToolChoiceMode.NONE: "none", ToolChoiceMode.REQUIRED: "required"}
@@ -217,12 +226,9 @@ def _assistant(message: Message, notes: Notes, *, official: bool) -> Block:
     if not all(isinstance(part, Text) for part in message.parts):
         raise refuse("An assistant message can only have text.", ("messages",))
     text = "".join(part.text for part in message.parts if isinstance(part, Text))
-    block: Block = {"role": "assistant", "content": text or None}
+    block: Block = {"role": "assistant", "content": text or None, **fields_of(message, MESSAGE_FIELDS)}
     if message.tool_calls:
-        block["tool_calls"] = [
-            {"id": made.id, "type": "function", "function": {"name": made.name, "arguments": made.arguments}}
-            for made in message.tool_calls
-        ]
+        block["tool_calls"] = list(map(_tool_call, message.tool_calls))
     reasoning = message.reasoning
     if reasoning is not None:
         if official or not isinstance(reasoning, Mapping) or reasoning.get("format") != REASONING_FORMAT:
@@ -230,6 +236,16 @@ def _assistant(message: Message, notes: Notes, *, official: bool) -> Block:
         else:
             block |= {name: reasoning[name] for name in REASONING_FIELDS if name in reasoning}
     return block
+
+
+def _tool_call(made: ToolCall) -> Block:
+    function: Block = {"name": made.name, "arguments": made.arguments}
+    beside = fields_of(made, CALL_FIELDS - {"function"})
+    inside = beside.pop("function", None)
+    if inside is not None:
+        unknown = msgspec.json.decode(inside, type=dict[str, msgspec.Raw])
+        function |= {name: value for name, value in unknown.items() if name not in FUNCTION_FIELDS}
+    return {"id": made.id, "type": "function", "function": function, **beside}
 
 
 def _format(call: ModelCall, body: dict[str, Any], notes: Notes) -> None:

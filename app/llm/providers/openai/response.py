@@ -103,6 +103,8 @@ def read_answer(raw: bytes, call: ModelCall, notes: Notes) -> WholeAnswer:
         parts.refusal,
         tool_calls,
         reasoning=parts.reasoning,
+        fields=parts.fields,
+        call_fields={made.id: piece.fields for made, piece in zip(tool_calls, parts.calls, strict=True)},
         finish=finish,
         usage=openai_usage(figures, call, output_bytes, body.get("service_tier"), notes),
         model=word(body.get("model")) or call.model,
@@ -148,6 +150,8 @@ def build_answer(
     tool_calls: tuple[ToolCall, ...],
     *,
     reasoning: Mapping[str, str],
+    fields: Mapping[str, object],
+    call_fields: Mapping[str, Mapping[str, object]],
     finish: str | None,
     usage: TokenUsage,
     model: str,
@@ -163,8 +167,12 @@ def build_answer(
         finished = FinishReason.TOOL_CALLS if tool_calls else FinishReason.STOP
     if refusal:
         text, finished = refusal, FinishReason.CONTENT_FILTER
-    kept: Json = {"format": REASONING_FORMAT, **reasoning} if reasoning else None
-    return WholeAnswer(clean(text) if text is not None else None, tool_calls, kept, finished, usage, clean(model))
+    kept: Json = None
+    if reasoning:
+        kept = {"format": REASONING_FORMAT, **{name: clean(thought) for name, thought in reasoning.items()}}
+    return WholeAnswer(
+        clean(text) if text is not None else None, tool_calls, kept, finished, usage, clean(model), fields, call_fields
+    )
 
 
 def new_tool_call_id() -> str:

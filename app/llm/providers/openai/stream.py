@@ -18,6 +18,7 @@ from app.domain.usage import TokenUsage
 from app.llm import failures
 from app.llm.messages import ContentDelta, ModelCall, TextDelta
 from app.llm.providers.answers import WholeAnswer
+from app.llm.providers.opaque_fields import Fields, join
 from app.llm.providers.openai.content import CallPiece, MessageParts, first_choice, read_message
 from app.llm.providers.openai.response import build_answer, finish_word, require_words
 from app.llm.providers.openai.tool_calls import ToolCallAssembly
@@ -30,19 +31,25 @@ _DONE = b"[DONE]"
 _NOTHING = msgspec.Raw(b"null")
 
 
-class Function(msgspec.Struct, gc=False):
+class Function(msgspec.Struct, gc=False, forbid_unknown_fields=True):
     name: str | None = None
     arguments: str | None = None
 
 
-class ToolCallBody(msgspec.Struct, gc=False):
+class ToolCallBody(msgspec.Struct, gc=False, forbid_unknown_fields=True):
     index: int | None = None
     id: str | None = None
     function: Function | None = None
+    type: msgspec.Raw = _NOTHING
 
 
-class Delta(msgspec.Struct, gc=False):
+class Delta(msgspec.Struct, gc=False, forbid_unknown_fields=True):
+    """Unknown fields are a provider's state: a delta with any is read field by field."""
+
     content: str | None = None
+    role: msgspec.Raw = _NOTHING
+    annotations: msgspec.Raw = _NOTHING
+    audio: msgspec.Raw = _NOTHING
     refusal: str | None = None
     tool_calls: list[ToolCallBody] | None = None
     function_call: msgspec.Raw = _NOTHING
@@ -84,6 +91,7 @@ class OpenAIStream:
         self._shown: list[str] = []
         self._reasoning: dict[str, list[str]] = {}
         self._calls = ToolCallAssembly(notes)
+        self._fields: Fields = {}
         self._figures = Figures()
         self._model: str | None = None
         self._service_tier: object = None
@@ -139,6 +147,8 @@ class OpenAIStream:
         if not isinstance(body, Mapping):
             raise Malformed
         choice = first_choice(body.get("choices"))
+        if body.get("error") or body.get("object") == "error":
+            raise self._error(body)
         if choice is None and failures.tells_failure(body):
             raise self._error(body)
         self._model = self._model or word(body.get("model"))
@@ -172,6 +182,9 @@ class OpenAIStream:
             self._think(name, piece)
         for call in message.calls:
             self._tool_call(call, parts)
+        if message.fields:
+            self.started = True
+            join(self._fields, message.fields)
 
     def answer(self) -> WholeAnswer:
         calls = self._calls.whole()
@@ -183,6 +196,8 @@ class OpenAIStream:
             refusal,
             calls,
             reasoning={name: "".join(pieces) for name, pieces in self._reasoning.items()},
+            fields=self._fields,
+            call_fields=self._calls.fields(),
             finish=self._finish,
             usage=self.usage(),
             model=self._model or self._call.model,

@@ -12,6 +12,7 @@ import msgspec
 
 from app.llm.messages import ToolCall, ToolCallDelta
 from app.llm.providers.answers import CallIds
+from app.llm.providers.opaque_fields import Fields, join
 from app.llm.providers.openai.content import CallPiece
 from app.llm.providers.openai.response import new_tool_call_id
 from app.llm.providers.unsupported import Notes
@@ -22,7 +23,7 @@ _OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 class _Call:
-    __slots__ = ("given_id", "id", "index", "name", "pieces")
+    __slots__ = ("fields", "given_id", "id", "index", "name", "pieces")
 
     def __init__(self, call_id: str, name: str, piece: CallPiece) -> None:
         self.id = call_id
@@ -30,6 +31,7 @@ class _Call:
         self.given_id = piece.id
         self.index = piece.index
         self.pieces: list[str] = []
+        self.fields: Fields = {}
 
     @property
     def is_whole(self) -> bool:
@@ -63,6 +65,7 @@ class ToolCallAssembly:
             made = _Call(self._ids.distinct(piece.id), name, piece)
             self._calls.append(made)
             parts.append(ToolCallDelta(made.id, "", name))
+        join(made.fields, piece.fields)
         if arguments := clean(piece.arguments):
             made.pieces.append(arguments)
             parts.append(ToolCallDelta(made.id, arguments))
@@ -78,6 +81,10 @@ class ToolCallAssembly:
 
     def whole(self) -> tuple[ToolCall, ...]:
         return tuple(ToolCall(made.id, made.name, "".join(made.pieces) or "{}") for made in self._calls)
+
+    def fields(self) -> dict[str, Fields]:
+        """Of each call, by its id."""
+        return {made.id: made.fields for made in self._calls if made.fields}
 
     def _call_of(self, piece: CallPiece) -> _Call | None:
         """The call that a piece continues, unless its name says otherwise; the newest if several fit."""

@@ -1,0 +1,113 @@
+"""Fields that a provider puts beside those of its protocol, such as thought signatures: kept as they are, and given back to the
+provider that made them. Another provider gets the message without them, and a note says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Set
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+import msgspec
+
+from app.llm.messages import Message, ModelCall, ProviderState, ToolCall
+from app.llm.providers.unsupported import Notes
+
+OTHER_STATE = "Provider state that another provider made was not sent."
+_PRICED = "cache_control"
+"""The server sets it itself, because it costs money."""
+_EMPTY: tuple[object, ...] = (None, False, "", [], {})
+_REPLACED = frozenset(
+    {"format", "id", "index", "name", "object", "provider", "role", "signature", "status", "thought_signature", "type"}
+)
+"""Strings of a stream that come whole. Other strings come in pieces."""
+_WORDS = ("text", "summary", "thinking", "content")
+
+Fields: TypeAlias = dict[str, object]
+RawFields: TypeAlias = dict[str, msgspec.Raw]
+_RAW_FIELDS = msgspec.json.Decoder(RawFields)
+
+
+def unknown_fields(body: Mapping[str, object], known: Set[str]) -> Fields:
+    """Those that say something."""
+    return {name: value for name, value in body.items() if name not in known and not _is_empty(value)}
+
+
+def _is_empty(value: object) -> bool:
+    return any(value is empty for empty in _EMPTY[:2]) or value in _EMPTY[2:]
+
+
+def join(fields: Fields, later: Mapping[str, object]) -> None:
+    """Adds what the next chunk of a stream brings. Objects are joined; lists grow; strings grow unless they come whole."""
+    for name, value in later.items():
+        known = fields.get(name)
+        if isinstance(known, str) and isinstance(value, str) and name not in _REPLACED:
+            fields[name] = known + value
+        elif isinstance(known, dict) and isinstance(value, Mapping):
+            join(known, value)
+        elif isinstance(known, list) and isinstance(value, list):
+            for item in value:
+                _append(known, item)
+        elif not _is_empty(value) or known is None:
+            fields[name] = value
+
+
+def _append(items: list[object], item: object) -> None:
+    """A list's last item grows if it is a piece of a text and the new one is the next piece."""
+    last = items[-1] if items else None
+    if isinstance(last, dict) and isinstance(item, Mapping) and _continues(last, item):
+        join(last, item)
+    else:
+        items.append(item)
+
+
+def _continues(last: Mapping[str, object], item: Mapping[str, object]) -> bool:
+    same = all(last.get(name) == item.get(name) for name in ("type", "index"))
+    one_id = last.get("id") == item.get("id") or not item.get("id")
+    words = any(isinstance(last.get(name), str) and isinstance(item.get(name, ""), str) for name in _WORDS)
+    return same and one_id and words and (not last.get("signature") or not any(item.get(name) for name in _WORDS))
+
+
+@dataclass(frozen=True, slots=True)
+class Maker:
+    """The provider of an adapter: `provider` is its name in the configuration."""
+
+    provider: str
+    kind: str
+
+    def state(self, fields: Mapping[str, object] | None) -> ProviderState | None:
+        """None if there are no fields. Raises RecursionError if they are nested too deeply to be written."""
+        return ProviderState(self.provider, self.kind, msgspec.json.encode(fields).decode()) if fields else None
+
+    def with_own_state(self, call: ModelCall, notes: Notes) -> ModelCall:
+        """The call without the state that other providers made."""
+        if not any(map(_has_state, call.messages)):
+            return call
+        return replace(call, messages=tuple(self._message(message, notes) for message in call.messages))
+
+    def _message(self, message: Message, notes: Notes) -> Message:
+        if not _has_state(message):
+            return message
+        return replace(
+            message,
+            provider_state=self._own(message.provider_state, notes),
+            tool_calls=tuple(replace(made, provider_state=self._own(made.provider_state, notes)) for made in message.tool_calls),
+        )
+
+    def _own(self, state: ProviderState | None, notes: Notes) -> ProviderState | None:
+        if state is None or (state.provider, state.kind) == (self.provider, self.kind):
+            return state
+        notes.add(OTHER_STATE)
+        return None
+
+
+def _has_state(message: Message) -> bool:
+    return message.provider_state is not None or any(made.provider_state is not None for made in message.tool_calls)
+
+
+def fields_of(holder: Message | ToolCall, known: Set[str]) -> RawFields:
+    """What the provider put there, to the letter. It never takes the place of a known field."""
+    if holder.provider_state is None:
+        return {}
+    fields = _RAW_FIELDS.decode(holder.provider_state.fields)
+    return {name: value for name, value in fields.items() if name not in known and name != _PRICED}
