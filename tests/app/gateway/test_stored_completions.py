@@ -13,7 +13,7 @@ from app.domain.problems import InvalidInput, ProblemCode
 from app.domain.usage import Label, Operation, TokenUsage
 from app.gateway.completions import Completion, CompletionStatus
 from app.gateway.stored_completions import CONTENT_NOT_KEPT, StoredCompletions
-from app.llm.messages import FinishReason, ToolCall
+from app.llm.messages import FinishReason, ProviderState, ToolCall
 from app.llm.routing import ProvidersFailed, RateLimited
 from app.secrets.sealing import Sealer, UnsealError
 
@@ -39,7 +39,8 @@ WHOLE = Completion(
     NOW,
     text="An answer with \x00 and ☃",
     reasoning=[{"type": "thinking", "thinking": "hm", "signature": "x"}],
-    tool_calls=(ToolCall("1", "look", '{"a": 1}'),),
+    tool_calls=(ToolCall("1", "look", '{"a": 1}', ProviderState("gemini", "openai-compatible", '{"signature": "SIG"}')),),
+    provider_state=ProviderState("gemini", "openai-compatible", '{"n": 12345678901234567890123}'),
     finish_reason=FinishReason.TOOL_CALLS,
     notes=("Left out: seed.",),
     usage=ATTEMPT.usage,

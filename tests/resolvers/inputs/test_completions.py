@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 from datetime import timedelta
 
 import pytest
@@ -20,6 +21,7 @@ from app.llm.messages import (
     Message,
     NamedTool,
     PdfUrl,
+    ProviderState,
     Role,
     Text,
     TextDocument,
@@ -36,6 +38,8 @@ from tests.pdfs import base64_pdf
 TYPE = core_schema(build_schema()).type_map["CompletionInput"]
 PNG = base64.b64encode(b"\x89PNG").decode()
 LARGE = "QUJD" * 600_000
+STATE = {"provider": "w", "kind": "openai-compatible", "fields": '{"signature": "SIG"}'}
+OTHER_STATE = {**STATE, "fields": '{"signature": "ANOTHER"}'}
 ASK = {"role": "USER", "text": "Hi"}
 
 
@@ -51,7 +55,7 @@ def read(**given: object) -> CompletionRequest:
 
 
 def message(**given: object) -> Message:
-    return read(messages=[given]).messages[0]
+    return read(messages=[ASK, given]).messages[1]
 
 
 def inline(data: str) -> dict[str, object]:
@@ -180,6 +184,43 @@ class TestAGoodInput:
         assert read(toolChoice={"mode": "NONE"}).tool_choice is ToolChoiceMode.NONE
 
 
+def nested(levels: int) -> object:
+    value: object = "x"
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+class TestWhatACompletionGaveOut:
+    def test_may_come_back_in_fields_of_their_own(self) -> None:
+        call = {"id": "1", "name": "n", "arguments": "", "providerState": STATE}
+        found = message(role="ASSISTANT", toolCalls=[call], providerState=OTHER_STATE)
+        assert found.provider_state == ProviderState("w", "openai-compatible", '{"signature": "ANOTHER"}')
+        assert found.tool_calls[0].provider_state == ProviderState("w", "openai-compatible", '{"signature": "SIG"}')
+
+    def test_may_come_back_within_the_reasoning(self) -> None:
+        within = {"message": OTHER_STATE, "toolCalls": {"1": STATE, "2": OTHER_STATE}}
+        calls = [{"id": "1", "name": "n", "arguments": ""}, {"id": "2", "name": "n", "arguments": "", "providerState": STATE}]
+        found = message(role="ASSISTANT", toolCalls=calls, reasoning={"format": "f", "providerState": within})
+        apart = [{**each, "providerState": STATE} for each in calls]
+        assert found == message(role="ASSISTANT", toolCalls=apart, providerState=OTHER_STATE, reasoning={"format": "f"})
+
+    @pytest.mark.parametrize("large", [["thought " * 100_000], nested(200), list(range(50_000)), "x" * 1_000_000])
+    def test_is_as_large_as_it_was(self, large: object) -> None:
+        assert message(role="ASSISTANT", text="a", reasoning={"blocks": large}).reasoning == {"blocks": large}
+        state = {**STATE, "fields": json.dumps({"blocks": large})}
+        found = message(role="ASSISTANT", text="a", providerState=state).provider_state
+        assert found is not None
+        assert found.fields == state["fields"]
+
+    @pytest.mark.parametrize("large", [{"x": "y" * 70_000}, {"x": nested(16)}, {"x": [0] * 40_000}, {"x": 2**64}])
+    def test_alone_may_be_so_large(self, large: object) -> None:
+        tools = [{"name": "a", "parameters": {}}, {"name": "b", "parameters": large}]
+        assert refusal(tools=tools) == ("tools", "1", "parameters")
+        schema = {"jsonSchema": {"name": "a", "schema": large}}
+        assert refusal(responseFormat=schema) == ("responseFormat", "jsonSchema", "schema")
+
+
 class TestMessages:
     def test_somebody_has_to_be_answered(self) -> None:
         assert refusal(messages=[{"role": "SYSTEM", "text": "Be brief."}]) == ("messages",)
@@ -210,14 +251,25 @@ class TestMessages:
             ({"role": "USER", "text": "a", "toolCalls": [{"id": "1", "name": "n", "arguments": "{}"}]}, ("toolCalls",)),
             ({"role": "ASSISTANT", "toolCalls": []}, ()),
             ({"role": "USER", "text": "a", "reasoning": []}, ("reasoning",)),
+            ({"role": "USER", "text": "a", "providerState": STATE}, ("providerState",)),
+            ({"role": "ASSISTANT", "text": "a", "providerState": {}}, ("providerState",)),
+            ({"role": "ASSISTANT", "text": "a", "reasoning": {"providerState": {"message": 1}}}, ("reasoning",)),
+            (
+                {"role": "ASSISTANT", "toolCalls": [{"id": "1", "name": "n", "arguments": "", "providerState": "SIG"}]},
+                ("toolCalls", "0", "providerState"),
+            ),
         ],
     )
     def test_each_says_one_thing_in_one_way(self, given: dict[str, object], path: tuple[str, ...]) -> None:
         assert refusal(messages=[ASK, given]) == ("messages", "1", *path)
 
-    @pytest.mark.parametrize("arguments", ["{", "[]", "1", "{} {}", "[" * 100_000, '{"a": [1,,2]}', f'{{"a": "{LARGE}"}}'])
-    def test_the_arguments_of_a_tool_call_are_json(self, arguments: str) -> None:
+    @pytest.mark.parametrize("arguments", ["{", "[]", "1", "{} {}", "[" * 100_000, '{"a": [1,,2]}', " ", "Oslo"])
+    def test_the_arguments_of_a_tool_call_are_taken_as_the_model_wrote_them(self, arguments: str) -> None:
         call = {"id": "1", "name": "n", "arguments": arguments}
+        assert message(role="ASSISTANT", toolCalls=[call]).tool_calls[0].arguments == arguments
+
+    def test_the_arguments_of_a_tool_call_have_a_length(self) -> None:
+        call = {"id": "1", "name": "n", "arguments": f'{{"a": "{LARGE}"}}'}
         path = ("messages", "0", "toolCalls", "0", "arguments")
         assert refusal(messages=[{"role": "ASSISTANT", "toolCalls": [call]}]) == path
 

@@ -27,7 +27,7 @@ from app.llm.messages import (
     ToolResult,
     UnsupportedPolicy,
 )
-from app.llm.providers.anthropic.request import JSON_TOOL, encode_request, sampling
+from app.llm.providers.anthropic.request import JSON_TOOL, WRAPPED_ARGUMENTS, encode_request, sampling
 from app.llm.providers.unsupported import OTHER_REASONING, Notes
 from tests.app.llm.calls import WEATHER, call, user
 
@@ -102,11 +102,13 @@ class TestMessages:
         ]
 
     @pytest.mark.parametrize("arguments", ["{", "[]", '"text"', "7"])
-    def test_arguments_that_are_no_object_are_refused(self, arguments: str) -> None:
+    def test_arguments_that_are_no_object_go_within_one_and_are_noted(self, arguments: str) -> None:
         turn = Message(Role.ASSISTANT, tool_calls=(ToolCall("a", "weather", arguments),))
 
-        with pytest.raises(Refused):
-            encoded(call(MODEL, user("hi"), turn))
+        body, notes = encoded(call(MODEL, user("hi"), turn))
+
+        assert body["messages"][1]["content"][0]["input"] == {"INVALID_JSON": arguments}
+        assert notes == [WRAPPED_ARGUMENTS]
 
     def test_half_a_surrogate_pair_is_refused(self) -> None:
         with pytest.raises(Refused):
