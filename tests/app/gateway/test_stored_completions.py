@@ -88,7 +88,7 @@ class TestDocuments:
         documents = StoredCompletions(Sealer(), keep_content=False)
         document = documents.encode(WHOLE)
         kept = documents.read(stored(WHOLE, document))
-        assert (kept.text, kept.tool_calls, kept.reasoning) == (None, (), None)
+        assert (kept.text, kept.tool_calls, kept.reasoning, kept.provider_state) == (None, (), None, None)
         assert kept.notes == (*WHOLE.notes, CONTENT_NOT_KEPT)
         assert (kept.usage, kept.cost_usd, kept.attempts) == (WHOLE.usage, WHOLE.cost_usd, WHOLE.attempts)
         assert b"answer" not in document
