@@ -200,7 +200,10 @@ class TestWhatACompletionGaveOut:
 
     def test_may_come_back_within_the_reasoning(self) -> None:
         within = {"message": OTHER_STATE, "toolCalls": {"1": STATE, "2": OTHER_STATE}}
-        calls = [{"id": "1", "name": "n", "arguments": ""}, {"id": "2", "name": "n", "arguments": "", "providerState": STATE}]
+        calls: list[dict[str, object]] = [
+            {"id": "1", "name": "n", "arguments": ""},
+            {"id": "2", "name": "n", "arguments": "", "providerState": STATE},
+        ]
         found = message(role="ASSISTANT", toolCalls=calls, reasoning={"format": "f", "providerState": within})
         apart = [{**each, "providerState": STATE} for each in calls]
         assert found == message(role="ASSISTANT", toolCalls=apart, providerState=OTHER_STATE, reasoning={"format": "f"})

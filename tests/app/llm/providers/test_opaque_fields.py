@@ -15,7 +15,7 @@ STATE = ProviderState("gemini", "openai-compatible", '{"signature": "SIG"}')
 
 class TestUnknownFields:
     def test_are_those_that_say_something(self) -> None:
-        body = {"content": "hi", "a": None, "b": "", "c": [], "d": {}, "e": False, "f": 0, "g": True, "h": "x"}
+        body: dict[str, object] = {"content": "hi", "a": None, "b": "", "c": [], "d": {}, "e": False, "f": 0, "g": True, "h": "x"}
         assert unknown_fields(body, {"content"}) == {"f": 0, "g": True, "h": "x"}
 
 
