@@ -2,8 +2,9 @@
 
 Exit status: 0 done, 1 it could not be done, 2 the command or the configuration is wrong.
 
-What a command needs is loaded once it is chosen: a server process shares its parent's memory, where another command has no place.
-It is loaded without looking for garbage in it, of which there is none: a quarter of the time.
+The modules of a command are imported only when it is chosen. Server processes share their parent's memory, so nothing of other
+commands should be in it. Garbage collection is off during the imports, because there is no garbage; that saves a quarter of the
+time.
 """
 
 from __future__ import annotations
@@ -70,8 +71,10 @@ def _parser() -> argparse.ArgumentParser:
     keys = commands.add_parser("keys", help="API keys").add_subparsers(required=True, metavar="ACTION")
     _add_keys_parsers(keys, anywhere)
 
-    exports = commands.add_parser("exports", help="links to files of costs").add_subparsers(required=True, metavar="ACTION")
-    command = exports.add_parser("rotate-secret", parents=[anywhere], help="sign links with a new secret; ends all there are")
+    exports = commands.add_parser("exports", help="links to cost exports").add_subparsers(required=True, metavar="ACTION")
+    command = exports.add_parser(
+        "rotate-secret", parents=[anywhere], help="sign links with a new secret, which ends all earlier links"
+    )
     command.set_defaults(command="exports", action="rotate-secret")
     return parser
 

@@ -1,4 +1,4 @@
-"""The configuration that a command line means."""
+"""The configuration that a command line selects."""
 
 from __future__ import annotations
 

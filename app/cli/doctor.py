@@ -1,4 +1,4 @@
-"""`greenlang doctor`: what a start would need, looked at one by one, a line each."""
+"""`greenlang doctor`: checks one by one what a start would need, and prints a line for each."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def run(options: argparse.Namespace, clock: Clock) -> int:
 
 
 def _examine(options: argparse.Namespace, clock: Clock) -> Iterator[Finding]:
-    """The configuration first: without it nothing else can be looked at."""
+    """The configuration comes first, because nothing else can be checked without it."""
     try:
         settings = settings_of(options)
     except SettingsError as error:
@@ -56,7 +56,7 @@ def _examine(options: argparse.Namespace, clock: Clock) -> Iterator[Finding]:
         yield Finding("configuration", False, f"{place}: {problem}")
     yield from _stores(settings, clock)
     if keeps_content_in_clear(settings):
-        yield Finding("content", True, "answers are kept in clear: configure content.encryption_keys", warns=True)
+        yield Finding("content", True, "answers are stored unencrypted: configure content.encryption_keys", warns=True)
     if not settings.providers:
         yield Finding("providers", True, "none, and no key is set: the simulator will answer")
     for provider in settings.providers:

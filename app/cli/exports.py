@@ -18,7 +18,7 @@ from app.supervisor.reachable_stores import reachable_stores
 def run(options: argparse.Namespace, clock: Clock) -> int:
     with reachable_stores(settings_of(options), clock, redis=False) as settings:
         version = asyncio.run(_rotate(settings))
-    print(f"Links to exports are signed with secret {version} from now on; all that were made before have ended.")
+    print(f"Links to exports are signed with secret {version} from now on; all earlier links have ended.")
     return 0
 
 

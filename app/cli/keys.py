@@ -1,4 +1,4 @@
-"""`greenlang keys create|list|revoke`. Only a secret goes to standard output by `create`, so that it can be piped on."""
+"""`greenlang keys create|list|revoke`. `create` writes only the secret to standard output, so it can be piped."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from app.supervisor.reachable_stores import reachable_stores
 
 DEFAULT_LIFETIME = timedelta(days=365)
 _UNITS = frozenset("smhd")
-"""A bare number is no length of time here: `2027` would be taken for seconds."""
+"""A number without a unit is not accepted, because `2027` would mean seconds."""
 
 Action: TypeAlias = Callable[[KeyStore], Awaitable[None]]
 
 
 def run(options: argparse.Namespace, clock: Clock) -> int:
-    """A key that cannot be made is refused before a store is started or a database is changed."""
+    """Refuses an invalid key before a store is started or a database is changed."""
     action = _ACTIONS[options.action](options, clock)
     with reachable_stores(settings_of(options), clock, redis=False) as settings:
         asyncio.run(_with_keys(action, settings, clock))
@@ -82,7 +82,7 @@ def _new_key(options: argparse.Namespace, clock: Clock) -> NewKey:
 
 
 def _expiry(text: str | None, now: datetime) -> datetime | None:
-    """None is never. Raises Refused(InvalidInput)."""
+    """Returns None for never. Raises Refused(InvalidInput)."""
     if text is None:
         return now + DEFAULT_LIFETIME
     if text.lower() == "never":

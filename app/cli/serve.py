@@ -38,7 +38,7 @@ def run(options: argparse.Namespace, clock: Clock) -> int:
 
 
 def is_exposed(server: ServerSettings) -> bool:
-    """Whether other machines can connect and no proxy is configured that they should connect to instead."""
+    """Whether other machines can connect although no proxy is configured."""
     if server.trusted_proxies or server.host == "localhost":
         return False
     try:
@@ -63,7 +63,7 @@ def announce(started: Started) -> None:
 
 
 def _key(started: Started) -> str:
-    """The first key itself is for a terminal only: other output may be kept as a log."""
+    """The first key is printed only on a terminal, because other output may be kept as a log."""
     greenlang, kept = Path(sys.executable).with_name("greenlang"), started.data_dir / FILE_NAME
     if started.first_key is None:
         shown = f"is in {kept}" if kept.exists() else "was shown at the first start"

@@ -1,7 +1,9 @@
-"""The account that the private stores run as. PostgreSQL refuses root, so root steps down first: inside a user namespace of its
-own, where files stay root's, else as the owner of the data directory or of the folder around it, else as the system's
-unprivileged account (65534). It also refuses an account without a name, which a container may have: then it gets a name in a user
-namespace."""
+"""The account that the private stores run as.
+
+PostgreSQL refuses root. So root first changes to another account: inside a user namespace, where files still belong to root;
+else as the owner of the data directory or of its parent directory; else as the system's unprivileged account (65534).
+PostgreSQL also refuses an account without a name, which a container may have. A user namespace then gives it a name.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,7 @@ _NAMESPACE = ("unshare", "--user", f"--map-user={NO_HOLDER}", f"--map-group={NO_
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """`prefix` is put before a command; `uid` and `gid` own what the stores write, as the system sees them."""
+    """`prefix` is put before a command. `uid` and `gid` own the files of the stores, as the system sees them."""
 
     prefix: tuple[str, ...]
     uid: int
@@ -28,7 +30,8 @@ class Account:
 
 
 def choose_account(data_dir: Path, program: Path) -> Account:
-    """The first account that can reach `data_dir` and run `program`; and hands it over. SettingsError where none can."""
+    """Returns the first account that can reach `data_dir` and run `program`, and makes it the owner of `data_dir`. Raises
+    SettingsError if there is none."""
     if os.geteuid() != 0:
         return _named((), os.geteuid(), os.getegid())
     for account in _candidates(data_dir):

@@ -1,6 +1,7 @@
-"""Where a private store listens and its password: one URL in a file of the data directory, mode 0600, made once.
+"""Where a private store listens, and its password: one URL in a file of the data directory, mode 0600, made once.
 
-The port is kept over restarts and only changes when another program has taken it. PostgreSQL has one file for each of its roles.
+The port stays the same over restarts. It changes only if another program has taken it. PostgreSQL has one file for each of its
+roles.
 """
 
 from __future__ import annotations
@@ -32,15 +33,16 @@ class Address:
 
 
 def keep_address(file: Path) -> Address:
-    """The file's address, made where there is none; a port that is taken by now is replaced. Only while the store is down."""
+    """Returns the address in the file. Makes the file if there is none, and replaces a port that is in use. Call it only while
+    the store is down."""
     address = read_address(file) if file.is_file() else None
     port = address.port if address is not None and _is_free(address.port) else _free_port()
     return keep_password(file, port)
 
 
 def keep_password(file: Path, port: int) -> Address:
-    """The address at `port` with the file's password, made if there is none. The file is written anew if it says anything else,
-    such as a role of an earlier version."""
+    """Returns the address with `port` and the password in the file, which is made if there is none. The file is rewritten if it
+    has anything else, such as a role of an earlier version."""
     address = Address(port, read_address(file).password if file.is_file() else secrets.token_urlsafe(32))
     if not file.is_file() or file.read_text(encoding="utf-8") != _text(file, address):
         _write(file, address)

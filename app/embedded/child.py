@@ -1,4 +1,5 @@
-"""A store's process and how its parent runs it: the system sends it `stop_signal` when the parent dies, for whatever reason."""
+"""The process of a store, and how its parent runs it. When the parent dies, for any reason, the system sends the process its
+`stop_signal`."""
 
 from __future__ import annotations
 
@@ -18,12 +19,12 @@ _LAST_LINES = 5
 
 
 class StoreFailed(GreenLangError):
-    """A store that does not start; the message ends with its own last words."""
+    """A store that does not start. The message ends with its last output."""
 
 
 @dataclass(frozen=True, slots=True)
 class Child:
-    """`stop_signal` asks for an orderly end."""
+    """`stop_signal` requests an orderly stop."""
 
     process: subprocess.Popen[bytes]
     stop_signal: signal.Signals
@@ -31,7 +32,7 @@ class Child:
     log_start: int
 
     def wait_until(self, ready: Callable[[], bool], seconds: float) -> None:
-        """Raises StoreFailed when the process ends or the time is up before `ready()`."""
+        """Raises StoreFailed if the process ends or the time is over before `ready()` is true."""
         deadline = time.monotonic() + seconds
         while not ready():
             if self.process.poll() is not None:
@@ -41,7 +42,7 @@ class Child:
             time.sleep(0.01)
 
     def stop(self, seconds: float) -> None:
-        """In order within `seconds`, else by force."""
+        """Stops in order within `seconds`, else by force."""
         for sign, wait_seconds in ((self.stop_signal, seconds), (signal.SIGQUIT, 2.0), (signal.SIGKILL, 5.0)):
             with suppress(ProcessLookupError):
                 self.process.send_signal(sign)
@@ -57,7 +58,8 @@ class Child:
 
 
 def start_child(command: Sequence[str | Path], folder: Path, log: Path, stop_signal: signal.Signals, lock: int) -> Child:
-    """`folder` becomes the working directory; `lock` is a descriptor that is held as long as any process of the store lives."""
+    """`folder` becomes the working directory. `lock` is a descriptor that stays locked as long as a process of the store is
+    alive."""
     log.parent.mkdir(mode=0o700, exist_ok=True)
     if log.is_file() and log.stat().st_size > _MAX_LOG_BYTES:
         log.replace(log.with_suffix(".old.log"))

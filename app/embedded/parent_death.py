@@ -1,5 +1,7 @@
-"""The parent-death signal: when a process dies, for whatever reason, the system sends its child a signal of the child's choice.
-Linux only; elsewhere a child notices by the pipes that it shares with its parent."""
+"""The parent-death signal: when a process dies, for any reason, the system sends its child a signal of the child's choice.
+
+Linux only. Elsewhere a child notices by the pipes that it shares with its parent.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +16,13 @@ _PR_SET_PDEATHSIG = 1
 
 
 def parent_death_setter(stop_signal: signal.Signals) -> Callable[[], None]:
-    """What a new child of this process calls first, between fork and exec too. The parent must not end the thread that forks."""
+    """The first call of a new child of this process, also between fork and exec. The thread of the parent that forks must not
+    end."""
     return partial(_set_parent_death_signal, os.getpid(), stop_signal, ctypes.CDLL(None) if sys.platform == "linux" else None)
 
 
 def die_with_parent(stop_signal: signal.Signals) -> None:
-    """For a process whose parent has not set it."""
+    """For a process whose parent has not set the signal."""
     _set_parent_death_signal(os.getppid(), stop_signal, ctypes.CDLL(None) if sys.platform == "linux" else None)
 
 

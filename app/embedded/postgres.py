@@ -1,4 +1,4 @@
-"""The private PostgreSQL: its own cluster in the data directory, TCP on loopback only, a password for everybody."""
+"""The private PostgreSQL: its own cluster in the data directory, TCP on loopback only, a password for every role."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ _VOLATILE = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "o
 
 
 def made_by_major(data_dir: Path) -> int | None:
-    """Which PostgreSQL made the cluster there; None if there is none."""
+    """The major version that made the cluster; None if there is no cluster."""
     version = data_dir / CLUSTER / "PG_VERSION"
     return int(version.read_text(encoding="utf-8")) if version.is_file() else None
 
 
 @dataclass(frozen=True, slots=True)
 class Postgres:
-    """`volatile` trades durability for speed: for tests alone."""
+    """`volatile` trades durability for speed. Only tests use it."""
 
     binaries: PostgresBinaries
     data_dir: Path
@@ -63,8 +63,8 @@ class Postgres:
         return self.data_dir / DATABASE_URL
 
     def prepare(self, lock: int) -> None:
-        """Makes the cluster where there is none, with its roles, and clears away what an earlier life left. Only while no server
-        runs on it: its `postmaster.pid` may by now be the number of some other program."""
+        """Makes the cluster and its roles if there is none, and removes what an earlier run left. Call it only while no server
+        runs on the cluster: the process id in its `postmaster.pid` may now belong to another program."""
         if not self.cluster.is_dir():
             self._make_cluster(lock)
         self._check_version()
@@ -94,7 +94,7 @@ class Postgres:
         unfinished.rename(self.cluster)
 
     def start(self, lock: int) -> Child:
-        """A server that answers; raises StoreFailed."""
+        """Starts a server and returns when it answers. Raises StoreFailed."""
         settings = _SETTINGS | (_VOLATILE if self.volatile else {}) | {"port": str(read_address(self.url_file).port)}
         command: list[str | Path] = [self.binaries.bin / "postgres", "-D", self.cluster]
         for name, value in settings.items():

@@ -1,8 +1,8 @@
-"""The roles of the embedded PostgreSQL. The owner role owns the schema and migrates it; the service role serves and can neither
-change the schema nor make roles. The superuser that `initdb` makes has no password, so that no connection can use it.
+"""The roles of the embedded PostgreSQL. The owner role owns the schema and migrates it. The service role serves; it can neither
+change the schema nor make roles. The superuser that `initdb` makes has no password, so no connection can use it.
 
-A cluster of a version in which one superuser did everything gets the same roles, and its objects get the new owner.
-The statements run in PostgreSQL's single-user mode, before the server starts, all of them or none.
+A cluster of an earlier version, in which one superuser did everything, gets the same roles, and its objects get the new owner.
+The statements run in PostgreSQL's single-user mode, before the server starts, either all of them or none.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class Passwords:
 
 
 def set_up_roles(program: Path, cluster: Path, passwords: Passwords, *, volatile: bool, lock: int) -> None:
-    """Only while no server runs on the cluster; does nothing if it was done before with the same passwords and statements.
-    With `volatile` the owner may make databases and end connections, as tests do. Raises StoreFailed."""
+    """Call it only while no server runs on the cluster. Does nothing if it was already done with the same passwords and
+    statements. With `volatile` the owner may make databases and end connections, which tests do. Raises StoreFailed."""
     owner_rights = "createdb" if volatile else "nocreatedb"
     statements = _STATEMENTS.substitute(
         owner_password=passwords.owner, service_password=passwords.service, owner_rights=owner_rights
@@ -44,12 +44,12 @@ def set_up_roles(program: Path, cluster: Path, passwords: Passwords, *, volatile
 
 
 def set_up_again(cluster: Path) -> None:
-    """At the next start, also if it was done before: a role can change its own password and settings."""
+    """Sets up the roles again at the next start, because a role can change its own password and settings."""
     (cluster / _MARKER).unlink(missing_ok=True)
 
 
 def _run(program: Path, cluster: Path, statements: str, lock: int) -> None:
-    """`-j`: the statements are one command, and so one transaction."""
+    """With `-j` the statements are one command, and so one transaction."""
     command: list[str | Path] = [
         program,
         "--single",

@@ -1,6 +1,6 @@
 """`python -m app.embedded.store_supervisor`: the one parent of the private stores.
 
-It starts them, restarts one that died, and stops them in order when its standard input ends. That also happens when its own
+It starts them, restarts a store that died, and stops them in order when its standard input ends. That also happens when its own
 parent is killed. It reports `ready` or one line `failed: …` on standard output. It ignores the signals of a terminal or a service
 manager: its parent acts on them.
 """
@@ -43,7 +43,7 @@ class StoreSupervisor:
         self._children: dict[str, Child] = {}
 
     def start(self) -> None:
-        """All or none; raises GreenLangError."""
+        """Starts all stores or none. Raises GreenLangError."""
         try:
             for store in self._stores:
                 store.prepare(self._lock)
@@ -69,7 +69,8 @@ class StoreSupervisor:
 
 
 def watch_signals() -> int:
-    """A descriptor that becomes readable when a child ends. Handled, not ignored: a child would inherit that."""
+    """Returns a descriptor that becomes readable when a child ends. SIGCHLD gets a handler instead of being ignored, because a
+    child would inherit that."""
     wakeup, alarm = os.pipe()
     os.set_blocking(alarm, False)
     signal.set_wakeup_fd(alarm, warn_on_full_buffer=False)
@@ -79,7 +80,7 @@ def watch_signals() -> int:
 
 
 def serve(store_supervisor: StoreSupervisor, lifeline: int, wakeup: int) -> None:
-    """Until `lifeline` ends."""
+    """Runs until `lifeline` ends."""
     while True:
         readable, _, _ = select.select([lifeline, wakeup], [], [], _RESTART_SECONDS)
         if lifeline in readable and not os.read(lifeline, 1024):

@@ -1,7 +1,7 @@
-"""The private stores of a data directory, seen from the process that wants them: launch, wait, use the addresses, stop.
+"""The private stores of a data directory, for the process that needs them: launch, wait, use the addresses, stop.
 
-They live exactly as long as the process that launched them: it holds a pipe, and their supervisor stops when the pipe ends. A
-lock on the data directory is held by every one of their processes, so two sets never run on the same files, and what a killed
+The stores live exactly as long as the process that launched them. It holds a pipe, and their supervisor stops them when the
+pipe ends. Each of their processes holds a lock on the data directory, so two sets never run on the same files. What a killed
 launcher left is waited for or ended.
 """
 
@@ -33,12 +33,12 @@ _STOP_SECONDS = 60.0
 
 
 class StoresFailed(GreenLangError):
-    """The private stores do not start; the message says which and why."""
+    """The private stores do not start. The message says which one and why."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoreAddresses:
-    """Files that hold the URLs of a data directory's stores: of the role that serves, of the role that migrates, and Redis'."""
+    """Files with the URLs of a data directory's stores: for the serving role, for the migrating role, and for Redis."""
 
     data_dir: Path
 
@@ -57,15 +57,16 @@ class StoreAddresses:
 
 @dataclass(frozen=True, slots=True)
 class PrivateStores(StoreAddresses):
-    """Start by `launch`."""
+    """Create it with `launch`."""
 
     store_supervisor: subprocess.Popen[str]
 
     @classmethod
     def launch(cls, data_dir: Path, *, postgres: bool = True, valkey: bool = True, volatile: bool = False) -> PrivateStores:
-        """Returns while they start. The caller owns the data directory: what still runs in it is a killed owner's and is ended.
+        """Returns while the stores start. The caller owns the data directory. Processes of a killed owner that still run in it
+        are ended.
 
-        Raises SettingsError if no account can run them, and StoresFailed if an old process does not end.
+        Raises SettingsError if no account can run the stores, and StoresFailed if an old process does not end.
         """
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         data_dir = data_dir.resolve()
@@ -96,7 +97,7 @@ class PrivateStores(StoreAddresses):
         return cls(data_dir, store_supervisor)
 
     def wait(self) -> None:
-        """Returns once they answer; raises StoresFailed."""
+        """Returns when the stores answer. Raises StoresFailed."""
         assert self.store_supervisor.stdout is not None
         said = self.store_supervisor.stdout.readline().strip()
         if said != "ready":
@@ -104,11 +105,11 @@ class PrivateStores(StoreAddresses):
             raise StoresFailed(said.removeprefix("failed: ") or "the private stores' supervisor ended at once")
 
     def set_up_roles_again(self) -> None:
-        """At the next start: for a database that cannot be used with the roles that it has."""
+        """At the next start the roles are set up again. For a database that cannot be used with its present roles."""
         set_up_again(self.data_dir / CLUSTER)
 
     def stop(self) -> None:
-        """In order; returns when no process of theirs is left."""
+        """Stops the stores in order. Returns when none of their processes is left."""
         self.close_pipes()
         try:
             self.store_supervisor.wait(_STOP_SECONDS)
@@ -117,21 +118,22 @@ class PrivateStores(StoreAddresses):
             self.store_supervisor.wait()
 
     def close_pipes(self) -> None:
-        """Drops this process's ends of the pipes: what a forked child does first, or the stores would outlive the launcher."""
+        """Closes this process's ends of the pipes. A forked child does it first; otherwise the stores would outlive the
+        launcher."""
         for pipe in (self.store_supervisor.stdin, self.store_supervisor.stdout):
             if pipe is not None:
                 pipe.close()
 
 
 def has_private_store(settings: Settings) -> bool:
-    """Whether a store runs in the data directory itself: then no other machine shares what is in it."""
+    """Whether a store runs in the data directory itself. Then no other machine shares its content."""
     folder = settings.server.data_dir.resolve()
     named = ((settings.database.primary, DATABASE_URL), (settings.redis.url, REDIS_URL))
     return any(reference is not None and reference.file == folder / name for reference, name in named)
 
 
 def _take(lock: int, data_dir: Path) -> None:
-    """Waits for what a killed launcher left to go by itself, then ends it."""
+    """Waits until the processes of a killed launcher end by themselves, then ends them."""
     begun = time.monotonic()
     for sign, until in ((None, 3.0), (signal.SIGINT, _LEAVE_SECONDS), (signal.SIGKILL, _LEAVE_SECONDS + 5)):
         if sign is not None:

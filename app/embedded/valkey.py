@@ -1,6 +1,6 @@
 """The private Valkey: append-only file in the data directory, loopback only, a password.
 
-The file still holds what has expired since it was last written anew, so every start writes it anew.
+Expired keys stay in the file until it is rewritten, so every start rewrites it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _START_SECONDS = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Valkey:
-    """`volatile` keeps nothing on disk: for tests alone."""
+    """`volatile` stores nothing on disk. Only tests use it."""
 
     program: Path
     data_dir: Path
@@ -31,12 +31,12 @@ class Valkey:
         return "Valkey"
 
     def prepare(self, _lock: int) -> None:
-        """Only while no server runs on the folder."""
+        """Call it only while no server runs in the folder."""
         (self.data_dir / "valkey").mkdir(mode=0o700, exist_ok=True)
         keep_address(self.data_dir / REDIS_URL)
 
     def start(self, lock: int) -> Child:
-        """A server that answers; raises StoreFailed."""
+        """Starts a server and returns when it answers. Raises StoreFailed."""
         folder = self.data_dir / "valkey"
         address = read_address(self.data_dir / REDIS_URL)
         lines = [
@@ -59,12 +59,12 @@ class Valkey:
 
 
 def _is_ready(address: Address) -> bool:
-    """It answers, and no longer with -LOADING."""
+    """Whether it answers, and no longer with -LOADING."""
     return _ask(address, "PING") == b"+OK\r\n+PONG\r\n"
 
 
 def _ask(address: Address, command: str) -> bytes:
-    """Both lines of the answer; nothing if it does not answer."""
+    """Returns both lines of the answer; nothing if there is no answer."""
     answer = b""
     with suppress(OSError), socket.create_connection((HOST, address.port), timeout=1) as connection:
         connection.sendall(f"AUTH {address.password}\r\n{command}\r\n".encode())

@@ -1,4 +1,5 @@
-"""`greenlang serve`: the parent process, which owns the stores, the simulator and the sockets, and forks the server processes.
+"""`greenlang serve`: the parent process. It owns the stores, the simulator and the sockets, and forks the server processes.
 
-Imports `embedded`, `settings` and what a start needs. The application is loaded by its name, so this package does not import it.
+Imports `embedded`, `settings` and what a start needs. The application is loaded by its name, so this package does not import
+it.
 """

@@ -1,4 +1,4 @@
-"""The newest schema, and a key to begin with."""
+"""Brings the database to the newest schema and makes the first key."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _FIRST_KEY = "administrator"
 
 
 async def prepare_schema(settings: Settings, clock: Clock) -> bool:
-    """Brings the newest schema; whether there ever was a key. Raises GreenLangError."""
+    """Brings the database to the newest schema. Returns whether there ever was a key. Raises GreenLangError."""
     await prepare_database(settings.database)
     async with _key_store(settings, clock) as keys:
         return await keys.has_any()
 
 
 async def create_first_key(settings: Settings, clock: Clock) -> str:
-    """The secret of the first administrator. Raises StoreUnavailable and SettingsError."""
+    """Returns the secret of the first administrator. Raises StoreUnavailable and SettingsError."""
     async with _key_store(settings, clock) as keys:
         return (await keys.create(NewKey(_FIRST_KEY, FIRST_TENANT, frozenset({Scope.ADMIN})))).secret
 

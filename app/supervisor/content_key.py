@@ -1,7 +1,7 @@
-"""The content key of a data directory: made by the first start that has none configured, in a file of mode 0600.
+"""The content key of a data directory, in a file of mode 0600. The first start without a configured key makes it.
 
-It is made only if PostgreSQL runs in the data directory: no other machine reads that content. Once made it opens what it sealed,
-also after keys are configured.
+It is made only if PostgreSQL runs in the data directory, because then no other machine reads the content. It continues to open
+what it sealed, even after keys are configured.
 """
 
 from __future__ import annotations
@@ -22,10 +22,8 @@ _OWNER_ONLY: Final = 0o600
 
 
 def with_content_key(settings: Settings, data_dir: Path) -> Settings:
-    """The settings with the data directory's key as their last one. It is made if PostgreSQL is private and no key is configured.
-
-    Raises SettingsError if the file cannot be written or holds no key.
-    """
+    """Returns the settings with the data directory's key as their last one. The key is made if PostgreSQL is private and no key
+    is configured. Raises SettingsError if the file cannot be written or has no key."""
     file, configured = data_dir / CONTENT_KEY, settings.content.encryption_keys
     if settings.database.primary is None and not configured:
         _keep_key(file)
@@ -39,13 +37,13 @@ def with_content_key(settings: Settings, data_dir: Path) -> Settings:
 
 
 def keeps_content_in_clear(settings: Settings) -> bool:
-    """Whether prompts and answers are kept in a database of one's own without a key to encrypt them."""
+    """Whether prompts and answers are stored in a configured database without a key to encrypt them."""
     content = settings.content
     return content.store and settings.database.primary is not None and not content.encryption_keys
 
 
 def _keep_key(file: Path) -> None:
-    """Written under another name first: a start that is killed leaves no half of a key."""
+    """Writes the file under another name first, so a start that is killed leaves no incomplete key."""
     try:
         if file.exists():
             file.chmod(_OWNER_ONLY)
@@ -62,4 +60,4 @@ def _keep_key(file: Path) -> None:
         os.fsync(folder)
         os.close(folder)
     except OSError as error:
-        raise SettingsError(f"file {file}", f"the key of the content cannot be kept: {error.strerror}") from error
+        raise SettingsError(f"file {file}", f"the content key cannot be written: {error.strerror}") from error

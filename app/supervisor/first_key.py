@@ -1,4 +1,5 @@
-"""Where the first key goes if standard output is no terminal: a file that only its owner can read, and so into no log."""
+"""The first key if standard output is no terminal. It is written to a file that only its owner can read, so it gets into no
+log."""
 
 from __future__ import annotations
 
@@ -19,7 +20,7 @@ class FirstKeyNotWritten(GreenLangError):
 
 
 def write_first_key(data_dir: Path, secret: str) -> Path:
-    """The file, with mode 0600, in place of an older one. Raises FirstKeyNotWritten."""
+    """Writes the file with mode 0600 and replaces an older one. Raises FirstKeyNotWritten."""
     path = data_dir / FILE_NAME
     unfinished = data_dir / f".{FILE_NAME}.{os.getpid()}"
     try:

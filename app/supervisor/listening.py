@@ -1,4 +1,4 @@
-"""The sockets that clients connect to. The supervisor holds them, so connections wait while a server process starts again."""
+"""The sockets that clients connect to. The supervisor holds them, so connections wait while a server process restarts."""
 
 from __future__ import annotations
 
@@ -21,14 +21,12 @@ class PortInUse(GreenLangError):
 
 
 class NotListening(GreenLangError):
-    """The address is not one of this machine, or its port needs another right."""
+    """The address does not belong to this machine, or its port needs additional rights."""
 
 
 def bind(host: str, port: int, processes: int) -> tuple[socket.socket, ...]:
-    """One socket a process, bound to the same port and not yet listening: the system spreads connections over them.
-
-    Raises PortInUse and NotListening.
-    """
+    """Returns one socket per process. All are bound to the same port and do not listen yet; the system spreads connections over
+    them. Raises PortInUse and NotListening."""
     first = _bind(host, port, shared=False)
     if processes == 1:
         return (first,)

@@ -1,5 +1,5 @@
-"""One owner a data directory. The lock is also held by the owner's server processes, so that after its sudden death the next
-owner waits until they have finished what they were answering."""
+"""A data directory has one owner. The owner's server processes also hold the lock. So if the owner dies suddenly, the next
+owner waits until they have finished their answers."""
 
 from __future__ import annotations
 
@@ -29,10 +29,8 @@ class DataDirectoryInUse(GreenLangError):
 
 @contextmanager
 def owned(data_dir: Path, clock: Clock, wait_seconds: float = 0.0) -> Iterator[Path]:
-    """The directory, made where there is none, absolute and this process's own.
-
-    Waits at most `wait_seconds` seconds for the processes of an owner that is gone. Raises DataDirectoryInUse and SettingsError.
-    """
+    """Owns the directory, which is made if there is none. It is absolute and only this process uses it. Waits at most
+    `wait_seconds` for the processes of an owner that is gone. Raises DataDirectoryInUse and SettingsError."""
     try:
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = os.open(data_dir / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
@@ -61,7 +59,7 @@ def _take(lock: int, data_dir: Path, deadline: float, clock: Clock) -> None:
 
 
 def _lives(pid: int) -> bool:
-    """A process that has ended and is still a zombie is dead too."""
+    """A process that has ended and is still a zombie counts as dead."""
     if pid <= 0:
         return False
     try:

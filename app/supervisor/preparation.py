@@ -1,7 +1,7 @@
-"""What a start does to the database: the newest schema before anything is served, and a first key where there never was one.
+"""What a start does to the database: the newest schema before anything is served, and a first key if there never was one.
 
-Each runs in a process of its own, and the supervisor keeps nothing of it. The first key is made last, when only printing it is
-left to do: a key that is made and never printed would be lost, and no later start would make another.
+Each step runs in a separate process, so the supervisor keeps nothing of it. The first key is made last, when it only has to be
+printed. If a key were made and never printed, it would be lost, and no later start would make another.
 """
 
 from __future__ import annotations
@@ -29,24 +29,25 @@ Answer = TypeVar("Answer")
 
 
 class NotPrepared(GreenLangError):
-    """The stores do not start, or the database cannot be brought to the newest schema; the message says why."""
+    """The stores do not start, or the database cannot be brought to the newest schema. The message says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Preparation(Generic[Answer]):
-    """Start by `newest_schema` or `first_key`."""
+    """Create it with `newest_schema` or `first_key`."""
 
     process: ForkProcess
     answer: Connection[None, tuple[Answer | None, str | None]]
 
     @classmethod
     def newest_schema(cls, settings: Settings, stores: PrivateStores | None, clock: Clock) -> Preparation[bool]:
-        """Whether there ever was a key. `settings` know where the database is, or will be once `stores` answer."""
+        """Its result is whether there ever was a key. `settings` say where the database is, or where it will be when `stores`
+        answer."""
         return _begin(_SCHEMA, settings, stores, clock)
 
     @classmethod
     def first_key(cls, settings: Settings, clock: Clock) -> Preparation[str]:
-        """The first administrator's secret."""
+        """Its result is the secret of the first administrator."""
         return _begin(_FIRST_KEY, settings, None, clock)
 
     def result(self) -> Answer:
@@ -89,7 +90,7 @@ def _prepare(
     sender: Connection[tuple[Answer | None, str | None], None],
     set_parent_death_signal: Callable[[], None],
 ) -> None:
-    """Ctrl-C reaches it too; it is the supervisor that ends it."""
+    """Ctrl-C reaches this process too, but the supervisor ends it."""
     set_parent_death_signal()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

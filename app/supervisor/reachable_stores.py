@@ -1,5 +1,5 @@
-"""The stores for a single command: those of the configuration, those of a server that runs on the data directory, or, where
-none runs, private ones for as long as the command takes."""
+"""The stores for a single command: those of the configuration, those of a server that runs on the data directory, or, if none
+runs, private ones while the command runs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from app.supervisor.serve import with_private_stores
 
 @contextmanager
 def reachable_stores(settings: Settings, clock: Clock, *, redis: bool) -> Iterator[Settings]:
-    """The settings with PostgreSQL's address filled in, and Redis' where it is wanted. Raises SettingsError and StoresFailed."""
+    """Yields the settings with PostgreSQL's address, and with that of Redis if it is needed. Raises SettingsError and
+    StoresFailed."""
     postgres, valkey = settings.database.primary is None, redis and settings.redis.url is None
     if not postgres and not valkey:
         yield settings

@@ -1,4 +1,5 @@
-"""Every secret that a start will need, read before anything is started: one that is missing stops it with its place."""
+"""Reads every secret that a start will need before anything is started. If one is missing, the start stops with its place in
+the configuration."""
 
 from __future__ import annotations
 

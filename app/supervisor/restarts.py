@@ -1,4 +1,5 @@
-"""How soon something that died is started again: at once the first time, then ever later, and at once again after a long life."""
+"""How soon a part that died is started again: at once the first time, then after longer and longer delays, and at once again
+after it has run for a long time."""
 
 from __future__ import annotations
 
@@ -23,7 +24,7 @@ class Restarts:
         self._due_at = None
 
     def died(self) -> None:
-        """Says when the next start is due; a second call before it changes nothing."""
+        """Sets the time of the next start. A second call before that time changes nothing."""
         if self._due_at is not None:
             return
         now = self.clock.monotonic()

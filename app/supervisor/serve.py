@@ -1,8 +1,8 @@
-"""`greenlang serve`: one parent that owns the stores, the simulator and the sockets, and forks the server processes.
+"""`greenlang serve`: one parent process that owns the stores, the simulator and the sockets, and forks the server processes.
 
-It stays single-threaded, or its forks would not be safe, and it answers no request itself. Everything heavy is imported before
-the first fork, while the stores start, so that the server processes share that memory. Server processes stop first, then the
-simulator, then the stores: a call that is being settled still finds its database.
+The parent has only one thread; otherwise its forks would not be safe. It answers no request itself. Heavy modules are imported
+before the first fork, while the stores start, so that the server processes share that memory. Server processes stop first, then
+the simulator, then the stores, so a call that is being settled still finds its database.
 """
 
 from __future__ import annotations
@@ -49,12 +49,12 @@ _log = logging.getLogger(__name__)
 
 
 class NotServing(GreenLangError):
-    """A server process ended before it answered; its own log lines say why."""
+    """A server process ended before it answered. Its own log lines say why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """What a start has to announce. `first_key` is the administrator's secret, there alone where there never was a key."""
+    """What a start announces. `first_key` is the administrator's secret. It is set only if there never was a key."""
 
     address: str
     data_dir: Path
@@ -63,7 +63,7 @@ class Started:
 
 
 class _Asked:
-    """What signals have asked for: once to stop, twice to stop at once."""
+    """Counts stop signals. The first asks to stop, the second to stop at once."""
 
     def __init__(self) -> None:
         self.times = 0
@@ -85,7 +85,8 @@ class _Supervisor:
         self._ready, self._ready_end = os.pipe()
 
     def start(self, target: str, sockets: tuple[socket.socket, ...]) -> None:
-        """Returns when it serves. Raises GreenLangError and KeyboardInterrupt; `stop` is for the caller to do in any case."""
+        """Returns when the server answers. Raises GreenLangError and KeyboardInterrupt. The caller must call `stop` in every
+        case."""
         self._launch()
         self._preparation = Preparation.newest_schema(self._settings, self._stores.running if self._stores else None, self._clock)
         create_app = self._import(target)
@@ -102,12 +103,13 @@ class _Supervisor:
         self._await_servers()
 
     def started(self, sockets: tuple[socket.socket, ...]) -> Started:
-        """Raises GreenLangError. The caller must show it: a first key is made here and known nowhere else."""
+        """Returns what to announce. Raises GreenLangError. The caller must show it, because a first key is made here and is
+        stored nowhere else."""
         first_key = None if self._has_keys else Preparation.first_key(self._settings, self._clock).result()
         return Started(_address(sockets), self._data_dir, self._settings, first_key)
 
     def run(self, asked: _Asked, wakeup: int) -> None:
-        """Until a signal asks to stop."""
+        """Runs until a signal asks to stop."""
         parts: list[Part] = [part for part in (self._stores, self._simulator) if part is not None]
         supervised = SupervisedParts([*parts, *self._servers], self._clock)
         while not asked.times:
@@ -117,7 +119,7 @@ class _Supervisor:
             supervised.restart_dead()
 
     def stop(self, asked: _Asked) -> None:
-        """Everything, in order; a second signal cuts the server processes' grace short."""
+        """Stops everything, in order. A second signal ends the grace period of the server processes."""
         for server in self._servers:
             server.running.terminate()
         wait_seconds = self._settings.server.shutdown_grace.total_seconds() + _MARGIN_SECONDS
@@ -137,9 +139,11 @@ class _Supervisor:
             self._stores.running.stop()
 
     def _launch(self) -> None:
-        """Starts what takes its time, and completes the settings by the content key and where the stores will listen."""
+        """Starts what takes long, and completes the settings with the content key and the addresses of the stores."""
         if keeps_content_in_clear(self._settings):
-            _log.warning("answers are kept in clear: configure content.encryption_keys to encrypt them, or content.store = false")
+            _log.warning(
+                "answers are stored unencrypted: configure content.encryption_keys to encrypt them, or content.store = false"
+            )
         self._settings = with_content_key(self._settings, self._data_dir)
         postgres, valkey = self._settings.database.primary is None, self._settings.redis.url is None
         if postgres or valkey:
@@ -167,8 +171,8 @@ class _Supervisor:
 
 
 def serve(settings: Settings, clock: Clock, target: str, announce: Callable[[Started], None]) -> None:
-    """Returns when a signal has stopped it and nothing of it is left. Raises GreenLangError if it cannot start, SettingsError
-    before it has started anything."""
+    """Returns when a signal has stopped the server and none of its processes is left. Raises GreenLangError if it cannot start,
+    SettingsError before it has started anything."""
     require_secrets(settings)
     for place, problem in doubts(settings):
         _log.warning("a provider cannot be used", extra={"place": place, "problem": problem})
@@ -195,7 +199,7 @@ def serve(settings: Settings, clock: Clock, target: str, announce: Callable[[Sta
 
 
 def with_private_stores(settings: Settings, stores: StoreAddresses) -> Settings:
-    """The settings with the private stores' addresses where none is configured."""
+    """Returns the settings with the private stores' addresses if none is configured."""
     database, redis = settings.database, settings.redis
     if database.primary is None:
         database = database.model_copy(update={"primary": stores.database, "owner": stores.owner})
@@ -205,7 +209,7 @@ def with_private_stores(settings: Settings, stores: StoreAddresses) -> Settings:
 
 
 def raise_open_file_limit() -> None:
-    """Every connection is a file: the soft limit goes up to the hard one, within reason."""
+    """Every connection is an open file, so the soft limit is raised towards the hard one."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES)
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -213,13 +217,13 @@ def raise_open_file_limit() -> None:
 
 
 def forbid_core_dumps() -> None:
-    """A dump holds prompts and answers, and those of the stores would lie in the data directory."""
+    """A dump would hold prompts and answers, and the stores would write theirs to the data directory."""
     _, hard = resource.getrlimit(resource.RLIMIT_CORE)
     resource.setrlimit(resource.RLIMIT_CORE, (0, hard))
 
 
 def _heard_signals() -> Iterator[signal.Signals]:
-    """A start under nohup does not end with its terminal."""
+    """Under nohup the server does not end with its terminal."""
     yield signal.SIGINT
     yield signal.SIGTERM
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
@@ -227,8 +231,8 @@ def _heard_signals() -> Iterator[signal.Signals]:
 
 
 class Interrupted(KeyboardInterrupt):
-    """Unlike its base, CPython lets a program that caught it end with its own exit code, also where it was raised in code that
-    was compiled from text, as dataclasses are."""
+    """If a program catches KeyboardInterrupt itself, CPython replaces its exit code, also if it was raised in code that was
+    compiled from text, such as dataclasses. With a subclass the exit code stays."""
 
 
 @contextmanager
@@ -243,7 +247,7 @@ def interrupted_by_signals() -> Iterator[None]:
 
 @contextmanager
 def _signals(asked: _Asked) -> Iterator[int]:
-    """Counts signals; gives the descriptor that becomes readable with each, and with the end of any child."""
+    """Counts signals. Yields the descriptor that becomes readable with each of them, and when a child ends."""
     wakeup, alarm = os.pipe()
     os.set_blocking(alarm, False)
     signal.set_wakeup_fd(alarm, warn_on_full_buffer=False)
@@ -264,7 +268,7 @@ def _address(sockets: tuple[socket.socket, ...]) -> str:
 
 
 def _reached_at(address: str, settings: Settings) -> Settings:
-    """Links in answers lead to where it listens, unless the configuration knows better."""
+    """Links in answers lead to the listening address, unless the configuration has another."""
     if settings.server.public_url is not None:
         return settings
     return settings.model_copy(update={"server": settings.server.model_copy(update={"public_url": address})})

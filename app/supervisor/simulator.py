@@ -1,4 +1,4 @@
-"""The simulator as a process of its own: it ends with the pipe that its launcher, and what is forked from that, hold."""
+"""The simulator as a separate process. It ends with the pipe that its launcher and the launcher's forks hold."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _STOP_SECONDS = 5.0
 
 
 def simulate(host: str, port: int, log: Path | None) -> NoReturn:
-    """Becomes the simulator; port 0 takes a free one."""
+    """Becomes the simulator. Port 0 takes a free one."""
     command = [sys.executable, "-m", "simulator", "--host", host, "--port", str(port), *(["--log", str(log)] if log else [])]
     os.execve(sys.executable, command, os.environ | {"PYTHONPATH": str(_SOURCE)})  # noqa: S606 - our own module
 
@@ -29,13 +29,13 @@ class SimulatorFailed(GreenLangError):
 
 @dataclass(frozen=True, slots=True)
 class SimulatorProcess:
-    """Start by `launch`."""
+    """Create it with `launch`."""
 
     process: subprocess.Popen[str]
 
     @classmethod
     def launch(cls, log: Path, port: int = 0) -> SimulatorProcess:
-        """Returns while it starts; port 0 takes a free one."""
+        """Returns while it starts. Port 0 takes a free one."""
         command = [sys.executable, "-m", "simulator", "--port", str(port), "--log", str(log), "--exit-with-stdin"]
         environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
         return cls(
@@ -50,7 +50,7 @@ class SimulatorProcess:
         )
 
     def wait(self) -> str:
-        """Its address, `http://host:port`, once it answers; raises SimulatorFailed."""
+        """Returns its address, `http://host:port`, when it answers. Raises SimulatorFailed."""
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:

@@ -1,5 +1,7 @@
-"""What the supervisor keeps running: the private stores, the simulator, the server processes. Each part knows how to start, how
-to see that it has died, and how to stop; those that died are restarted."""
+"""What the supervisor keeps running: the private stores, the simulator, the server processes.
+
+Each part knows how to start, how to notice that it has died, and how to stop. Parts that died are restarted.
+"""
 
 from __future__ import annotations
 
@@ -27,12 +29,12 @@ class Part(Protocol):
         ...
 
     def death(self) -> str | None:
-        """How it ended; None while it lives."""
+        """How the part ended; None while it is alive."""
         ...
 
 
 class Stores:
-    """Restarted on the same ports, so that every server process finds them again."""
+    """The stores restart on the same ports, so every server process finds them again."""
 
     name = "the private stores"
 
@@ -58,7 +60,7 @@ class Simulator:
         self.running = launch(self._port)
 
     def wait(self) -> str:
-        """Its address, once it answers; from then on it keeps its port. Raises SimulatorFailed."""
+        """Returns its address when it answers. After that it keeps its port. Raises SimulatorFailed."""
         address = self.running.wait()
         self._port = urlsplit(address).port or 0
         return address

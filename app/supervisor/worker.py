@@ -1,4 +1,4 @@
-"""A server process: uvicorn on one of the supervisor's sockets, forked after everything was imported."""
+"""A server process: uvicorn on one of the supervisor's sockets, forked after all imports."""
 
 from __future__ import annotations
 
@@ -21,11 +21,12 @@ from app.web.protocols import HttpProtocol, WebSocketProtocol
 
 KEEP_ALIVE_SECONDS = 75
 GARBAGE_THRESHOLDS = (10_000, 10, 20)
-"""Thousands of streams are a million objects: at Python's own thresholds to look for garbage among them, of which there is hardly
-any, takes a fifth of the time and stops everything for half a second at a time."""
+"""Thousands of streams are a million objects, and hardly any of them are garbage. With Python's default thresholds, garbage
+collection takes a fifth of the time and pauses everything for half a second at a time."""
 
 SWITCH_SECONDS = 0.001
-"""So soon a thread that reads a large body leaves the interpreter to the event loop, which needs it several times a request."""
+"""A thread that parses a large body returns the interpreter to the event loop after this time, because the loop needs it
+several times per request."""
 
 
 class _Server(uvicorn.Server):
@@ -38,7 +39,7 @@ class _Server(uvicorn.Server):
         os.write(self._ready, b"1")
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """What the application still has to end is given the rest of the grace, once the connections are closed."""
+        """When the connections are closed, the application gets the rest of the grace period to end its own work."""
         grace = self.lifespan.state.get("grace")
         if isinstance(grace, Grace):
             grace.begin()
@@ -46,7 +47,8 @@ class _Server(uvicorn.Server):
 
 
 def fork_worker(app: ASGIApp, settings: Settings, listening: socket.socket, ready: int) -> ForkProcess:
-    """Writes one byte to `ready` once it answers. SIGTERM: it finishes what is in flight, at most `shutdown_grace` long."""
+    """Writes one byte to `ready` when the server answers. On SIGTERM it finishes what is in flight, for at most
+    `shutdown_grace`."""
     set_parent_death_signal = parent_death_setter(signal.SIGTERM)
     arguments = (app, settings, listening, ready, set_parent_death_signal)
     process = multiprocessing.get_context("fork").Process(target=_serve, args=arguments, name="greenlang server")

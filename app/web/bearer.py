@@ -8,7 +8,7 @@ from app.domain.errors import RefusedKey, Unauthenticated
 
 
 def bearer_token(headers: Mapping[str, str]) -> str:
-    """The token of the `authorization` header (names in lower case); raises Unauthenticated if there is none."""
+    """Returns the token of the `authorization` header (names in lower case). Raises Unauthenticated if there is none."""
     scheme, _, token = headers.get("authorization", "").strip().partition(" ")
     token = token.strip()
     if scheme.lower() != "bearer" or not token:

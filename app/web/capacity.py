@@ -1,10 +1,10 @@
 """How much a process takes on at once, in calls or in bytes, and how keys and tenants share it.
 
-What is over is refused before anything is done. Shares are dynamic thresholds, as switches use them for their buffers: a tenant
-may hold up to a fixed multiple of what is still free, and a key up to a fixed multiple of what its tenant may still take. A key
-that is alone gets its whole share, and however many others have come before, a part of what they left stays free for the next.
-A share is rounded up, but the last place is for a tenant that holds nothing; below four places there is no such place.
-Nothing that runs is ever taken away. The last places are for administrators' keys, if their part is at least one place.
+Requests over a limit are refused before anything is done. Shares are dynamic thresholds, as network switches use them for their
+buffers. A tenant may hold up to a fixed multiple of what is still free, and a key up to a fixed multiple of what its tenant may
+still take. A key that is alone gets its whole share. However many others hold places, a part of the rest stays free for the
+next. A share is rounded up, but the last place is for a tenant that holds nothing; with fewer than four places there is no such
+place. Nothing that runs is ever taken away. The last places are for administrators' keys, if their part is at least one place.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from app.domain.errors import Overloaded
 
 _ROUNDING = 1e-9
 _FEWEST_WITH_ONE_SPARE = 4
-"""So that a key that is alone has three quarters without the last place."""
+"""With this many places, a key that is alone still has three quarters without the last place."""
 
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """Who holds places: a key, and its tenant. Keys of administrators share as if they were a tenant of their own."""
+    """Who holds places: a key and its tenant. The keys of administrators form one group, like a tenant."""
 
     key: Hashable
     tenant: str
@@ -41,8 +41,8 @@ NO_HOLDER = Holder("", "")
 
 @dataclass(frozen=True, slots=True)
 class Shares:
-    """Parts of 1: what a key can hold, and a tenant with all its keys, while no one else holds anything; and what only
-    administrators can use. `per_key` is at most `per_tenant`."""
+    """Parts of 1: what a key can hold, and what a tenant can hold with all its keys, while no other holds anything; and what
+    only administrators can use. `per_key` is at most `per_tenant`."""
 
     per_key: float = 0.8
     per_tenant: float = 0.9
@@ -61,10 +61,10 @@ class _Group:
 
 
 class Capacity:
-    """Counts what is in flight, by key; raises Overloaded for what is over its limit or over a share of it."""
+    """Counts what is in flight, by key. Raises Overloaded if a request exceeds the limit or a share of it."""
 
     def __init__(self, limit: int, retry_after: timedelta, shares: Shares | None = None, *, largest: int = 1) -> None:
-        """`largest` is the most that one call or body may need: it always fits while nothing else is held."""
+        """`largest` is the most that one call or body may need. It always fits while nothing else is held."""
         shares = shares or Shares()
         self._limit = limit
         self._rounding = _ROUNDING * limit
@@ -79,7 +79,7 @@ class Capacity:
         return Share(self, holder)
 
     def check(self, holder: Holder, amount: int) -> None:
-        """Raises Overloaded if it could not be taken now."""
+        """Raises Overloaded if the amount could not be taken now."""
         if amount > 0 and not self._may_take(holder, amount):
             raise Overloaded(self._retry_after_ms)
 
@@ -126,7 +126,7 @@ class Share:
         self.capacity.check(self.holder, 1)
 
     def take(self, amount: int) -> None:
-        """Raises Overloaded. A negative amount gives back."""
+        """Raises Overloaded. A negative amount is given back."""
         self.capacity.take(self.holder, amount)
 
     def give_back(self, amount: int) -> None:

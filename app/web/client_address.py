@@ -1,8 +1,8 @@
-"""The address of the client that a connection belongs to, and whether the client speaks TLS.
+"""The address of the client behind a connection, and whether the client uses TLS.
 
-Only a proxy named in `server.trusted_proxies` is believed. Anyone else can write `x-forwarded-for` too, so the list is read from
-its right end, where the nearest proxy wrote, and only as far as every address passed on the way is a trusted proxy itself.
-uvicorn's `proxy_headers` stays off: it would replace the peer's address, by rules and an environment variable of its own.
+Only proxies in `server.trusted_proxies` are believed. Anyone can write `x-forwarded-for`, so the list is read from its right
+end, where the nearest proxy wrote, and only as long as each address that is passed belongs to a trusted proxy. uvicorn's
+`proxy_headers` stays off, because it would replace the peer's address by its own rules and environment variable.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _FORWARDED_FOR = re.compile(r'(?:^|;)\s*for\s*=\s*"?([^";]*)"?\s*(?=;|$)', re.IG
 
 
 class TrustedProxies:
-    """Addresses and networks as `server.trusted_proxies` writes them."""
+    """Addresses and networks in the form of `server.trusted_proxies`."""
 
     def __init__(self, networks: Iterable[str] = ()) -> None:
         self._networks = tuple(ip_network(network) for network in networks)
@@ -29,14 +29,14 @@ class TrustedProxies:
         return bool(self._networks)
 
     def trusts(self, address: str | None) -> bool:
-        """Whether this is the address of a trusted proxy, as of a connection whose headers have not come yet."""
+        """Whether this is the address of a trusted proxy. For a connection whose headers have not arrived yet."""
         return self._trusts(_parse(address or ""))
 
     def client_address(self, scope: Scope) -> str | None:
-        """The client's address in its canonical form; None if the peer has no address, as on a UNIX socket.
+        """Returns the client's address in its canonical form; None if the peer has no address, as on a UNIX socket.
 
-        It is the peer's own address unless the peer is a trusted proxy. `x-forwarded-for` is used where both it and `forwarded`
-        are present. An entry that is no address ends the walk: the address of the proxy that wrote it is returned.
+        It is the peer's own address unless the peer is a trusted proxy. If both `x-forwarded-for` and `forwarded` are present,
+        the first is used. An entry that is no address ends the search: the address of the proxy that wrote it is returned.
         """
         peer = scope.get("client")
         found = _parse(peer[0]) if peer else None
@@ -52,7 +52,7 @@ class TrustedProxies:
         return str(found)
 
     def is_https(self, scope: Scope) -> bool:
-        """Whether the client's own connection is encrypted: ours is, or a trusted proxy says that its connection is."""
+        """Whether the client's own connection is encrypted: our connection is, or a trusted proxy says that its connection is."""
         if scope.get("scheme") in {"https", "wss"}:
             return True
         peer = scope.get("client")
@@ -65,7 +65,7 @@ class TrustedProxies:
 
 
 def _forwarded_for(scope: Scope) -> Iterator[str]:
-    """The entries, the nearest proxy's first."""
+    """Yields the entries, the nearest proxy's first."""
     if any(name == b"x-forwarded-for" for name, _ in scope["headers"]):
         yield from _from_the_right(scope, b"x-forwarded-for")
     else:
@@ -75,14 +75,14 @@ def _forwarded_for(scope: Scope) -> Iterator[str]:
 
 
 def _from_the_right(scope: Scope, header: bytes) -> Iterator[str]:
-    """The elements of a list that may come in several lines, the last one first."""
+    """Yields the elements of a list that may be spread over several header lines, the last one first."""
     for name, value in reversed(scope["headers"]):
         if name == header:
             yield from (element.strip() for element in reversed(value.decode("latin-1").split(",")))
 
 
 def _without_port(entry: str) -> str:
-    """`192.0.2.1:4711`, `[2001:db8::1]` and `[2001:db8::1]:4711` as proxies write them."""
+    """Removes the port from `192.0.2.1:4711`, `[2001:db8::1]` and `[2001:db8::1]:4711`, the forms that proxies write."""
     if entry.startswith("["):
         return entry[1:].partition("]")[0]
     host, colon, _ = entry.partition(":")
@@ -90,7 +90,7 @@ def _without_port(entry: str) -> str:
 
 
 def _parse(text: str) -> _Address | None:
-    """An IPv4 address that came over an IPv6 socket is an IPv4 address."""
+    """Parses an address. An IPv4 address that came over an IPv6 socket becomes an IPv4 address."""
     try:
         found = ip_address(text)
     except ValueError:

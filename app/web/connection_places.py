@@ -1,7 +1,7 @@
-"""Connections that have shown a good key: how many each key may have open, so that one key cannot use up the open files.
+"""Connections that have shown a valid key. The number per key is limited, so one key cannot use up the open files.
 
 A connection takes a place in the share of the last key that it showed, and gives it back when it ends. A proxy's connection
-carries the requests of many keys; it counts for the one that used it last.
+carries the requests of many keys; it counts for the last one.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from app.web.capacity import Capacity, Holder
 from app.web.unauthenticated import Connection, unauthenticated_of
 
 STATE = "connection_places"
-"""Its name in the lifespan's state, where the server's protocols find it."""
+"""The name in the lifespan's state, where the server's protocols find it."""
 MAX_CONNECTIONS = 1_000_000
 _PART_OF_OPEN_FILES = 4
 _MAX_OWN_FILES = 4096
@@ -28,7 +28,7 @@ class ConnectionPlaces:
         return len(self._holders)
 
     def take(self, connection: Connection, holder: Holder) -> None:
-        """Raises Overloaded. A connection that has a place in this share keeps it."""
+        """Raises Overloaded. A connection that already has a place in this share keeps it."""
         if self._holders.get(connection) == holder:
             return
         self.leave(connection)
@@ -42,10 +42,10 @@ class ConnectionPlaces:
 
 
 class Membership:
-    """One connection among all of the process: without a good key from `join` until `authenticated`, then in its key's share."""
+    """The state of one connection: without a valid key from `join` until `authenticated`, then in its key's share."""
 
     def __init__(self, state: Mapping[str, object], connection: Connection) -> None:
-        """Under a server that has no such state, as in a test, the connection is alone."""
+        """Under a server without such state, as in a test, the connection is the only one."""
         places = state.get(STATE)
         self._connection = connection
         self._unauthenticated = unauthenticated_of(state)
@@ -55,24 +55,26 @@ class Membership:
         self._unauthenticated.join(self._connection, address)
 
     def heard(self) -> None:
-        """It sent a whole request or handshake."""
+        """The connection has sent a whole request or handshake."""
         self._unauthenticated.heard(self._connection)
 
     def authenticated(self, holder: Holder) -> None:
-        """It showed a good key. Raises Overloaded if the key has as many connections as it may; this one is to be closed then."""
+        """The connection has shown a valid key. Raises Overloaded if the key has its maximum of connections; this one must then
+        be closed."""
         self._places.take(self._connection, holder)
         self._unauthenticated.leave(self._connection)
 
     def leave(self) -> None:
-        """It has gone."""
+        """The connection has ended."""
         self._unauthenticated.leave(self._connection)
         self._places.leave(self._connection)
 
 
 def limits_of(open_files: int | None, max_unauthenticated: int) -> tuple[int, int]:
-    """Of so many open files (None: no limit), how many are for connections without a good key and for those with one.
+    """Divides the open files (None: no limit). Returns how many are for connections without a valid key, and how many for those
+    with one.
 
-    The first get at most half. A quarter is kept for the stores, the providers and the process itself, if that is not too many.
+    The first get at most half. A quarter is reserved for the stores, the providers and the process itself, up to a maximum.
     """
     if open_files is None:
         return max_unauthenticated, MAX_CONNECTIONS

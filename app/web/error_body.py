@@ -1,4 +1,4 @@
-"""The JSON body of an answer that is an error: `{"errors": [{"message": …, "extensions": {"code": …}}]}`, the form of GraphQL."""
+"""The JSON body of an error answer: `{"errors": [{"message": …, "extensions": {"code": …}}]}`, the form of GraphQL."""
 
 from __future__ import annotations
 
@@ -26,5 +26,5 @@ def error_response(
     headers: Mapping[str, str] | None = None,
     extensions: Mapping[str, object] | None = None,
 ) -> JSONResponse:
-    """Without a message the code is the message."""
+    """Without a message, the code is the message."""
     return JSONResponse(error_body([format_error(code, message or code, **(extensions or {}))]), status, headers)

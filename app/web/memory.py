@@ -1,7 +1,8 @@
-"""The memory that large bodies used is given back to the system once none has come for a while.
+"""Returns the memory of large bodies to the system after none has come for a while.
 
-glibc keeps what is freed, up to 64 MB in each of its arenas: a few large bodies, and a process that needs 250 MB holds 400 for
-good. While large bodies come, that is what makes them fast; to give it back takes some 10 ms, in a thread, when they have ended.
+glibc keeps freed memory, up to 64 MB in each of its arenas. After a few large bodies, a process that needs 250 MB holds 400 MB
+for good. While large bodies arrive, kept memory makes them fast. Returning it takes some 10 ms in a thread, after they have
+ended.
 """
 
 from __future__ import annotations
@@ -19,14 +20,14 @@ REST_SECONDS = 5.0
 
 
 def trim_heap() -> None:
-    """Where the C library is another than glibc, it is left to its own ways."""
+    """With another C library than glibc, nothing is done."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
 
 
 class BodyCapacity(Capacity):
-    """Of bytes of bodies; runs `trim` in a thread once fewer than LARGE_BYTES were in flight for REST_SECONDS."""
+    """Counts bytes of bodies. Runs `trim` in a thread when fewer than LARGE_BYTES were in flight for REST_SECONDS."""
 
     def __init__(
         self,

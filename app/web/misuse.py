@@ -1,7 +1,7 @@
-"""Requests that are refused for their key or their Origin: counted by reason, and shown in the log once a minute at most.
+"""Requests that are refused for their key or their Origin. They are counted by reason and logged at most once a minute.
 
-The first refusal after a quiet minute is logged at once. Those that follow are logged together, one line a minute, with their
-number and one of them as a sample. Nothing that an unauthenticated caller sends becomes a label. Of a key only its hint is shown,
+The first refusal after a quiet minute is logged at once. Later ones are logged together, one line a minute, with their number
+and one of them as a sample. Nothing that an unauthenticated caller sends becomes a label. Only the hint of a key is shown,
 which is no secret.
 """
 
@@ -31,7 +31,7 @@ _log = logging.getLogger(__name__)
 
 
 class Door(Enum):
-    """Where a key is asked for."""
+    """Where a key is required."""
 
     HTTP = "http"
     WEBSOCKET = "websocket"
@@ -42,7 +42,7 @@ class Door(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a request came in; `scope` is that of ASGI."""
+    """Where a request came in. `scope` is that of ASGI."""
 
     door: Door
     scope: Scope
@@ -56,7 +56,7 @@ class _Sample:
 
 
 class Misuse:
-    """Of one process. Call `close` at its end: what was not logged yet is logged then."""
+    """The refusals of one process. Call `close` at its end, which logs the rest."""
 
     def __init__(self, registry: CollectorRegistry, proxies: TrustedProxies, clock: Clock) -> None:
         self._proxies = proxies
@@ -72,7 +72,7 @@ class Misuse:
         self._window: asyncio.Task[None] | None = None
 
     def note(self, error: BaseException | None, origin: Origin, hint: str | None = None) -> None:
-        """Counts an Unauthenticated or a Forbidden; ignores any other error. `hint` is that of a good key."""
+        """Counts an Unauthenticated or a Forbidden, and ignores any other error. `hint` is that of a valid key."""
         if isinstance(error, Unauthenticated):
             reason, hint = error.reason.value, error.hint
         elif isinstance(error, ForeignOrigin):

@@ -1,19 +1,18 @@
-"""uvicorn's own protocols with five things ASGI has no words for, given to the application as functions in scope["extensions"].
+"""uvicorn's own protocols, with functions that ASGI lacks and limits that uvicorn lacks.
 
-`greenlang.abort` drops the connection at once: a plain close waits for a reader that may never read again. `greenlang.known` says
-that the connection has shown a good key, and takes its Holder: the connection counts in the share of that key from now on, or the
-function raises Overloaded and the connection is closed after the answer. `greenlang.trust` does so too, and lets a WebSocket
-send messages of the full size; until then they are bounded as for an unauthenticated caller. It takes the key's Share, of which a
-message holds its bytes until it is whole, and the time it has for that. `greenlang.has_room` says whether a WebSocket takes a
-frame at once, without waiting for its reader. A large text frame comes as the bytes it is, in a message's `greenlang.utf8`: to
-decode it takes long. It holds its bytes of that Share until the application calls the message's `greenlang.release`.
-`greenlang.alone` says whether this is the last request of the connection, and drops the connection if another comes: uvicorn
-would report only to the last that the client has gone.
+The application finds the functions in scope["extensions"]. `greenlang.abort` drops the connection at once, because a plain close
+waits for a client that may never read again. `greenlang.known` takes the Holder of a valid key that the connection has shown. The
+connection then counts in that key's share. If there is no room, the function raises Overloaded, and the connection is closed
+after the answer. `greenlang.trust` does the same and lets a WebSocket send messages of full size. Before that, the limits for
+unauthenticated callers apply. It also takes the key's Share, in which an incomplete message holds its bytes, and the time for a
+message to become complete. `greenlang.has_room` says whether a WebSocket takes a frame at once. `greenlang.alone` claims the last
+request of the connection, which is dropped if another comes: uvicorn tells only the last request that the client has gone. A
+large text frame arrives as bytes in a message's `greenlang.utf8`, because decoding it takes long. It holds its bytes of the Share
+until the application calls the message's `greenlang.release`.
 
-And with what uvicorn leaves open: a request's line and headers have a size and a time within which they come, so has what is left
-of a body after the answer, and a connection whose reader takes nothing for long is dropped, also while it is being closed. Every
-request ends where a proxy in front would end it (app/web/framing.py); what is refused gets at most one answer, after those to
-earlier requests, and nothing that follows it on the connection is read.
+The limits: the head of a request has a maximum size and time, and so has the rest of a body after the answer. A connection whose
+client reads nothing for long is dropped, also while it is being closed. Every request ends where a proxy in front would end it
+(app/web/framing.py). A refused request gets at most one answer, after those to earlier requests, and nothing after it is read.
 """
 
 from __future__ import annotations
@@ -58,11 +57,11 @@ _PIECE = 16 * 1024
 MAX_FRAMES_PER_READ = 1_000
 MAX_PIPELINED = 16
 _FRAMING_PER_BODY_BYTE = 16
-"""A body in chunks of one byte has five bytes of framing for each."""
+"""With one byte per chunk, each byte of a body has five bytes of framing."""
 
 
 def extension(scope: MutableMapping[str, Any], name: str) -> Callable[..., object]:
-    """The function the server gave us under that name; under a server that is not ours one that does nothing and says no."""
+    """Returns the server's function of that name, or, under another server, one that does nothing and returns False."""
     found = scope.get("extensions", {}).get(name)
     return cast("Callable[..., object]", found) if callable(found) else _no
 
@@ -80,7 +79,7 @@ def _is_utf8(text: bytes) -> bool:
 
 
 class HttpProtocol(HttpToolsProtocol):
-    """What is no HTTP, or has no end to its headers, is refused in JSON and closed before the application hears of it."""
+    """Refuses what is not HTTP, or has endless headers, with a JSON answer, before the application sees it."""
 
     head_seconds = HEAD_SECONDS
     stall_seconds = STALL_SECONDS
@@ -155,7 +154,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._stall.last_was_written()
 
     def data_received(self, data: bytes) -> None:
-        """The time to stay idle ends with the next request, not with any byte."""
+        """Only the next request ends the idle time, not any byte."""
         if self._refused is not None:
             return
         within, in_body, body_bytes = self._head_bytes is not None, self._in_body(), self._body_bytes
@@ -184,17 +183,17 @@ class HttpProtocol(HttpToolsProtocol):
                 return
 
     def _upgrade(self, following: bytes) -> bytes:
-        """Of a request whose body the parser has skipped; returns what is to be parsed in its place."""
+        """Handles a request whose body the parser has skipped. Returns what is to be parsed instead."""
         upgrade = requested_upgrade(self.headers)
         if upgrade is Upgrade.IGNORED:
             method, version = self.parser.get_method(), self.parser.get_http_version()
-            self.parser = HttpRequestParser(self)  # the old one reads no more if the connection is to be closed
+            self.parser = HttpRequestParser(self)  # the old parser stops if the connection is to be closed
             self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
             return head_without_upgrade(method, self.url, version, self.headers) + following
         if upgrade is Upgrade.REFUSED:
             self.send_400_response("the only protocol to upgrade to is websocket")
         elif following or self._unanswered():
-            self.send_400_response("a handshake of a WebSocket stands alone until it is answered")
+            self.send_400_response("nothing may follow a WebSocket handshake until it is answered")
         else:
             self.handle_websocket_upgrade()
         return b""
@@ -216,7 +215,7 @@ class HttpProtocol(HttpToolsProtocol):
             self._head_begins()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Fields after the body are dropped: they came when the request was already being answered."""
+        """Ignores fields after the body, because the request may already be answered."""
         if self._head_bytes is not None:
             super().on_header(name, value)
 
@@ -227,7 +226,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._head_fits = len(self.url) + sum(len(name) + len(value) for name, value in self.headers) <= HEAD_BYTES
         self._fault = framing_fault(self.parser.get_method(), self.parser.get_http_version(), self.headers)
         if not self._head_fits or self._fault:
-            raise ValueError  # makes the parser stop and call what follows
+            raise ValueError  # makes the parser stop and call send_400_response
         if self._alone:
             self.transport.abort()
             raise ValueError
@@ -253,7 +252,7 @@ class HttpProtocol(HttpToolsProtocol):
     async def _send_to_one_who_waits(
         cycle: RequestResponseCycle, send: Callable[[ASGISendEvent], Awaitable[None]], message: ASGISendEvent
     ) -> None:
-        """A client that was not asked for its body may send it or leave it out: what follows on the connection is in doubt."""
+        """A client that was not asked for its body may send it or leave it out, so the bytes that follow are ambiguous."""
         if cycle.waiting_for_100_continue and cycle.more_body:
             cycle.keep_alive = False
         await send(message)
@@ -293,7 +292,7 @@ class HttpProtocol(HttpToolsProtocol):
             self._head_timer = None
 
     def _refuse(self, status: str, code: str, message: str) -> None:
-        """The last answer on this connection. A request whose answer has begun gets no second one."""
+        """Sends the last answer on this connection. A request whose answer has begun gets no second one."""
         broken = self.cycle if self._in_body() else None
         self._head_ends()
         self._refused = refusal(status, code, message)
@@ -307,7 +306,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._send_refusal_in_turn()
 
     def _send_refusal_in_turn(self) -> None:
-        """Then reads on for a while: to close while more is coming resets the connection, and the answer may be lost."""
+        """Then reads on for a while: closing while data arrives resets the connection, and the answer may be lost."""
         if self._unanswered() or self._linger_timer is not None:
             return
         if self._refused:
@@ -342,9 +341,9 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         self._hold(held, 0)
         super().connection_lost(exc)
 
-    # ------------------------------------------------------------------ a message that is not whole yet
+    # ------------------------------------------------------------------ a message that is not complete yet
     def data_received(self, data: bytes) -> None:
-        """In pieces: what is read at once may hold tens of thousands of frames, and the parser takes all that it is given."""
+        """Parses in pieces. One read may hold tens of thousands of frames, and the parser processes everything that it gets."""
         self._frames_at_once = 0
         for start in range(0, len(data), _PIECE):
             self._take(data[start : start + _PIECE])
@@ -373,7 +372,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             super().handle_events()
 
     def handle_ping(self) -> None:
-        """A reader that takes nothing has the latest of its pings answered, once it does."""
+        """If a client does not read, only its latest ping is answered, as soon as it reads again."""
         pongs = self.conn.data_to_send()
         if self.writable.is_set():
             self.transport.write(b"".join(pongs))
@@ -383,7 +382,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
     def handle_text(self, event: Frame) -> None:
         self._fragments = len(event.data)
         super().handle_text(event)
-        event.data = b""  # the parser keeps the frame until the next
+        event.data = b""  # the parser keeps the frame until the next one
 
     def handle_bytes(self, event: Frame) -> None:
         self._fragments = len(event.data)
@@ -434,7 +433,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         if not count:
             self._end_timer()
         elif self._message_timer is None:
-            late = partial(self._break, 1008, "a message did not become whole in time")
+            late = partial(self._break, 1008, "a message was not complete in time")
             self._message_timer = self.loop.call_later(self._message_seconds, late)
         if count != self._held:
             capacity.take(count - self._held)
@@ -446,8 +445,8 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             self._message_timer = None
 
     def _refuse_handshake(self) -> None:
-        """Of what the parser did not take for one, such as one with a body; no other code answers it."""
-        self.transport.write(refusal("400 Bad Request", "BAD_USER_INPUT", "this is no handshake of a WebSocket"))
+        """Refuses what the parser did not accept as a handshake, such as one with a body. No other code answers it."""
+        self.transport.write(refusal("400 Bad Request", "BAD_USER_INPUT", "this is not a WebSocket handshake"))
         self.transport.close()
         self._stall.last_was_written()
 
@@ -477,7 +476,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             self._stall.last_was_written()
 
     async def _run_app(self, app: ASGI3Application, scope: Any, receive: Any, send: Any) -> None:
-        """A handshake that was answered by a refusal is complete too: uvicorn would log an error for each."""
+        """A handshake that was refused is complete too. Otherwise uvicorn would log an error for each."""
         await app(scope, receive, send)
         if self.initial_response is not None and self.close_sent:
             self.handshake_complete = True

@@ -1,4 +1,4 @@
-"""Every request has an id: the caller's own where it is sane, else a new one. Logs, errors and the answer carry the same."""
+"""Every request has an id: the caller's own if it is valid, else a new one. Logs, errors and the answer all carry it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _SANE = re.compile(rb"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}")
 
 
 def request_id_of(scope: Scope) -> str:
-    """The id given by the middleware, or a new one where it does not run."""
+    """Returns the id from the middleware, or a new one if the middleware does not run."""
     state: dict[str, object] = scope.setdefault("state", {})
     found = state.get("request_id")
     if isinstance(found, str):

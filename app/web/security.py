@@ -1,7 +1,7 @@
-"""The headers that protect a browser; an answer that sets one itself keeps its own.
+"""The headers that protect a browser. An answer that sets one of them itself keeps its own.
 
-`strict-transport-security` is sent only if the client's connection is encrypted: sent for a host without TLS it would lock
-browsers out.
+`strict-transport-security` is sent only if the client's connection is encrypted. For a host without TLS it would lock browsers
+out.
 """
 
 from __future__ import annotations

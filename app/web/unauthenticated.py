@@ -1,9 +1,9 @@
-"""Connections that have not shown a good key yet: how many there may be, and which are dropped when there are more.
+"""Connections that have not shown a valid key yet: how many are allowed, and which are dropped if there are more.
 
-The one that has been silent longest goes first, so a client that sends its key at once gets in, however many sit there. An
-address that opens more than its share loses only those that have been silent for a while: a client's many connections after a
-restart are all unauthenticated for a moment. A connection that showed a good key does not count any more and is never dropped
-here.
+The one that has been silent longest is dropped first. So a client that sends its key at once gets in, however many others wait.
+If an address opens more than its share, only its connections that have been silent for a while are dropped. After a restart,
+many connections of one client are all unauthenticated for a moment. A connection that showed a valid key does not count any
+more and is never dropped here.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from time import monotonic
 from typing import Protocol
 
 STATE = "unauthenticated"
-"""Its name in the lifespan's state, where the server's protocols find it."""
+"""The name in the lifespan's state, where the server's protocols find it."""
 MAX_UNAUTHENTICATED = 10_000
 MAX_PER_ADDRESS = 1000
 SILENT_SECONDS = 1.0
@@ -34,7 +34,7 @@ class _Unauthenticated:
 
 
 def network_of(address: str) -> str:
-    """The address itself; of IPv6 the network of 64 bits, which is what one client is given."""
+    """The address itself; for IPv6 its network of 64 bits, which is what one client gets."""
     try:
         parsed = ip_address(address)
     except ValueError:
@@ -51,7 +51,7 @@ def _no_proxy(_address: str) -> bool:
 
 
 class UnauthenticatedConnections:
-    """At most `limit` in all, and `per_address` of one address unless it is a proxy that many clients come through."""
+    """Allows `limit` connections in all, and `per_address` from one address, unless it is a proxy that many clients use."""
 
     def __init__(
         self,
@@ -72,7 +72,7 @@ class UnauthenticatedConnections:
         return len(self._all)
 
     def join(self, connection: Connection, address: str) -> None:
-        """A new connection. Drops others where it makes too many."""
+        """Adds a new connection. Drops others if there are too many."""
         network = network_of(address)
         self._all[connection] = _Unauthenticated(network, self._now())
         members = self._by_network.setdefault(network, OrderedDict())
@@ -83,7 +83,7 @@ class UnauthenticatedConnections:
             self._drop(next(iter(self._all)))
 
     def heard(self, connection: Connection) -> None:
-        """It sent a whole request or handshake, still without a good key as far as is known."""
+        """The connection has sent a whole request or handshake, still without a valid key as far as is known."""
         member = self._all.get(connection)
         if member is not None:
             member.silent_since = self._now()
@@ -91,7 +91,7 @@ class UnauthenticatedConnections:
             self._by_network[member.network].move_to_end(connection)
 
     def leave(self, connection: Connection) -> None:
-        """It showed a good key, or has gone."""
+        """The connection has shown a valid key, or has ended."""
         member = self._all.pop(connection, None)
         if member is None:
             return
@@ -113,6 +113,6 @@ class UnauthenticatedConnections:
 
 
 def unauthenticated_of(state: Mapping[str, object]) -> UnauthenticatedConnections:
-    """Those of the process; under a server without them, as in a test, the connection's own."""
+    """Those of the process. Under a server without them, as in a test, only the connection's own."""
     found = state.get(STATE)
     return found if isinstance(found, UnauthenticatedConnections) else UnauthenticatedConnections()

@@ -10,7 +10,7 @@ _SIZE = Struct("@i")
 
 
 class WriteDeadline:
-    """Drops a connection whose reader took nothing for so many seconds, while nothing was added to what waits for it."""
+    """Drops a connection if its client reads nothing for `seconds` while data waits for it."""
 
     def __init__(self, transport: asyncio.Transport, seconds: float) -> None:
         self._transport = transport
@@ -50,8 +50,8 @@ class WriteDeadline:
             self._begin()
 
     def _waiting(self) -> int:
-        """Bytes, with those in the system's own buffer, which takes more only once a large part of it is empty."""
+        """The waiting bytes, including those in the system's buffer, which accepts more only when a large part of it is empty."""
         size, given = self._transport.get_write_buffer_size(), self._transport.get_extra_info("socket")
-        with suppress(AttributeError, OSError, ValueError):  # where there is no socket, or no longer, or it does not say
+        with suppress(AttributeError, OSError, ValueError):  # if there is no socket any more, or it does not say
             size += _SIZE.unpack(ioctl(given.fileno(), TIOCOUTQ, bytes(_SIZE.size)))[0]
         return size

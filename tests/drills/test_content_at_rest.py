@@ -288,7 +288,7 @@ class TestStoresOfOnesOwn:
         assert logs != []
         assert [entry for entry in logs if b"text" in entry[b"e"] or entry[b"e"][:1] != b"\x01"] == []
         for machine in ("one", "two"):
-            assert "answers are kept in clear" in (configure.parent / "kept" / f"{machine}.log").read_text()
+            assert "answers are stored unencrypted" in (configure.parent / "kept" / f"{machine}.log").read_text()
             assert not (configure.parent / "kept" / machine / "content.key").exists()
 
 

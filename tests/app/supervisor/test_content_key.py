@@ -49,7 +49,7 @@ class TestDataDirectoryWithoutAKey:
         assert list(data_dir.iterdir()) == []
 
     def test_that_takes_no_file_stops_the_start(self, tmp_path: Path) -> None:
-        with pytest.raises(SettingsError, match=r"content\.key: the key of the content cannot be kept"):
+        with pytest.raises(SettingsError, match=r"content\.key: the content key cannot be written"):
             with_content_key(Settings(), tmp_path / "nowhere")
 
     def test_is_not_confused_by_half_a_key_of_a_start_that_was_killed(self, data_dir: Path) -> None:
