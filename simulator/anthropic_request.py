@@ -153,7 +153,7 @@ def _check_tools(body: Body) -> None:
         raise Rejected(400, "tool_choice: tool_choice may only be specified while providing tools.")
     if choice.type == "tool" and choice.name not in names:
         raise Rejected(400, f"Tool '{choice.name}' not found in provided tools")
-    thinks = body.thinking is not None and body.thinking.type == "enabled"
+    thinks = body.thinking is not None and body.thinking.type in {"enabled", "adaptive"}
     if thinks and choice.type in {"any", "tool"}:
         raise Rejected(400, "Thinking may not be enabled when tool_choice forces tool use.")
 

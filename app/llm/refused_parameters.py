@@ -32,6 +32,8 @@ _REFUSING = (
     "not permitted",
     "not allowed",
     "not accept",
+    "may not be",
+    "incompatible",
     "not available",
     "not implemented",
     "deprecated",

@@ -31,6 +31,7 @@ from app.llm.messages import (
 from app.llm.providers.answer_timeouts import first_token_timeout, silence_deadline, whole_answer_timeout
 from app.llm.providers.answers import AnswerReader, WholeAnswer
 from app.llm.providers.encoded_request import EncodedRequest
+from app.llm.providers.forced_tool import note_if_not_called
 from app.llm.providers.opaque_fields import Maker
 from app.llm.providers.schema_check import AnswerCheck, SchemaChecks
 from app.llm.providers.sse import EVENT_FIELDS, SseReader
@@ -304,6 +305,7 @@ class Adapter(ABC):
 
     def _answer(self, whole: WholeAnswer, check: AnswerCheck | None, notes: Notes, response: httpx2.Response) -> Answer:
         request_id = self.upstream.request_id(response)
+        note_if_not_called(whole.tool_calls, notes)
         if check is not None and whole.finish_reason not in _UNCHECKED and not check.accepts(whole.text or ""):
             raise ProviderError(
                 FailureKind.SCHEMA_MISMATCH,

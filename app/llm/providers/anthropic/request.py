@@ -27,6 +27,7 @@ from app.llm.messages import (
     ToolCall,
     ToolChoiceMode,
 )
+from app.llm.providers.forced_tool import is_forced, leave_the_choice
 from app.llm.providers.opaque_fields import fields_of
 from app.llm.providers.unsupported import OTHER_REASONING, Notes, refuse
 from app.llm.refused_parameters import Parameters
@@ -55,7 +56,7 @@ _ONE_SAMPLED = re.compile(r"claude-(opus-4[-.]1|[a-z]+-4[-.][56])(?!\d)")
 """Models that take only one of the two."""
 _MAX_TEMPERATURE = 1.0
 _MIN_TOP_P_THINKING = 0.95
-REFUSABLE = Parameters(asked=frozenset({"temperature", "top_p"}))
+REFUSABLE = Parameters(asked=frozenset({"temperature", "tool_choice", "top_p"}))
 
 Block: TypeAlias = "dict[str, Any]"
 
@@ -76,7 +77,8 @@ def encode_request(
     body |= sampling(call, untaken)
     _note_sampling(call, body, notes)
     _reason(call, body, notes)
-    _tools(call, body, _json_tool(call, body, native_schema))
+    may_force = "tool_choice" not in untaken and body.get("thinking", {}).get("type") not in {"enabled", "adaptive"}
+    _tools(call, body, _json_tool(call, body, native_schema), notes, may_force=may_force)
     if stream:
         body["stream"] = True
     try:
@@ -279,7 +281,8 @@ def _json_tool(call: ModelCall, body: dict[str, Any], native_schema: Mapping[str
     return {"name": JSON_TOOL, "description": "Gives the whole answer, as one JSON object.", "input_schema": schema}
 
 
-def _tools(call: ModelCall, body: dict[str, Any], json_tool: Block | None) -> None:
+def _tools(call: ModelCall, body: dict[str, Any], json_tool: Block | None, notes: Notes, *, may_force: bool) -> None:
+    """The API does not allow that a reasoning model is forced to use a tool."""
     tools: list[Block] = []
     for tool in call.tools:
         entry: Block = {"name": tool.name, "input_schema": tool.parameters}
@@ -287,10 +290,13 @@ def _tools(call: ModelCall, body: dict[str, Any], json_tool: Block | None) -> No
             entry["description"] = tool.description
         tools.append(entry)
     choice = call.tool_choice
+    if not may_force and is_forced(call):
+        leave_the_choice(notes)
+        choice = ToolChoiceMode.AUTO
     if isinstance(choice, NamedTool):
         body["tool_choice"] = {"type": "tool", "name": choice.name}
     elif json_tool is not None:
-        body["tool_choice"] = _json_choice(call)
+        body["tool_choice"] = _json_choice(call, may_force=may_force)
     elif choice is not None and tools:
         body["tool_choice"] = {"type": _CHOICES[choice]}
     if json_tool is not None:
@@ -299,9 +305,8 @@ def _tools(call: ModelCall, body: dict[str, Any], json_tool: Block | None) -> No
         body["tools"] = tools
 
 
-def _json_choice(call: ModelCall) -> Block:
-    """The API does not allow that a reasoning model is forced to use a tool."""
-    if thinks(call):
+def _json_choice(call: ModelCall, *, may_force: bool) -> Block:
+    if not may_force:
         return {"type": "auto"}
     if call.tools and call.tool_choice is not ToolChoiceMode.NONE:
         return {"type": "any"}

@@ -29,6 +29,7 @@ from app.llm.messages import (
     ToolChoice,
     ToolChoiceMode,
 )
+from app.llm.providers.forced_tool import is_forced, leave_the_choice
 from app.llm.providers.opaque_fields import fields_of
 from app.llm.providers.unsupported import OTHER_REASONING, Notes, not_taken, refuse
 from app.llm.refused_parameters import Parameters
@@ -47,7 +48,8 @@ PARAMETERS = {
 """Parameters that may be left out for a model, each with its name in the input."""
 _CAPS = ("max_completion_tokens", "max_tokens")
 REFUSABLE = Parameters(
-    own=frozenset({"stream_options", "encoding_format", "prompt_cache_breakpoint"}), asked=frozenset({*PARAMETERS, *_CAPS})
+    own=frozenset({"stream_options", "encoding_format", "prompt_cache_breakpoint"}),
+    asked=frozenset({*PARAMETERS, *_CAPS, "tool_choice"}),
 )
 """If a server refuses one name of the output cap, the other one is sent."""
 
@@ -92,8 +94,12 @@ def encode_request(call: ModelCall, notes: Notes, untaken: Set[str], *, official
             body[name] = value
     if call.tools:
         body["tools"] = [{"type": "function", "function": _function(tool)} for tool in call.tools]
-        if call.tool_choice is not None:
+        if call.tool_choice is not None and "tool_choice" not in untaken:
             body["tool_choice"] = _choice(call.tool_choice)
+        elif is_forced(call):
+            leave_the_choice(notes)
+        elif call.tool_choice is ToolChoiceMode.NONE:
+            notes.drop("toolChoice")
     _format(call, body, notes)
     if stream:
         body["stream"] = True
