@@ -15,6 +15,7 @@ from app.gateway.completions import CompletionStatus
 from app.gateway.streams import events as completion_events
 from app.llm import messages
 from app.llm.messages import FinishReason
+from app.llm.routing import RestartReason
 from resolvers import completions as resolve
 from resolvers.inputs.enums import describe_enum
 from schema.budgets import BudgetExceeded
@@ -54,6 +55,16 @@ describe_enum(
         "TOOL_CALLS": "It waits for the results of tools.",
         "CONTENT_FILTER": "The provider's content filter stopped it.",
         "CANCELLED": "The call was cancelled.",
+    },
+)
+describe_enum(
+    RestartReason,
+    description="How a stream broke after a part of its answer was shown.",
+    values={
+        "CUT": "The connection ended before the answer did.",
+        "STALLED": "Nothing more came.",
+        "MALFORMED": "Something came that could not be read.",
+        "PROVIDER_ERROR": "The provider reported an error.",
     },
 )
 
@@ -153,6 +164,14 @@ class CompletionDelta(StreamEvent):
     text: str = field(description="Append it to the text so far.")
 
 
+@describes(
+    completion_events.ReasoningDelta,
+    description="The next words of the model's reasoning. Only in the stream of a call with `streamReasoning: true`.",
+)
+class ReasoningDelta(StreamEvent):
+    text: str = field(description="Append it to the reasoning so far. It is no part of the answer.")
+
+
 @describes(completion_events.ToolCallDelta, description="The next piece of a tool call.")
 class ToolCallDelta(StreamEvent):
     tool_call_id: ID = field(description="Which of the answer's tool calls it belongs to.")
@@ -166,6 +185,16 @@ class ToolCallDelta(StreamEvent):
 )
 class CompletionRerouted(StreamEvent):
     attempt: Attempt = field(description="The one that failed.")
+
+
+@describes(
+    completion_events.CompletionRestarted,
+    description="The stream broke and the answer begins anew. Discard all text, reasoning and tool calls that came before this "
+    "event. Only in the stream of a call with `restart: true`.",
+)
+class CompletionRestarted(StreamEvent):
+    attempt: Attempt = field(description="The one that broke. It stays charged.")
+    reason: RestartReason = field(description="How it broke.")
 
 
 @describes(completion_events.CompletionFinished, description="The answer is complete and its cost is in the ledger.")
@@ -187,8 +216,10 @@ class CompletionCancelled(StreamEvent):
 CompletionEvent: TypeAlias = Annotated[
     CompletionStarted
     | CompletionDelta
+    | ReasoningDelta
     | ToolCallDelta
     | CompletionRerouted
+    | CompletionRestarted
     | CompletionFinished
     | CompletionFailed
     | CompletionCancelled

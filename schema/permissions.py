@@ -73,6 +73,7 @@ PERMISSIONS: Mapping[tuple[str, str], Permission] = {
     ("CompletionFailed", EVERY_FIELD): Rule.WITH_PARENT,
     ("CompletionFinished", EVERY_FIELD): Rule.WITH_PARENT,
     ("CompletionRerouted", EVERY_FIELD): Rule.WITH_PARENT,
+    ("CompletionRestarted", EVERY_FIELD): Rule.WITH_PARENT,
     ("CompletionStarted", EVERY_FIELD): Rule.WITH_PARENT,
     ("Conflict", EVERY_FIELD): Rule.WITH_PARENT,
     ("CostForecast", EVERY_FIELD): Rule.WITH_PARENT,
@@ -101,6 +102,7 @@ PERMISSIONS: Mapping[tuple[str, str], Permission] = {
     ("ProviderMetrics", EVERY_FIELD): Rule.WITH_PARENT,  # its resolver hides the money of all tenants
     ("ProvidersFailed", EVERY_FIELD): Rule.WITH_PARENT,
     ("RateLimited", EVERY_FIELD): Rule.WITH_PARENT,
+    ("ReasoningDelta", EVERY_FIELD): Rule.WITH_PARENT,
     ("Route", EVERY_FIELD): Rule.WITH_PARENT,
     ("RouteCandidate", EVERY_FIELD): Rule.WITH_PARENT,
     ("TokenUsage", EVERY_FIELD): Rule.WITH_PARENT,

@@ -41,6 +41,13 @@ class CompletionStatus(Enum):
     CANCELLED = "CANCELLED"
 
 
+class OnClientLeave(Enum):
+    """What becomes of a streamed call once the operation that started it has ended before the call."""
+
+    CANCEL = "CANCEL"
+    CONTINUE = "CONTINUE"
+
+
 class CacheMode(Enum):
     OFF = "OFF"
     USE = "USE"
@@ -76,6 +83,9 @@ class CompletionRequest:
     labels: tuple[Label, ...] = ()
     timeout: timedelta | None = None
     idempotency_key: str | None = None
+    restart: bool = False
+    stream_reasoning: bool = False
+    on_client_leave: OnClientLeave = OnClientLeave.CONTINUE
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from app.access.limits import KeyLimited
 from app.access.principal import Principal
 from app.costs.holds import Admitted, Ledger
 from app.domain.errors import Refused
-from app.gateway.completions import NO_SUCH_COMPLETION, Completion, CompletionRequest, CompletionStatus
+from app.gateway.completions import NO_SUCH_COMPLETION, Completion, CompletionRequest, CompletionStatus, OnClientLeave
 from app.gateway.embeddings import Embeddings, EmbeddingsOutcome, EmbeddingsRequest
 from app.gateway.leases import Leases
 from app.gateway.lifecycle import Lifecycle
@@ -27,6 +27,7 @@ from app.gateway.running import RunningCompletion, RunningEmbeddings
 from app.gateway.start_pacing import StartPacing
 from app.gateway.stored_completions import CompletionReader
 from app.gateway.stored_embeddings import StoredEmbeddings
+from app.gateway.streams.event_log import EventLog
 from app.gateway.streams.events import CompletionEvent, CompletionFailed
 from app.gateway.streams.streams import CompletionStreams
 from app.llm.fleet import Fleet
@@ -104,6 +105,11 @@ class Gateway:
     async def start(self, request: CompletionRequest, principal: Principal) -> Completion:
         """Returns as soon as the call is admitted and its log has begun. The call goes on in the background. Raises the same
         errors as `complete`."""
+        found = await self._begin(request, principal)
+        return found if isinstance(found, Completion) else await found.started()
+
+    async def _begin(self, request: CompletionRequest, principal: Principal) -> EventLog | Completion:
+        """Returns the log of a call that now runs here, or the call that came first with the idempotency key."""
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self._slot(principal))
             async with self._pacing.turn():
@@ -115,18 +121,25 @@ class Gateway:
             running = self._running_completion(replace(call, key=admission.call), admission)
             log = self._streams.open_log(running)
             self._completions.begin(running, log, stack.pop_all())
-        return await log.started()
+        return log
 
     async def stream(self, request: CompletionRequest, principal: Principal) -> AsyncGenerator[CompletionEvent, None]:
-        """Starts a call and yields its events. If the call is refused, the refusal is the only event."""
+        """Starts a call and yields its events. If the call is refused, the refusal is the only event. If the request says so, the
+        call that was started here is cancelled when its caller leaves. It does not matter who else watches it."""
         try:
-            completion = await self.start(request, principal)
+            found = await self._begin(request, principal)
         except Refused as refusal:
             yield CompletionFailed(1, self._clock.now(), refusal.reason, None)
             return
-        async with aclosing(self.events(completion.key, None, principal)) as events:
-            async for event in events:
-                yield event
+        try:
+            if isinstance(found, EventLog):
+                await found.started()
+            async with aclosing(self.events(found.key, None, principal)) as events:
+                async for event in events:
+                    yield event
+        finally:
+            if isinstance(found, EventLog) and request.on_client_leave is OnClientLeave.CANCEL:
+                self._completions.cancel(found.key)
 
     def events(self, key: UUID, after: str | None, principal: Principal) -> AsyncGenerator[CompletionEvent, None]:
         """Yields every event after the cursor once and in order, up to the last one. The call may run in any process."""

@@ -5,13 +5,14 @@
     begin      a task of this process owns the call; its sink opens: a lease, the first entry of the log
       │
     answer ─── the router makes attempt after attempt; the sink gets what comes
-      │   ├─── cancelled, key revoked, shutdown ────────────────► what has come is charged
+      │   ├─── cancelled, left, key revoked, shutdown ──────────► what has come is charged
       │   └─── failed, nothing used, not watched ───────────────► release; the call leaves no trace
     settle     usage, cost and document in the ledger, once; before that no one sees the outcome
       │
     end        the sink shows the outcome: to the callers that wait, or as the last entry of the log
 
-A client that leaves does not stop what is already being paid for: the call belongs to its task, never to a connection.
+A client that leaves does not stop what is already being paid for, unless it asked for that: the call belongs to its task, never
+to a connection.
 """
 
 from __future__ import annotations
@@ -207,6 +208,12 @@ class Lifecycle(Generic[Template, Answered, Ended]):
         self._runs[running.call.key] = _Run(task, answering, sink.is_watched)
         task.add_done_callback(partial(self._forget, running.call.key))
         return task
+
+    def cancel(self, key: UUID) -> None:
+        """Stops reading the answer of a call that runs here; what has come is settled. Any other call is left alone."""
+        run = self._runs.get(key)
+        if run is not None:
+            run.answering.cancel()
 
     async def close(self, seconds: float) -> None:
         """Waits until every call in flight is settled, before the clients of the providers are closed. If a call takes longer

@@ -282,6 +282,8 @@ def _template(request: CompletionRequest, payer: Payer, plan: Plan, cap: int, de
         unsupported=plan.unsupported,
         input_tokens=plan.needs.input_tokens,
         holder=_holder(payer),
+        restart=request.restart,
+        stream_reasoning=request.stream_reasoning,
     )
 
 

@@ -19,7 +19,7 @@ from app.gateway.completions import (
 )
 from app.gateway.embeddings import Embeddings, EmbeddingsOutcome
 from app.gateway.planning import PlannedCall, Template
-from app.llm.messages import EmbedCall, FinishReason, ModelCall, TextDelta, ToolCallDelta
+from app.llm.messages import ContentDelta, EmbedCall, FinishReason, ModelCall, TextDelta, ToolCallDelta
 from app.llm.router import Routed, RoutedVectors
 from app.llm.routing import ProvidersFailed, RateLimited, Target
 from app.runtime.clock import Clock
@@ -39,6 +39,8 @@ class RunningCall(Generic[Template]):
         self._cap = admitted.output_cap_tokens
         self._cap_without_budgets = call.output_cap(call.plan.targets[0])
         self.attempts: list[Attempt] = []
+        self._written: list[str] = []
+        """What has come of the answer of the attempt under way."""
 
     async def admit_attempt(self, target: Target) -> int | None:
         """Returns the output cap of the next attempt. The first one uses the admission's cap; every further one needs a
@@ -55,6 +57,7 @@ class RunningCall(Generic[Template]):
         if attempt.usage is None and self._was_perhaps_billed(attempt):
             attempt = replace(attempt, usage=self._estimated(attempt))
         self.attempts.append(self.call.priced(attempt))
+        self._written.clear()
         if attempt.usage is not None and attempt.usage.confirmed:
             self._learn(attempt, attempt.usage)
 
@@ -90,20 +93,16 @@ class RunningCall(Generic[Template]):
         code = problem.code if isinstance(problem, RateLimited) else ProblemCode.PROVIDER_ERROR
         return ProvidersFailed("No other target could be tried.", tuple(self.attempts), retryable=True, code=code)
 
-    def _written(self) -> tuple[str, ...]:
-        """The parts of an answer that is not complete."""
-        return ()
-
     def _was_perhaps_billed(self, attempt: Attempt) -> bool:
-        """A provider also bills an answer that broke off or whose caller left. At most one target ever shows content."""
+        """A provider also bills an answer that broke off or whose caller left."""
         if attempt.outcome is AttemptOutcome.SUCCEEDED or attempt.outcome in _NEVER_SENT:
             return False
-        return attempt.outcome is AttemptOutcome.CANCELLED or bool(self._written())
+        return attempt.outcome is AttemptOutcome.CANCELLED or bool(self._written)
 
     def _estimated(self, attempt: Attempt) -> TokenUsage:
         """The input tokens that were held, and the output that was received."""
         estimator, target = self.call.estimator, Target(attempt.provider, attempt.model)
-        made = estimator.count_now(self._written())
+        made = estimator.count_now(("".join(self._written),))
         output = min(self._cap, estimator.corrected(target.provider, target.model, made))
         return TokenUsage(uncached_input_tokens=self.call.input_tokens(target), visible_output_tokens=output, confirmed=False)
 
@@ -112,17 +111,23 @@ class RunningCompletion(RunningCall[ModelCall]):
     def __init__(self, call: PlannedCall[ModelCall], admitted: Admitted, ledger: Ledger, clock: Clock) -> None:
         super().__init__(call, admitted, ledger, clock)
         self._texts: list[str] = []
-        self._tool_pieces: list[str] = []
         self._first_token_ms: float | None = None
 
-    def streamed(self, part: TextDelta | ToolCallDelta) -> None:
+    def streamed(self, part: ContentDelta) -> None:
         """Records one part of the answer."""
         if self._first_token_ms is None:
             self._first_token_ms = (self._clock.monotonic() - self.call.started) * 1000
+        if isinstance(part, ToolCallDelta):
+            self._written += (part.name or "", part.arguments_delta)
+            return
+        self._written.append(part.text)
         if isinstance(part, TextDelta):
             self._texts.append(part.text)
-        else:
-            self._tool_pieces += (part.name or "", part.arguments_delta)
+
+    def restarted(self, broken: Attempt) -> Attempt:
+        """What was shown so far is void. Returns the attempt as it is charged."""
+        self._texts.clear()
+        return next(attempt for attempt in self.attempts if attempt.key == broken.key)
 
     def finished(self, routed: Routed) -> Completion:
         answer, call = routed.answer, self.call
@@ -158,9 +163,6 @@ class RunningCompletion(RunningCall[ModelCall]):
     def unfinished(self) -> Completion:
         completion = self._completion(CompletionStatus.RUNNING)
         return replace(completion, latency_ms=None, overhead_ms=None, finished_at=None)
-
-    def _written(self) -> tuple[str, ...]:
-        return () if self._first_token_ms is None else ("".join(self._texts), "".join(self._tool_pieces))
 
     def _completion(self, status: CompletionStatus) -> Completion:
         call, now = self.call, self._clock.monotonic()

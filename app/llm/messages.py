@@ -175,7 +175,8 @@ ResponseFormat: TypeAlias = JsonObjectFormat | JsonSchemaFormat
 class ModelCall:
     """One call as it is sent to one model. `deadline` is in the Clock's monotonic seconds. `input_tokens` is the number that
     was counted before, 0 if it was not counted. `holder` is the caller that takes its share of the provider's connections. If
-    `is_another_target_left` is true, a silent target is given up sooner."""
+    `is_another_target_left` is true, a silent target is given up sooner. If `restart` is true, a stream that breaks after
+    something was shown begins anew. If `stream_reasoning` is true, the reasoning is shown as it comes."""
 
     model: str
     messages: tuple[Message, ...]
@@ -193,6 +194,8 @@ class ModelCall:
     input_tokens: int = 0
     holder: Holder = NO_HOLDER
     is_another_target_left: bool = False
+    restart: bool = False
+    stream_reasoning: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,6 +222,13 @@ class TextDelta:
 
 
 @dataclass(frozen=True, slots=True)
+class ReasoningDelta:
+    """Comes only for a call that asks for it with `stream_reasoning`."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class ToolCallDelta:
     """The first delta of a call has its name. The arguments arrive in pieces."""
 
@@ -234,7 +244,7 @@ class AnswerEnd:
     answer: Answer
 
 
-ContentDelta: TypeAlias = TextDelta | ToolCallDelta
+ContentDelta: TypeAlias = TextDelta | ReasoningDelta | ToolCallDelta
 StreamPart: TypeAlias = ContentDelta | AnswerEnd
 
 
@@ -243,13 +253,18 @@ def merged(parts: Sequence[ContentDelta]) -> Sequence[ContentDelta]:
     if len(parts) < 2:
         return parts
     found: list[ContentDelta] = []
+    kind: type[TextDelta | ReasoningDelta] = TextDelta
     texts: list[str] = []
     for part in parts:
-        if isinstance(part, TextDelta):
+        if not isinstance(part, ToolCallDelta):
+            if texts and type(part) is not kind:
+                found.append(kind("".join(texts)))
+                texts = []
+            kind = type(part)
             texts.append(part.text)
             continue
         if texts:
-            found.append(TextDelta("".join(texts)))
+            found.append(kind("".join(texts)))
             texts = []
         last = found[-1] if found else None
         if isinstance(last, ToolCallDelta) and last.tool_call_id == part.tool_call_id and part.name is None:
@@ -257,7 +272,7 @@ def merged(parts: Sequence[ContentDelta]) -> Sequence[ContentDelta]:
         else:
             found.append(part)
     if texts:
-        found.append(TextDelta("".join(texts)))
+        found.append(kind("".join(texts)))
     return found
 
 

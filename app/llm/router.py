@@ -2,8 +2,8 @@
 answers.
 
 The report names the target that answered, never one that failed. Nothing of a stream is shown before its first token. If a
-target fails before that, the next one is tried and no caller sees it. After that a failure is final, because what was shown is
-not a whole answer.
+target fails before that, the next one is tried and no caller sees it. After that, what was shown is not a whole answer. The
+failure is final, unless the call asks that the answer begins anew.
 """
 
 from __future__ import annotations
@@ -17,10 +17,19 @@ from app.domain.attempts import Attempt
 from app.domain.errors import ProviderError, Refused
 from app.domain.problems import InvalidInput, ProblemCode
 from app.domain.usage import Operation
-from app.llm.messages import Answer, AnswerEnd, EmbedCall, Embedded, ModelCall, TextDelta, ToolCallDelta, UnsupportedPolicy
+from app.llm.messages import Answer, AnswerEnd, ContentDelta, EmbedCall, Embedded, ModelCall, UnsupportedPolicy
 from app.llm.resilience.failover import Failover
 from app.llm.resilience.guarded import CallContext, Guarded, TargetSkipped
-from app.llm.routing import CallNeeds, Route, RouteCandidate, RoutingPreference, RoutingStrategy, Target, parse_target
+from app.llm.routing import (
+    CallNeeds,
+    Restarted,
+    Route,
+    RouteCandidate,
+    RoutingPreference,
+    RoutingStrategy,
+    Target,
+    parse_target,
+)
 from app.llm.strategies import Latencies, Ordering
 from app.runtime.clock import Clock
 
@@ -63,7 +72,7 @@ class Rerouted:
     attempt: Attempt
 
 
-RoutedPart: TypeAlias = TextDelta | ToolCallDelta | Rerouted | Routed
+RoutedPart: TypeAlias = ContentDelta | Rerouted | Restarted | Routed
 
 
 class Targets(Protocol):
@@ -153,28 +162,29 @@ class Router:
     async def route_stream(
         self, plan: Plan, call: ModelCall, admit: Admit, observe: Observe, *, tenant: str
     ) -> AsyncGenerator[RoutedPart, None]:
-        """Yields the deltas of the one target that answers, a Rerouted for every target that failed before it showed anything,
-        and Routed as the last part. Raises the same errors as `route_completion`, also if content was already shown."""
+        """Yields the deltas of the target that answers, a Rerouted for every target that failed before it showed anything, and
+        Routed as the last part. With `call.restart` a Restarted comes before the first part that follows a broken stream. Raises
+        the same errors as `route_completion`, also if content was already shown."""
         failover = self._failover(plan, call.max_output_tokens, call.deadline, CallContext(tenant, 0, admit, observe))
-        reported = 0
+        context, reported = failover.call_context, 0
         while (guarded := failover.next()) is not None:
-            for attempt in failover.call_context.attempts[reported:]:
+            for attempt in context.attempts[reported:]:
                 yield Rerouted(attempt)
-            reported = len(failover.call_context.attempts)
-            parts = guarded.stream(call, failover.call_context)
-            shown = False
+            reported = len(context.attempts)
+            parts = guarded.stream(call, context)
             try:
                 async for part in parts:
+                    if (broken := context.take_broken()) is not None:
+                        yield broken
                     if isinstance(part, AnswerEnd):
                         yield Routed(part.answer, guarded.target)
                         return
-                    shown = True
                     yield part
             except (ProviderError, TargetSkipped, Refused) as error:
                 failover.failed(guarded, error)
-                reported = max(reported, len(failover.call_context.attempts) - 1)
-                if shown:
+                if context.broken is not None and not call.restart:
                     raise failover.refusal() from error
+                reported = max(reported, len(context.attempts) - (0 if context.has_just_broken else 1))
             finally:
                 await parts.aclose()
         raise failover.refusal()

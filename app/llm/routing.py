@@ -47,6 +47,23 @@ class Route:
     unsupported: UnsupportedPolicy
 
 
+class RestartReason(Enum):
+    """How a stream broke after something of it had been shown."""
+
+    CUT = "CUT"
+    STALLED = "STALLED"
+    MALFORMED = "MALFORMED"
+    PROVIDER_ERROR = "PROVIDER_ERROR"
+
+
+@dataclass(frozen=True, slots=True)
+class Restarted:
+    """`attempt` broke after something of its answer had been shown. All that was shown is void: a new answer begins here."""
+
+    attempt: Attempt
+    reason: RestartReason
+
+
 @dataclass(frozen=True, slots=True)
 class CallNeeds:
     """What a call needs of its target: room for the estimated input, and the operation. `private_url` is the input path of an

@@ -12,7 +12,7 @@ import strawberry
 from strawberry import field
 from strawberry.scalars import JSON
 
-from app.gateway.completions import CacheMode, CachePolicy, CompletionRequest
+from app.gateway.completions import CacheMode, CachePolicy, CompletionRequest, OnClientLeave
 from app.llm.messages import (
     Json,
     JsonObjectFormat,
@@ -183,6 +183,20 @@ class CompletionInput:
         description="The same key and input give the same completion, charged once. The same key with other input is "
         "a Conflict. At most 255 characters."
     )
+    restart: bool = field(
+        description="True: if a stream breaks after a part of its answer was shown, the answer begins anew, at the next target "
+        "or at the same one. `CompletionRestarted` then says that everything shown before is void. Every attempt is charged. "
+        "`completionCreate` shows nothing before the end, so it does this anyway.",
+        default=False,
+    )
+    stream_reasoning: bool = field(
+        description="True: the stream of this call also brings `ReasoningDelta` events, if the model shows its reasoning.",
+        default=False,
+    )
+    on_client_leave: OnClientLeave | None = field(
+        description="What happens to the call if its `completionStream` ends before the call does. Omit for CONTINUE. Other "
+        "operations ignore it."
+    )
 
     async def read(self) -> CompletionRequest:
         """As `to_domain`. A large conversation is read in a thread, so that others have their turn meanwhile."""
@@ -214,6 +228,9 @@ class CompletionInput:
             labels=to_labels(self.labels, ("labels",)),
             timeout=None if self.timeout_ms is None else timedelta(milliseconds=self.timeout_ms),
             idempotency_key=self.idempotency_key,
+            restart=self.restart,
+            stream_reasoning=self.stream_reasoning,
+            on_client_leave=self.on_client_leave or OnClientLeave.CONTINUE,
         )
 
     def _messages(self) -> tuple[Message, ...]:

@@ -12,7 +12,7 @@ from app.costs.budgets import BudgetEnforcement, BudgetOwner, BudgetPeriod
 from app.costs.export import ExportFormat
 from app.costs.queries import CostDimension, CostOrderField, Direction
 from app.domain.usage import Operation
-from app.gateway.completions import CacheMode
+from app.gateway.completions import CacheMode, OnClientLeave
 from app.llm.messages import ReasoningEffort, Role, ToolChoiceMode
 from app.llm.routing import RoutingStrategy
 
@@ -54,6 +54,14 @@ describe_enum(
         "LOW": "Briefly: fast and cheap.",
         "MEDIUM": "As long as most questions need.",
         "HIGH": "As long as hard questions need: slow and expensive.",
+    },
+)
+describe_enum(
+    OnClientLeave,
+    description="What happens to a streamed call if the operation that started it ends before the call does.",
+    values={
+        "CANCEL": "The call is cancelled. What was produced until then stays charged.",
+        "CONTINUE": "The call runs on. It can be watched with `completionEvents`.",
     },
 )
 describe_enum(

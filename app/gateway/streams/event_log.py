@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
+from uuid import UUID
 
 from app.gateway.completions import Completion, CompletionStatus
 from app.gateway.leases import Leases
@@ -16,6 +17,7 @@ from app.gateway.running import RunningCompletion
 from app.gateway.streams.events import UNSETTLED
 from app.gateway.streams.producer import StreamProducer
 from app.llm.router import Rerouted, Routed, Router
+from app.llm.routing import Restarted
 
 
 class EventLog:
@@ -35,6 +37,10 @@ class EventLog:
         self._router = router
         self._leases = leases
         self._on_closed = on_closed
+
+    @property
+    def key(self) -> UUID:
+        return self._running.call.key
 
     async def started(self) -> Completion:
         """Returns the completion as it begins, once the log has its first entry."""
@@ -64,6 +70,8 @@ class EventLog:
                     return running.finished(part)
                 if isinstance(part, Rerouted):
                     self._producer.rerouted(call.priced(part.attempt))
+                elif isinstance(part, Restarted):
+                    self._producer.restarted(running.restarted(part.attempt), part.reason)
                 else:
                     running.streamed(part)
                     self._producer.delta(part)

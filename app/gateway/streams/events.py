@@ -16,7 +16,7 @@ from app.domain.ids import format_id
 from app.domain.paging import decode_cursor, encode_cursor, not_a_cursor
 from app.domain.problems import InvalidInput
 from app.gateway.completions import Completion
-from app.llm.routing import ProvidersFailed
+from app.llm.routing import ProvidersFailed, RestartReason
 
 UNSETTLED = ProvidersFailed("The cost of the answer could not be saved.", (), retryable=True)
 BEYOND_THE_END = InvalidInput("The cursor is after the completion's last event.", ("after",))
@@ -49,6 +49,11 @@ class CompletionDelta(Numbered):
 
 
 @dataclass(frozen=True, slots=True)
+class ReasoningDelta(Numbered):
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class ToolCallDelta(Numbered):
     tool_call_id: str
     arguments_delta: str
@@ -58,6 +63,14 @@ class ToolCallDelta(Numbered):
 @dataclass(frozen=True, slots=True)
 class CompletionRerouted(Numbered):
     attempt: Attempt
+
+
+@dataclass(frozen=True, slots=True)
+class CompletionRestarted(Numbered):
+    """Every delta before it is void."""
+
+    attempt: Attempt
+    reason: RestartReason
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +99,10 @@ class CompletionHeartbeat(Numbered):
 CompletionEvent: TypeAlias = (
     CompletionStarted
     | CompletionDelta
+    | ReasoningDelta
     | ToolCallDelta
     | CompletionRerouted
+    | CompletionRestarted
     | CompletionFinished
     | CompletionFailed
     | CompletionCancelled

@@ -19,17 +19,22 @@ from app.gateway.streams.events import (
     CompletionFailed,
     CompletionFinished,
     CompletionRerouted,
+    CompletionRestarted,
     CompletionStarted,
+    ReasoningDelta,
     ToolCallDelta,
 )
 from app.llm import messages
+from app.llm.routing import RestartReason
 
 
 class EntryKind(Enum):
     STARTED = "started"
     TEXT = "text"
+    REASONING = "reasoning"
     TOOL_CALL = "tool_call"
     REROUTED = "rerouted"
+    RESTARTED = "restarted"
     ENDED = "ended"
 
 
@@ -41,6 +46,7 @@ class Entry:
     text: str | None = None
     tool_call: messages.ToolCallDelta | None = None
     attempt: Attempt | None = None
+    reason: RestartReason | None = None
 
     @property
     def is_last(self) -> bool:
@@ -65,9 +71,12 @@ def event_of(entry: Entry, key: UUID) -> CompletionEvent:
     if entry.tool_call is not None:
         call = entry.tool_call
         return ToolCallDelta(entry.number, entry.at, call.tool_call_id, call.arguments_delta, call.name)
+    if entry.attempt is not None and entry.reason is not None:
+        return CompletionRestarted(entry.number, entry.at, entry.attempt, entry.reason)
     if entry.attempt is not None:
         return CompletionRerouted(entry.number, entry.at, entry.attempt)
-    return CompletionDelta(entry.number, entry.at, entry.text or "")
+    kind = ReasoningDelta if entry.kind is EntryKind.REASONING else CompletionDelta
+    return kind(entry.number, entry.at, entry.text or "")
 
 
 def last_event(number: int, at: datetime, completion: Completion) -> CompletionEvent:

@@ -21,7 +21,8 @@ from app.domain.attempts import Attempt
 from app.domain.errors import StoreUnavailable
 from app.gateway.completions import Completion
 from app.gateway.streams.log_entries import Entry, EntryKind
-from app.llm.messages import ContentDelta, TextDelta, merged
+from app.llm.messages import ContentDelta, TextDelta, ToolCallDelta, merged
+from app.llm.routing import RestartReason
 from app.runtime.clock import Clock
 from app.runtime.ticks import Ticks
 
@@ -71,6 +72,9 @@ class StreamProducer:
     def rerouted(self, attempt: Attempt) -> None:
         self._put(EntryKind.REROUTED, attempt)
 
+    def restarted(self, attempt: Attempt, reason: RestartReason) -> None:
+        self._put(EntryKind.RESTARTED, attempt, reason)
+
     async def flush(self) -> None:
         """Returns when everything received so far is shown, and in the log if the log is available."""
         self._write()
@@ -102,8 +106,8 @@ class StreamProducer:
             if position >= len(self._entries):
                 yield None
 
-    def _put(self, kind: EntryKind, attempt: Attempt | None = None) -> None:
-        self._pending.append(Entry(0, self._clock.now(), kind, attempt=attempt))
+    def _put(self, kind: EntryKind, attempt: Attempt | None = None, reason: RestartReason | None = None) -> None:
+        self._pending.append(Entry(0, self._clock.now(), kind, attempt=attempt, reason=reason))
         self._write()
 
     def _write_merged(self) -> None:
@@ -162,7 +166,8 @@ class StreamProducer:
 
 def _entries(deltas: Sequence[ContentDelta], now: datetime, numbers: Iterator[int]) -> Iterator[Entry]:
     for part in merged(deltas):
-        if isinstance(part, TextDelta):
-            yield Entry(next(numbers), now, EntryKind.TEXT, text=part.text)
-        else:
+        if isinstance(part, ToolCallDelta):
             yield Entry(next(numbers), now, EntryKind.TOOL_CALL, tool_call=part)
+        else:
+            kind = EntryKind.TEXT if isinstance(part, TextDelta) else EntryKind.REASONING
+            yield Entry(next(numbers), now, kind, text=part.text)

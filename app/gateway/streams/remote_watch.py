@@ -30,7 +30,7 @@ from app.gateway.streams.events import (
     CompletionStarted,
     ToolCallDelta,
 )
-from app.gateway.streams.log_entries import Entry, decode_entry, event_of, last_event
+from app.gateway.streams.log_entries import Entry, EntryKind, decode_entry, event_of, last_event
 from app.gateway.streams.seals import Seals
 from app.runtime.batcher import Batcher
 from app.runtime.clock import Clock
@@ -197,10 +197,14 @@ class _RemoteWatcher:
         return [last_event(end, self.at.clock.now(), self.known)]
 
     async def _shown(self) -> str | None:
-        """Returns the text from the log, because the ledger has no text of a call whose owner died."""
+        """Returns the text from the log that is not void, because the ledger has no text of a call whose owner died."""
         texts, position = list[str](), 0
         while (page := await self.at.read(self.key, position)) is not None and page.entries:
-            texts += [entry.text or "" for entry in await self._entries(page) or ()]
+            for entry in await self._entries(page) or ():
+                if entry.kind is EntryKind.RESTARTED:
+                    texts.clear()
+                elif entry.kind is EntryKind.TEXT:
+                    texts.append(entry.text or "")
             position = page.entries[-1][0]
         return "".join(texts) or None
 

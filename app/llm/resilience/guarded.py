@@ -1,7 +1,8 @@
 """One target with its breaker, its provider's limiter and its provider's retries. It is itself a Provider.
 
 Every try has this order: breaker, hold (`admit`), limiter, send. In whatever way a try ends, it reports to all of them exactly
-once. If it was sent, it also reports to `observe`. A stream is started again only if nothing of it was shown.
+once. If it was sent, it also reports to `observe`. A stream of which something was shown is started again only if the call asks
+for it.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from app.llm.resilience.allowance import ModelAllowance
 from app.llm.resilience.breaker import BreakerState, Permit
 from app.llm.resilience.limiter import Limiter, Reservation
 from app.llm.resilience.retry import Retry
-from app.llm.routing import RateLimited, Target
+from app.llm.routing import RateLimited, Restarted, RestartReason, Target
 from app.runtime.clock import Clock
 
 MAX_TRIES_BEFORE_THE_LAST_TARGET = 6
@@ -59,6 +60,12 @@ _SKIPS = {
     AttemptOutcome.SKIPPED_LIMIT: ProblemCode.RATE_LIMITED,
     AttemptOutcome.SKIPPED_BUDGET: ProblemCode.BUDGET_EXCEEDED,
 }
+_RESTARTS = {
+    FailureKind.CONNECTION: RestartReason.CUT,
+    FailureKind.TRUNCATED: RestartReason.CUT,
+    FailureKind.IDLE_TIMEOUT: RestartReason.STALLED,
+    FailureKind.MALFORMED: RestartReason.MALFORMED,
+}
 _NEVER_SENT = frozenset({FailureKind.CONNECT_TIMEOUT, FailureKind.POOL_EXHAUSTED})
 _PERHAPS_USED = frozenset(
     {FailureKind.FIRST_TOKEN_TIMEOUT, FailureKind.IDLE_TIMEOUT, FailureKind.TOTAL_TIMEOUT, FailureKind.TRUNCATED}
@@ -87,7 +94,8 @@ class CallContext:
     """The context that one call takes from attempt to attempt and from target to target.
 
     `admit` is asked before every try. It returns the output cap of the try (0: the call's own), or None if the try is not
-    allowed. `is_last_target` is False while another target is left to try.
+    allowed. `is_last_target` is False while another target is left to try. `broken` is the stream that broke after something of
+    it was shown. It stays until something of another answer comes.
     """
 
     tenant: str = ""
@@ -97,6 +105,19 @@ class CallContext:
     is_last_target: bool = True
     tries_left: int = MAX_TRIES_BEFORE_THE_LAST_TARGET
     attempts: list[Attempt] = field(default_factory=list)
+    broken: Restarted | None = None
+
+    def note_broken(self, kind: FailureKind) -> None:
+        """The last attempt had shown something."""
+        self.broken = Restarted(self.attempts[-1], _RESTARTS.get(kind, RestartReason.PROVIDER_ERROR))
+
+    @property
+    def has_just_broken(self) -> bool:
+        return self.broken is not None and self.broken.attempt is self.attempts[-1]
+
+    def take_broken(self) -> Restarted | None:
+        broken, self.broken = self.broken, None
+        return broken
 
 
 class GuardBreaker(Protocol):
@@ -322,11 +343,12 @@ class Guarded:
         return await self._run(call, self._provider.embed, call_context or CallContext())
 
     async def stream(self, call: ModelCall, call_context: CallContext | None = None) -> AsyncGenerator[StreamPart, None]:
-        """Raises the same errors as `complete`. After the first part an error means that what was shown is not a whole answer."""
+        """Raises the same errors as `complete`. After the first part an error means that what was shown is not a whole answer. If
+        the call asks for it, another try may follow also then. `call_context.broken` is set before its first part."""
         call_context = call_context or CallContext()
-        shown = False
         current: _Try | None = None
         for tries in itertools.count(1):
+            shown = False
             current = await self._enter(call, call_context, current, streamed=True)
             parts = aiter(self._provider.stream(_fit(call, self.target, current.cap, call_context)))
             try:
@@ -342,8 +364,10 @@ class Guarded:
             except ProviderError as error:
                 current.failed(error)
                 if shown:
-                    raise
-                await self._pause(tries, error, current.seconds, call.deadline, call_context)
+                    call_context.note_broken(error.kind)
+                    if not call.restart:
+                        raise
+                await self._pause(tries, error, current.seconds, call.deadline, call_context, begins_anew=shown)
             except Refused:
                 current.rejected_before_send()
                 raise
@@ -444,11 +468,20 @@ class Guarded:
         self.skip(outcome, call_context)
         return TargetSkipped(outcome, refusal)
 
-    async def _pause(self, tries: int, error: ProviderError, seconds: float, deadline: float, call_context: CallContext) -> None:
+    async def _pause(
+        self,
+        tries: int,
+        error: ProviderError,
+        seconds: float,
+        deadline: float,
+        call_context: CallContext,
+        *,
+        begins_anew: bool = False,
+    ) -> None:
         """Waits for the backoff. Raises the error if the target is not tried again."""
-        delay = None
-        if call_context.tries_left > 0 or call_context.is_last_target:
-            delay = self._retry.delay(tries, error, deadline, seconds=seconds, is_last_target=call_context.is_last_target)
+        delay, is_last = None, call_context.is_last_target
+        if call_context.tries_left > 0 or is_last:
+            delay = self._retry.delay(tries, error, deadline, is_last_target=is_last, seconds=seconds, begins_anew=begins_anew)
         if delay is None:
             raise error
         await self.clock.sleep(delay)

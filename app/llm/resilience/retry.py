@@ -68,7 +68,14 @@ class Retry:
         self.budget = RetryBudget(settings.budget_ratio, settings.budget_per_second, clock)
 
     def delay(
-        self, tries: int, error: ProviderError, deadline: float, *, is_last_target: bool, seconds: float = 0.0
+        self,
+        tries: int,
+        error: ProviderError,
+        deadline: float,
+        *,
+        is_last_target: bool,
+        seconds: float = 0.0,
+        begins_anew: bool = False,
     ) -> float | None:
         """Returns the seconds to wait before the next try after `tries` failed ones; None if there is no next try.
 
@@ -76,14 +83,16 @@ class Retry:
         here, and none if its wait is longer than the longest backoff. Two failures are tried once more, and only at the last
         target, because another try seldom repairs them: a paid answer that cannot be read, and a method that the server does
         not implement. `seconds` is how long the last try took. If a target gave no answer for as long as a first token may
-        take, it is not tried again.
+        take, it is not tried again. `begins_anew`: a part of the answer was shown, and the caller wants another one. A target
+        that then fell silent is tried once more, and only if it is the last one.
         """
-        if seconds >= self._silence and error.kind not in _HAD_BEGUN:
+        if seconds >= self._silence and not (begins_anew or error.kind in _HAD_BEGUN):
             return None
-        is_doubtful = error.was_bought or error.kind is FailureKind.NOT_IMPLEMENTED
+        fell_silent = begins_anew and error.kind is FailureKind.IDLE_TIMEOUT
+        is_doubtful = error.was_bought or fell_silent or error.kind is FailureKind.NOT_IMPLEMENTED
         is_short = is_doubtful or not is_last_target
         most = min(self._settings.attempts, _SHORT_OF_TRIES) if is_short else self._settings.attempts
-        if not error.retryable or tries >= most or (is_doubtful and not is_last_target):
+        if not (error.retryable or fell_silent) or tries >= most or (is_doubtful and not is_last_target):
             return None
         delay = self.backoff(tries)
         if error.retry_after is not None:

@@ -15,7 +15,7 @@ import msgspec
 
 from app.domain.usage import TokenUsage
 from app.llm import failures
-from app.llm.messages import ContentDelta, ModelCall, TextDelta, ToolCallDelta
+from app.llm.messages import ContentDelta, ModelCall, ReasoningDelta, TextDelta, ToolCallDelta
 from app.llm.providers.answers import WholeAnswer
 from app.llm.providers.anthropic.response import UNKNOWN_PART, Content, block_kind, tool_input, tool_use_id
 from app.llm.providers.unsupported import Notes
@@ -199,6 +199,8 @@ class AnthropicStream:
             if not self._content.is_answer(str(block.get("name"))):
                 return (ToolCallDelta(begun.block["id"], "", clean(str(block.get("name")))),)
             self._held = None
+        if kind == "thinking" and isinstance(thinking := block.get("thinking"), str):
+            return self._show_thinking(thinking)
         text = block.get("text")
         return self._text(begun, text) if isinstance(text, str) and text else ()
 
@@ -223,8 +225,8 @@ class AnthropicStream:
         if kind == "thinking_delta":
             self._output_bytes += len(delta.thinking.encode())
             block.pieces.append(delta.thinking)
-        else:
-            block.block["signature"] = delta.signature
+            return self._show_thinking(delta.thinking)
+        block.block["signature"] = delta.signature
         return ()
 
     def _block_of(self, index: int | None, kind: str) -> _Block:
@@ -255,6 +257,9 @@ class AnthropicStream:
             self._held.append(text)
             return ()
         return (TextDelta(text),) if text else ()
+
+    def _show_thinking(self, text: str) -> Sequence[ContentDelta]:
+        return (ReasoningDelta(clean(text)),) if text and self._call.stream_reasoning else ()
 
     def _arguments(self, block: _Block, piece: str) -> Sequence[ContentDelta]:
         piece = clean(piece)

@@ -16,7 +16,7 @@ import msgspec
 from app.domain.errors import ProviderError
 from app.domain.usage import TokenUsage
 from app.llm import failures
-from app.llm.messages import ContentDelta, ModelCall, TextDelta
+from app.llm.messages import ContentDelta, ModelCall, ReasoningDelta, TextDelta
 from app.llm.providers.answers import WholeAnswer
 from app.llm.providers.opaque_fields import Fields, join
 from app.llm.providers.openai.content import CallPiece, MessageParts, first_choice, read_message
@@ -174,12 +174,11 @@ class OpenAIStream:
             self.complete = True
 
     def _take(self, message: MessageParts, parts: list[ContentDelta]) -> None:
+        self._think(message.reasoning, parts)
         if message.text:
             parts.append(self._text(message.text, self._texts))
         if message.refusal:
             parts.append(self._text(message.refusal, self._refusals))
-        for name, piece in message.reasoning.items():
-            self._think(name, piece)
         for call in message.calls:
             self._tool_call(call, parts)
         if message.fields:
@@ -221,6 +220,8 @@ class OpenAIStream:
         if delta is None and bytes(choice.message) != b"null":
             self._read_loose_choice({"message": decode(_ANY, bytes(choice.message))}, parts)
         if delta is not None:
+            if delta.reasoning_content or delta.reasoning:
+                self._think({"reasoning_content": delta.reasoning_content, "reasoning": delta.reasoning}, parts)
             if delta.content:
                 parts.append(self._text(delta.content, self._texts))
             if delta.refusal:
@@ -229,10 +230,6 @@ class OpenAIStream:
                 self._tool_call(_piece(body), parts)
             if not delta.tool_calls and bytes(delta.function_call) != b"null":
                 self._take(read_message({"function_call": decode(_ANY, bytes(delta.function_call))}, self._notes), parts)
-            if delta.reasoning_content:
-                self._think("reasoning_content", delta.reasoning_content)
-            if delta.reasoning:
-                self._think("reasoning", delta.reasoning)
         if choice.finish_reason:
             self._finish = finish_word(choice.finish_reason)
             self.complete = True
@@ -245,10 +242,15 @@ class OpenAIStream:
         self._shown.append(text)
         return TextDelta(text)
 
-    def _think(self, name: str, piece: str) -> None:
-        self.started = True
-        self._output_bytes += len(piece.encode())
-        self._reasoning.setdefault(name, []).append(piece)
+    def _think(self, reasoning: Mapping[str, str | None], parts: list[ContentDelta]) -> None:
+        """Of a server that gives the same words under two names, one is shown."""
+        pieces = {name: piece for name, piece in reasoning.items() if piece}
+        for name, piece in pieces.items():
+            self.started = True
+            self._output_bytes += len(piece.encode())
+            self._reasoning.setdefault(name, []).append(piece)
+        if pieces and self._call.stream_reasoning:
+            parts.append(ReasoningDelta(clean(next(iter(pieces.values())))))
 
     def _tool_call(self, piece: CallPiece, parts: list[ContentDelta]) -> None:
         self.started = True
