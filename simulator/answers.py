@@ -96,6 +96,7 @@ class Answer:
     stop: Stop
     thinking: str = ""
     thinking_tokens: int = 0
+    thinking_field: str | None = None
     calls: list[Call] = field(default_factory=list)
     stopped_at: str | None = None
     visible_tokens: int = 0
@@ -128,6 +129,7 @@ def answer(ask: Ask, said: Said | None, step: Step = NO_FAULT) -> Answer:
     text = "" if made else _text(ask, said, step)
     result = Answer(text, Stop.TOOLS if made else Stop.END, calls=made)
     result.thinking_tokens = min(thinking, max(0, ask.max_tokens - 1))
+    result.thinking_field = said.thinking_field
     result.thinking = prose(ask.seed + 1, result.thinking_tokens)
     return _cut(ask, result)
 

@@ -87,6 +87,8 @@ class OpenAIWire:
             "refusal": answer.text if refused else None,
             "annotations": [],
         }
+        if answer.thinking_field is not None:
+            message[answer.thinking_field] = answer.thinking
         if answer.calls:
             message["tool_calls"] = [
                 {"id": f"call_{call.id}", "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
@@ -170,11 +172,13 @@ def _error(rejected: Rejected) -> Json:
 
 def _deltas(answer: Answer, *, odd: bool) -> Iterator[tuple[bytes, int, bool]]:
     """Each delta as JSON, the tokens made so far, and whether it carries any."""
-    made = answer.thinking_tokens
     word = b"refusal" if answer.stop is Stop.REFUSED else b"content"
     first = b"null" if answer.calls else b'""'
     yield b'{"role":"assistant","content":' + first + b',"refusal":null}', 0, False
+    for made, piece in enumerate(pieces(answer.thinking) if answer.thinking_field else (), start=1):
+        yield _encode({answer.thinking_field: piece}), made, True
     encode = escaped if odd else _encode
+    made = answer.thinking_tokens
     for piece in pieces(answer.text):
         made += 1
         yield b'{"%s":%s}' % (word, encode(piece)), made, True

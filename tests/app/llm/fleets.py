@@ -55,6 +55,7 @@ class Bench:
     parts: list[RoutedPart] = field(default_factory=list)
     cap: int | None = 100
     calls: int = 0
+    restart: bool = False
     prompt: str = ""
     """Of every call; left out, each has its own."""
 
@@ -85,7 +86,7 @@ class Bench:
     def call(self, within: float = 600.0) -> ModelCall:
         self.calls += 1
         message = Message(Role.USER, (Text(self.prompt or f"hello {self.calls}"),))
-        return ModelCall("", (message,), 100, self.clock.monotonic() + within)
+        return ModelCall("", (message,), 100, self.clock.monotonic() + within, restart=self.restart)
 
     def plan(self, model: str | None = None, preference: RoutingPreference | None = None, needs: CallNeeds | None = None) -> Plan:
         return self.fleet.router.plan(model, preference or RoutingPreference(), needs or CallNeeds(10), lambda _: None)
