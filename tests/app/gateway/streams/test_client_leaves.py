@@ -23,7 +23,7 @@ from app.services import Services
 from app.settings import ProviderTimeouts
 from tests.app.access.principals import principal
 from tests.app.conftest import OpenProcess
-from tests.app.gateway.streams.test_streams import SLOW, all_of, last, text_of, until
+from tests.app.gateway.streams.test_streams import SLOW, all_of, last, seen_by, text_of, until
 from tests.app.gateway.test_gateway import Held
 from tests.services import Stores, asked
 from tests.simulators import RunningSimulator
@@ -68,7 +68,7 @@ class TestAClientThatAskedForCancel:
         simulator.post({"operation": "completion", "headers_delay_ms": 30_000})
         request = replace(LEAVING, idempotency_key="k")
         leaving = asyncio.create_task(all_of(services.gateway.stream(request, ACME)))
-        await asyncio.to_thread(simulator.seen, 1)
+        await seen_by(simulator, open_too=True)
         leaving.cancel()
         await asyncio.gather(leaving, return_exceptions=True)
         again = await services.gateway.start(request, ACME)
@@ -103,7 +103,7 @@ class TestOthersWhoLeave:
         simulator.post(SLOW)
         request = replace(LEAVING, idempotency_key="k")
         first = asyncio.create_task(all_of(services.gateway.stream(request, ACME)))
-        await asyncio.to_thread(simulator.seen, 1)
+        await seen_by(simulator, open_too=True)
         await until(services.gateway.stream(request, ACME), CompletionDelta)
         assert isinstance((await first)[-1], CompletionFinished)
 
