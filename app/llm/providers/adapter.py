@@ -30,6 +30,7 @@ from app.llm.messages import (
 )
 from app.llm.providers.answer_timeouts import first_token_timeout, silence_deadline, whole_answer_timeout
 from app.llm.providers.answers import AnswerReader, WholeAnswer
+from app.llm.providers.call_names import CallNames
 from app.llm.providers.encoded_request import EncodedRequest
 from app.llm.providers.forced_tool import note_if_not_called
 from app.llm.providers.opaque_fields import Maker
@@ -83,6 +84,7 @@ class Adapter(ABC):
         self._clock = clock
         self._checks = SchemaChecks()
         self._maker = Maker(settings.name, settings.kind.value)
+        self.call_names: CallNames | None = None
         self.untaken = Untaken(self.parameters)
 
     @abstractmethod
@@ -248,12 +250,17 @@ class Adapter(ABC):
         """Sends the call. Sends it again without a parameter only if the model has named one that it does not take."""
         while True:
             notes = Notes(call)
-            request = self.encode(self._maker.with_own_state(call, notes), notes, stream=stream)
+            request = self.encode(self._fit(call, notes), notes, stream=stream)
             try:
                 return await send(request), notes
             except ParameterRefused as refused:
                 if not self.untaken.learn(refused.parameter, call.model, call.reasoning_effort):
                     raise
+
+    def _fit(self, call: ModelCall, notes: Notes) -> ModelCall:
+        """The call without what other providers put into it and this one does not accept."""
+        call = self._maker.with_own_state(call, notes)
+        return call if self.call_names is None else self.call_names.fit(call, notes)
 
     async def _read(self, source: EventStream, reader: AnswerReader) -> tuple[Sequence[ContentDelta], ProviderError | None]:
         """Returns the parts of the next chunk, and the error that came after them. The reader stops when the body of a complete

@@ -6,12 +6,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import msgspec
 
 from app.llm.messages import Message, ModelCall, ProviderState, ToolCall
-from app.llm.providers.unsupported import Notes
+from app.llm.providers.unsupported import Notes, refuse
 
 OTHER_STATE = "Provider state that another provider made was not sent."
 _PRICED = "cache_control"
@@ -23,6 +23,7 @@ _REPLACED = frozenset(
 """Strings of a stream that come whole. Other strings come in pieces."""
 _WORDS = ("text", "summary", "thinking", "content")
 
+_T = TypeVar("_T")
 Fields: TypeAlias = dict[str, object]
 RawFields: TypeAlias = dict[str, msgspec.Raw]
 _RAW_FIELDS = msgspec.json.Decoder(RawFields)
@@ -103,6 +104,14 @@ class Maker:
 
 def _has_state(message: Message) -> bool:
     return message.provider_state is not None or any(made.provider_state is not None for made in message.tool_calls)
+
+
+def read_field(raw: msgspec.Raw, expected: type[_T]) -> _T:
+    """A field of state whose form is ours. Raises Refused(InvalidInput) if it was changed."""
+    try:
+        return msgspec.json.decode(raw, type=expected)
+    except (msgspec.MsgspecError, RecursionError):
+        raise refuse("The provider state was changed. Pass it back as it came.", ("messages",)) from None
 
 
 def fields_of(holder: Message | ToolCall, known: Set[str]) -> RawFields:

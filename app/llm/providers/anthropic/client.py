@@ -15,6 +15,7 @@ from app.llm.providers.answers import WholeAnswer
 from app.llm.providers.anthropic.request import REFUSABLE, encode_request, sampling
 from app.llm.providers.anthropic.response import read_answer, read_billed
 from app.llm.providers.anthropic.stream import AnthropicStream
+from app.llm.providers.call_names import CallNames
 from app.llm.providers.encoded_request import EncodedRequest
 from app.llm.providers.keyring import build_keyring
 from app.llm.providers.unsupported import Notes
@@ -61,6 +62,7 @@ class AnthropicProvider(Adapter):
             parameters=self.parameters,
         )
         super().__init__(settings, Upstream(sdk, settings, build_keyring(settings, clock), clock), clock)
+        self.call_names = CallNames("toolu_", max_id_length=256, max_name_length=128)
 
     def encode(self, call: ModelCall, notes: Notes, *, stream: bool) -> EncodedRequest:
         untaken = self.untaken.of(call.model, call.reasoning_effort)

@@ -28,7 +28,7 @@ from app.llm.messages import (
     ToolChoiceMode,
 )
 from app.llm.providers.forced_tool import is_forced, leave_the_choice
-from app.llm.providers.opaque_fields import fields_of
+from app.llm.providers.opaque_fields import fields_of, read_field
 from app.llm.providers.unsupported import OTHER_REASONING, Notes, refuse
 from app.llm.refused_parameters import Parameters
 
@@ -186,10 +186,7 @@ def _state_blocks(message: Message) -> list[tuple[int, Block]]:
     found = fields_of(message, frozenset()).get("blocks")
     if found is None:
         return []
-    try:
-        blocks = msgspec.json.decode(found, type=list[tuple[int, dict[str, msgspec.Raw]]])
-    except msgspec.ValidationError:
-        raise refuse("The provider state was changed. Pass it back as the completion gave it.", ("messages",)) from None
+    blocks = read_field(found, list[tuple[int, dict[str, msgspec.Raw]]])
     return [(at, {name: value for name, value in block.items() if name != "cache_control"}) for at, block in blocks]
 
 

@@ -12,6 +12,7 @@ from app.llm.messages import EmbedCall, Embedded, ModelCall
 from app.llm.providers.adapter import Adapter
 from app.llm.providers.answer_timeouts import embedding_timeout, silence_deadline
 from app.llm.providers.answers import WholeAnswer
+from app.llm.providers.call_names import CallNames
 from app.llm.providers.encoded_request import EncodedRequest
 from app.llm.providers.keyring import build_keyring
 from app.llm.providers.openai.request import REFUSABLE, encode_embedding, encode_request
@@ -65,6 +66,8 @@ class OpenAIProvider(Adapter):
         )
         super().__init__(settings, Upstream(sdk, settings, build_keyring(settings, clock), clock), clock)
         self._official = settings.kind is ProviderKindName.OPENAI
+        if self._official:
+            self.call_names = CallNames("call_", max_id_length=40, max_name_length=64)
 
     def encode(self, call: ModelCall, notes: Notes, *, stream: bool) -> EncodedRequest:
         untaken = self.untaken.of(call.model, call.reasoning_effort)

@@ -30,7 +30,7 @@ from app.llm.messages import (
     ToolChoiceMode,
 )
 from app.llm.providers.forced_tool import is_forced, leave_the_choice
-from app.llm.providers.opaque_fields import fields_of
+from app.llm.providers.opaque_fields import fields_of, read_field
 from app.llm.providers.unsupported import OTHER_REASONING, Notes, not_taken, refuse
 from app.llm.refused_parameters import Parameters
 
@@ -249,7 +249,7 @@ def _tool_call(made: ToolCall) -> Block:
     beside = fields_of(made, CALL_FIELDS - {"function"})
     inside = beside.pop("function", None)
     if inside is not None:
-        unknown = msgspec.json.decode(inside, type=dict[str, msgspec.Raw])
+        unknown = read_field(inside, dict[str, msgspec.Raw])
         function |= {name: value for name, value in unknown.items() if name not in FUNCTION_FIELDS}
     return {"id": made.id, "type": "function", "function": function, **beside}
 

@@ -7,6 +7,7 @@ else to the last one. A name that comes with another id, or after arguments that
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import msgspec
 
@@ -48,6 +49,7 @@ class ToolCallAssembly:
         self._notes = notes
         self._ids = CallIds(notes, new_tool_call_id)
         self._calls: list[_Call] = []
+        self._announced: CallPiece | None = None
 
     def __bool__(self) -> bool:
         return bool(self._calls)
@@ -60,8 +62,9 @@ class ToolCallAssembly:
             return parts
         if made is None or self._begins_another(piece, made):
             if not piece.name:
-                raise Malformed
-            name = clean(piece.name)
+                self._announce(piece)
+                return parts
+            name, piece = clean(piece.name), self._with_announced_id(piece)
             made = _Call(self._ids.distinct(piece.id), name, piece)
             self._calls.append(made)
             parts.append(ToolCallDelta(made.id, "", name))
@@ -79,7 +82,24 @@ class ToolCallAssembly:
         self._notes.add(REPEATED_CALL)
         return True
 
+    def _announce(self, piece: CallPiece) -> None:
+        """Some servers send the id of a call before its name."""
+        if piece.arguments or self._announced is not None or piece.id is None:
+            raise Malformed
+        self._announced = piece
+
+    def _with_announced_id(self, piece: CallPiece) -> CallPiece:
+        announced, self._announced = self._announced, None
+        if announced is None:
+            return piece
+        if announced.index != piece.index or piece.id not in {None, announced.id}:
+            raise Malformed
+        return replace(piece, id=announced.id, fields={**announced.fields, **piece.fields})
+
     def whole(self) -> tuple[ToolCall, ...]:
+        """Raises Malformed if a call has no name."""
+        if self._announced is not None:
+            raise Malformed
         return tuple(ToolCall(made.id, made.name, "".join(made.pieces) or "{}") for made in self._calls)
 
     def fields(self) -> dict[str, Fields]:

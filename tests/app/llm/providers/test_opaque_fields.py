@@ -4,8 +4,11 @@ from typing import Any
 
 import pytest
 
-from app.llm.messages import Message, ProviderState, Role, ToolCall
+from app.domain.errors import Refused
+from app.llm.messages import Message, ProviderState, Role, Text, ToolCall
+from app.llm.providers.anthropic import request as anthropic_request
 from app.llm.providers.opaque_fields import OTHER_STATE, Fields, Maker, fields_of, join, unknown_fields
+from app.llm.providers.openai import request as openai_request
 from app.llm.providers.unsupported import Notes
 from tests.app.llm.calls import call, user
 
@@ -85,6 +88,22 @@ class TestAnotherProvidersState:
         )
         assert notes.texts == [OTHER_STATE]
         assert (GEMINI.with_own_state(wanted, notes), len(notes.texts)) == (wanted, 1)
+
+
+class TestStateThatWasForged:
+    @pytest.mark.parametrize("value", ["5", "[]", '"x"', "null"])
+    def test_is_refused_if_it_cannot_be_sent(self, value: str) -> None:
+        made = ToolCall("a", "weather", "{}", ProviderState("w", "openai-compatible", f'{{"function": {value}}}'))
+        wanted = call("some-model", user("hi"), Message(Role.ASSISTANT, tool_calls=(made,)))
+        with pytest.raises(Refused):
+            openai_request.encode_request(wanted, Notes(wanted), set(), official=False, stream=False)
+
+    @pytest.mark.parametrize("value", ["5", "{}", "[[0]]", '[["0", {}]]', "[[0, 5]]"])
+    def test_is_refused_if_its_blocks_cannot_be_placed(self, value: str) -> None:
+        state = ProviderState("a", "anthropic", f'{{"blocks": {value}}}')
+        wanted = call("some-model", user("hi"), Message(Role.ASSISTANT, (Text("hi"),), provider_state=state))
+        with pytest.raises(Refused):
+            anthropic_request.encode_request(wanted, Notes(wanted), None, set(), stream=False)
 
 
 class TestOwnState:

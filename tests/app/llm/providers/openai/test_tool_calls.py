@@ -98,6 +98,10 @@ CUT_PIECES = {
         piece(0, "a", "weather", '{"city": '), piece(1, "a", None, '"Oslo"}'),
         piece(2, "b", "weather", '{"city": '), piece(3, "b", None, '"Rome"}'),
     ],
+    "the id before the name": [
+        piece(0, "a"), piece(0, None, "weather", '{"city": '), piece(0, None, None, '"Oslo"}'),
+        piece(1, "b"), piece(1, "b", "weather", '{"city": '), piece(1, None, None, '"Rome"}'),
+    ],
     "by turns, by index": [
         piece(0, "a", "weather", ""), piece(1, "b", "weather", ""), piece(0, None, None, '{"city": '),
         piece(1, None, None, '{"city": '), piece(0, None, None, '"Oslo"}'), piece(1, None, None, '"Rome"}'),
@@ -156,8 +160,20 @@ class TestAPieceThatBelongsToNoCall:
             [piece(0, None, None, OSLO)],
             [piece(0, "a", "weather", OSLO), piece(1, None, None, ROME)],
             [piece(0, "a", "weather", OSLO), piece(1, "b", None, ROME)],
+            [piece(0, "a")],
+            [piece(0, "a"), piece(0, None, None, OSLO)],
+            [piece(0, "a"), piece(1, "b", "weather", OSLO)],
+            [piece(0, "a"), piece(1, "b")],
         ],
-        ids=["alone", "of an index whose start is lost", "of an id whose start is lost"],
+        ids=[
+            "alone",
+            "of an index whose start is lost",
+            "of an id whose start is lost",
+            "without a name",
+            "without a name but with arguments",
+            "without a name, before another call",
+            "without a name, twice",
+        ],
     )
     def test_is_malformed_and_not_put_to_another(self, pieces: Sequence[object]) -> None:
         with pytest.raises(Malformed):
