@@ -1,4 +1,4 @@
-"""What a resolver knows about its operation."""
+"""The context of an operation, for resolvers."""
 
 from __future__ import annotations
 

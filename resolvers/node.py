@@ -1,4 +1,4 @@
-"""Anything by its id: the id's prefix says what it is, and each kind asks for its own scope."""
+"""Any object by its id. The id's prefix gives its kind, and each kind needs its own scope."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ async def route_explain(
 
 
 def cost_usd(root: Parent[ProviderMetrics], info: Info) -> Decimal | None:
-    """It is the money of all tenants."""
+    """This is the money of all tenants."""
     return root.cost_usd if info.context.principal.may(Scope.ADMIN) else None
 
 
@@ -68,7 +68,7 @@ def models_of(root: Parent[ProviderStatus], info: Info) -> list[ModelInfo]:
 
 
 def _price(root: ModelInfo, info: Info) -> PriceUsed | None:
-    """For the smallest call: a price that depends on the size of the call is the lowest one here."""
+    """The price for the smallest call. If a price depends on the size of the call, this is the lowest one."""
     rates = info.context.services.prices.rates(root.provider, root.name, info.context.clock.now())
     return None if rates is None else rates.used(0)
 

@@ -1,5 +1,5 @@
-"""An expected refusal is data. `Refused` carries the problem; where the field's union has it as a member it becomes the result,
-anywhere else it leaves the field as a top-level error."""
+"""An expected refusal is data. `Refused` carries the problem. If the field's union has the problem as a member, it becomes the
+result. Otherwise it leaves the field as a top-level error."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PROBLEMS = "__problems__"
 def refusals(
     *problems: type[Problem],
 ) -> Callable[[Callable[Arguments, Awaitable[Made]]], Callable[Arguments, Awaitable[Made | Problem]]]:
-    """Lets a resolver give back `problems` beside the thing made: those that are members of its field's union."""
+    """Lets a resolver return `problems`, those that are members of its field's union, in place of the result."""
 
     def decorate(resolve: Callable[Arguments, Awaitable[Made]]) -> Callable[Arguments, Awaitable[Made | Problem]]:
         @functools.wraps(resolve)

@@ -1,4 +1,4 @@
-"""Alerts: each threshold of a budget once a period."""
+"""Alerts: each threshold of a budget, once per period."""
 
 from __future__ import annotations
 

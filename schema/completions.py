@@ -50,7 +50,7 @@ describe_enum(
     FinishReason,
     description="Why the model stopped writing.",
     values={
-        "STOP": "It finished, or met a stop text.",
+        "STOP": "It finished or reached a stop text.",
         "LENGTH": "It reached the output cap.",
         "TOOL_CALLS": "It waits for the results of tools.",
         "CONTENT_FILTER": "The provider's content filter stopped it.",
@@ -114,8 +114,8 @@ class Completion(Node):
     finish_reason: FinishReason | None = field(description="Why the model stopped; null until it has.")
     problem: CompletionProblem | None = field(description="Why it failed; null otherwise.")
     notes: list[str] = field(
-        description="What was changed on the way, such as a parameter the model does not take. If its API key was "
-        "revoked, why it was cancelled."
+        description="What was changed in the request or the answer, such as a parameter that the model does not take. If "
+        "the call was cancelled because its API key was revoked, a note says so."
     )
     requested_model: str | None = field(description="The model as the call named it. Null if it named none.")
     route: str | None = field(description="Name of the route, such as `default`. Null if the call named a target.")
@@ -184,7 +184,7 @@ class ToolCallDelta(StreamEvent):
     description="A target failed before any of its content was shown. The next target is being tried.",
 )
 class CompletionRerouted(StreamEvent):
-    attempt: Attempt = field(description="The one that failed.")
+    attempt: Attempt = field(description="The failed attempt.")
 
 
 @describes(

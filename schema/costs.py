@@ -34,7 +34,8 @@ class CostTotals:
 
 
 @describes(
-    reports.CostRow, description="Dimensions not asked for are null. Agent and label are also null for calls that named none."
+    reports.CostRow,
+    description="Dimensions that were not requested are null. Agent and label are also null for calls that named none.",
 )
 class CostRow:
     provider: str | None = field(description="With PROVIDER: its name.")

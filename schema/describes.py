@@ -1,6 +1,6 @@
 """A GraphQL class describes a domain class: it lists what is public, and Strawberry reads the attributes of the domain object.
 
-There is no second copy of the data and no mapping code; an attribute that is not listed stays private.
+There is no second copy of the data and no mapping code. An attribute that is not listed stays private.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ DOMAIN_CLASSES = "__domain_classes__"
 
 
 def describes(*domain: type, description: str) -> Callable[[Described], Described]:
-    """Makes the class the GraphQL type of every instance of these, also in unions, interfaces and streams."""
+    """Makes the class the GraphQL type of every instance of these domain classes, also in unions, interfaces and streams."""
 
     def decorate(cls: Described) -> Described:
         def is_type_of(value: object, _info: object) -> bool:

@@ -1,6 +1,9 @@
-"""Input objects are built by a plan made once a type: Strawberry's own way asks each field for its type and name at every call,
-which at forty messages takes longer than all checks of the input together. A list of objects longer than any input may have is
-refused before its objects are built. A JSON value is bounded unless its field brings back what a completion gave out."""
+"""Builds input objects by a plan that is made once per type. Strawberry's own way asks each field for its type and name at
+every call, which for forty messages takes longer than all checks of the input together.
+
+A list with more objects than an input may have is refused before its objects are built. A JSON value is limited, unless its
+field takes back what a completion returned.
+"""
 
 from __future__ import annotations
 
@@ -17,14 +20,14 @@ from app.domain.problems import InvalidInput
 from resolvers.inputs.checks import check_count, invalid
 from schema.scalars import JSON, check_json
 
-Value: TypeAlias = Any  # what graphql-core's coercion gives: scalars, enum members, lists and dicts of them
+Value: TypeAlias = Any  # what graphql-core's coercion returns: scalars, enum members, lists and dicts of them
 Build: TypeAlias = Callable[[Value], Value]
 
 _MAX_OBJECTS = 10_000
 
 
 def plan_inputs(schema: GraphQLSchema, config: StrawberryConfig) -> None:
-    """Gives every input type of the schema its plan, and graphql-core the word that some take exactly one field."""
+    """Gives every input type of the schema its plan, and tells graphql-core which of them take exactly one field."""
     plans: dict[type, Build] = {}
     for graphql_type in schema.type_map.values():
         if isinstance(graphql_type, GraphQLInputObjectType):
@@ -67,7 +70,7 @@ def _plan(definition: StrawberryObjectDefinition, config: StrawberryConfig, plan
 
 
 def _builder(field_type: object, plans: Mapping[type, Build]) -> Build | None:
-    """None if the value is taken as it is."""
+    """Returns None if the value is used as it is."""
     if isinstance(field_type, StrawberryOptional):
         return _builder(field_type.of_type, plans)
     if isinstance(field_type, StrawberryList):
@@ -87,7 +90,7 @@ def _builder(field_type: object, plans: Mapping[type, Build]) -> Build | None:
 
 
 def _below(name: str, build: Build, item: Value) -> Value:
-    """A refusal names the field by its whole path."""
+    """Refusals name a field by its whole path."""
     try:
         return build(item)
     except Refused as refused:

@@ -1,4 +1,4 @@
-"""Anything by its id."""
+"""Any object by its id."""
 
 from __future__ import annotations
 

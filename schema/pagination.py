@@ -1,4 +1,4 @@
-"""Lists that can grow are connections: at most 100 nodes at a time, from a cursor on."""
+"""Lists that can grow are connections: at most 100 nodes at a time, after a cursor."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Who may see what, as a table. A type or a root field without a row is refused: the schema does not build.
+"""Who may see what, as a table. If a type or a root field has no row, the schema does not build.
 
-A row of a root field is checked whenever the field is called. What lies below a root field goes with it: `Rule.WITH_PARENT` says
-that a caller that was given the object may read the field.
+The row of a root field is checked whenever the field is called. What is below a root field belongs to it: `Rule.WITH_PARENT`
+says that a caller who gets the object may read the field.
 """
 
 from __future__ import annotations
@@ -116,11 +116,11 @@ PERMISSIONS: Mapping[tuple[str, str], Permission] = {
 
 
 class Unlisted(LookupError):
-    """A field that the table does not know."""
+    """A field that is not in the table."""
 
 
 def permission(type_name: str, field_name: str, *, root: bool = False) -> Permission:
-    """The row of a field. A root field needs one of its own; below the roots a type's row for every field will do."""
+    """Returns the row of a field. Every root field needs its own row. Below the roots, a type's row for every field is enough."""
     row = PERMISSIONS.get((type_name, field_name))
     if row is None and not root:
         row = PERMISSIONS.get((type_name, EVERY_FIELD))
@@ -135,11 +135,11 @@ def check(type_name: str, field_name: str, principal: Principal) -> None:
     if isinstance(row, Scope) and not principal.may(row):
         raise Forbidden(f"{field_name} needs the scope {row.value}")
     if row is None:
-        raise Forbidden(f"{field_name} is not open to anyone")
+        raise Forbidden(f"{field_name} is not available to any caller")
 
 
 def enforce(schema: GraphQLSchema) -> None:
-    """Puts the check in front of every field that a scope guards; raises Unlisted if a field has no row."""
+    """Adds a check to every field that needs a scope. Raises Unlisted if a field has no row."""
     roots = {schema.query_type, schema.mutation_type, schema.subscription_type}
     for graphql_type in schema.type_map.values():
         if isinstance(graphql_type, GraphQLObjectType) and not graphql_type.name.startswith("__"):

@@ -1,4 +1,4 @@
-"""Failures the caller can act on, returned as data beside the thing asked for."""
+"""Failures that the caller can act on, returned as data in place of the result."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ describe_enum(
         "CONFLICT": "The request conflicts with existing data, such as a second budget with the same name.",
         "CONTENT_FILTERED": "The provider refused the content. No other target is tried.",
         "CONTEXT_TOO_LONG": "The messages do not fit into the model's context window.",
-        "CURSOR_EXPIRED": "The events asked for are no longer kept.",
+        "CURSOR_EXPIRED": "The requested events are no longer kept.",
         "IDEMPOTENCY_MISMATCH": "The idempotency key was used before, with another input.",
         "IN_PROGRESS": "The same work is already running.",
         "INVALID_INPUT": "A value of the input is not valid. `path` says which.",
@@ -28,7 +28,7 @@ describe_enum(
         "NO_ROUTE": "No configured target can serve the call.",
         "PROVIDER_ERROR": "The provider failed or could not be reached.",
         "RATE_LIMITED": "A rate limit had no room in time.",
-        "SCHEMA_MISMATCH": "The answer does not fit the JSON Schema asked for.",
+        "SCHEMA_MISMATCH": "The answer does not match the requested JSON Schema.",
         "TIMEOUT": "The deadline passed.",
         "UNPRICED_MODEL": "A budget covers the call, and the model's price is unknown.",
     },
@@ -63,6 +63,6 @@ class Conflict(Problem):
     pass
 
 
-@describes(problems.CursorExpired, description="The events asked for are no longer kept.")
+@describes(problems.CursorExpired, description="The requested events are no longer kept.")
 class CursorExpired(Problem):
     pass

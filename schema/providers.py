@@ -38,7 +38,7 @@ describe_enum(
     values={
         "CLOSED": "Calls reach the model.",
         "OPEN": "Calls are refused for a while because the model failed too often.",
-        "HALF_OPEN": "One call is let through to test whether the model has recovered.",
+        "HALF_OPEN": "One call is allowed, to test whether the model has recovered.",
     },
 )
 describe_enum(
@@ -70,7 +70,7 @@ class Breaker:
     consecutive_failures: int = field(description="Failures since the last success.")
     opened_count: BigInt = field(description="How often it opened since the process started.")
     changed_at: datetime = field(description="When the status last changed.")
-    probe_at: datetime | None = field(description="When the next probe is let through. Null unless OPEN.")
+    probe_at: datetime | None = field(description="When the next probe is allowed. Null unless OPEN.")
 
 
 @describes(fleet.ModelBreaker, description="A model and its breaker.")
@@ -90,7 +90,7 @@ class Limiter:
     shared: bool = field(description="True if all pods share one bucket.")
 
 
-@describes(metrics.ProviderMetrics, description="Over the last `windowSeconds`.")
+@describes(metrics.ProviderMetrics, description="Figures for the last `windowSeconds`.")
 class ProviderMetrics:
     window_seconds: int = field(description="How far back the figures go, such as 300.")
     requests: BigInt = field(description="Attempts that reached the provider.")

@@ -1,6 +1,6 @@
-"""The scalars of the contract. They refuse what is not exact: in literals, in variables and in results.
+"""The scalars of the contract. They refuse values that are not exact: in literals, in variables and in results.
 
-What a parser here lets through is safe for PostgreSQL, for JSON and for arithmetic: no NaN, no infinity, no time without its
+A value that a parser accepts here is safe for PostgreSQL, for JSON and for arithmetic: no NaN, no infinity, no time without its
 offset, no text that UTF-8 or a database column cannot hold.
 """
 
@@ -86,12 +86,12 @@ def print_big_int(value: object) -> str:
 
 def check_cursor(value: object) -> str:
     if not isinstance(value, str) or not _CURSOR.fullmatch(value):
-        raise ValueError("a cursor is given back as it came")
+        raise ValueError("a cursor must be passed back unchanged")
     return value
 
 
 class _Room:
-    """What a JSON value may still take: every value in it takes a byte at least."""
+    """What a JSON value may still use. Every value in it needs at least one byte."""
 
     def __init__(self) -> None:
         self._values = JSON_BYTES
@@ -144,7 +144,7 @@ def check_json(value: object) -> object:
 
 
 def check_returned_json(value: object) -> object:
-    """JSON that a completion gives out, or that comes back to it: as large as the body allows."""
+    """JSON that a completion returns, or that a caller passes back. It may be as large as the body."""
     left = [(value, RETURNED_LEVELS)]
     while left:
         found, levels = left.pop()
@@ -169,7 +169,7 @@ def check_returned_json_literal(node: ValueNode, variables: Mapping[str, object]
 
 
 def check_json_literal(node: ValueNode, variables: Mapping[str, object] | None = None) -> object:
-    """Variables inside a literal are put in as they are: nothing is made of them for each of their uses."""
+    """Variables inside a literal are inserted unchanged. No new value is built for each of their uses."""
     return check_json(_read_literal(node, variables or {}))
 
 
@@ -190,8 +190,8 @@ def _read_literal(node: ValueNode, variables: Mapping[str, object]) -> object:
 def _json_scalar(check: Callable[[object], object], check_literal: Callable[..., object]) -> ScalarDefinition:
     definition = strawberry.scalar(
         name="JSON",
-        description="Any JSON value: finite numbers, at most 64 KiB and 16 levels. What a completion gave out can be larger; the "
-        "limits of a body hold for it when it comes back.",
+        description="Any JSON value: finite numbers, at most 64 KiB and 16 levels. A value that a completion returned can be "
+        "larger. If it is passed back, only the limits of the request body apply.",
         serialize=check,
         parse_value=check,
     )

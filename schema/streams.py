@@ -1,4 +1,4 @@
-"""Events of a stream. Each has a position from which the stream can be taken up again."""
+"""Events of a stream. Each has a position from which the stream can be resumed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Small values that several types show."""
+"""Small values that several types use."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`python -m simulator`: prints one JSON line with its addresses once it listens, and runs until it is recognised to stop."""
+"""`python -m simulator`: prints one JSON line with its addresses when it listens, and runs until it is asked to stop."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _BACKLOG = 2048
 
 
 class _Server(uvicorn.Server):
-    """Says when it listens, and stops without a trace of the signal in its exit status."""
+    """Reports when it listens. Stops with exit status 0, also after a signal."""
 
     def __init__(self, config: uvicorn.Config, listens: Callable[[], None]) -> None:
         super().__init__(config)
@@ -115,7 +115,8 @@ def _announce(listening: socket.socket, ready_file: Path | None) -> None:
 
 
 async def _stop_without_parent(server: _Server, pid: int) -> None:
-    """A child that was adopted has lost its parent, though another process may have its number by now."""
+    """Whether the parent is gone. A child that was adopted has lost its parent, although another process may have its number by
+    now."""
     is_child = os.getppid() == pid
     while os.getppid() == pid if is_child else _lives(pid):  # noqa: ASYNC110 -- no event tells of it
         await asyncio.sleep(_PARENT_CHECK_SECONDS)

@@ -1,4 +1,5 @@
-"""What the model says, before any provider's words: worked out from the request alone, so it is the same every time."""
+"""The model's answers, before they are put into a provider's words. They depend only on the request, so they are the same every
+time."""
 
 from __future__ import annotations
 
@@ -53,11 +54,8 @@ class Input:
 
 @dataclass(slots=True)
 class Ask:
-    """One completion request, in words that both protocols share.
-
-    `prompt` is the last user text, `fault` what stood behind the `@` of the model's name, `cache_writes` the prefixes
-    (with seconds to live) that are known once the call is served.
-    """
+    """One completion request, in words that both protocols share. `prompt` is the last user text. `fault` is what follows the
+    `@` in the model's name. `cache_writes` are the prefixes (with seconds to live) that are known after the call."""
 
     model: Model
     stream: bool
@@ -107,7 +105,7 @@ class Answer:
 
 
 def said_in(prompt: str) -> tuple[Said | None, str | None]:
-    """The wishes of a `[[simulator key=value …]]` marker: what to say, and the name of a fault. Raises ValueError."""
+    """Reads a `[[simulator key=value …]]` marker: what to answer, and the name of a fault. Raises ValueError."""
     marker = _MARKER.search(prompt) if "[[simulator " in prompt else None
     if marker is None:
         return None, None
@@ -118,7 +116,7 @@ def said_in(prompt: str) -> tuple[Said | None, str | None]:
 
 
 def answer(ask: Ask, said: Said | None, step: Step = NO_FAULT) -> Answer:
-    """What is said, cut at `max_tokens` and at stop sequences."""
+    """Returns the answer, cut at `max_tokens` and at stop sequences."""
     said = step.answer or said or Said()
     if step.fault == "refusal":
         return _cut(ask, Answer(_REFUSED_TEXT, Stop.REFUSED))
@@ -135,7 +133,7 @@ def answer(ask: Ask, said: Said | None, step: Step = NO_FAULT) -> Answer:
 
 
 def signature(thinking: str, model: str) -> str:
-    """Opaque to the client, checked when the block comes back."""
+    """Opaque to the client. It is checked when the client sends the block back."""
     mark = hashlib.blake2b(thinking.encode("utf-8", "surrogatepass"), digest_size=48, key=model.encode()[:64]).digest()
     return base64.b64encode(mark).decode("ascii")
 
@@ -166,7 +164,7 @@ def _calls(ask: Ask, said: Said, step: Step) -> list[Call]:
 
 
 def _named(ask: Ask, said: Said) -> list[str]:
-    """Which tools are called: the one forced, the ones wished for, or those whose name is in the last user text."""
+    """Which tools are called: the forced one, those that the marker names, or those whose name is in the last user text."""
     if ask.tool_mode is ToolMode.NONE:
         return []
     if ask.tool_mode is ToolMode.NAMED:

@@ -1,4 +1,4 @@
-"""Requests to Anthropic's Messages API: what is accepted, what is refused, and how many tokens it is."""
+"""Requests to Anthropic's Messages API: what is accepted, what is refused, and how many tokens are counted."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _encoder = msgspec.json.Encoder()
 
 
 def parse(raw: bytes, key: str, cache: PrefixCache, version: str) -> Ask:
-    """Raises Rejected with the words of the real API."""
+    """Raises Rejected with the messages of the real API."""
     body = _decoded(_decoder, raw)
     messages = _decoded(_messages_decoder, body.messages, "messages")
     model = known_model(body.model)
@@ -73,7 +73,7 @@ def parse(raw: bytes, key: str, cache: PrefixCache, version: str) -> Ask:
 
 
 def count(raw: bytes) -> int:
-    """The figure of `count_tokens`. Raises Rejected."""
+    """Returns the result of `count_tokens`. Raises Rejected."""
     body = _decoded(_count_decoder, raw)
     known_model(body.model)
     return tokens_of(_chars(body.system, body.tools, body.messages))
@@ -172,7 +172,7 @@ def _check_format(body: Body) -> None:
 
 
 def has_open_object(schema: Json) -> bool:
-    """Whether some object of the schema does not say `additionalProperties: false`."""
+    """Whether some object of the schema does not have `additionalProperties: false`."""
     if isinstance(schema, list):
         return any(has_open_object(part) for part in schema)
     if not isinstance(schema, dict):
@@ -329,9 +329,9 @@ def _block_chars(block: Block) -> int:
 def _cached(
     body: Body, messages: list[Message], key: str, cache: PrefixCache, total: int
 ) -> tuple[Input, list[tuple[bytes, float]]]:
-    """Reads the longest known prefix up to the last mark; the rest of it is to be written.
+    """Reads the longest known prefix up to the last mark. The rest of it will be written.
 
-    A prefix is recognised by its blocks, their marks left out: the mark may move from turn to turn, as with the real API.
+    A prefix is recognised by its blocks without their marks, because the mark may move from turn to turn, as with the real API.
     """
     running = hashlib.blake2b(f"{key}\x00{body.model}".encode(), digest_size=16)
     chars = read = five = hour = 0
@@ -360,7 +360,7 @@ def _cached(
 
 
 def _cacheable(body: Body, messages: list[Message]) -> list[tuple[bytes, int, CacheControl | None]]:
-    """Everything of the prompt in its order of tools, system, messages: bytes, characters, mark."""
+    """Yields the parts of the prompt in the order tools, system, messages: bytes, characters, mark."""
     parts: list[tuple[bytes, int, CacheControl | None]] = []
     parts += [(_unmarked(tool), _tool_chars(tool), tool.cache_control) for tool in body.tools]
     parts += [(b"s" + _unmarked(block), _block_chars(block), block.cache_control) for block in _as_blocks(body.system)]

@@ -24,7 +24,7 @@ class Source(msgspec.Struct, omit_defaults=True):
 
 
 def source_chars(source: Source | None) -> int:
-    """Of a document."""
+    """Tokens of a document."""
     if source is None or source.type == "file":
         return 0
     if source.type == "base64":

@@ -1,4 +1,4 @@
-"""Anthropic's Messages API as it looks on the wire: bodies, events, errors, usage."""
+"""Anthropic's Messages API on the wire: bodies, events, errors, usage."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ def _content(ask: Ask, answer: Answer) -> list[Json]:
 
 
 def _input(arguments: str) -> Json:
-    """Arguments cut off at max_tokens arrive as an empty object."""
+    """Arguments that are cut off at max_tokens become an empty object."""
     try:
         value: Json = msgspec.json.decode(arguments)
     except msgspec.DecodeError:

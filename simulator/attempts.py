@@ -1,7 +1,5 @@
-"""What the simulator saw.
-
-An entry is given its number when a call arrives and is in the file before the answer's last byte is sent.
-"""
+"""A log of what the simulator received. An entry gets its number when a call arrives, and is in the file before the answer's
+last byte is sent."""
 
 from __future__ import annotations
 
@@ -39,8 +37,8 @@ _CORRELATING = frozenset(
 class Entry(msgspec.Struct, kw_only=True):
     """One attempt.
 
-    `state`: the answer went out whole (an error status too), was broken off by a fault, or the client left.
-    `usage` is the provider's own block for what it billed; with `usage_sent` it is, byte for byte, what the client was sent.
+    `state`: the whole answer was sent (also an error status), a fault broke it off, or the client left. `usage` is the
+    provider's own block for what it billed. If `usage_sent` is true, the client got exactly these bytes.
     """
 
     sequence: int
@@ -66,7 +64,8 @@ class Entry(msgspec.Struct, kw_only=True):
 
 
 class Totals(msgspec.Struct):
-    """Of one model: how many attempts ended, how, and the sums of every figure in the billed usage blocks."""
+    """The totals of one model: the number of attempts that ended, how they ended, and the sums of every figure in the billed
+    usage blocks."""
 
     attempts: int = 0
     answered: int = 0
@@ -101,7 +100,7 @@ class AttemptLog:
         self._count(entry)
 
     def after(self, sequence: int, limit: int) -> list[Entry]:
-        """The oldest first, open ones too."""
+        """Returns the oldest entries first, also open ones."""
         first = self._entries[0].sequence if self._entries else 0
         return [*islice(self._entries, max(0, sequence + 1 - first), max(0, sequence + 1 - first) + limit)]
 
@@ -112,7 +111,7 @@ class AttemptLog:
         return grouped
 
     def clear(self) -> None:
-        """Forgets what is in memory and empties the file; numbers go on."""
+        """Clears the memory and empties the file. Numbers continue."""
         self._entries.clear()
         self._totals.clear()
         if self._file is not None:
@@ -150,7 +149,7 @@ def correlating(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
 
 @lru_cache(maxsize=1024)
 def fingerprint(key: str) -> str:
-    """Tells keys apart without being one."""
+    """Distinguishes keys without showing one."""
     return hashlib.blake2b(key.encode(), digest_size=6).hexdigest()
 
 
@@ -167,5 +166,5 @@ def _figures(usage: dict[str, Json], prefix: str = "") -> Iterable[tuple[str, in
 
 
 def body_hash(raw: bytes) -> str:
-    """Tells whether two calls had the same body."""
+    """Equal for two calls with the same body."""
     return hashlib.blake2b(raw, digest_size=8).hexdigest() if raw else ""

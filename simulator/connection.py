@@ -1,4 +1,4 @@
-"""One client's connection, with the two things ASGI has no words for: breaking it off, and seeing that the client left."""
+"""One client's connection, with two things that ASGI lacks: to break it off, and to notice that the client has left."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _LONG_PAUSE_SECONDS = 0.25
 
 
 class TransportProtocol(HttpToolsProtocol):
-    """uvicorn's HTTP protocol, which also hands the transport to the application."""
+    """uvicorn's HTTP protocol, which also gives the transport to the application."""
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -37,7 +37,7 @@ class Connection:
         return self._transport.is_closing()
 
     async def body(self, most: int) -> bytes | None:
-        """None if it is larger than allowed; then the rest stays unread."""
+        """Returns None if the body is larger than allowed. Then the rest stays unread."""
         message = await self._receive()
         body: bytes = message.get("body", b"")
         if not message.get("more_body"):
@@ -71,19 +71,19 @@ class Connection:
             pass
 
     async def flushed(self) -> None:
-        """What was written is in the kernel's hands, as far as a few turns of the loop can bring it there."""
+        """Returns when the kernel has what was written, or after some turns of the loop."""
         for _ in range(100):
             await asyncio.sleep(0)
             if self._transport.get_write_buffer_size() == 0:
                 return
 
     async def close(self) -> None:
-        """Sends what is written, then ends the connection."""
+        """Sends what was written, then ends the connection."""
         self._transport.close()
         await self.pause(1)
 
     async def reset(self) -> None:
-        """An RST instead of a FIN."""
+        """Sends an RST instead of a FIN."""
         file_number: int = self._transport.get_extra_info("socket").fileno()
         with socket.socket(fileno=os.dup(file_number)) as twin:
             twin.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

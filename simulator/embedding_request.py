@@ -1,4 +1,4 @@
-"""Requests to OpenAI's Embeddings: what is accepted, what is refused, and how many tokens it is."""
+"""Requests to OpenAI's Embeddings: what is accepted, what is refused, and how many tokens are counted."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class EmbeddingBody(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Embedding(msgspec.Struct):
-    """`tokens` is what each text counts together."""
+    """`tokens` is the number of tokens of all texts together."""
 
     model: Model
     texts: list[str]
@@ -85,7 +85,7 @@ def _dimensions(body: EmbeddingBody, model: Model, most: int) -> int:
 
 
 def _texts(given: str | list[str | int | list[int]]) -> list[str]:
-    """Token ids count as a token each: four characters of text stand for one."""
+    """Each token id counts as one token, for which four characters of text are used."""
     if isinstance(given, str):
         return [given]
     ids = [each for each in given if isinstance(each, int)]

@@ -1,4 +1,4 @@
-"""Vectors by hashing: the same text gives the same unit vector, texts that share words lie nearer to each other."""
+"""Vectors by hashing. The same text gives the same unit vector. Texts that share words are closer to each other."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from functools import lru_cache
 
 @lru_cache(maxsize=4096)
 def vector(text: str, dimensions: int) -> array.array[float]:
-    """Each word adds its own direction; float32, length 1."""
+    """Each word adds its own direction. The result is float32 and has length 1."""
     sums = [0.0] * dimensions
     for word in text.lower().split() or [""]:
         for index, value in _direction(word, dimensions):
@@ -31,7 +31,7 @@ def _direction(word: str, dimensions: int) -> tuple[tuple[int, float], ...]:
 
 
 def encoded(values: array.array[float]) -> str:
-    """Little-endian float32 as base64, as the wire has it."""
+    """Little-endian float32 as base64, as it is on the wire."""
     if sys.byteorder == "big":
         values = array.array("f", values)
         values.byteswap()

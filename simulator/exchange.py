@@ -1,7 +1,7 @@
-"""One call from its arrival to its last byte: what is answered, what is broken, what is written down.
+"""One call from its arrival to its last byte: what is answered, what is broken off, what is logged.
 
-An entry ends exactly once, before the last byte of a whole answer is sent, before a fault breaks it off, or when the client
-is seen to have left. A provider bills what it generated, whether or not it arrived.
+An entry ends exactly once: before the last byte of a whole answer is sent, before a fault breaks it off, or when the client is
+seen to have left. A provider bills what it generated, whether or not it arrived.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _MID_STREAM = frozenset({"stall", "cut", "truncate", "malformed", "stream_error"
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How fast the provider is where no fault says otherwise. The latency is a median; `spread` the sigma of its logarithm."""
+    """How fast the provider is if no fault says otherwise. The latency is a median; `spread` is the sigma of its logarithm."""
 
     latency_ms: float = 0.0
     latency_spread: float = 0.0
@@ -144,7 +144,7 @@ class Exchange:
         return headers
 
     def ended(self, state: State) -> None:
-        """Writes the entry down, as `disconnected` where the client has left; only the first call counts."""
+        """Logs the entry, as `disconnected` if the client has left. Only the first call counts."""
         if self._entry.state != "open":
             return
         elapsed = (time.perf_counter() - self._began) * 1000
@@ -183,7 +183,7 @@ class Exchange:
         await self._connection.pause(self._desk.latency_seconds() if delay is None else delay / 1000)
 
     async def _broken_before_headers(self, step: Step, tokens: int, window: int, owed: dict[str, Json] | None) -> bool:
-        """Whether the fault left nothing to answer."""
+        """Returns True if the fault leaves nothing to answer."""
         fault = step.fault
         if fault in {"status", "context_too_long", "prompt_filter"}:
             await self._delay_headers(step)
@@ -234,7 +234,7 @@ class Exchange:
         await self._send_body(body, usage, step)
 
     async def _send_body(self, body: bytes, usage: dict[str, Json] | None, step: Step) -> None:
-        """A whole 200, or the half of one where the fault says so."""
+        """Sends a whole 200, or half of one if the fault requires it."""
         tokens, fault = self._entry.output_tokens, step.fault
         if fault in {"malformed", "truncate"}:
             body = body[: len(body) // 2]
@@ -283,7 +283,7 @@ class Exchange:
 
 
 class LimitReached(Rejected):
-    """The simulator's own limit, with the seconds to wait."""
+    """The simulator's own limit. Has the seconds to wait."""
 
     def __init__(self, wait_seconds: float) -> None:
         super().__init__(429)
@@ -297,7 +297,7 @@ class LimitReached(Rejected):
 
 
 class _Stream:
-    """The events of one answer. Without a pace they go out together; a fault strikes between two of them."""
+    """The events of one answer. Without a pace they are sent together. A fault acts between two of them."""
 
     def __init__(self, exchange: Exchange, ask: Ask, result: Answer, step: Step) -> None:
         self._exchange = exchange
@@ -354,7 +354,7 @@ class _Stream:
         return frame.kind is FrameKind.CLOSING or (frame.kind is FrameKind.DELTA and frame.tokens > self._step.after_tokens)
 
     async def _struck(self) -> bool:
-        """Whether the stream is over."""
+        """Returns True if the stream is over."""
         await self._flush()
         await self._connection.flushed()
         self._bill(sent=False)

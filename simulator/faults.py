@@ -1,6 +1,7 @@
-"""What goes wrong, and when: steps that are posted, named in a header, or behind the model's name.
+"""What goes wrong, and when. Steps are posted, named in a header, or named after the model's name.
 
-Steps are taken in the order in which they were posted; the first that fits a call is used and loses one of its count.
+Steps are used in the order in which they were posted. The first one that matches a call is used, and its count is reduced by
+one.
 """
 
 from __future__ import annotations
@@ -58,11 +59,11 @@ class Said(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
 
 class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
-    """One line of a scenario. `count` null: for ever. `share` is the part of the fitting calls that it hits.
+    """One line of a scenario. Without `count` it lasts for ever. `share` is the part of the matching calls that it affects.
 
-    `after_tokens` is where a mid-stream fault strikes; 0 is after the headers and before the first token.
-    `stall_ms` ends a silence or a stall (left out: an hour), and keeps a stream without its `no_done` end open so long.
-    Times are milliseconds, `retry_after` and `retry_after_date` seconds from now. `lasts_ms` counts from the posting.
+    `after_tokens` is where a mid-stream fault acts; 0 is after the headers and before the first token. `stall_ms` ends a
+    silence or a stall (by default after an hour), and keeps a stream without its `no_done` end open for that long. Times are
+    milliseconds; `retry_after` and `retry_after_date` are seconds from now. `lasts_ms` counts from the posting.
     """
 
     fault: Fault = "none"
@@ -157,7 +158,7 @@ class _Waiting:
 
 
 class Scenario:
-    """The steps that wait for calls. `share` is drawn from a seeded generator, so a run can be repeated."""
+    """The steps that wait for calls. Whether `share` applies is drawn from a seeded generator, so a run can be repeated."""
 
     def __init__(self, seed: int) -> None:
         self._seed = seed

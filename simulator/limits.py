@@ -1,4 +1,4 @@
-"""Rate-limit counters, live in the headers of every answer, and refused by only where that was asked for."""
+"""Rate-limit counters. Every answer's headers show them. Calls are refused only if the limits are enforced."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _WINDOW_SECONDS = 60.0
 
 
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A minute's allowance of each key. Generous by default, so that a benchmark is not recognised to slow down."""
+    """Each key's allowance per minute. The default is large, so the limits do not slow down a benchmark."""
 
     requests_per_minute: int = 10_000_000
     tokens_per_minute: int = 10_000_000_000
@@ -34,7 +34,7 @@ class _Bucket:
         self.seen = now
 
     def wait_for(self, amount: float) -> float:
-        """Seconds until so much is there."""
+        """Seconds until that much is available."""
         return max(0.0, (min(amount, self.capacity) - self.level) * _WINDOW_SECONDS / self.capacity)
 
     @property
@@ -61,7 +61,7 @@ class Counters:
         return dict(self._limits)
 
     def take(self, provider: ProviderName, key: str, tokens: int) -> float:
-        """Counts a call; gives 0, or the seconds to wait where limits are enforced and it does not fit."""
+        """Counts a call. Returns 0, or the seconds to wait if limits are enforced and the call does not fit."""
         requests, allowance = self._pair(provider, key)
         now = time.monotonic()
         requests.refill(now)

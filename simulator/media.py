@@ -11,7 +11,7 @@ _PAGE = re.compile(rb"/Type\s*/Page(?![A-Za-z])")
 
 
 def pdf_chars(data: str) -> int:
-    """How many characters of prompt a PDF counts as. Raises ValueError if the text is not the base64 of one."""
+    """The number of prompt characters that a PDF counts as. Raises ValueError if the text is not the base64 of a PDF."""
     content = binascii.a2b_base64(data, strict_mode=True)
     if b"%PDF-" not in content[:1024]:
         raise ValueError("not a PDF")

@@ -1,4 +1,4 @@
-"""The models there are: a few names that the public price list knows, and patterns for the rest."""
+"""The models of the simulator: a few names from the public price list, and patterns for the rest."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ProviderName: TypeAlias = Literal["anthropic", "openai"]
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """`dimensions` is set for embedding models alone; `reasons` says whether the model thinks unless recognised not to."""
+    """Only embedding models have `dimensions`. `reasons` says whether the model thinks unless it is asked not to."""
 
     name: str
     context_tokens: int
@@ -77,7 +77,7 @@ _PATTERNS: dict[ProviderName, tuple[tuple[re.Pattern[str], Model], ...]] = {
 
 @lru_cache(maxsize=1000)
 def find(provider: ProviderName, name: str) -> Model | None:
-    """None if the provider would answer 404: an unknown name, or any with `missing` in it."""
+    """None if the provider would answer 404: an unknown name, or a name that contains `missing`."""
     if "missing" in name:
         return None
     for listed in LISTED[provider]:

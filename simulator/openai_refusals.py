@@ -1,4 +1,4 @@
-"""OpenAI's words for what it does not take, shared by its operations."""
+"""OpenAI's refusals, shared by its operations."""
 
 from __future__ import annotations
 

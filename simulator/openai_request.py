@@ -1,4 +1,4 @@
-"""Requests to OpenAI's Chat Completions: what is accepted, what is refused, and how many tokens it is."""
+"""Requests to OpenAI's Chat Completions: what is accepted, what is refused, and how many tokens are counted."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _messages_decoder = msgspec.json.Decoder(list[Message])
 
 
 def parse(raw: bytes, key: str, cache: PrefixCache) -> Ask:
-    """Raises Rejected with the words of the real API."""
+    """Raises Rejected with the messages of the real API."""
     body = decoded(_decoder, raw)
     messages = decoded(_messages_decoder, body.messages, "messages")
     model = known_model(body.model)
@@ -287,7 +287,7 @@ def _part_chars(part: Part) -> int:
 
 
 def _cached(body: Body, model: Model, key: str, cache: PrefixCache, total: int) -> tuple[Input, list[tuple[bytes, float]]]:
-    """Caching is the provider's own doing: every 128 tokens of a prompt of 1,024 and more is a prefix it may know."""
+    """The provider caches by itself: every 128 tokens of a prompt of at least 1,024 tokens are a prefix that it may know."""
     if total < cache.minimum_tokens:
         return Input(uncached=total), []
     prompt = bytes(body.messages)

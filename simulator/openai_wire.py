@@ -1,4 +1,4 @@
-"""OpenAI's Chat Completions and Embeddings as they look on the wire: bodies, chunks, errors, usage."""
+"""OpenAI's Chat Completions and Embeddings on the wire: bodies, chunks, errors, usage."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which prompt prefixes a provider has cached, until they expire. Least recently used prefixes go first."""
+"""The prompt prefixes that a provider has cached, until they expire. The least recently used prefixes are removed first."""
 
 from __future__ import annotations
 

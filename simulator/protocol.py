@@ -1,4 +1,4 @@
-"""What the server asks of a provider's protocol, and the shapes that pass between them."""
+"""What the server needs of a provider's protocol, and the classes that both use."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from simulator.structured import Json
 
 
 class Rejected(Exception):
-    """The provider answers with an error and bills nothing. Empty words are filled in by the protocol, by the status."""
+    """The provider answers with an error and bills nothing. The protocol replaces empty words by those for the status."""
 
     def __init__(
         self, status: int, message: str = "", *, kind: str | None = None, code: str | None = None, param: str | None = None
@@ -33,7 +33,7 @@ class FrameKind(Enum):
 
 
 class Frame(NamedTuple):
-    """One event of a stream. `tokens` is what has been generated once it is out; only deltas carry any."""
+    """One event of a stream. `tokens` is the number of tokens generated up to this event. Only deltas have any."""
 
     data: bytes
     tokens: int
@@ -48,13 +48,13 @@ class Dialect(Protocol):
     def request_id_header(self) -> bytes: ...
 
     def parse(self, body: bytes, key: str, version: str) -> Ask:
-        """`version` is the API's, as the client's header asks for it; empty if none came. Raises Rejected."""
+        """`version` is the API version in the client's header; empty if there is none. Raises Rejected."""
         ...
 
     def rejection(self, rejected: Rejected, request_id: str) -> bytes: ...
 
     def usage(self, ask: Ask, answer: Answer, output_tokens: int) -> dict[str, Json]:
-        """The usage block as this provider bills it when it had made so many tokens."""
+        """The usage block as this provider bills it after so many tokens."""
         ...
 
     def body(self, ask: Ask, answer: Answer, answer_id: str, fault: Fault) -> bytes: ...

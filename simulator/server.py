@@ -1,4 +1,4 @@
-"""The ASGI application: which provider and operation a path means, who may call it, and the simulator's own controls."""
+"""The ASGI application: which provider and operation a path means, who may call it, and the simulator's own endpoints."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ class Simulator:
 
 
 def _place(path: str, method: str, headers: dict[bytes, bytes]) -> _Place:
-    """`/v1/models` without a prefix is Anthropic's where the client names a version of its API."""
+    """`/v1/models` without a prefix belongs to Anthropic if the client names a version of its API."""
     prefixed = path.partition("/v1/")[0]
     provider: ProviderName = "anthropic" if prefixed == "/anthropic" or b"anthropic-version" in headers else "openai"
     tail = path[len(prefixed) :]

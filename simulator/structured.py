@@ -26,12 +26,12 @@ _WORDS = ("amber", "basalt", "cedar", "delta", "ember", "fjord", "gravel", "harb
 
 
 def instance(schema: Schema, seed: int) -> Json:
-    """A value valid for `schema`: const, enum, $ref, anyOf/oneOf/allOf, types, bounds and lengths are honoured."""
+    """Returns a value that is valid for `schema`. Considers const, enum, $ref, anyOf/oneOf/allOf, types, bounds and lengths."""
     return _Maker(schema, seed).value(schema, 0)
 
 
 def wrong_instance(schema: Schema) -> Json:
-    """A value of another type than the schema asks for at its top."""
+    """Returns a value of another type than the schema's top level."""
     return ["not", "what", "was", "asked"] if schema.get("type") != "array" else {"not": "what was asked"}
 
 

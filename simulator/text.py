@@ -1,6 +1,6 @@
-"""Tokens and words, the same for the same request every time.
+"""Tokens and words that are the same for the same request every time.
 
-A token is four characters, rounded up: a stand-in for a tokeniser that anyone can check by hand.
+A token is four characters, rounded up. It replaces a tokeniser, and anyone can check it by hand.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from simulator.structured import Json
 CHARS_PER_TOKEN = 4
 IMAGE_TOKENS = 1000
 PAGE_TOKENS = 1500 + IMAGE_TOKENS
-"""Of a PDF: its text and its image."""
+"""A page of a PDF counts for its text and its image."""
 MESSAGE_OVERHEAD_CHARS = 3 * CHARS_PER_TOKEN
 
 _SENTENCES = (
@@ -38,7 +38,7 @@ def tokens_of(chars: int) -> int:
 
 
 def prose(seed: int, tokens: int) -> str:
-    """Text of exactly so many tokens; the seed chooses where it begins."""
+    """Returns text of exactly this many tokens. The seed chooses where it begins."""
     length = tokens * CHARS_PER_TOKEN
     if length <= 0:
         return ""
@@ -53,10 +53,10 @@ def default_length(seed: int) -> int:
 
 
 def pieces(text: str) -> list[str]:
-    """A token each."""
+    """Yields one token at a time."""
     return [text[at : at + CHARS_PER_TOKEN] for at in range(0, len(text), CHARS_PER_TOKEN)]
 
 
 def escaped(value: Json) -> bytes:
-    """JSON in ASCII: the only way in which half a surrogate pair can travel."""
+    """JSON in ASCII, because half a surrogate pair can only be sent in this form."""
     return json.dumps(value, separators=(",", ":")).encode("ascii")

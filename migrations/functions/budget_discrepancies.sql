@@ -1,4 +1,4 @@
--- Where a budget's running sums and the rows behind them differ: nothing, unless something is wrong.
+-- The budgets whose running sums differ from their rows. There are none unless something is wrong.
 create or replace view budget_discrepancies as
 select p.budget, p.period_start, p.spent_usd, recorded.usd as recorded_usd, p.held_usd, coalesce(holding.usd, 0) as holding_usd
 from budget_periods p

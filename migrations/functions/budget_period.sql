@@ -1,5 +1,5 @@
--- The half-open period of a budget that contains `moment`. TOTAL runs from the budget's creation and has no end. An hour is shorter where
--- the clocks change by half of one. Locks nothing.
+-- The half-open period of a budget that contains `moment`. TOTAL runs from the budget's creation and has no end. An hour is shorter if the
+-- clocks change by half an hour in it. Locks nothing.
 create or replace function budget_period(period text, zone text, created timestamptz, moment timestamptz, out starts timestamptz, out ends timestamptz)
 language plpgsql immutable as $$
 declare

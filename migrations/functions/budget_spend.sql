@@ -1,5 +1,5 @@
--- What the ledger has for a budget's scope in [starts, ends): from the roll-ups, but from the records where a label decides. Locks nothing;
--- the sum is that of a moment only while the caller holds the ledger's lock exclusively.
+-- What the ledger has for a budget's scope in [starts, ends): from the roll-ups, or from the records if the scope has a label. Locks
+-- nothing: the sum is exact only while the caller holds the ledger's lock exclusively.
 create or replace function budget_spend(b budgets, starts timestamptz, ends timestamptz) returns numeric
 language plpgsql stable as $$
 begin

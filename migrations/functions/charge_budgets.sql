@@ -1,4 +1,4 @@
--- Charges sums to every budget that matches them now, and gives back what was held. `h_…` name the holds place by place: budget, start of
+-- Charges sums to every budget that matches them now, and gives back what was held. `h_…` have one entry for each hold: budget, start of
 -- its period, amount.
 --
 -- Locks the periods by `lock_periods`; the caller holds the ledger's lock and the calls. `t_…` are the periods that it changes, each once.

@@ -1,4 +1,4 @@
--- The ends of settled calls. A late one ends its row only if no other run of the call has taken it over.
+-- Writes the ends of settled calls. A late settlement ends its row only if no other run of the call has taken the row over.
 --
 -- The caller has locked the calls that exist, at the places that `found_calls` names: a row stays there while it is locked, so it is not
 -- looked up again. New rows are inserted by key.

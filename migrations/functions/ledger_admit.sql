@@ -8,7 +8,7 @@
 -- 3. the periods of all budgets in scope, by budget and start. Limits are read after that, so no hold passes a limit that is in force.
 -- A call that another transaction inserts meanwhile is a unique violation: the whole batch is decided again.
 --
--- Small batches look cheaper when they are planned anew each time; planning is most of their cost, so the plan is generic.
+-- A new plan for each call looks cheaper for small batches. But planning is most of their cost, so the plan is generic.
 create or replace function ledger_admit(
     admitting uuid, lease interval, retention interval, defaults jsonb, payers ledger_payer[], targets ledger_target[], requests ledger_request[]
 )

@@ -1,9 +1,9 @@
--- Settles a batch: usage rows, the budgets' sums, roll-ups, alerts and the calls' ends, in one transaction. A call that was
--- settled before, or that the batch names twice, changes nothing. One without a status used nothing: it is released and forgotten. A call
--- that was swept meanwhile has its estimate taken out and the real figures put in, in the period of its admission.
+-- Settles a batch: usage rows, the budgets' sums, roll-ups, alerts and the calls' ends, in one transaction. A call that was settled before,
+-- or that the batch names twice, changes nothing. One without a status used nothing: it is released and forgotten. A call that was swept
+-- meanwhile has its estimate taken out and the real figures put in, in the period of its admission.
 -- `settling` is the process that owns the calls; null is the sweeper, which has locked them.
--- What budgets are charged and roll-ups count is summed from the usage rows that were really written and removed, so it is theirs
--- whatever comes twice.
+-- The sums for budgets and roll-ups are those of the usage rows that were really written and removed, so they match the rows even if a call
+-- comes twice.
 --
 -- Locks, in the one order of the ledger:
 -- 1. the ledger, shared;
@@ -11,7 +11,7 @@
 -- 3. the periods of every budget that is charged or gives back, by budget and start (`charge_budgets`);
 -- 4. the roll-ups, by their key (`write_rollups`).
 --
--- Small batches look cheaper when they are planned anew each time; planning is most of their cost, so the plan is generic.
+-- A new plan for each call looks cheaper for small batches. But planning is most of their cost, so the plan is generic.
 create or replace function ledger_settle(
     settling uuid, retention interval, payers ledger_payer[], prices ledger_price[], calls ledger_call[], attempts ledger_attempt[], documents bytea[]
 ) returns void

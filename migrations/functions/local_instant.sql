@@ -1,4 +1,5 @@
--- The first instant that clocks in `zone` show as `local`: where an hour is repeated the earlier one, where it is skipped the one after. Locks nothing.
+-- The first instant that clocks in `zone` show as `local`: the earlier one if the hour is repeated, the first one after it if the hour is
+-- skipped. Locks nothing.
 create or replace function local_instant(local timestamp, zone text) returns timestamptz
 language sql immutable
 return case

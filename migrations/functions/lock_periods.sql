@@ -1,7 +1,8 @@
 -- Locks budget periods, and makes those that are missing. Each is named once.
 --
--- Every transaction that changes sums of periods locks them here, by budget and start, so that no two wait for each other in a circle.
--- It holds the ledger's lock and its calls already. A period that another transaction makes meanwhile is waited for, then locked too.
+-- Every transaction that changes sums of periods locks them here, by budget and start, so that no two of them wait for each other
+-- (deadlock). It holds the ledger's lock and its calls already. A period that another transaction makes meanwhile is waited for, then
+-- locked too.
 create or replace function lock_periods(budgets_touched uuid[], starts_touched timestamptz[], ends_touched timestamptz[]) returns void
 language plpgsql as $$
 declare

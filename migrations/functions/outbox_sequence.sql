@@ -1,7 +1,7 @@
--- Gives positions to committed events that have none. Returns how many; 0 says that all that was committed before the call has one.
+-- Gives positions to committed events that have none. Returns how many; 0 means that everything committed before the call has one.
 --
--- Locks the event log (`outbox_lock`), then writes the rows: one transaction at a time, in the order of commits, so a reader that has
--- seen a position will never see a lower one appear.
+-- Locks the event log (`outbox_lock`), then writes the rows: one transaction at a time, in the order of commits, so a reader that has seen
+-- a position will never see a lower one appear.
 create or replace function outbox_sequence(most int) returns int
 language plpgsql as $$
 declare

@@ -1,5 +1,6 @@
--- Publishes a change of a provider (its health, where the model is empty) or of one of its models' circuits once, however many processes
--- notice it. A circuit's is forgotten after a minute: a process that died while it was open has not published that it is closed.
+-- Publishes a change of a provider (its health, if the model is empty) or of one of its models' circuits once, however many processes
+-- notice it. The state of a circuit is forgotten after a minute, because a process that died while it was open cannot publish that it is
+-- closed.
 --
 -- Locks the row of the state: of processes that notice at once, the first writes the event and the others find it written.
 create or replace function provider_changed(of_provider text, of_model text, to_state text, event jsonb) returns void

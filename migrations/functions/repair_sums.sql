@@ -1,4 +1,4 @@
--- Makes a budget period's sums those of its rows. What is spent is only raised: a record can be missing because it is old.
+-- Sets a budget period's sums to those of its rows. The spent amount is only raised, because an old record can be missing.
 --
 -- Locks the ledger shared, then the period: the rows are counted while no other transaction can change the period's sums.
 create or replace function repair_sums(wrong uuid, starts timestamptz) returns void

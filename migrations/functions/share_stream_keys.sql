@@ -1,5 +1,6 @@
--- The keys that still open, the youngest first, with their age in seconds. If the youngest has sealed for as long as `seals`, `fresh` becomes a
--- key, and those older than `opens` are deleted. Runs with the rights of the owner of the tables: the serving role may empty none.
+-- The keys that still open, the youngest first, with their age in seconds. If the youngest has sealed for as long as `seals`, `fresh`
+-- becomes a key, and those older than `opens` are deleted. Runs with the rights of the owner of the tables: the serving role may not empty
+-- a table.
 --
 -- Locks the keys by an advisory lock of their own, so that one process makes the next key and the others find it. Then it empties the table
 -- and writes it anew: a deleted row would stay in its file. That needs the table for itself; while something else reads it, such as a dump,

@@ -1,4 +1,4 @@
--- Takes over the events that got their position since; a webhook that is seen for the first time gets those from now on.
+-- Takes over the events that got their positions since the last call. A webhook that is seen for the first time gets events from now on.
 --
 -- Locks the webhook's own row, then reads how far the log is: one process at a time takes over for a webhook, and none of them skips.
 create or replace function webhook_take(taker text, wanted text) returns void

@@ -1,4 +1,4 @@
-"""What clients send, and how it becomes what the domain takes. The enums come first, see there."""
+"""What clients send, and how it becomes values of the domain. The enums are imported first; `enums` says why."""
 
 from resolvers.inputs import enums
 

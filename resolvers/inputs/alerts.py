@@ -33,6 +33,6 @@ class BudgetAlertFilter:
 
 
 def alert_filter(principal: Principal, tenant: str | None = None) -> alerts.BudgetAlertFilter:
-    """All alerts that the caller may see, or one tenant's."""
+    """Makes the filter for all alerts that the caller may see, or for one tenant's."""
     where = budget_filter(principal, tenant)
     return alerts.BudgetAlertFilter(where.tenant, agent=where.agent)

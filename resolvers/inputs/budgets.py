@@ -123,7 +123,7 @@ class BudgetFilter:
 
 
 def budget_authority(principal: Principal) -> BudgetAuthority:
-    """A key bound to an agent acts for that agent alone, also if it has ADMIN."""
+    """A key that is bound to an agent acts only for that agent, also if it has ADMIN."""
     return BudgetAuthority(visible_tenant(principal), principal.agent)
 
 

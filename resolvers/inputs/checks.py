@@ -1,4 +1,4 @@
-"""What every input is checked for. A refusal names the field by its path in the input's own words."""
+"""Checks that apply to every input. A refusal names the field by its path in the input's own words."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from app.domain.problems import InvalidInput
 
 Path: TypeAlias = tuple[str, ...]
 UNBOUNDED: Mapping[object, object] = {"unbounded": True}
-"""Metadata of a JSON field that brings back what a completion gave out: only the limits of the body hold for it."""
+"""Metadata of a JSON field that takes back what a completion returned. Only the limits of the body apply to it."""
 
 
 def invalid(message: str, path: Path) -> Refused:
@@ -24,7 +24,7 @@ def invalid(message: str, path: Path) -> Refused:
 
 
 def unfit_text(text: str) -> str | None:
-    """What keeps a text from being stored and sent; None if nothing does."""
+    """Says why a text cannot be stored and sent; None if it can."""
     if "\0" in text:
         return "contains the character NUL"
     if not text.isascii():
@@ -36,7 +36,8 @@ def unfit_text(text: str) -> str | None:
 
 
 def check_texts(value: object, path: Path = ()) -> None:
-    """Walks an input object and refuses the first text that cannot be stored; JSON values are checked by their scalar."""
+    """Checks all texts of an input object and refuses the first one that cannot be stored. JSON values are checked by their
+    scalar."""
     if found := _find_unfit(value):
         problem, below = found
         raise invalid(f"The text {problem}.", (*path, *below))
@@ -70,7 +71,7 @@ def check_range(number: float | None, minimum: float, maximum: float, path: Path
 
 
 def _written(number: float) -> str:
-    """In plain digits, however large."""
+    """In plain digits, whatever the size."""
     return format(Decimal(str(number)).normalize(), "f")
 
 

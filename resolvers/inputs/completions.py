@@ -1,4 +1,4 @@
-"""A completion as it is asked for. Everything is checked here, before anything is held or sent."""
+"""The input of a completion. Everything is checked here, before anything is held or sent."""
 
 from __future__ import annotations
 
@@ -199,7 +199,7 @@ class CompletionInput:
     )
 
     async def read(self) -> CompletionRequest:
-        """As `to_domain`. A large conversation is read in a thread, so that others have their turn meanwhile."""
+        """Does what `to_domain` does. A large conversation is read in a thread, so that the event loop stays free."""
         pieces = sum(message.pieces for message in self.messages)
         return await asyncio.to_thread(self.to_domain) if pieces > _FEW_PIECES else self.to_domain()
 

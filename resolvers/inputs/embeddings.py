@@ -1,4 +1,4 @@
-"""Texts to embed as they are asked for. Everything is checked here, before anything is held or sent."""
+"""The input of embeddings. Everything is checked here, before anything is held or sent."""
 
 from __future__ import annotations
 

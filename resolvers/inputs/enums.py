@@ -1,5 +1,8 @@
-"""Domain enums are registered with their descriptions in place. Those that inputs use are registered here, before the inputs are
-made: Strawberry would otherwise register them itself, without a word."""
+"""Domain enums are registered here with their descriptions, in place.
+
+The enums that inputs use are registered before the inputs are made. Otherwise Strawberry would register them itself, without
+descriptions.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The conversation of a completion. A message says one thing in one way: text, parts or a tool's result."""
+"""The conversation of a completion. A message has exactly one content: text, parts or a tool's result."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _MANY = 1000
 _SHORT = 256
 _MAX_ARGUMENTS_LENGTH = 2 * 1024 * 1024
 _MAX_ID_LENGTH = 64 * 1024
-"""Some gateways put what a provider wants back into the id of a call."""
+"""Some gateways put data that a provider needs back into the id of a call."""
 _MAX_NAME_LENGTH = 1024
 
 
@@ -86,7 +86,7 @@ class MessageInput:
 
     @property
     def pieces(self) -> int:
-        """How much there is to read; an image, a document or a long text that is JSON counts as many."""
+        """The size of the message for reading. An image, a document or a long JSON text counts as many characters."""
         parts, calls = list(self.parts or ()), self.tool_calls or ()
         if self.tool_result is not None:
             parts += self.tool_result.parts or ()

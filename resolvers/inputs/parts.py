@@ -36,7 +36,8 @@ class InlineImageInput:
 
 
 def _decoded(data: str) -> Iterator[bytes | None]:
-    """Piece by piece, so that other threads have their turn. None: the text is not base64. Only the last piece may be padded."""
+    """Decodes in pieces, so that other threads get their turn. None if the text is not base64. Only the last piece may be
+    padded."""
     for start in range(0, len(data), _PIECE):
         try:
             found = binascii.a2b_base64(data[start : start + _PIECE], strict_mode=True)
