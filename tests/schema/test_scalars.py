@@ -157,7 +157,7 @@ class TestCursor:
 
     @pytest.mark.parametrize("value", ["", "a b", "a\0", "é", "x" * 1025, 1, None])
     def test_anything_else_is_refused(self, value: object) -> None:
-        with pytest.raises(ValueError, match="a cursor is"):
+        with pytest.raises(ValueError, match="a cursor must be"):
             check_cursor(value)
 
 

@@ -110,9 +110,9 @@ class TestAnyInput:
 def refusal_of(kind: GraphQLInputObjectType, value: object, caller: Principal) -> object | None:
     """Why an input is refused; None where it is taken, or the caller may not ask for it."""
     definition = kind.extensions["strawberry-definition"]
-    asked = definition.from_input(definition.origin, value, None)
-    takes_caller = "principal" in inspect.signature(asked.to_domain).parameters
+    takes_caller = "principal" in inspect.signature(definition.origin.to_domain).parameters
     try:
+        asked = definition.from_input(definition.origin, value, None)
         asked.to_domain(*((caller,) if takes_caller else ()))
     except Refused as refused:
         return refused.reason
