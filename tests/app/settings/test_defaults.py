@@ -1,9 +1,9 @@
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 
-from genai_prices import Usage, calc_price
-
+from app.costs.prices import PriceBook
 from app.secrets.reference import SecretReference
 from app.settings import (
     SIMULATOR_KEY,
@@ -16,6 +16,7 @@ from app.settings import (
 )
 from app.settings.defaults import MODELS, UNPRICED_MODEL
 
+NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
 BOTH = {"ANTHROPIC_API_KEY": "a", "OPENAI_API_KEY": "o"}
 
 
@@ -42,9 +43,12 @@ class TestProviders:
         assert tuple(model.name for model in mine.models) == MODELS[ProviderKindName.OPENAI]
 
     def test_every_default_model_has_a_price(self) -> None:
+        prices = PriceBook(Settings())
         for kind, models in MODELS.items():
             for model in models:
-                assert calc_price(Usage(input_tokens=1_000), model, provider_id=kind.value).total_price > 0
+                rates = prices.rates(kind.value, model, NOON)
+                assert rates is not None
+                assert rates.input_cost(1_000) > 0
 
 
 def targets(settings: Settings) -> dict[str, tuple[str, ...]]:
