@@ -29,16 +29,18 @@ from app.llm.messages import (
     merged,
 )
 from app.llm.providers.answer_timeouts import first_token_timeout, silence_deadline, whole_answer_timeout
-from app.llm.providers.answers import AnswerReader, WholeAnswer
+from app.llm.providers.answers import WholeAnswer
 from app.llm.providers.call_names import CallNames
 from app.llm.providers.encoded_request import EncodedRequest
 from app.llm.providers.forced_tool import note_if_not_called
 from app.llm.providers.opaque_fields import Maker
 from app.llm.providers.schema_check import AnswerCheck, SchemaChecks
 from app.llm.providers.sse import EVENT_FIELDS, SseReader
+from app.llm.providers.stream_phase import Phase
+from app.llm.providers.stream_reader import StreamReader
 from app.llm.providers.unsupported import Notes
 from app.llm.providers.untaken import Untaken
-from app.llm.providers.upstream import Begun, BrokenAnswer, EventStream, ParameterRefused, Phase, Upstream
+from app.llm.providers.upstream import Begun, BrokenAnswer, EventStream, ParameterRefused, Upstream
 from app.llm.providers.usage_mapping import estimated_usage, salvaged_usage, unanswered_usage
 from app.llm.providers.wire_text import BYTE_ORDER_MARK, Malformed
 from app.llm.refused_parameters import Parameters
@@ -100,7 +102,7 @@ class Adapter(ABC):
         """Returns what an unusable answer says that it cost; None if it does not say."""
 
     @abstractmethod
-    def reader(self, call: ModelCall, notes: Notes, provider_request_id: str | None) -> AnswerReader: ...
+    def reader(self, call: ModelCall, notes: Notes, provider_request_id: str | None) -> StreamReader: ...
 
     @abstractmethod
     async def embed(self, call: EmbedCall) -> Embedded:
@@ -194,8 +196,9 @@ class Adapter(ABC):
         try:
             reader = self.reader(call, notes, self.upstream.request_id(source.response))
             shown = False
-            while not reader.stopped:
-                parts, failure = await self._read(source, reader)
+            is_over = False
+            while not is_over:
+                parts, failure, is_over = await self._read(source, reader)
                 if source.ended and source.document:
                     async for piece in self._document(source, call, check, notes):
                         yield piece
@@ -215,7 +218,7 @@ class Adapter(ABC):
         finally:
             await source.close()
 
-    def _whole_of(self, reader: AnswerReader, source: EventStream) -> WholeAnswer:
+    def _whole_of(self, reader: StreamReader, source: EventStream) -> WholeAnswer:
         try:
             return reader.answer()
         except READING_ERRORS:
@@ -262,39 +265,38 @@ class Adapter(ABC):
         call = self._maker.with_own_state(call, notes)
         return call if self.call_names is None else self.call_names.fit(call, notes)
 
-    async def _read(self, source: EventStream, reader: AnswerReader) -> tuple[Sequence[ContentDelta], ProviderError | None]:
-        """Returns the parts of the next chunk, and the error that came after them. The reader stops when the body of a complete
-        answer ends."""
+    async def _read(self, source: EventStream, reader: StreamReader) -> tuple[Sequence[ContentDelta], ProviderError | None, bool]:
+        """Returns the parts of the next chunk, the error that came after them, and whether the answer is over. A complete answer
+        that may go on is over when the server has been silent for too long, or ends the body."""
         parts: list[ContentDelta] = []
         try:
             payloads = await source.read()
             if payloads is not None:
                 self._take(source, reader, payloads, parts)
-            elif reader.complete:
-                reader.stopped = True
-            else:
+            elif not reader.complete:
                 raise self._cut(source)
         except ProviderError as error:
+            if reader.complete and error.kind is FailureKind.IDLE_TIMEOUT:
+                return parts, None, True
             if reader.started or (source.sends_events and error.kind in _MAYBE_BILLED):
                 error.usage = reader.usage()
-            return parts, error
-        return parts, None
+            return parts, error, True
+        return parts, None, payloads is None or reader.stopped
 
-    def _take(self, source: EventStream, reader: AnswerReader, payloads: list[bytes], parts: list[ContentDelta]) -> None:
+    def _take(self, source: EventStream, reader: StreamReader, payloads: list[bytes], parts: list[ContentDelta]) -> None:
+        words = reader.words
         for payload in payloads:
             try:
                 parts += reader.read(payload)
             except READING_ERRORS:
-                if reader.complete:
-                    reader.stopped = True
-                    break
                 raise self._cut(source) if source.ended else self._malformed(source.response) from None
-            if reader.stopped:
-                break
-        if reader.complete:
-            source.phase = Phase.COMPLETE
-        elif reader.started:
-            source.phase = Phase.IDLE
+        if reader.certain:
+            phase = Phase.BILLED if reader.is_billed else Phase.COMPLETE
+        elif reader.complete:
+            phase = Phase.MAYBE_IDLE
+        else:
+            phase = Phase.IDLE if reader.started else source.phase
+        source.wait_for(phase, anew=reader.words != words)
 
     def _cut(self, source: EventStream) -> ProviderError:
         return ProviderError(

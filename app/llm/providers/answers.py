@@ -1,13 +1,12 @@
-"""What the two wire protocols share: a whole answer that was read, and the reader of a streamed one."""
+"""What the two wire protocols share: an answer that was read."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from app.domain.usage import TokenUsage
-from app.llm.messages import ContentDelta, FinishReason, Json, ToolCall
+from app.llm.messages import FinishReason, Json, ToolCall
 from app.llm.providers.unsupported import Notes
 from app.llm.providers.wire_text import clean
 
@@ -44,22 +43,3 @@ class CallIds:
             call_id = self._new_id()
         self._seen.add(call_id)
         return call_id
-
-
-class AnswerReader(Protocol):
-    """Reads one streamed answer, event by event. `started` is true after the first piece of content, `complete` when nothing of
-    the answer is missing, and `stopped` when nothing more can come."""
-
-    started: bool
-    complete: bool
-    stopped: bool
-
-    def read(self, payload: bytes) -> Sequence[ContentDelta]:
-        """Returns the parts to pass on. Raises Malformed, and ProviderError for an error inside the stream."""
-        ...
-
-    def answer(self) -> WholeAnswer: ...
-
-    def usage(self) -> TokenUsage:
-        """What has been billed so far. It is an estimate unless the answer is complete."""
-        ...

@@ -11,7 +11,6 @@ import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from enum import Enum
 from functools import partial
 from typing import Any, TypeAlias, TypeVar, cast
 
@@ -26,6 +25,7 @@ from app.llm.providers.connection_pool import PROBES, ConnectionPool
 from app.llm.providers.encoded_request import EncodedRequest
 from app.llm.providers.keyring import ApiKey, Keyring
 from app.llm.providers.sse import EventTooLarge, StreamedBody
+from app.llm.providers.stream_phase import GRACES, FirstTokenWait, Phase
 from app.llm.providers.wire_text import clean
 from app.llm.refused_parameters import Parameters
 from app.runtime.await_timeout import TimeLimit
@@ -38,8 +38,6 @@ POOL_WAIT_SECONDS = 1.0
 _CONNECTING_SHARE = 0.9
 """The part of a short time limit that connecting may take. The rest is for what the SDK does before it connects."""
 _EXACT_SECONDS = 5.0
-_GRACE_SECONDS = 1.0
-"""How long to wait for the usage of a complete answer."""
 _DRAIN_SECONDS = 0.1
 _KEEP_ALIVE_SECONDS = 4.0
 _MAX_ID_LENGTH = 200
@@ -360,22 +358,6 @@ class Upstream:
         return options
 
 
-class Phase(Enum):
-    """What a stream waits for: its first token, the next one, or only the rest of a complete answer."""
-
-    FIRST = "first"
-    IDLE = "idle"
-    COMPLETE = "complete"
-
-
-@dataclass(frozen=True, slots=True)
-class FirstTokenWait:
-    """The two limits for the first token, in the Clock's monotonic seconds: of the target and of the call."""
-
-    timeout_at: float
-    deadline: float
-
-
 class EventStream:
     """The payloads of one streamed answer. Its reader sets `phase` as the answer goes on, and must close it.
 
@@ -406,7 +388,7 @@ class EventStream:
     async def read(self) -> list[bytes] | None:
         """Returns the events of the next chunk, perhaps none; None at the end of the body. Raises ProviderError.
 
-        In Phase.COMPLETE every error only ends the stream.
+        In Phase.COMPLETE and Phase.BILLED every error only ends the stream.
         """
         if self.ended:
             return None
@@ -422,9 +404,15 @@ class EventStream:
             return self._reader.flush()
         except (TimeoutError, EventTooLarge, *_TRANSPORT_ERRORS) as error:
             self.ended = True
-            if self.phase is Phase.COMPLETE:
+            if self.phase in GRACES:
                 return None
             raise self._failure(error, kind) from None
+
+    def wait_for(self, phase: Phase, *, anew: bool) -> None:
+        """Sets what is waited for from now on. After words the wait begins `anew`; without them the earlier end of it stays."""
+        self.phase = phase
+        if anew:
+            self._rest_by = None
 
     @property
     def document(self) -> bytes:
@@ -463,8 +451,8 @@ class EventStream:
             return self._upstream.remaining(wait.deadline, self._upstream.until(wait.timeout_at), FailureKind.FIRST_TOKEN_TIMEOUT)
         if self.phase is Phase.IDLE:
             return self._upstream.remaining(self._deadline, gathering + self._upstream.idle, FailureKind.IDLE_TIMEOUT)
-        if self._rest_by is None:
-            self._rest_by = self._upstream.later(_GRACE_SECONDS)
+        rest_by = self._upstream.later(GRACES.get(self.phase, self._upstream.idle))
+        self._rest_by = rest_by if self._rest_by is None else min(self._rest_by, rest_by)
         return self._upstream.remaining(self._deadline, self._upstream.until(self._rest_by), FailureKind.IDLE_TIMEOUT)
 
     def _failure(self, error: BaseException, timeout_kind: FailureKind) -> ProviderError:
@@ -473,7 +461,7 @@ class EventStream:
         elif isinstance(error, EventTooLarge):
             kind = FailureKind.MALFORMED
         else:
-            kind = FailureKind.TRUNCATED if self.phase is Phase.IDLE else failures.transport_failure(error)
+            kind = FailureKind.TRUNCATED if self.phase in {Phase.IDLE, Phase.MAYBE_IDLE} else failures.transport_failure(error)
         return ProviderError(
             kind, status_code=self.response.status_code, provider_request_id=self._upstream.request_id(self.response)
         )

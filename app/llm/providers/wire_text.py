@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import msgspec
 
@@ -13,7 +14,8 @@ _HIGH = rb"\\u[dD][89abAB][0-9a-fA-F]{2}"
 _LOW = rb"\\u[dD][c-fC-F][0-9a-fA-F]{2}"
 _ESCAPES = re.compile(rb"\\\\|" + _HIGH + _LOW + rb"|" + _HIGH + rb"|" + _LOW)
 _LONE = 6
-_ERRORS = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+_ANY: msgspec.json.Decoder[Any] = msgspec.json.Decoder(Any)
+DECODING_ERRORS = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 MAX_LEVELS = 200
 """Of JSON from a provider that is given back. A request may bring back a few more."""
@@ -26,19 +28,44 @@ class Malformed(ValueError):
     """The bytes are not the JSON they should be."""
 
 
+class TooDeep(Malformed):
+    """JSON as far as it was read, nested too deeply."""
+
+
 def decode(decoder: msgspec.json.Decoder[_T], raw: bytes) -> _T:
     """Raises Malformed. Escaped halves of surrogate pairs become U+FFFD. A byte order mark is removed."""
     raw = raw.removeprefix(BYTE_ORDER_MARK)
     try:
         return decoder.decode(raw)
-    except _ERRORS:
+    except DECODING_ERRORS:
         repaired = _ESCAPES.sub(_repair, raw)
         if repaired == raw:
             raise Malformed from None
     try:
         return decoder.decode(repaired)
-    except _ERRORS:
+    except DECODING_ERRORS:
         raise Malformed from None
+
+
+def decode_loosely(raw: bytes) -> Any:
+    """As `decode`, of what other readers of JSON take too: NaN and infinities, which are null here, line ends in texts, and bytes
+    that are no UTF-8, which become U+FFFD. Halves of surrogate pairs stay: the other half may come in the next piece. Raises
+    Malformed, TooDeep."""
+    raw = raw.removeprefix(BYTE_ORDER_MARK)
+    try:
+        return _ANY.decode(raw)
+    except DECODING_ERRORS:
+        pass
+    try:
+        return json.loads(raw.decode("utf-8", "replace"), strict=False, parse_constant=_nothing)
+    except RecursionError:
+        raise TooDeep from None
+    except ValueError:
+        raise Malformed from None
+
+
+def _nothing(_: str) -> None:
+    """What a number is that is none."""
 
 
 def _repair(match: re.Match[bytes]) -> bytes:
@@ -47,8 +74,49 @@ def _repair(match: re.Match[bytes]) -> bytes:
 
 
 def clean(text: str) -> str:
-    """NUL becomes U+FFFD."""
-    return text.replace("\0", REPLACEMENT) if "\0" in text else text
+    """NUL and halves of surrogate pairs become U+FFFD."""
+    if "\0" in text:
+        text = text.replace("\0", REPLACEMENT)
+    if text.isascii():
+        return text
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text
+
+
+class TextPieces:
+    """A text that comes in pieces. A surrogate pair of which each half comes in a piece of its own becomes one character."""
+
+    __slots__ = ("_half", "_pieces")
+
+    def __init__(self) -> None:
+        self._pieces: list[str] = []
+        self._half = ""
+
+    def take(self, piece: str) -> str:
+        """What the piece adds, fit to be kept; empty if it is only the first half of a character."""
+        piece = self._half + piece
+        self._half = piece[-1] if piece and "\ud800" <= piece[-1] <= "\udbff" else ""
+        piece = clean(piece[:-1] if self._half else piece)
+        self._pieces.append(piece)
+        return piece
+
+    def end(self) -> str:
+        """What stands for a half that stayed alone."""
+        left, self._half = REPLACEMENT if self._half else "", ""
+        if left:
+            self._pieces.append(left)
+        return left
+
+    def __bool__(self) -> bool:
+        """Whether any piece has come, also an empty one."""
+        return bool(self._pieces)
+
+    @property
+    def text(self) -> str:
+        return "".join(self._pieces)
 
 
 def fit(value: _J, levels: int = MAX_LEVELS) -> _J:

@@ -1,8 +1,7 @@
 """Anthropic's streamed answer: message_start, content blocks with their deltas, message_delta, message_stop.
 
-The answer is complete when its stop reason has arrived. message_delta brings it once, at the end, together with the usage.
-message_stop only confirms it and is not waited for. A body that ends earlier is a truncated answer, even if the connection ends
-normally.
+The stop reason comes with a message_delta, together with the usage; a message_stop that is missing after it is not missed. A body
+that ends with neither is a truncated answer, however cleanly it ends. Events and deltas of unknown types are left out.
 """
 
 from __future__ import annotations
@@ -18,10 +17,11 @@ from app.llm import failures
 from app.llm.messages import ContentDelta, ModelCall, ReasoningDelta, TextDelta, ToolCallDelta
 from app.llm.providers.answers import WholeAnswer
 from app.llm.providers.anthropic.response import UNKNOWN_PART, Content, block_kind, tool_input, tool_use_id
+from app.llm.providers.stream_reader import Mark, StreamReader
 from app.llm.providers.unsupported import Notes
-from app.llm.providers.usage_figures import Figures, anthropic_figures, merged
+from app.llm.providers.usage_figures import anthropic_figures_of, may_have_figures, merged
 from app.llm.providers.usage_mapping import anthropic_usage, estimated_usage
-from app.llm.providers.wire_text import Malformed, clean, decode, word
+from app.llm.providers.wire_text import DECODING_ERRORS, Malformed, TextPieces, clean, decode, decode_loosely, word
 
 
 class Delta(msgspec.Struct, gc=False):
@@ -39,7 +39,6 @@ class Event(msgspec.Struct, gc=False):
     message: Any = None
     content_block: dict[str, Any] | None = None
     delta: Delta | None = None
-    usage: Any = None
     error: Any = None
 
 
@@ -88,91 +87,133 @@ _EVENTS = {
 }
 
 
-class AnthropicStream:
-    """Reads events one by one. `started` is true after the first piece of content, `complete` when the stop reason is known,
-    and `stopped` after message_stop. If `by_tool` is true, the answer comes as the input of a tool. Text before it may be only
-    an introduction, so it is held back until the model calls the tool or stops without a call."""
+class AnthropicStream(StreamReader):
+    """If the answer is asked for `by_tool`, text may only lead up to it: it is held back until the model has called the tool, or
+    stopped without."""
 
     def __init__(self, call: ModelCall, notes: Notes, request_id: str | None, *, by_tool: bool = False) -> None:
-        self._call = call
-        self._notes = notes
-        self._request_id = request_id
+        super().__init__(call, notes, request_id)
         self._content = Content(call, notes)
+        self._texts = TextPieces()
         self._blocks: list[_Block] = []
         self._open: dict[int, _Block] = {}
-        self._figures = Figures()
-        self._is_billed = False
+        self._has_final_figures = False
         self._model = call.model
         self._stop_reason: str | None = None
-        self._output_bytes = 0
         self._held: list[str] | None = [] if by_tool else None
-        self.started = False
-        self.complete = False
-        self.stopped = False
 
-    def read(self, payload: bytes) -> Sequence[ContentDelta]:
-        """Returns the parts to pass on. Raises Malformed, and ProviderError for an error event."""
-        event = _decode(payload)
+    @property
+    def is_billed(self) -> bool:
+        return self._has_final_figures
+
+    def _mark_of_done(self) -> Mark | None:
+        """It is no event of this protocol, but some servers add it."""
+        return Mark.TERMINAL if self.complete else None
+
+    def _read_object(self, payload: bytes, parts: list[ContentDelta]) -> Mark | None:
+        event = self._decode(payload)
+        if event is None:
+            return None
         kind = event.type
         if kind == "content_block_delta":
-            self.started = True
-            return self._delta(event)
-        if kind == "content_block_start":
-            return self._block_start(event, payload)
-        if kind == "content_block_stop":
-            return self._input_of(self._open.pop(self._last_index if event.index is None else event.index, None))
-        if kind == "message_delta":
-            return self._message_delta(event)
-        if kind == "message_start":
-            self._start(event.message)
-        elif kind == "message_stop":
-            self.complete = self.stopped = True
-            return self._end()
-        elif kind == "error":
-            raise failures.stream_failure(event.error, self._request_id)
-        return ()
+            parts += self._delta(event)
+        elif kind == "content_block_start":
+            parts += self._block_start(event, payload)
+        elif kind == "content_block_stop":
+            parts += self._input_of(self._open.pop(self._last_index if event.index is None else event.index, None))
+        else:
+            return self._read_message_event(kind, event, payload, parts)
+        return None
 
-    def _start(self, message: object) -> None:
-        if isinstance(message, Mapping):
-            self._model = clean(word(message.get("model")) or self._model)
-            self._figures = merged(self._figures, anthropic_figures(message.get("usage"), self._notes))
+    def _read_message_event(self, kind: str, event: Event, payload: bytes, parts: list[ContentDelta]) -> Mark | None:
+        if kind == "error" or (not kind and failures.tells_failure(decode_loosely(payload))):
+            raise failures.stream_failure(decode_loosely(payload), self._request_id)
+        if may_have_figures(payload):
+            self._read_figures(decode_loosely(payload), is_final=kind != "message_start")
+        if event.delta is not None and _delta_kind(event.delta) is not None:
+            parts += self._delta(event)
+        if kind == "message_start" and isinstance(event.message, Mapping):
+            self._model = clean(word(event.message.get("model")) or self._model)
+            parts += self._first_content(event.message.get("content"))
+        elif kind == "message_delta" and event.delta is not None and event.delta.stop_reason:
+            self._stop_reason = event.delta.stop_reason
+            return Mark.FINISH
+        return Mark.TERMINAL if kind == "message_stop" else None
+
+    def _read_figures(self, body: Mapping[str, object], *, is_final: bool) -> None:
+        """The start of the stream knows no output: what it says of that is no figure of the whole answer."""
+        later = anthropic_figures_of(body, self._notes)
+        self._figures = merged(self._figures, later)
+        self._has_final_figures = self._has_final_figures or (is_final and bool(later.output))
+
+    def _read_late_figures(self, event: Any) -> None:
+        if isinstance(event, Mapping):
+            self._read_figures(event, is_final=True)
+
+    def _decode(self, payload: bytes) -> Event | None:
+        """An event with fields of other types than they should be is read without them; None if it is left out. Raises Malformed
+        if the words of its delta cannot be read."""
+        try:
+            event = _EVENT.decode(payload)
+        except DECODING_ERRORS:
+            body = self._decode_loosely(payload)
+            if not isinstance(body, Mapping):
+                return None
+            event = self._loose_event(body)
+        if event.type not in _EVENTS:
+            event.type = _event_kind(event) or event.type
+        return event
+
+    def _loose_event(self, body: Mapping[str, object]) -> Event:
+        index, block, delta = body.get("index"), body.get("content_block"), body.get("delta")
+        kind = word(body.get("type")) or ""
+        if not isinstance(delta, Mapping) and (kind == "content_block_delta" or (delta is not None and kind not in _EVENTS)):
+            self._leave_out(delta)
+        return Event(
+            kind,
+            index=index if isinstance(index, int) and not isinstance(index, bool) else None,
+            message=body.get("message"),
+            content_block=block if isinstance(block, dict) else None,
+            delta=_loose_delta(delta) if isinstance(delta, Mapping) else None,
+            error=body.get("error"),
+        )
+
+    def _first_content(self, content: object) -> list[ContentDelta]:
+        """The content that a message already has at its start, which is none where it is streamed as it should be."""
+        blocks = [block for block in content if block is not None] if isinstance(content, list) else []
+        parts: list[ContentDelta] = []
+        for block in blocks:
+            if isinstance(block, dict):
+                parts += self._block_start(Event(content_block=block), b"")
+                self._open.clear()
+            else:
+                self._leave_out(block)
+        return parts
+
+    def _held_back(self) -> Sequence[ContentDelta]:
+        rest = "".join((*(self._held or ()), self._texts.end()))
+        self._held = None
+        inputs = [part for block in self._blocks for part in self._input_of(block)]
+        return [TextDelta(rest), *inputs] if rest else inputs
 
     def answer(self) -> WholeAnswer:
         for made in self._blocks:
             self._add(made)
+        if self._texts:
+            self._content.texts = [self._texts.text]
         self._blocks.clear()
         self._content.require_words(self._stop_reason, self._figures)
         return self._content.whole(self._stop_reason, self.usage(), self._model, self._notes)
 
     def usage(self) -> TokenUsage:
-        """The provider's final figures if the answer is complete, else an estimate from what was received. The output figure at
-        the start of the stream is not used, because no output is known then."""
+        """The provider's final figures if the answer is complete; else an estimate from what has come."""
         figures = self._figures
-        if self.complete and self._is_billed:
+        if self.complete and self.is_billed:
             return anthropic_usage(figures, self._call, self._output_bytes, self._notes)
         estimate = estimated_usage(self._call, self._output_bytes)
-        output = max(estimate.output_tokens, figures.output or 0) if self._is_billed else estimate.output_tokens
+        output = max(estimate.output_tokens, figures.output or 0) if self.is_billed else estimate.output_tokens
         known = dataclasses.replace(figures, output=output)
         return dataclasses.replace(anthropic_usage(known, self._call, self._output_bytes), confirmed=False)
-
-    def _message_delta(self, event: Event) -> Sequence[ContentDelta]:
-        later = anthropic_figures(event.usage, self._notes)
-        self._figures = merged(self._figures, later)
-        self._is_billed = self._is_billed or bool(later.output)
-        if event.delta is not None and event.delta.stop_reason is not None:
-            self._stop_reason = event.delta.stop_reason
-            self.complete = True
-            self.stopped = bool(later)
-            return self._end()
-        return ()
-
-    def _end(self) -> Sequence[ContentDelta]:
-        inputs = [part for block in self._blocks for part in self._input_of(block)]
-        return [*self._release(), *inputs]
-
-    def _release(self) -> Sequence[ContentDelta]:
-        held, self._held = self._held, None
-        return (TextDelta("".join(held)),) if held else ()
 
     @property
     def _last_index(self) -> int:
@@ -195,21 +236,19 @@ class AnthropicStream:
             if word(block.get("name")) is None:
                 raise Malformed
             begun.block |= {"id": tool_use_id(self._content, block), "input": _written_input(block, payload)}
-            self.started = True
             if not self._content.is_answer(str(block.get("name"))):
                 return (ToolCallDelta(begun.block["id"], "", clean(str(block.get("name")))),)
-            self._held = None
+            if self._held is not None:
+                self._texts, self._held = TextPieces(), None
         if kind == "thinking" and isinstance(thinking := block.get("thinking"), str):
             return self._show_thinking(thinking)
         text = block.get("text")
-        return self._text(begun, text) if isinstance(text, str) and text else ()
+        return self._text(text) if isinstance(text, str) and text else ()
 
     def _delta(self, event: Event) -> Sequence[ContentDelta]:
         delta = event.delta
-        if delta is None:
-            raise Malformed
-        kind = _delta_kind(delta)
-        if kind is None:
+        kind = None if delta is None else _delta_kind(delta)
+        if delta is None or kind is None:
             if begun := self._open.get(self._last_index if event.index is None else event.index):
                 begun.is_understood = False
             return ()
@@ -219,13 +258,14 @@ class AnthropicStream:
             block.pieces.append(delta.partial_json)
             return ()
         if kind == "text_delta":
-            return self._text(block, delta.text)
+            return self._text(delta.text)
         if kind == "input_json_delta":
             return self._arguments(block, delta.partial_json)
         if kind == "thinking_delta":
-            self._output_bytes += len(delta.thinking.encode())
-            block.pieces.append(delta.thinking)
-            return self._show_thinking(delta.thinking)
+            thought = clean(delta.thinking)
+            self._output_bytes += len(thought.encode())
+            block.pieces.append(thought)
+            return self._show_thinking(thought)
         block.block["signature"] = delta.signature
         return ()
 
@@ -249,10 +289,10 @@ class AnthropicStream:
             block = self._begin(index, {"type": kind})
         return block
 
-    def _text(self, block: _Block, text: str) -> Sequence[ContentDelta]:
-        text = clean(text)
+    def _text(self, text: str) -> Sequence[ContentDelta]:
+        """Text blocks are one text, in the order in which it is shown."""
+        text = self._texts.take(text)
         self._output_bytes += len(text.encode())
-        block.pieces.append(text)
         if self._held is not None and text:
             self._held.append(text)
             return ()
@@ -268,7 +308,7 @@ class AnthropicStream:
         if not piece:
             return ()
         if self._content.is_answer(str(block.block.get("name"))):
-            return (TextDelta(piece),)
+            return (TextDelta(self._texts.take(piece)),)
         return (ToolCallDelta(str(block.block["id"]), piece),)
 
     def _input_of(self, block: _Block | None) -> Sequence[ContentDelta]:
@@ -281,7 +321,7 @@ class AnthropicStream:
         block, written = made.block, "".join(made.pieces)
         kind = block.get("type")
         if kind == "text":
-            self._content.texts.append(written)
+            self._content.texts = [self._texts.text]
         elif kind == "tool_use":
             self._content.add_tool_use(str(block["id"]), str(block["name"]), written or "{}", block)
         elif kind == "thinking":
@@ -318,36 +358,9 @@ def _written_input(block: Mapping[str, object], payload: bytes) -> str:
     return tool_input(value)
 
 
-def _decode(payload: bytes) -> Event:
-    """Fields of a wrong type are ignored. Raises Malformed if the words of the delta cannot be read."""
-    try:
-        event = decode(_EVENT, payload)
-    except Malformed:
-        body = decode(_ANY, payload)
-        if not isinstance(body, Mapping):
-            raise
-        event = _loose_event(body)
-    if event.type not in _EVENTS:
-        event.type = _event_kind(event) or event.type
-    return event
-
-
-def _loose_event(body: Mapping[str, object]) -> Event:
-    index, block, delta = body.get("index"), body.get("content_block"), body.get("delta")
-    return Event(
-        word(body.get("type")) or "",
-        index=index if isinstance(index, int) and not isinstance(index, bool) else None,
-        message=body.get("message"),
-        content_block=block if isinstance(block, dict) else None,
-        delta=_loose_delta(delta) if isinstance(delta, Mapping) else None,
-        usage=body.get("usage"),
-        error=body.get("error"),
-    )
-
-
 def _event_kind(event: Event) -> str | None:
     """Returns the type of an event without a known type, by its fields; None if the event can be ignored."""
-    if event.error is not None:
+    if event.error:
         return "error"
     if event.content_block is not None:
         return "content_block_start"

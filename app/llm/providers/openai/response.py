@@ -51,7 +51,7 @@ _BROKEN_OFF = {
     "network_error": FailureKind.SERVER_ERROR,
 }
 """Finish reasons of compatible servers which mean that the answer is not whole: SGLang, OpenRouter, DeepSeek, Z.ai."""
-_WITHOUT_WORDS = {
+WITHOUT_WORDS = {
     *_BROKEN_OFF,
     *(name for name, reason in _FINISHED.items() if reason in {FinishReason.LENGTH, FinishReason.CONTENT_FILTER}),
 }
@@ -121,7 +121,7 @@ def read_billed(body: Mapping[str, object], call: ModelCall, output_bytes: int) 
 def require_words(parts: MessageParts, finish: str | None, *, figures: Figures, silent_tokens: int = _SILENT_TOKENS) -> None:
     """Raises Malformed if an answer has ended normally, was billed for words, and has no words that can be read."""
     shown = (figures.output or 0) - (figures.reasoning or 0)
-    if parts.is_empty and finish not in _WITHOUT_WORDS and (shown > silent_tokens or not figures):
+    if parts.is_empty and finish not in WITHOUT_WORDS and (shown > silent_tokens or not figures):
         raise Malformed
 
 
@@ -139,7 +139,7 @@ def _message(choice: Mapping[str, object], finish: str | None) -> Mapping[str, o
     text = choice.get("text", choice.get("message"))
     if isinstance(text, str):
         return {"content": text}
-    if finish in _WITHOUT_WORDS:
+    if finish in WITHOUT_WORDS:
         return {}
     raise Malformed
 

@@ -1,8 +1,8 @@
 """The streamed answer of POST /v1/chat/completions: chunks, a last chunk with usage alone, then [DONE].
 
-The answer is complete with its finish reason, or with [DONE] from servers that give none. After that only usage is awaited, for
-a moment. When usage has arrived, nothing more is needed, with or without [DONE]. A chunk is decoded into the expected types.
-Only a chunk with other types is read field by field.
+A chunk is decoded into the types that it should have; only one that has others is read field by field. Of several choices the one
+of index 0 is read. A delta is always a new piece. A `message` in its place may also repeat all that has come, as DashScope and
+Perplexity send it: then only what is new of it counts.
 """
 
 from __future__ import annotations
@@ -19,15 +19,16 @@ from app.llm import failures
 from app.llm.messages import ContentDelta, ModelCall, ReasoningDelta, TextDelta
 from app.llm.providers.answers import WholeAnswer
 from app.llm.providers.opaque_fields import Fields, join
-from app.llm.providers.openai.content import CallPiece, MessageParts, first_choice, read_message
-from app.llm.providers.openai.response import build_answer, finish_word, require_words
+from app.llm.providers.openai.content import ODD_FIELD, CallPiece, MessageParts, read_message
+from app.llm.providers.openai.response import WITHOUT_WORDS, build_answer, finish_word, require_words
 from app.llm.providers.openai.tool_calls import ToolCallAssembly
+from app.llm.providers.stream_reader import Mark, StreamReader, may_hold_words
 from app.llm.providers.unsupported import Notes
-from app.llm.providers.usage_figures import Figures, merged, openai_figures_of
+from app.llm.providers.usage_figures import may_have_figures, merged, openai_figures_of
 from app.llm.providers.usage_mapping import estimated_usage, openai_usage
-from app.llm.providers.wire_text import Malformed, clean, decode, word
+from app.llm.providers.wire_text import DECODING_ERRORS, Malformed, TextPieces, clean, decode, decode_loosely, word
 
-_DONE = b"[DONE]"
+OTHER_CHOICE = "The provider gave more than one answer; the first was taken."
 _NOTHING = msgspec.Raw(b"null")
 
 
@@ -61,17 +62,14 @@ class ChunkChoice(msgspec.Struct, gc=False):
     index: int = 0
     delta: Delta | None = None
     finish_reason: str | None = None
-    usage: msgspec.Raw = _NOTHING
-    message: msgspec.Raw = _NOTHING
+    message: Any = None
+    text: Any = None
+    error: Any = None
 
 
 class Chunk(msgspec.Struct, gc=False):
     choices: list[ChunkChoice] | None = None
     model: str | None = None
-    usage: msgspec.Raw = _NOTHING
-    x_groq: msgspec.Raw = _NOTHING
-    usageMetadata: msgspec.Raw = _NOTHING  # noqa: N815  # the wire's own name
-    timings: msgspec.Raw = _NOTHING
     error: Any = None
     object: str | None = None
     service_tier: Any = None
@@ -81,59 +79,55 @@ _CHUNK = msgspec.json.Decoder(Chunk)
 _ANY: msgspec.json.Decoder[Any] = msgspec.json.Decoder(Any)
 
 
-class OpenAIStream:
+class OpenAIStream(StreamReader):
     def __init__(self, call: ModelCall, notes: Notes, request_id: str | None) -> None:
-        self._call = call
-        self._notes = notes
-        self._request_id = request_id
-        self._texts: list[str] = []
-        self._refusals: list[str] = []
+        super().__init__(call, notes, request_id)
+        self._texts = TextPieces()
+        self._refusals = TextPieces()
         self._shown: list[str] = []
         self._reasoning: dict[str, list[str]] = {}
         self._calls = ToolCallAssembly(notes)
         self._fields: Fields = {}
-        self._figures = Figures()
+        self._index: int | None = None
+        self._others: dict[object, bool] = {}
+        self._has_deltas = False
         self._model: str | None = None
         self._service_tier: object = None
         self._finish: str | None = None
-        self._output_bytes = 0
-        self.started = False
-        self.complete = False
-        self.stopped = False
 
-    def read(self, payload: bytes) -> Sequence[ContentDelta]:
-        """Returns the parts to pass on. Raises Malformed, and ProviderError for an error inside the stream."""
-        if payload == _DONE:
-            self.complete = True
-            self.stopped = self._is_billed
-            return ()
-        parts: list[ContentDelta] = []
+    @property
+    def is_billed(self) -> bool:
+        return bool(self._figures.output or self._figures.total)
+
+    def _read_object(self, payload: bytes, parts: list[ContentDelta]) -> Mark | None:
         try:
-            chunk = decode(_CHUNK, payload)
-        except Malformed:
-            self._read_loosely(payload, parts)
-            return parts
+            chunk = _CHUNK.decode(payload)
+        except DECODING_ERRORS:
+            return self._read_loosely(payload, parts)
         if chunk.error or chunk.object == "error":
-            raise self._error(decode(_ANY, payload))
-        if chunk.choices is None and failures.tells_failure(body := decode(_ANY, payload)):
+            raise self._error(decode_loosely(payload))
+        if not chunk.choices and chunk.choices is None and failures.tells_failure(body := decode_loosely(payload)):
             raise self._error(body)
         if self._model is None and chunk.model:
             self._model = chunk.model
-        has_figures = any(bytes(each) != b"null" for each in (chunk.usage, chunk.x_groq, chunk.usageMetadata, chunk.timings))
-        if chunk.choices:
-            choice = next((each for each in chunk.choices if each.index == 0), chunk.choices[0])
-            self._read_choice(choice, parts)
-            has_figures = has_figures or bytes(choice.usage) != b"null"
-        if has_figures:
-            self._read_figures(decode(_ANY, payload))
+        if may_have_figures(payload):
+            self._read_figures(decode_loosely(payload))
         self._service_tier = chunk.service_tier or self._service_tier
-        if self._finish is not None and self._is_billed and not chunk.choices:
-            self.stopped = True
-        return parts
+        if not chunk.choices:
+            return self._mark_of_usage()
+        mark = None
+        for choice in sorted(chunk.choices, key=_is_other) if len(chunk.choices) > 1 else chunk.choices:
+            if self._follows(choice.index):
+                mark = self._read_choice(choice, parts) or mark
+            else:
+                self._leave_choice(choice.index, choice.finish_reason, payload)
+        return mark
 
-    @property
-    def _is_billed(self) -> bool:
-        return bool(self._figures.output or self._figures.total)
+    def _mark_of_done(self) -> Mark:
+        return Mark.TERMINAL
+
+    def _mark_of_usage(self) -> Mark | None:
+        return Mark.USAGE if self.complete and self.is_billed else None
 
     def _error(self, body: object) -> ProviderError:
         return failures.stream_failure(body, self._request_id)
@@ -141,53 +135,119 @@ class OpenAIStream:
     def _read_figures(self, body: Mapping[str, object]) -> None:
         self._figures = merged(self._figures, openai_figures_of(body, self._notes))
 
-    def _read_loosely(self, payload: bytes, parts: list[ContentDelta]) -> None:
-        """Reads a chunk whose fields do not have the expected types. Raises Malformed if its words cannot be read."""
-        body = decode(_ANY, payload)
-        if not isinstance(body, Mapping):
+    def _read_late_figures(self, event: Any) -> None:
+        if isinstance(event, Mapping):
+            self._read_figures(event)
+
+    def _follows(self, index: object) -> bool:
+        """Whether this choice is the answer: the one of index 0, or the first that comes if there is none. Raises Malformed if
+        another was taken for the answer before that one came."""
+        if not isinstance(index, int) or isinstance(index, bool) or index == self._index:
+            return True
+        if self._index is None or (index == 0 and not self.started):
+            self._index = index
+            return True
+        if index == 0:
             raise Malformed
-        choice = first_choice(body.get("choices"))
-        if body.get("error") or body.get("object") == "error":
-            raise self._error(body)
-        if choice is None and failures.tells_failure(body):
+        return False
+
+    def _leave_choice(self, index: object, finish: str | None, payload: bytes) -> None:
+        """Another answer has a finish reason of its own. Without one its words may be those of this answer."""
+        if finish or may_hold_words(payload):
+            self._notes.add(OTHER_CHOICE)
+            self._others[index] = self._others.get(index, False) or bool(finish)
+
+    def _read_loosely(self, payload: bytes, parts: list[ContentDelta]) -> Mark | None:
+        """A chunk with fields of other types than they should be."""
+        body = self._decode_loosely(payload)
+        if not isinstance(body, Mapping):
+            return None
+        choices = _choices(body.get("choices"))
+        if body.get("error") or body.get("object") == "error" or (not choices and failures.tells_failure(body)):
             raise self._error(body)
         self._model = self._model or word(body.get("model"))
         self._service_tier = body.get("service_tier") or self._service_tier
         self._read_figures(body)
-        if choice is None:
-            if body.get("choices"):
-                raise Malformed
-            self.stopped = self._finish is not None and self._is_billed
-            return
-        self._read_loose_choice(choice, parts)
+        mark = None if choices else self._mark_of_usage()
+        for choice in choices:
+            if not isinstance(choice, Mapping):
+                self._leave_out(choice)
+            elif self._follows(index := choice.get("index")):
+                mark = self._read_loose_choice(choice, parts) or mark
+            else:
+                self._leave_choice(index, finish_word(choice.get("finish_reason")), payload)
+        return mark
 
-    def _read_loose_choice(self, choice: Mapping[str, object], parts: list[ContentDelta]) -> None:
-        delta = choice.get("delta") or choice.get("message")
+    def _read_loose_choice(self, choice: Mapping[str, object], parts: list[ContentDelta]) -> Mark | None:
+        delta, came = choice.get("delta"), len(parts)
         if isinstance(delta, Mapping):
             self._take(read_message(delta, self._notes), parts)
-        elif isinstance(text := delta or choice.get("text"), str):
-            parts.append(self._text(text, self._texts))
-        elif delta:
-            raise Malformed
-        if (finish := finish_word(choice.get("finish_reason"))) is not None:
+        elif isinstance(delta, str):
+            self._text(delta, self._texts, parts)
+        elif delta is not None:
+            self._leave_out(delta)
+        self._has_deltas = self._has_deltas or len(parts) > came
+        if len(parts) == came:
+            self._read_message(choice.get("message"), choice.get("text"), parts)
+        return self._read_finish(finish_word(choice.get("finish_reason")), choice)
+
+    def _read_message(self, message: object, text: object, parts: list[ContentDelta]) -> None:
+        """What stands in the place of a delta: a piece, or all that has come so far."""
+        if isinstance(message, Mapping):
+            said = read_message(message, self._notes)
+            if self._has_deltas:
+                said.reasoning.clear()
+                said.calls.clear()
+                said.fields = {} if self._fields else said.fields
+            said.text = None if said.text is None else self._rest_of(said.text)
+            self._take(said, parts)
+        elif isinstance(piece := message or text, str):
+            self._text(piece, self._texts, parts)
+        elif piece is not None:
+            self._leave_out(piece)
+
+    def _rest_of(self, text: str) -> str:
+        """Of a message that repeats what has come, only what is new. One that differs from the deltas that came repeats them in
+        other words."""
+        so_far = self._texts.text
+        if so_far and text.startswith(so_far):
+            return text[len(so_far) :]
+        if self._has_deltas:
+            self._notes.add(ODD_FIELD)
+            return ""
+        return text
+
+    def _read_finish(self, finish: str | None, choice: Mapping[str, object]) -> Mark | None:
+        if choice.get("error") and finish in {None, "error"}:
+            raise self._error(choice)
+        if finish is None:
+            return None
+        if self._finish not in WITHOUT_WORDS or not self.complete:
             self._finish = finish
-            self.complete = True
+        return Mark.FINISH
 
     def _take(self, message: MessageParts, parts: list[ContentDelta]) -> None:
         self._think(message.reasoning, parts)
         if message.text:
-            parts.append(self._text(message.text, self._texts))
+            self._text(message.text, self._texts, parts)
         if message.refusal:
-            parts.append(self._text(message.refusal, self._refusals))
+            self._text(message.refusal, self._refusals, parts)
         for call in message.calls:
             self._tool_call(call, parts)
         if message.fields:
             self.started = True
             join(self._fields, message.fields)
 
+    def _held_back(self) -> Sequence[ContentDelta]:
+        ends = [each for texts in (self._texts, self._refusals) if (each := texts.end())]
+        self._shown += ends
+        return [TextDelta(each) for each in ends]
+
     def answer(self) -> WholeAnswer:
+        if self._others and not (self._finish and all(self._others.values())):
+            raise Malformed
         calls = self._calls.whole()
-        text, refusal = "".join(self._texts) if self._texts else None, "".join(self._shown) if self._refusals else ""
+        text, refusal = self._texts.text if self._texts else None, "".join(self._shown) if self._refusals else ""
         if not (self.started or calls):
             require_words(MessageParts(text, refusal), self._finish, figures=self._figures)
         return build_answer(
@@ -215,48 +275,60 @@ class OpenAIStream:
         known = replace(self._figures, output=output, total=None)
         return replace(openai_usage(known, self._call, self._output_bytes, self._service_tier), confirmed=False)
 
-    def _read_choice(self, choice: ChunkChoice, parts: list[ContentDelta]) -> None:
-        delta = choice.delta
-        if delta is None and bytes(choice.message) != b"null":
-            self._read_loose_choice({"message": decode(_ANY, bytes(choice.message))}, parts)
-        if delta is not None:
-            if delta.reasoning_content or delta.reasoning:
-                self._think({"reasoning_content": delta.reasoning_content, "reasoning": delta.reasoning}, parts)
-            if delta.content:
-                parts.append(self._text(delta.content, self._texts))
-            if delta.refusal:
-                parts.append(self._text(delta.refusal, self._refusals))
-            for body in delta.tool_calls or ():
-                self._tool_call(_piece(body), parts)
-            if not delta.tool_calls and bytes(delta.function_call) != b"null":
-                self._take(read_message({"function_call": decode(_ANY, bytes(delta.function_call))}, self._notes), parts)
-        if choice.finish_reason:
-            self._finish = finish_word(choice.finish_reason)
-            self.complete = True
+    def _read_choice(self, choice: ChunkChoice, parts: list[ContentDelta]) -> Mark | None:
+        if choice.delta is not None:
+            self._read_delta(choice.delta, parts)
+        if parts:
+            self._has_deltas = True
+        elif choice.message is not None or choice.text is not None:
+            self._read_message(choice.message, choice.text, parts)
+        if choice.finish_reason or choice.error:
+            return self._read_finish(finish_word(choice.finish_reason), {"error": choice.error})
+        return None
 
-    def _text(self, text: str, texts: list[str]) -> TextDelta:
-        self.started = True
-        text = clean(text)
-        self._output_bytes += len(text.encode())
-        texts.append(text)
-        self._shown.append(text)
-        return TextDelta(text)
+    def _read_delta(self, delta: Delta, parts: list[ContentDelta]) -> None:
+        if delta.reasoning_content or delta.reasoning:
+            self._think({"reasoning_content": delta.reasoning_content, "reasoning": delta.reasoning}, parts)
+        if delta.content:
+            self._text(delta.content, self._texts, parts)
+        if delta.refusal:
+            self._text(delta.refusal, self._refusals, parts)
+        for body in delta.tool_calls or ():
+            self._tool_call(_piece(body), parts)
+        if not delta.tool_calls and bytes(delta.function_call) != b"null":
+            self._take(read_message({"function_call": decode(_ANY, bytes(delta.function_call))}, self._notes), parts)
+
+    def _text(self, text: str, texts: TextPieces, parts: list[ContentDelta]) -> None:
+        text = texts.take(text)
+        if text:
+            self._output_bytes += len(text.encode())
+            self._shown.append(text)
+            parts.append(TextDelta(text))
 
     def _think(self, reasoning: Mapping[str, str | None], parts: list[ContentDelta]) -> None:
         """Of a server that gives the same words under two names, one is shown."""
-        pieces = {name: piece for name, piece in reasoning.items() if piece}
+        pieces = {name: clean(piece) for name, piece in reasoning.items() if piece}
         for name, piece in pieces.items():
-            self.started = True
             self._output_bytes += len(piece.encode())
             self._reasoning.setdefault(name, []).append(piece)
         if pieces and self._call.stream_reasoning:
-            parts.append(ReasoningDelta(clean(next(iter(pieces.values())))))
+            parts.append(ReasoningDelta(next(iter(pieces.values()))))
 
     def _tool_call(self, piece: CallPiece, parts: list[ContentDelta]) -> None:
-        self.started = True
         for part in self._calls.take(piece):
             self._output_bytes += len(part.arguments_delta.encode())
             parts.append(part)
+
+
+def _is_other(choice: ChunkChoice) -> bool:
+    return choice.index != 0
+
+
+def _choices(value: object) -> Sequence[Any]:
+    """Of any type, the one of index 0 first."""
+    if not isinstance(value, list):
+        return [value] if value else []
+    return sorted(value, key=lambda choice: isinstance(choice, Mapping) and choice.get("index", 0) != 0)
 
 
 def _piece(body: ToolCallBody) -> CallPiece:

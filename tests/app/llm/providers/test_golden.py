@@ -14,12 +14,13 @@ from pydantic import TypeAdapter
 from app.domain.errors import FailureKind, ProviderError
 from app.domain.usage import TokenUsage
 from app.llm.messages import ContentDelta, FinishReason, ModelCall, TextDelta, ToolCall, ToolCallDelta
-from app.llm.providers.answers import AnswerReader, WholeAnswer
+from app.llm.providers.answers import WholeAnswer
 from app.llm.providers.anthropic import response as anthropic_response
 from app.llm.providers.anthropic.stream import AnthropicStream
 from app.llm.providers.openai import response as openai_response
 from app.llm.providers.openai.stream import OpenAIStream
 from app.llm.providers.sse import SseReader
+from app.llm.providers.stream_reader import StreamReader
 from app.llm.providers.unsupported import Notes
 from tests.app.llm.calls import call
 
@@ -37,7 +38,7 @@ def payloads(name: str) -> Iterator[bytes]:
     yield from reader.flush()
 
 
-def read(reader: AnswerReader, name: str) -> tuple[list[ContentDelta], WholeAnswer]:
+def read(reader: StreamReader, name: str) -> tuple[list[ContentDelta], WholeAnswer]:
     parts = [part for payload in payloads(name) for part in reader.read(payload)]
     assert reader.complete
     return parts, reader.answer()

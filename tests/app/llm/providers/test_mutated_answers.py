@@ -17,11 +17,12 @@ from app.domain.errors import ProviderError
 from app.domain.usage import TokenUsage
 from app.llm.messages import ContentDelta, ModelCall, TextDelta
 from app.llm.providers.adapter import READING_ERRORS
-from app.llm.providers.answers import AnswerReader, WholeAnswer
+from app.llm.providers.answers import WholeAnswer
 from app.llm.providers.anthropic import response as anthropic_response
 from app.llm.providers.anthropic.stream import AnthropicStream
 from app.llm.providers.openai import response as openai_response
 from app.llm.providers.openai.stream import OpenAIStream
+from app.llm.providers.stream_reader import StreamReader
 from app.llm.providers.unsupported import Notes
 from app.llm.providers.usage_mapping import salvaged_usage
 from tests.app.llm.calls import call
@@ -67,7 +68,7 @@ def read_whole(read: Any, body: object) -> Outcome:
         return Outcome(None, failure.usage, failure)
 
 
-def read_stream(make: Callable[[ModelCall, Notes, str | None], AnswerReader], events: Sequence[object]) -> Outcome:
+def read_stream(make: Callable[[ModelCall, Notes, str | None], StreamReader], events: Sequence[object]) -> Outcome:
     reader, parts = make(CALL, Notes(CALL), None), list[ContentDelta]()
     failure = None
     try:
