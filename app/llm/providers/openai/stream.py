@@ -89,7 +89,7 @@ class OpenAIStream(StreamReader):
         self._calls = ToolCallAssembly(notes)
         self._fields: Fields = {}
         self._index: int | None = None
-        self._others: dict[object, bool] = {}
+        self._others = set[object]()
         self._has_deltas = False
         self._model: str | None = None
         self._service_tier: object = None
@@ -120,7 +120,7 @@ class OpenAIStream(StreamReader):
             if self._follows(choice.index):
                 mark = self._read_choice(choice, parts) or mark
             else:
-                self._leave_choice(choice.index, choice.finish_reason, payload)
+                self._leave_choice(choice.index, payload)
         return mark
 
     def _mark_of_done(self) -> Mark:
@@ -151,11 +151,16 @@ class OpenAIStream(StreamReader):
             raise Malformed
         return False
 
-    def _leave_choice(self, index: object, finish: str | None, payload: bytes) -> None:
-        """Another answer has a finish reason of its own. Without one its words may be those of this answer."""
-        if finish or may_hold_words(payload):
+    def _leave_choice(self, index: object, payload: bytes) -> None:
+        if may_hold_words(payload):
             self._notes.add(OTHER_CHOICE)
-            self._others[index] = self._others.get(index, False) or bool(finish)
+            self._others.add(index)
+
+    @property
+    def _lacks_words(self) -> bool:
+        """Other answers are numbered from 1, beside one of index 0 that has an end of its own. If they are not, their words may
+        be of this one."""
+        return bool(self._others) and (self._finish is None or self._others != set(range(1, len(self._others) + 1)))
 
     def _read_loosely(self, payload: bytes, parts: list[ContentDelta]) -> Mark | None:
         """A chunk with fields of other types than they should be."""
@@ -175,7 +180,7 @@ class OpenAIStream(StreamReader):
             elif self._follows(index := choice.get("index")):
                 mark = self._read_loose_choice(choice, parts) or mark
             else:
-                self._leave_choice(index, finish_word(choice.get("finish_reason")), payload)
+                self._leave_choice(index, payload)
         return mark
 
     def _read_loose_choice(self, choice: Mapping[str, object], parts: list[ContentDelta]) -> Mark | None:
@@ -244,7 +249,7 @@ class OpenAIStream(StreamReader):
         return [TextDelta(each) for each in ends]
 
     def answer(self) -> WholeAnswer:
-        if self._others and not (self._finish and all(self._others.values())):
+        if self._lacks_words:
             raise Malformed
         calls = self._calls.whole()
         text, refusal = self._texts.text if self._texts else None, "".join(self._shown) if self._refusals else ""

@@ -34,11 +34,13 @@ class TestOtherChoices:
     @pytest.mark.parametrize(
         "events",
         [
-            [chunk("Good "), chunk("day", index=1), chunk(finish="stop"), LAST, DONE],
+            [chunk("Good "), chunk("day", index=7), chunk(finish="stop"), LAST, DONE],
+            [chunk("Good "), chunk("day", "stop", index=2), chunk(finish="stop"), LAST, DONE],
+            [chunk("Good "), chunk("day", index=1), chunk("!", index=2), chunk(finish="stop", index=3), LAST, DONE],
             [chunk("Good "), chunk("day", "stop", index=1), LAST, DONE],
             [chunk("Good ", index=1), chunk("day"), chunk(finish="stop"), LAST, DONE],
         ],
-        ids=["never finished", "instead of the finish", "first"],
+        ids=["odd", "not in order", "a number for each chunk", "instead of the finish", "first"],
     )
     def test_that_may_be_this_one_make_the_answer_malformed(self, events: list[Any]) -> None:
         with pytest.raises(Malformed):
