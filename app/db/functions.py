@@ -46,6 +46,7 @@ IN_ORDER = (
     "webhook_take",
     "provider_changed",
     "share_stream_keys",
+    "cache_invalidate",
 )
 """Each function comes after those that its definition needs."""
 

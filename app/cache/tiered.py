@@ -1,0 +1,192 @@
+"""The tiers as one cache: the fastest that has an entry gives it, and fills those before it.
+
+Invariant: nothing is given, and nothing is written, that an invalidation known here covers. A tier that is away is a miss: it
+never makes a caller fail, or wait longer than its client waits for the server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections import deque
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from decimal import Decimal
+from typing import Any, Final
+
+from app.cache.entries import Entry
+from app.cache.invalidations import Invalidations, Selector
+from app.cache.keys import EntryKey
+from app.cache.tier import Tier, TierSize
+from app.domain.errors import StoreUnavailable
+from app.domain.usage import CacheTier
+from app.runtime.clock import Clock
+
+MAX_SPREAD: Final = 0.1
+"""By so much of its time an entry may expire earlier, so that not all expire at once."""
+MAX_WRITES: Final = 1000
+"""Writes to slower tiers that wait at once; further ones are left out."""
+_LATENCIES_KEPT = 1000
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class PlacedTier:
+    """`ttl` bounds how long an entry stays in this tier. Only answers that cost at least `min_cost_usd` are written there."""
+
+    tier: Tier
+    ttl: timedelta
+    min_cost_usd: Decimal = Decimal(0)
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    entry: Entry
+    tier: CacheTier
+    age: timedelta
+
+
+@dataclass(slots=True)
+class TierCounts:
+    """Of this process since its start. `latencies`: seconds of the latest look-ups that the tier answered."""
+
+    hits: int = 0
+    misses: int = 0
+    latencies: deque[float] = field(default_factory=lambda: deque(maxlen=_LATENCIES_KEPT))
+
+
+class TieredCache:
+    def __init__(
+        self,
+        tiers: Sequence[PlacedTier],
+        invalidations: Invalidations,
+        clock: Clock,
+        *,
+        draw: Callable[[], float] = random.random,
+    ) -> None:
+        """`tiers` from the fastest to the slowest. `draw` gives numbers from 0 up to 1."""
+        self._tiers = tiers
+        self._invalidations = invalidations
+        self._clock = clock
+        self._draw = draw
+        self._away: set[CacheTier] = set()
+        self._writes: set[asyncio.Task[None]] = set()
+        self.counts = {placed.tier.name: TierCounts() for placed in tiers}
+
+    async def get(self, key: EntryKey) -> Hit | None:
+        if not self._invalidations.is_known:
+            return None
+        for place, placed in enumerate(self._tiers):
+            entry = await self._look_up(placed.tier, key)
+            if entry is not None:
+                now = self._clock.now()
+                self._fill(self._tiers[:place], key, entry)
+                return Hit(entry, placed.tier.name, max(now - entry.stored_at, timedelta(0)))
+        return None
+
+    async def put(self, key: EntryKey, entry: Entry) -> None:
+        """The first tier has it when this returns; the others get it soon."""
+        if self._tiers and self._tiers[0].tier.name is CacheTier.MEMORY:
+            await self._write(self._tiers[0], key, entry)
+            self._fill(self._tiers[1:], key, entry)
+        else:
+            self._fill(self._tiers, key, entry)
+
+    async def invalidate(self, tenant: str, selector: Selector, *, dry_run: bool = False) -> int:
+        """How many distinct names of the tenant are selected, in the tiers that this process reaches. When it returns, nothing
+        older is given here. Raises StoreUnavailable if PostgreSQL is away; then nothing has changed."""
+        is_selected = selector.matcher()
+        found: dict[CacheTier, list[str]] = {}
+        for placed in self._tiers:
+            try:
+                names = await placed.tier.tags_by_name(tenant)
+            except StoreUnavailable:
+                continue
+            found[placed.tier.name] = [name for name, tags in names.items() if is_selected(name, tags)]
+        if not dry_run:
+            await self._invalidations.add(tenant, selector)
+            for placed in self._tiers:
+                names_here = found.get(placed.tier.name, [])
+                if names_here:
+                    self._start(self._remove(placed.tier, tenant, names_here))
+        return len(set().union(*found.values()))
+
+    async def sizes(self) -> dict[CacheTier, TierSize | None]:
+        """None for a tier that is away."""
+        sizes: dict[CacheTier, TierSize | None] = {}
+        for placed in self._tiers:
+            try:
+                sizes[placed.tier.name] = await placed.tier.size()
+            except StoreUnavailable:
+                sizes[placed.tier.name] = None
+        return sizes
+
+    def available(self, name: CacheTier) -> bool:
+        return any(placed.tier.name is name and placed.tier.available for placed in self._tiers)
+
+    async def flush(self) -> None:
+        """Returns once every write that has begun has ended."""
+        while self._writes:
+            await asyncio.wait(self._writes)
+
+    async def _look_up(self, tier: Tier, key: EntryKey) -> Entry | None:
+        """None also for one that may not be given any more, or while the tier is away."""
+        counts, began = self.counts[tier.name], self._clock.monotonic()
+        try:
+            entry = await tier.get(key)
+        except StoreUnavailable:
+            self._note_away(tier)
+            return None
+        self._note_back(tier)
+        counts.latencies.append(self._clock.monotonic() - began)
+        if entry is None or entry.expires_at <= self._clock.now() or self._invalidations.covers(key, entry):
+            counts.misses += 1
+            return None
+        counts.hits += 1
+        return entry
+
+    def _fill(self, tiers: Sequence[PlacedTier], key: EntryKey, entry: Entry) -> None:
+        for placed in tiers:
+            if len(self._writes) < MAX_WRITES:
+                self._start(self._write(placed, key, entry))
+
+    async def _write(self, placed: PlacedTier, key: EntryKey, entry: Entry) -> None:
+        left = (entry.expires_at - self._clock.now()).total_seconds()
+        seconds = min(placed.ttl.total_seconds(), left) * (1 - MAX_SPREAD * self._draw())
+        is_worth_it = entry.cost_usd is None or entry.cost_usd >= placed.min_cost_usd
+        if seconds <= 0 or not is_worth_it or self._invalidations.covers(key, entry):
+            return
+        try:
+            await placed.tier.put(key, entry, seconds)
+        except StoreUnavailable:
+            self._note_away(placed.tier)
+        else:
+            self._note_back(placed.tier)
+
+    async def _remove(self, tier: Tier, tenant: str, names: Sequence[str]) -> None:
+        try:
+            await tier.remove(tenant, names)
+        except StoreUnavailable:
+            self._note_away(tier)
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._writes.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._writes.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("a write to the cache failed", exc_info=error)
+
+    def _note_away(self, tier: Tier) -> None:
+        if tier.name not in self._away:
+            self._away.add(tier.name)
+            _log.warning("a tier of the cache does not answer", extra={"tier": tier.name.value})
+
+    def _note_back(self, tier: Tier) -> None:
+        if tier.name in self._away:
+            self._away.discard(tier.name)
+            _log.warning("a tier of the cache answers again", extra={"tier": tier.name.value})

@@ -1,0 +1,13 @@
+"""The cache's tier in PostgreSQL, and what callers have invalidated."""
+
+from __future__ import annotations
+
+from app.db.sql_files import execute_file
+
+revision = "0014"
+down_revision = "0013"
+REPLACES = ("cache_invalidate",)
+
+
+def upgrade() -> None:
+    execute_file("0014_cache.sql")

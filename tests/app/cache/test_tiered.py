@@ -1,0 +1,189 @@
+"""The tiers as one cache, over real stores."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from datetime import timedelta
+from decimal import Decimal
+
+import pytest
+
+from app.cache.entries import Entry, EntryCodec
+from app.cache.invalidations import Invalidations, Selector, SelectorKind
+from app.cache.keys import EntryKey
+from app.cache.memory import MemoryTier
+from app.cache.postgres import PostgresTier
+from app.cache.redis import RedisTier
+from app.cache.tier import Tier
+from app.cache.tiered import PlacedTier, TieredCache
+from app.db.sessions import Sessions
+from app.domain.usage import CacheTier
+from app.events.relay import Relay
+from app.redis.clients import connect_redis
+from app.runtime.clock import SystemClock
+from app.settings import RedisSettings
+from tests.app.cache.cached import a_key, an_entry
+from tests.app.cache.conftest import DAY, MAX_BYTES, until
+
+pytestmark = pytest.mark.anyio
+HOUR = timedelta(hours=1)
+
+
+def tiered(tiers: Sequence[Tier], invalidations: Invalidations, ttl: timedelta = HOUR) -> TieredCache:
+    return TieredCache([PlacedTier(tier, ttl) for tier in tiers], invalidations, SystemClock(), draw=lambda: 0.5)
+
+
+@pytest.fixture
+async def invalidations(sessions: Sessions) -> AsyncIterator[Invalidations]:
+    relay = Relay(sessions, SystemClock())
+    made = Invalidations(sessions, relay, SystemClock(), on_lost=lambda: None)
+    tasks = [asyncio.create_task(each.run()) for each in (relay, made)]
+    await until(lambda: made.is_known)
+    yield made
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@pytest.fixture
+def memory() -> MemoryTier:
+    return MemoryTier(MAX_BYTES, SystemClock())
+
+
+@pytest.fixture
+def all_tiers(memory: MemoryTier, redis_tier: RedisTier, sessions: Sessions, codec: EntryCodec) -> list[Tier]:
+    return [memory, redis_tier, PostgresTier(sessions, codec)]
+
+
+async def filled(cache: TieredCache, entry: Entry) -> EntryKey:
+    key = a_key()
+    await cache.put(key, entry)
+    await cache.flush()
+    return key
+
+
+async def test_the_fastest_tier_that_has_it_gives_it_and_fills_those_before(
+    all_tiers: list[Tier], invalidations: Invalidations
+) -> None:
+    cache = tiered(all_tiers, invalidations)
+    key = await filled(cache, an_entry())
+    for tier in all_tiers:
+        hit = await cache.get(key)
+        await cache.flush()
+        assert hit is not None
+        assert (hit.tier, hit.entry.body) == (tier.name, b"an answer")
+        assert all([await each.get(key) is not None for each in all_tiers])
+        for faster in all_tiers[: all_tiers.index(tier) + 1]:
+            await faster.remove(key.tenant, [key.name])
+    assert [(count.hits, count.misses) for count in cache.counts.values()] == [(1, 2), (1, 1), (1, 0)]
+
+
+async def test_a_filled_tier_keeps_it_no_longer_than_it_has_left(
+    memory: MemoryTier, redis_tier: RedisTier, invalidations: Invalidations
+) -> None:
+    cache = tiered([memory, redis_tier], invalidations)
+    key = await filled(cache, an_entry(ttl=timedelta(seconds=0.4)))
+    await memory.remove(key.tenant, [key.name])
+    assert await cache.get(key) is not None
+    async with asyncio.timeout(10):
+        while await cache.get(key) is not None:
+            await asyncio.sleep(0.02)
+    assert await memory.get(key) is None
+
+
+async def test_what_is_not_worth_it_stays_out_of_postgres(
+    memory: MemoryTier, sessions: Sessions, codec: EntryCodec, invalidations: Invalidations
+) -> None:
+    postgres = PostgresTier(sessions, codec)
+    placed = [PlacedTier(memory, HOUR), PlacedTier(postgres, HOUR, min_cost_usd=Decimal("0.01"))]
+    cache = TieredCache(placed, invalidations, SystemClock())
+    cheap = await filled(cache, an_entry(cost_usd=Decimal("0.009")))
+    dear = await filled(cache, an_entry(cost_usd=Decimal("0.01")))
+    unknown = await filled(cache, an_entry(cost_usd=None))
+    assert [await postgres.get(key) is not None for key in (cheap, dear, unknown)] == [False, True, True]
+
+
+async def test_nothing_is_given_before_the_invalidations_are_known(memory: MemoryTier, sessions: Sessions) -> None:
+    key = a_key()
+    await memory.put(key, an_entry(), 60)
+    unknown = Invalidations(sessions, Relay(sessions, SystemClock()), SystemClock(), on_lost=lambda: None)
+    assert await tiered([memory], unknown).get(key) is None
+
+
+@pytest.mark.parametrize("kind", list(SelectorKind))
+async def test_an_invalidation_holds_in_every_tier_and_counts_names_once(
+    kind: SelectorKind, all_tiers: list[Tier], invalidations: Invalidations
+) -> None:
+    cache = tiered(all_tiers, invalidations)
+    key = await filled(cache, an_entry(tags=("prices",)))
+    other = a_key(key.tenant, name="completion/other/00")
+    await cache.put(other, an_entry())
+    await cache.flush()
+    values = {
+        SelectorKind.NAME: (key.name,),
+        SelectorKind.PATTERN: ("completion/default/*",),
+        SelectorKind.TAG: ("prices",),
+        SelectorKind.EVERYTHING: ("",),
+    }
+    selector, count = Selector(kind, values[kind]), 2 if kind is SelectorKind.EVERYTHING else 1
+    assert await cache.invalidate("somebody else", selector) == 0
+    assert await cache.invalidate(key.tenant, selector, dry_run=True) == count
+    assert await cache.get(key) is not None
+    assert await cache.invalidate(key.tenant, selector) == count
+    assert await cache.get(key) is None
+    assert (await cache.get(other) is None) is (kind is SelectorKind.EVERYTHING)
+    await cache.flush()
+    assert not any([await tier.get(key) is not None for tier in all_tiers])
+    assert await cache.invalidate(key.tenant, selector) == 0
+
+
+async def test_an_answer_whose_call_began_before_an_invalidation_is_never_given_after_it(
+    all_tiers: list[Tier], invalidations: Invalidations
+) -> None:
+    cache = tiered(all_tiers, invalidations)
+    key, entry = a_key(), an_entry()
+    await cache.invalidate(key.tenant, Selector(SelectorKind.NAME, (key.name,)))
+    await cache.put(key, entry)
+    await cache.flush()
+    assert not any([await tier.get(key) is not None for tier in all_tiers])
+    for tier in all_tiers:
+        await tier.put(key, entry, 60)
+    assert await cache.get(key) is None
+    await cache.put(key, an_entry(b"newer", began=timedelta(seconds=1)))
+    await cache.flush()
+    hit = await cache.get(key)
+    assert hit is not None
+    assert hit.entry.body == b"newer"
+
+
+async def test_a_tier_that_is_away_is_a_miss_and_no_failure(
+    memory: MemoryTier, codec: EntryCodec, redis_tier: RedisTier, invalidations: Invalidations
+) -> None:
+    client = connect_redis("redis://127.0.0.1:1/0", RedisSettings(), SystemClock())
+    away = RedisTier(CacheTier.SHARED_REDIS, client, codec, SystemClock(), max_seconds=DAY, is_alone=False)
+    cache = tiered([away, redis_tier], invalidations)
+    key = await filled(cache, an_entry())
+    hit = await cache.get(key)
+    assert hit is not None
+    assert hit.tier is CacheTier.LOCAL_REDIS
+    assert await cache.invalidate(key.tenant, Selector(SelectorKind.EVERYTHING)) == 1
+    await cache.flush()
+    sizes = await cache.sizes()
+    assert sizes[CacheTier.SHARED_REDIS] is None
+    assert sizes[CacheTier.LOCAL_REDIS] is not None
+    await client.close()
+
+
+async def test_expiry_is_spread_only_downwards(memory: MemoryTier, invalidations: Invalidations) -> None:
+    kept: list[float] = []
+
+    class Watched(MemoryTier):
+        async def put(self, key: EntryKey, entry: Entry, seconds: float) -> None:
+            kept.append(seconds)
+            await super().put(key, entry, seconds)
+
+    cache = TieredCache([PlacedTier(Watched(MAX_BYTES, SystemClock()), HOUR)], invalidations, SystemClock())
+    for _ in range(200):
+        await cache.put(a_key(), an_entry(ttl=2 * HOUR))
+    assert 3600 * 0.9 <= min(kept) < 3600 * 0.95 < max(kept) <= 3600
