@@ -75,14 +75,16 @@ class Invalidated(msgspec.Struct, frozen=True):
 
 @dataclass(slots=True)
 class _Tenant:
-    """When each was invalidated last."""
+    """When each was invalidated last. `version` counts the invalidations."""
 
+    version: int = 0
     everything: datetime | None = None
     names: dict[str, datetime] = field(default_factory=dict)
     tags: dict[str, datetime] = field(default_factory=dict)
     patterns: dict[str, tuple[re.Pattern[str], datetime]] = field(default_factory=dict)
 
     def add(self, kind: SelectorKind, value: str, at: datetime) -> None:
+        self.version += 1
         if kind is SelectorKind.EVERYTHING:
             self.everything = at if self.everything is None else max(at, self.everything)
         elif kind is SelectorKind.PATTERN:
@@ -127,6 +129,11 @@ class Invalidations:
     def is_known(self) -> bool:
         """False while nothing may be given from the cache: it is not known here what has been invalidated."""
         return self._is_known
+
+    def version(self, tenant: str) -> int:
+        """Changes with each invalidation of the tenant."""
+        known = self._tenants.get(tenant)
+        return 0 if known is None else known.version
 
     def covers(self, key: EntryKey, entry: Entry) -> bool:
         """Whether the entry must not be given any more."""

@@ -1,0 +1,190 @@
+"""Completions that are given again, for callers that ask for it with `cache`.
+
+Only whole answers are stored: ended by themselves or by tool calls, and not shortened by a budget. A hit is looked up before anything
+is held: it costs nothing, it is given also if a budget is spent, and it is one usage record with what it saved. Without an
+idempotency key that record is written after the answer, so a kill may lose the last ones; no money is in them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from functools import partial
+from typing import Final, TypeAlias
+
+import msgspec
+
+from app.access.principal import Principal
+from app.cache.entries import Entry
+from app.cache.keys import EntryKey, EntryKind, entry_key
+from app.cache.origins import Origins
+from app.cache.tiered import Hit, TieredCache
+from app.costs.holds import Ledger, Settlement
+from app.domain.attempts import Attempt, AttemptOutcome
+from app.domain.errors import DeadlineExceeded, Refused
+from app.domain.ids import new_uuid
+from app.domain.money import ZERO
+from app.domain.usage import CacheTier, TokenUsage
+from app.gateway.completions import CacheHit, CacheMode, CachePolicy, Completion, CompletionRequest, CompletionStatus
+from app.gateway.planning import PlannedCall
+from app.gateway.stored_completions import decode_completion
+from app.llm.messages import FinishReason, ModelCall
+from app.llm.routing import ProvidersFailed
+from app.runtime.clock import Clock
+from app.runtime.request_hash import digest
+
+_OF_THE_CALL: Final = frozenset({"cache", "agent", "labels", "timeout", "idempotency_key"})
+"""Fields of a request that do not decide its answer."""
+_WHOLE: Final = frozenset({FinishReason.STOP, FinishReason.TOOL_CALLS})
+
+Made: TypeAlias = Completion | Hit
+"""What an origin call made, or another process stored."""
+Run: TypeAlias = Callable[[], Awaitable[Completion]]
+
+
+def cache_key(request: CompletionRequest, call: PlannedCall[ModelCall], principal: Principal) -> EntryKey:
+    """Equal for requests that must get the same answer. A key that is bound to an agent shares with that agent alone."""
+    asked = {
+        field.name: getattr(request, field.name) for field in dataclasses.fields(request) if field.name not in _OF_THE_CALL
+    }
+    targets = [str(target) for target in call.plan.targets]
+    hashed = digest((asked, targets, call.max_output_tokens, principal.agent))
+    return entry_key(call.payer.tenant, EntryKind.COMPLETION, request.model or "default", hashed)
+
+
+class CachedCompletions:
+    def __init__(
+        self, cache: TieredCache, origins: Origins[Made], ledger: Ledger, clock: Clock, *, default_ttl: timedelta
+    ) -> None:
+        self._cache = cache
+        self._origins = origins
+        self._ledger = ledger
+        self._clock = clock
+        self._default_ttl = default_ttl
+        self._settling: set[asyncio.Task[None]] = set()
+
+    async def complete(
+        self, request: CompletionRequest, call: PlannedCall[ModelCall], principal: Principal, run: Run
+    ) -> Completion:
+        """The completion of `run`, or one that answered the same before. Raises as `run` does."""
+        policy = request.cache
+        if policy is None or policy.mode is CacheMode.OFF:
+            return await run()
+        key = cache_key(request, call, principal)
+        make = partial(self._make, key, policy, run)
+        if policy.mode is CacheMode.REFRESH:
+            return await make()
+        while True:
+            hit = await self._cache.get(key)
+            if hit is not None:
+                return self._give(hit, key, call, request)
+            origin = self._origins.join(key)
+            if origin is None:
+                made = await self._origins.lead(key, call.template.deadline, find=partial(self._cache.get, key), make=make)
+                return made if isinstance(made, Completion) else self._give(made, key, call, request)
+            shared = await self._shared(origin, call)
+            if isinstance(shared, Hit):
+                return self._give(shared, key, call, request)
+            if shared is not None:
+                return await run()
+
+    async def close(self) -> None:
+        """Every call has ended, and every record of a hit is written."""
+        await self._origins.close()
+        while self._settling:
+            await asyncio.wait(self._settling)
+        await self._cache.flush()
+
+    async def _shared(self, origin: asyncio.Task[Made], call: PlannedCall[ModelCall]) -> Made | None:
+        """The answer of another caller's call, which is a completion if it must not be given again; None if what ended that call was
+        its own caller's affair."""
+        try:
+            made = await self._origins.wait(origin, call.template.deadline)
+        except Refused as refused:
+            if isinstance(refused.reason, ProvidersFailed):
+                raise
+            return None
+        except DeadlineExceeded:
+            if self._clock.monotonic() >= call.template.deadline:
+                raise
+            return None
+        if isinstance(made, Hit) or not is_storable(made):
+            return made
+        return Hit(self._entry(made, CachePolicy()), CacheTier.MEMORY, timedelta(0))
+
+    async def _make(self, key: EntryKey, policy: CachePolicy, run: Run) -> Completion:
+        completion = await run()
+        if is_storable(completion):
+            await self._cache.put(key, self._entry(completion, policy))
+        return completion
+
+    def _entry(self, completion: Completion, policy: CachePolicy) -> Entry:
+        now = self._clock.now()
+        body = msgspec.json.encode(dataclasses.replace(completion, attempts=()))
+        return Entry(
+            body=body,
+            began_at=completion.created_at,
+            stored_at=now,
+            expires_at=now + (policy.ttl or self._default_ttl),
+            tags=policy.tags,
+            cost_usd=completion.cost_usd,
+        )
+
+    def _give(self, hit: Hit, key: EntryKey, call: PlannedCall[ModelCall], request: CompletionRequest) -> Completion:
+        stored = decode_completion(hit.entry.body)
+        now = self._clock.now()
+        latency_ms = (self._clock.monotonic() - call.started) * 1000
+        given = dataclasses.replace(
+            stored,
+            key=call.key,
+            created_at=call.started_at,
+            finished_at=now,
+            requested_model=request.model,
+            route=call.plan.route,
+            usage=TokenUsage(),
+            cost_usd=ZERO,
+            cache=CacheHit(hit.tier, hit.age.total_seconds(), hit.entry.cost_usd),
+            attempts=(),
+            latency_ms=latency_ms,
+            overhead_ms=latency_ms,
+            first_token_ms=None,
+            agent=call.payer.agent,
+            labels=call.payer.labels,
+        )
+        task = asyncio.create_task(self._ledger.settle(_settlement(given, call)))
+        self._settling.add(task)
+        task.add_done_callback(self._settling.discard)
+        return given
+
+
+def is_storable(completion: Completion) -> bool:
+    """A whole answer, which was shortened by nothing."""
+    is_whole = completion.status is CompletionStatus.FINISHED and completion.finish_reason in _WHOLE
+    return is_whole and completion.problem is None and not completion.capped_by_budget
+
+
+def _settlement(given: Completion, call: PlannedCall[ModelCall]) -> Settlement:
+    assert given.cache is not None
+    attempt = Attempt(
+        key=new_uuid(call.started_at),
+        provider=given.provider or "",
+        model=given.model or "",
+        outcome=AttemptOutcome.SUCCEEDED,
+        started_at=call.started_at,
+        latency_ms=given.latency_ms or 0.0,
+        usage=TokenUsage(),
+        cost_usd=ZERO,
+    )
+    return Settlement(
+        call.key,
+        call.operation,
+        call.payer,
+        (attempt,),
+        given.status.value,
+        None,
+        call.started_at,
+        cache_tier=given.cache.tier.value,
+        saved_usd=given.cache.saved_usd,
+    )
