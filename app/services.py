@@ -13,6 +13,9 @@ from prometheus_client import CollectorRegistry
 from app.access.keys import KeyStore
 from app.access.limits import KeyLimits
 from app.access.limits_shared import SharedKeyLimits
+from app.cache.build import DELETE_EVERY, BuiltCache, build_cache
+from app.cache.origins import Origins
+from app.cache.tiered import TieredCache
 from app.costs.alert_events import TOPIC as ALERTS
 from app.costs.alert_events import BudgetAlertEvents
 from app.costs.alerts import AlertStore
@@ -32,6 +35,7 @@ from app.events.redis_streams import BLOCKING_MARGIN, RedisStreams
 from app.events.relay import Relay
 from app.events.stream_log import FORGOTTEN_AFTER, LIFETIME, StreamLog
 from app.events.webhooks import Webhooks
+from app.gateway.cached_completions import CachedCompletions, Made
 from app.gateway.gateway import Gateway
 from app.gateway.leases import Leases
 from app.gateway.planning import CallPlanner
@@ -78,6 +82,7 @@ class Services:
     planner: CallPlanner
     leases: Leases
     gateway: Gateway
+    cache: TieredCache
     health: Health
     grace: Grace
     """The grace period for calls that run when the process is asked to stop."""
@@ -97,7 +102,10 @@ async def build_services(
         keys = await _open_keys(settings, sessions, redis, clock, stack)
         ledger = PostgresLedger(sessions, clock, settings, prices)
         stack.push_async_callback(ledger.close)
-        _start_maintenance(stack, ledger, Maintenance(sessions, clock, settings.content.ttl))
+        relay = Relay(sessions, clock, streams=event_streams)
+        cache = _open_cache(settings, sessions, relay, clock, stack)
+        further = (("cache", DELETE_EVERY, cache.delete_excess),)
+        _start_maintenance(stack, ledger, Maintenance(sessions, clock, settings.content.ttl, further))
         offload = Offload()
         planner = _plan_calls(settings, clock, fleet, prices, estimator, offload=offload)
         documents, seals, log = _content(settings.content, sessions, redis, clock, stream_secret)
@@ -112,12 +120,13 @@ async def build_services(
             leases=leases,
             completions=completions,
             streams=streams,
+            cached=_cached_completions(settings, cache, redis, ledger, clock, documents),
             on_end=on_end,
         )
         _start_maintenance(stack, leases, seals, streams)
         grace = Grace(settings.server.shutdown_grace.total_seconds(), clock.monotonic)
         stack.push_async_callback(gateway.close, grace)
-        alert_events, provider_events = _start_events(stack, settings, clock, sessions, streams=event_streams, fleet=fleet)
+        alert_events, provider_events = _start_events(stack, settings, clock, sessions, relay=relay, fleet=fleet)
         fleet.start()
         yield Services(
             settings=settings,
@@ -141,21 +150,44 @@ async def build_services(
             planner=planner,
             leases=leases,
             gateway=gateway,
+            cache=cache.tiered,
             health=Health([postgres_check(sessions), redis_check(redis)], clock),
             grace=grace,
         )
 
 
 def _start_events(
-    stack: AsyncExitStack, settings: Settings, clock: Clock, sessions: Sessions, *, streams: RedisStreams, fleet: Fleet
+    stack: AsyncExitStack, settings: Settings, clock: Clock, sessions: Sessions, *, relay: Relay, fleet: Fleet
 ) -> tuple[BudgetAlertEvents, ProviderEvents]:
     """Reads the outbox and sends the webhooks until the stack is closed."""
-    relay = Relay(sessions, clock, streams=streams)
     alerts = BudgetAlertEvents(AlertStore(sessions), relay, clock)
     webhooks = Webhooks(settings.webhooks, ALERTS, alerts.payloads, sessions=sessions, relay=relay, clock=clock)
     providers = ProviderEvents(fleet, sessions, relay, clock)
     stack.push_async_callback(end_tasks, [asyncio.create_task(each.run()) for each in (relay, webhooks, providers)])
     return alerts, providers
+
+
+def _open_cache(settings: Settings, sessions: Sessions, relay: Relay, clock: Clock, stack: AsyncExitStack) -> BuiltCache:
+    sealer = build_sealer(settings.content.encryption_keys)
+    cache = build_cache(
+        settings.cache,
+        settings.redis,
+        sessions,
+        relay,
+        clock,
+        sealer,
+        may_leave_process=settings.content.store,
+        stack=stack,
+    )
+    stack.push_async_callback(end_tasks, [asyncio.create_task(cache.invalidations.run())])
+    return cache
+
+
+def _cached_completions(
+    settings: Settings, cache: BuiltCache, redis: RedisClient, ledger: PostgresLedger, clock: Clock, documents: StoredCompletions
+) -> CachedCompletions:
+    origins: Origins[Made] = Origins(cache.invalidations, redis, clock)
+    return CachedCompletions(cache.tiered, origins, ledger, clock, documents, default_ttl=settings.cache.default_ttl)
 
 
 class _Maintained(Protocol):

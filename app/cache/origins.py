@@ -1,7 +1,7 @@
 """One origin call of an answer, however many ask for it at once.
 
-Within a process callers join the call that runs. Across processes a lease in the coordination Redis says who makes it: if its holder
-dies, the next one that waits takes over. Without Redis each process makes its own.
+Within a process callers join the call that runs. Across processes a lease in the coordination Redis says who makes it: if its
+holder dies, the next one that waits takes over. Without Redis each process makes its own.
 
 A caller never joins a call that began before something of its tenant was invalidated: the answer may be older than that.
 """
@@ -65,8 +65,8 @@ class Origins(Generic[Made]):
         find: Callable[[], Awaitable[Made | None]],
         make: Callable[[], Awaitable[Made]],
     ) -> Made:
-        """`make` makes the answer here; or `find` finds it, after another process has made it. The call goes on if the caller leaves.
-        Raises what `make` raises, and DeadlineExceeded while another process takes too long."""
+        """`make` makes the answer here; or `find` finds it, after another process has made it. The call goes on if the caller
+        leaves. Raises what `make` raises, and DeadlineExceeded while another process takes too long."""
         task = asyncio.create_task(self._lead(key, deadline, find, make))
         self._running[key] = _Running(task, self._invalidations.version(key.tenant))
         task.add_done_callback(partial(self._forget, key))

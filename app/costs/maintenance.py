@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
+from typing import TypeAlias
 from uuid import UUID
 
 from sqlalchemy import TextClause, text
@@ -28,6 +29,9 @@ RECONCILE_EVERY = timedelta(hours=6)
 
 _log = logging.getLogger(__name__)
 
+Task: TypeAlias = tuple[str, timedelta, Callable[[], Awaitable[None]]]
+"""Its row in the table, how often it is due, and its work."""
+
 
 @dataclass(frozen=True, slots=True)
 class Discrepancy:
@@ -42,11 +46,12 @@ class Discrepancy:
 
 
 class Maintenance:
-    def __init__(self, sessions: Sessions, clock: Clock, content_ttl: timedelta) -> None:
+    def __init__(self, sessions: Sessions, clock: Clock, content_ttl: timedelta, further: Sequence[Task] = ()) -> None:
         """`content_ttl` is how long the document of a call is kept after its end."""
         self._sessions = sessions
         self._clock = clock
         self._content_ttl = content_ttl
+        self._further = further
 
     async def run_maintenance(self) -> None:
         """Runs the tasks that are due, until it is cancelled."""
@@ -56,9 +61,10 @@ class Maintenance:
 
     async def run_due(self) -> None:
         """Runs every task that is due. A task that fails is due again at once."""
-        tasks: tuple[tuple[str, timedelta, Callable[[], Awaitable[None]]], ...] = (
+        tasks: tuple[Task, ...] = (
             ("tidy", TIDY_EVERY, self._tidy),
             ("reconcile", RECONCILE_EVERY, self._reconcile),
+            *self._further,
         )
         for name, every, work in tasks:
             try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import logging
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from functools import partial
@@ -21,7 +22,7 @@ from app.cache.entries import Entry
 from app.cache.keys import EntryKey, EntryKind, entry_key
 from app.cache.origins import Origins
 from app.cache.tiered import Hit, TieredCache
-from app.costs.holds import Ledger, Settlement
+from app.costs.holds import Admitted, Ledger, Settlement
 from app.domain.attempts import Attempt, AttemptOutcome
 from app.domain.errors import DeadlineExceeded, Refused
 from app.domain.ids import new_uuid
@@ -29,7 +30,7 @@ from app.domain.money import ZERO
 from app.domain.usage import CacheTier, TokenUsage
 from app.gateway.completions import CacheHit, CacheMode, CachePolicy, Completion, CompletionRequest, CompletionStatus
 from app.gateway.planning import PlannedCall
-from app.gateway.stored_completions import decode_completion
+from app.gateway.stored_completions import StoredCompletions, decode_completion
 from app.llm.messages import FinishReason, ModelCall
 from app.llm.routing import ProvidersFailed
 from app.runtime.clock import Clock
@@ -42,13 +43,13 @@ _WHOLE: Final = frozenset({FinishReason.STOP, FinishReason.TOOL_CALLS})
 Made: TypeAlias = Completion | Hit
 """What an origin call made, or another process stored."""
 Run: TypeAlias = Callable[[], Awaitable[Completion]]
+Admit: TypeAlias = Callable[[PlannedCall[ModelCall]], Awaitable[Admitted | Completion]]
+_log = logging.getLogger(__name__)
 
 
 def cache_key(request: CompletionRequest, call: PlannedCall[ModelCall], principal: Principal) -> EntryKey:
     """Equal for requests that must get the same answer. A key that is bound to an agent shares with that agent alone."""
-    asked = {
-        field.name: getattr(request, field.name) for field in dataclasses.fields(request) if field.name not in _OF_THE_CALL
-    }
+    asked = {field.name: getattr(request, field.name) for field in dataclasses.fields(request) if field.name not in _OF_THE_CALL}
     targets = [str(target) for target in call.plan.targets]
     hashed = digest((asked, targets, call.max_output_tokens, principal.agent))
     return entry_key(call.payer.tenant, EntryKind.COMPLETION, request.model or "default", hashed)
@@ -56,19 +57,28 @@ def cache_key(request: CompletionRequest, call: PlannedCall[ModelCall], principa
 
 class CachedCompletions:
     def __init__(
-        self, cache: TieredCache, origins: Origins[Made], ledger: Ledger, clock: Clock, *, default_ttl: timedelta
+        self,
+        cache: TieredCache,
+        origins: Origins[Made],
+        ledger: Ledger,
+        clock: Clock,
+        documents: StoredCompletions,
+        *,
+        default_ttl: timedelta,
     ) -> None:
         self._cache = cache
         self._origins = origins
         self._ledger = ledger
         self._clock = clock
+        self._documents = documents
         self._default_ttl = default_ttl
         self._settling: set[asyncio.Task[None]] = set()
 
     async def complete(
-        self, request: CompletionRequest, call: PlannedCall[ModelCall], principal: Principal, run: Run
+        self, request: CompletionRequest, call: PlannedCall[ModelCall], principal: Principal, run: Run, admit: Admit
     ) -> Completion:
-        """The completion of `run`, or one that answered the same before. Raises as `run` does."""
+        """The completion of `run`, or one that answered the same before. `admit` is asked for a hit that has an idempotency key.
+        Raises as `run` does."""
         policy = request.cache
         if policy is None or policy.mode is CacheMode.OFF:
             return await run()
@@ -79,14 +89,14 @@ class CachedCompletions:
         while True:
             hit = await self._cache.get(key)
             if hit is not None:
-                return self._give(hit, key, call, request)
+                return await self._give(hit, call, request, admit)
             origin = self._origins.join(key)
             if origin is None:
                 made = await self._origins.lead(key, call.template.deadline, find=partial(self._cache.get, key), make=make)
-                return made if isinstance(made, Completion) else self._give(made, key, call, request)
+                return made if isinstance(made, Completion) else await self._give(made, call, request, admit)
             shared = await self._shared(origin, call)
             if isinstance(shared, Hit):
-                return self._give(shared, key, call, request)
+                return await self._give(shared, call, request, admit)
             if shared is not None:
                 return await run()
 
@@ -98,8 +108,8 @@ class CachedCompletions:
         await self._cache.flush()
 
     async def _shared(self, origin: asyncio.Task[Made], call: PlannedCall[ModelCall]) -> Made | None:
-        """The answer of another caller's call, which is a completion if it must not be given again; None if what ended that call was
-        its own caller's affair."""
+        """The answer of another caller's call: a completion if it must not be given again. None if that call ended for a reason
+        that concerns its own caller alone."""
         try:
             made = await self._origins.wait(origin, call.template.deadline)
         except Refused as refused:
@@ -110,7 +120,11 @@ class CachedCompletions:
             if self._clock.monotonic() >= call.template.deadline:
                 raise
             return None
-        if isinstance(made, Hit) or not is_storable(made):
+        if isinstance(made, Hit):
+            return made
+        if made.status is not CompletionStatus.FINISHED or made.capped_by_budget:
+            return None
+        if not is_storable(made):
             return made
         return Hit(self._entry(made, CachePolicy()), CacheTier.MEMORY, timedelta(0))
 
@@ -132,11 +146,26 @@ class CachedCompletions:
             cost_usd=completion.cost_usd,
         )
 
-    def _give(self, hit: Hit, key: EntryKey, call: PlannedCall[ModelCall], request: CompletionRequest) -> Completion:
+    async def _give(self, hit: Hit, call: PlannedCall[ModelCall], request: CompletionRequest, admit: Admit) -> Completion:
+        if call.idempotency is None:
+            given = self._given(hit, call, request)
+            task = asyncio.create_task(self._ledger.settle(self._settlement(given, call)))
+            self._settling.add(task)
+            task.add_done_callback(self._settled)
+            return given
+        admission = await admit(call)
+        if isinstance(admission, Completion):
+            return admission
+        call = dataclasses.replace(call, key=admission.call)
+        given = self._given(hit, call, request)
+        await self._ledger.settle(self._settlement(given, call))
+        return given
+
+    def _given(self, hit: Hit, call: PlannedCall[ModelCall], request: CompletionRequest) -> Completion:
         stored = decode_completion(hit.entry.body)
         now = self._clock.now()
         latency_ms = (self._clock.monotonic() - call.started) * 1000
-        given = dataclasses.replace(
+        return dataclasses.replace(
             stored,
             key=call.key,
             created_at=call.started_at,
@@ -153,38 +182,39 @@ class CachedCompletions:
             agent=call.payer.agent,
             labels=call.payer.labels,
         )
-        task = asyncio.create_task(self._ledger.settle(_settlement(given, call)))
-        self._settling.add(task)
-        task.add_done_callback(self._settling.discard)
-        return given
+
+    def _settlement(self, given: Completion, call: PlannedCall[ModelCall]) -> Settlement:
+        """One usage record, with what was saved."""
+        assert given.cache is not None
+        attempt = Attempt(
+            key=new_uuid(call.started_at),
+            provider=given.provider or "",
+            model=given.model or "",
+            outcome=AttemptOutcome.SUCCEEDED,
+            started_at=call.started_at,
+            latency_ms=given.latency_ms or 0.0,
+            usage=TokenUsage(),
+            cost_usd=ZERO,
+        )
+        return Settlement(
+            call.key,
+            call.operation,
+            call.payer,
+            (attempt,),
+            given.status.value,
+            self._documents.encode(given),
+            call.started_at,
+            cache_tier=given.cache.tier.value,
+            saved_usd=given.cache.saved_usd,
+        )
+
+    def _settled(self, task: asyncio.Task[None]) -> None:
+        self._settling.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            _log.warning("the usage record of a cached answer was not written")
 
 
 def is_storable(completion: Completion) -> bool:
     """A whole answer, which was shortened by nothing."""
     is_whole = completion.status is CompletionStatus.FINISHED and completion.finish_reason in _WHOLE
     return is_whole and completion.problem is None and not completion.capped_by_budget
-
-
-def _settlement(given: Completion, call: PlannedCall[ModelCall]) -> Settlement:
-    assert given.cache is not None
-    attempt = Attempt(
-        key=new_uuid(call.started_at),
-        provider=given.provider or "",
-        model=given.model or "",
-        outcome=AttemptOutcome.SUCCEEDED,
-        started_at=call.started_at,
-        latency_ms=given.latency_ms or 0.0,
-        usage=TokenUsage(),
-        cost_usd=ZERO,
-    )
-    return Settlement(
-        call.key,
-        call.operation,
-        call.payer,
-        (attempt,),
-        given.status.value,
-        None,
-        call.started_at,
-        cache_tier=given.cache.tier.value,
-        saved_usd=given.cache.saved_usd,
-    )

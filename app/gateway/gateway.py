@@ -18,6 +18,7 @@ from app.access.limits import KeyLimited
 from app.access.principal import Principal
 from app.costs.holds import Admitted, Ledger
 from app.domain.errors import Refused
+from app.gateway.cached_completions import CachedCompletions
 from app.gateway.completions import NO_SUCH_COMPLETION, Completion, CompletionRequest, CompletionStatus, OnClientLeave
 from app.gateway.embeddings import Embeddings, EmbeddingsOutcome, EmbeddingsRequest
 from app.gateway.leases import Leases
@@ -54,6 +55,7 @@ class Gateway:
         leases: Leases,
         completions: CompletionReader,
         streams: CompletionStreams,
+        cached: CachedCompletions,
         on_end: CallListener | None = None,
     ) -> None:
         """`on_end` gets every call that has ended, for the traces."""
@@ -64,6 +66,7 @@ class Gateway:
         self._leases = leases
         self._reader = completions
         self._streams = streams
+        self._cached = cached
         self._pacing = StartPacing(clock)
         documents = completions.documents
         self._completions: Lifecycle[ModelCall, Routed, Completion] = Lifecycle(
@@ -91,7 +94,9 @@ class Gateway:
         """Returns the whole answer after it is committed to the ledger. Raises Refused with the problem, StoreUnavailable,
         Forbidden."""
         async with self._slot(principal):
-            return await self._completions.run_call(await self._planner.plan(request, principal), self._running_completion)
+            call = await self._planner.plan(request, principal)
+            run = partial(self._completions.run_call, call, self._running_completion)
+            return await self._cached.complete(request, call, principal, run, self._completions.admit_free)
 
     async def embed(self, request: EmbeddingsRequest, principal: Principal) -> Embeddings:
         """Returns one vector for each text after they are committed to the ledger. Raises the same errors as `complete`."""
@@ -168,6 +173,7 @@ class Gateway:
         """Waits until every call in flight has ended, or until the grace period is over. Calls whose callers have left count
         too."""
         await asyncio.gather(self._completions.close(grace.left), self._embeddings.close(grace.left))
+        await self._cached.close()
 
     @asynccontextmanager
     async def _slot(self, principal: Principal) -> AsyncIterator[None]:

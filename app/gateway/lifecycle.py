@@ -28,9 +28,10 @@ from typing import Generic, Protocol, TypeVar
 from uuid import UUID
 
 from app.access.running_calls import RunningCalls
-from app.costs.holds import AdmissionRequest, Admitted, Ledger, Settlement, StoredCall
+from app.costs.holds import AdmissionRequest, Admitted, Estimate, Ledger, Settlement, StoredCall
 from app.domain.attempts import Attempt
 from app.domain.errors import DeadlineExceeded, Refused, StoreUnavailable
+from app.domain.money import ZERO
 from app.domain.problems import ProblemCode
 from app.domain.usage import TokenUsage
 from app.events.stream_log import LogWrite
@@ -182,10 +183,21 @@ class Lifecycle(Generic[Template, Answered, Ended]):
         running = create_running(replace(call, key=admission.call), admission)
         return _without_problem(await asyncio.shield(self.begin(running, CallerSink(running, self._route, self._leases))))
 
-    async def admit_call(self, call: PlannedCall[Template], join: Callable[[UUID], Awaitable[Ended | None]]) -> Admitted | Ended:
+    async def admit_free(self, call: PlannedCall[Template]) -> Admitted | Ended:
+        """Admits a call that costs nothing, also if a budget is spent; or returns how the call ended that came first with its
+        idempotency key. Raises as `run_call` does."""
+        target = call.plan.targets[0]
+        free = Estimate(target.provider, target.model, 0, 0, 0, input_usd=ZERO, output_token_usd=ZERO)
+        join = partial(self._wait_for_outcome, deadline=call.template.deadline)
+        admission = await self.admit_call(call, join, free)
+        return admission if isinstance(admission, Admitted) else _without_problem(admission)
+
+    async def admit_call(
+        self, call: PlannedCall[Template], join: Callable[[UUID], Awaitable[Ended | None]], estimate: Estimate | None = None
+    ) -> Admitted | Ended:
         """Holds the worst-case cost of the first target. If a call with the same idempotency key came first, returns what
         `join` finds of it instead. Raises Refused and StoreUnavailable; then nothing is held."""
-        estimate = call.estimate(call.plan.targets[0])
+        estimate = estimate or call.estimate(call.plan.targets[0])
         while True:
             admission = await self._ledger.admit(
                 AdmissionRequest(call.key, call.operation, call.payer, estimate, call.idempotency)

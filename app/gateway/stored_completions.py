@@ -54,10 +54,7 @@ class StoredCompletions:
         if stored.document is None:
             return _without_document(stored)
         document = self.sealer.unseal(stored.document, seal_context(stored.tenant, stored.key))
-        raw = msgspec.json.decode(document, type=dict[str, typing.Any])
-        problem = _problem(raw.pop("problem"))
-        fields = {name: msgspec.convert(value, _FIELDS[name], strict=False) for name, value in raw.items()}
-        return Completion(**fields, problem=problem)
+        return decode_completion(document)
 
 
 class CompletionReader:
@@ -74,6 +71,14 @@ class CompletionReader:
         if stored is None or stored.operation is not Operation.COMPLETION:
             return None
         return self.documents.read(stored) if may_see(principal, stored.tenant, stored.agent) else None
+
+
+def decode_completion(document: bytes) -> Completion:
+    """What was a completion as JSON."""
+    raw = msgspec.json.decode(document, type=dict[str, typing.Any])
+    problem = _problem(raw.pop("problem"))
+    fields = {name: msgspec.convert(value, _FIELDS[name], strict=False) for name, value in raw.items()}
+    return Completion(**fields, problem=problem)
 
 
 def _without_document(stored: StoredCall) -> Completion:

@@ -150,8 +150,8 @@ class RedisClient:
             self._pause = min(_MAX_PAUSE_SECONDS, self._pause * 2)
 
 
-def connect_redis(url: str, settings: RedisSettings, clock: Clock) -> RedisClient:
-    """Connects at the first use. Raises SettingsError if the URL has another form."""
+def connect_redis(url: str, settings: RedisSettings, clock: Clock, *, setting: str = "redis.url") -> RedisClient:
+    """`setting` is where the URL is configured. Connects at the first use. Raises SettingsError for a URL of another form."""
     seconds = settings.socket_timeout.total_seconds()
     scheme = url.partition("://")[0]
     if scheme in {"redis", "rediss", "unix"}:
@@ -169,7 +169,7 @@ def connect_redis(url: str, settings: RedisSettings, clock: Clock) -> RedisClien
         return RedisClient(_primary(sentinel, url, seconds), clock, sentinels=sentinel.sentinels)
     if scheme == "redis+cluster":
         return RedisClient(_cluster(url, seconds), clock)
-    raise SettingsError("redis.url", "must begin with redis://, rediss://, unix://, redis+sentinel:// or redis+cluster://")
+    raise SettingsError(setting, "must begin with redis://, rediss://, unix://, redis+sentinel:// or redis+cluster://")
 
 
 def _takes_no_writes(error: ResponseError) -> bool:

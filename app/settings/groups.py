@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from decimal import Decimal
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
@@ -11,6 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from app.secrets.reference import SecretReference
 from app.settings.values import (
+    CacheTime,
     Count,
     CountOrNone,
     Delay,
@@ -222,10 +224,49 @@ class LimitSettings(Group):
     budgets_per_tenant: Count = 100
 
 
-class CacheSettings(Group):
-    """Answers are not cached yet: `enabled` has no effect."""
+class MemoryCacheSettings(Group):
+    """In each process."""
 
-    enabled: Flag = False
+    enabled: Flag = True
+    max_bytes: Count = 5_242_880
+    ttl: CacheTime = timedelta(seconds=60)
+
+
+class LocalCacheSettings(Group):
+    """`url` left out: a Valkey of its own, embedded, with `max_bytes`."""
+
+    enabled: Flag = True
+    url: SecretReference | None = None
+    max_bytes: Count = 104_857_600
+    ttl: CacheTime = timedelta(seconds=300)
+
+
+class SharedCacheSettings(Group):
+    """`url` left out: there is no such tier."""
+
+    enabled: Flag = True
+    url: SecretReference | None = None
+    ttl: CacheTime = timedelta(hours=1)
+
+
+class PostgresCacheSettings(Group):
+    """For answers that saved at least `min_saved_usd`."""
+
+    enabled: Flag = True
+    ttl: CacheTime = timedelta(hours=24)
+    max_bytes: Count = 1_073_741_824
+    min_saved_usd: Usd = Decimal("0.01")
+
+
+class CacheSettings(Group):
+    """Answers are given again to callers that ask for it. `default_ttl` holds for calls that bring no `ttlSeconds`."""
+
+    enabled: Flag = True
+    default_ttl: CacheTime = timedelta(hours=1)
+    memory: MemoryCacheSettings = MemoryCacheSettings()
+    local: LocalCacheSettings = LocalCacheSettings()
+    shared: SharedCacheSettings = SharedCacheSettings()
+    postgres: PostgresCacheSettings = PostgresCacheSettings()
 
 
 class BudgetDefault(Group):

@@ -14,12 +14,19 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer
 from app.runtime.clock import time_zone
 from app.settings.durations import format_duration, parse_duration
 
+_MAX_CACHE_TIME = timedelta(days=30)
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]*", re.ASCII)
 
 
 def _positive(length: timedelta) -> timedelta:
     if not length:
         raise ValueError("it must be longer than zero")
+    return length
+
+
+def _cacheable(length: timedelta) -> timedelta:
+    if length > _MAX_CACHE_TIME:
+        raise ValueError(f"it must not be longer than {_MAX_CACHE_TIME.days} days")
     return length
 
 
@@ -100,6 +107,9 @@ _WRITE_DURATION = PlainSerializer(format_duration, return_type=str, when_used="j
 
 Delay: TypeAlias = Annotated[timedelta, BeforeValidator(parse_duration), _WRITE_DURATION]
 Duration: TypeAlias = Annotated[timedelta, AfterValidator(_positive), BeforeValidator(parse_duration), _WRITE_DURATION]
+CacheTime: TypeAlias = Annotated[
+    timedelta, AfterValidator(_cacheable), AfterValidator(_positive), BeforeValidator(parse_duration), _WRITE_DURATION
+]
 Flag: TypeAlias = Annotated[bool, Field(strict=True)]
 Count: TypeAlias = Annotated[int, Field(strict=True, gt=0, lt=2**63)]
 CountOrNone: TypeAlias = Annotated[int, Field(strict=True, ge=0, lt=2**63)]

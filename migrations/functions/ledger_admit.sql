@@ -123,12 +123,12 @@ begin
                 if tight is not null then
                     verdict := 'unpriced'; budget := k_budget[tight];
                 end if;
-            elsif tight is not null and r.input_usd + r.min_out * r.token_usd > k_room[tight] then
+            elsif tight is not null and r.input_usd + r.min_out * r.token_usd > greatest(k_room[tight], 0) then
                 verdict := 'refused'; budget := k_budget[tight];
                 needed := r.input_usd + r.min_out * r.token_usd; remaining := greatest(k_room[tight], 0);
                 f_budget := f_budget || k_budget[tight]; f_start := f_start || k_start[tight];
             else
-                if tight is not null and r.input_usd + r.max_out * r.token_usd > k_room[tight] then
+                if tight is not null and r.input_usd + r.max_out * r.token_usd > greatest(k_room[tight], 0) then
                     cap := floor((k_room[tight] - r.input_usd) / r.token_usd); capped := true;
                 end if;
                 amount := ceil((r.input_usd + cap * r.token_usd) * 1000000000000) / 1000000000000;

@@ -16,6 +16,8 @@ create table cache_evictions (
 --
 insert into cache_evictions values (0)
 --
+insert into maintenance (task, begun_at) values ('cache', '-infinity')
+--
 create table cache_invalidations (
     tenant text not null,
     kind text not null,

@@ -6,7 +6,7 @@ from app.db.sql_files import execute_file
 
 revision = "0014"
 down_revision = "0013"
-REPLACES = ("cache_invalidate",)
+REPLACES = ("cache_invalidate", "ledger_admit")
 
 
 def upgrade() -> None:

@@ -1,0 +1,80 @@
+"""The cache of a process, as the configuration describes it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Final
+
+from app.cache.entries import EntryCodec
+from app.cache.invalidations import Invalidations, delete_old
+from app.cache.memory import MemoryTier
+from app.cache.postgres import PostgresTier
+from app.cache.redis import RedisTier
+from app.cache.tiered import PlacedTier, TieredCache
+from app.db.sessions import Sessions
+from app.domain.usage import CacheTier
+from app.events.relay import Relay
+from app.redis.clients import RedisClient, connect_redis
+from app.runtime.clock import Clock
+from app.secrets.reference import SecretReference
+from app.secrets.sealing import Sealer
+from app.settings import CacheSettings, RedisSettings
+
+DELETE_EVERY: Final = timedelta(minutes=5)
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltCache:
+    """`redis` are the clients of the Redis tiers by tier. `delete_excess` deletes from PostgreSQL what is no longer needed."""
+
+    tiered: TieredCache
+    invalidations: Invalidations
+    redis: dict[CacheTier, RedisClient]
+    delete_excess: Callable[[], Awaitable[None]]
+
+
+def build_cache(
+    settings: CacheSettings,
+    redis_settings: RedisSettings,
+    sessions: Sessions,
+    relay: Relay,
+    clock: Clock,
+    sealer: Sealer,
+    *,
+    may_leave_process: bool,
+    stack: AsyncExitStack,
+) -> BuiltCache:
+    """The tiers that are enabled, from the fastest to the slowest. Unless `may_leave_process`, content stays in memory.
+
+    Raises SettingsError for a URL of another form."""
+    codec, tiers, clients = EntryCodec(sealer), list[PlacedTier](), dict[CacheTier, RedisClient]()
+    memory, postgres = MemoryTier(settings.memory.max_bytes, clock), PostgresTier(sessions, codec)
+    if settings.enabled and settings.memory.enabled:
+        tiers.append(PlacedTier(memory, settings.memory.ttl))
+
+    def add(name: CacheTier, url: SecretReference | None, ttl: timedelta, setting: str, *, is_alone: bool) -> None:
+        if url is None:
+            return
+        client = clients[name] = connect_redis(url.reveal(), redis_settings, clock, setting=setting)
+        stack.push_async_callback(client.close)
+        tier = RedisTier(name, client, codec, clock, max_seconds=ttl.total_seconds(), is_alone=is_alone)
+        tiers.append(PlacedTier(tier, ttl))
+
+    if settings.enabled and may_leave_process:
+        local, shared = settings.local, settings.shared
+        if local.enabled:
+            add(CacheTier.LOCAL_REDIS, local.url, local.ttl, "cache.local.url", is_alone=True)
+        if shared.enabled:
+            add(CacheTier.SHARED_REDIS, shared.url, shared.ttl, "cache.shared.url", is_alone=False)
+        if settings.postgres.enabled:
+            tiers.append(PlacedTier(postgres, settings.postgres.ttl, settings.postgres.min_saved_usd))
+    invalidations = Invalidations(sessions, relay, clock, on_lost=memory.clear)
+
+    async def delete_excess() -> None:
+        await postgres.delete_excess(settings.postgres.max_bytes)
+        await delete_old(sessions)
+
+    return BuiltCache(TieredCache(tiers, invalidations, clock), invalidations, clients, delete_excess)
