@@ -103,7 +103,7 @@ async def build_services(
         ledger = PostgresLedger(sessions, clock, settings, prices)
         stack.push_async_callback(ledger.close)
         relay = Relay(sessions, clock, streams=event_streams)
-        cache = _open_cache(settings, sessions, relay, clock, stack)
+        cache = _open_cache(settings, sessions, redis, relay, clock=clock, stack=stack)
         further = (("cache", DELETE_EVERY, cache.delete_excess),)
         _start_maintenance(stack, ledger, Maintenance(sessions, clock, settings.content.ttl, further))
         offload = Offload()
@@ -120,7 +120,7 @@ async def build_services(
             leases=leases,
             completions=completions,
             streams=streams,
-            cached=_cached_completions(settings, cache, redis, ledger, clock, documents),
+            cached=_cached_completions(settings, cache, redis, ledger, clock=clock, documents=documents),
             on_end=on_end,
         )
         _start_maintenance(stack, leases, seals, streams)
@@ -167,7 +167,9 @@ def _start_events(
     return alerts, providers
 
 
-def _open_cache(settings: Settings, sessions: Sessions, relay: Relay, clock: Clock, stack: AsyncExitStack) -> BuiltCache:
+def _open_cache(
+    settings: Settings, sessions: Sessions, redis: RedisClient, relay: Relay, *, clock: Clock, stack: AsyncExitStack
+) -> BuiltCache:
     sealer = build_sealer(settings.content.encryption_keys)
     cache = build_cache(
         settings.cache,
@@ -176,15 +178,22 @@ def _open_cache(settings: Settings, sessions: Sessions, relay: Relay, clock: Clo
         relay,
         clock,
         sealer,
+        coordination=redis,
         may_leave_process=settings.content.store,
         stack=stack,
     )
-    stack.push_async_callback(end_tasks, [asyncio.create_task(cache.invalidations.run())])
+    stack.push_async_callback(end_tasks, [asyncio.create_task(each.run()) for each in (cache.invalidations, cache.figures)])
     return cache
 
 
 def _cached_completions(
-    settings: Settings, cache: BuiltCache, redis: RedisClient, ledger: PostgresLedger, clock: Clock, documents: StoredCompletions
+    settings: Settings,
+    cache: BuiltCache,
+    redis: RedisClient,
+    ledger: PostgresLedger,
+    *,
+    clock: Clock,
+    documents: StoredCompletions,
 ) -> CachedCompletions:
     origins: Origins[Made] = Origins(cache.invalidations, redis, clock)
     return CachedCompletions(cache.tiered, origins, ledger, clock, documents, default_ttl=settings.cache.default_ttl)

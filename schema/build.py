@@ -7,6 +7,7 @@ from strawberry.schema.config import StrawberryConfig
 
 from schema.alerts import AlertQueries, AlertSubscriptions
 from schema.budgets import BudgetMutations, BudgetQueries
+from schema.cache import CacheMutations, CacheQueries
 from schema.completions import CompletionMutations, CompletionQueries, CompletionSubscriptions
 from schema.cost_updates import CostSubscriptions
 from schema.costs import CostQueries
@@ -22,12 +23,14 @@ from schema.viewer import ViewerQueries
 
 
 @strawberry.type(description="Queries.")
-class Query(NodeQueries, ViewerQueries, CompletionQueries, ProviderQueries, CostQueries, BudgetQueries, AlertQueries):
+class Query(
+    NodeQueries, ViewerQueries, CompletionQueries, ProviderQueries, CostQueries, BudgetQueries, AlertQueries, CacheQueries
+):
     pass
 
 
 @strawberry.type(description="Mutations.")
-class Mutation(CompletionMutations, EmbeddingMutations, BudgetMutations, ProviderMutations, ExportMutations):
+class Mutation(CompletionMutations, EmbeddingMutations, BudgetMutations, ProviderMutations, ExportMutations, CacheMutations):
     pass
 
 

@@ -9,7 +9,6 @@ from typing import Annotated, TypeAlias
 import strawberry
 from strawberry import ID, field
 
-from app.domain.usage import CacheTier
 from app.gateway import completions
 from app.gateway.completions import CompletionStatus
 from app.gateway.streams import events as completion_events
@@ -19,6 +18,7 @@ from app.llm.routing import RestartReason
 from resolvers import completions as resolve
 from resolvers.inputs.enums import describe_enum
 from schema.budgets import BudgetExceeded
+from schema.cache import CacheHit
 from schema.describes import describes
 from schema.problems import Conflict, CursorExpired, InvalidInput, NotFound
 from schema.providers import ProvidersFailed, RateLimited
@@ -26,16 +26,6 @@ from schema.scalars import JSON
 from schema.streams import Heartbeat, StreamEvent
 from schema.values import Attempt, Label, Node, TokenUsage
 
-describe_enum(
-    CacheTier,
-    description="Where a cached answer was found. The nearest tier comes first. Not yet: no answer comes from a cache.",
-    values={
-        "MEMORY": "The memory of the process.",
-        "LOCAL_REDIS": "The Redis beside the process.",
-        "SHARED_REDIS": "The Redis that all pods share.",
-        "POSTGRES": "The database.",
-    },
-)
 describe_enum(
     CompletionStatus,
     description="How far a completion has come.",
@@ -83,13 +73,6 @@ class ToolCall:
     )
 
 
-@describes(completions.CacheHit, description="Where a cached answer came from. Not yet: no answer comes from a cache.")
-class CacheHit:
-    tier: CacheTier = field(description="Where it was found.")
-    age_seconds: float = field(description="How long ago it was made.")
-    saved_usd: Decimal | None = field(description="What the same call would have cost. Null if unknown.")
-
-
 CompletionProblem: TypeAlias = Annotated[
     BudgetExceeded | RateLimited | ProvidersFailed | InvalidInput | Conflict | NotFound | CursorExpired,
     strawberry.union("CompletionProblem", description="Why a completion failed or cannot be shown."),
@@ -127,7 +110,10 @@ class Completion(Node):
     model: str | None = field(description="The model that answered; null until one has.")
     usage: TokenUsage | None = field(description="Null until known.")
     cost_usd: Decimal | None = field(description="All attempts together. Null if a price is unknown.")
-    cache: CacheHit | None = field(description="Not yet: always null. Null on a miss.")
+    cache_key: str | None = field(
+        description="The name of its stored answer, for `cacheInvalidate`. Null unless the cache was asked for."
+    )
+    cache: CacheHit | None = field(description="Null on a miss.")
     attempts: list[Attempt] = field(description="Every target that was tried or skipped, in order.")
     latency_ms: float | None = field(description="From the call's arrival to its end; null until then.")
     overhead_ms: float | None = field(description="Time spent in this service, without the time of the providers.")

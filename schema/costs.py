@@ -21,10 +21,10 @@ from schema.values import Label, Node, TokenUsage
 @describes(reports.CostTotals, description="All calls of the period and the filter together.")
 class CostTotals:
     cost_usd: Decimal = field(description='Cost in US dollars, such as `"12.345678"`.')
-    saved_usd: Decimal = field(description="What cached answers would have cost. Not yet: always 0.")
+    saved_usd: Decimal = field(description="What cached answers would have cost.")
     requests: BigInt = field(description="Attempts that reached a provider or the cache.")
     failures: BigInt = field(description="Attempts that failed.")
-    cache_hits: BigInt = field(description="Attempts that the cache answered. Not yet: always 0.")
+    cache_hits: BigInt = field(description="Attempts that the cache answered.")
     input_tokens: BigInt = field(description="Tokens that were sent.")
     output_tokens: BigInt = field(description="Tokens that models wrote.")
     cached_input_tokens: BigInt = field(description="Part of inputTokens that providers read from their prompt caches.")
@@ -46,10 +46,10 @@ class CostRow:
     label: str | None = field(description="With LABEL: the label's value. Null: the calls without that label.")
     period_start: datetime | None = field(description="Start of the hour, day or month. Null without one of these.")
     cost_usd: Decimal = field(description="Cost in US dollars.")
-    saved_usd: Decimal = field(description="What cached answers would have cost. Not yet: always 0.")
+    saved_usd: Decimal = field(description="What cached answers would have cost.")
     requests: BigInt = field(description="Attempts that reached a provider or the cache.")
     failures: BigInt = field(description="Attempts that failed.")
-    cache_hits: BigInt = field(description="Attempts that the cache answered. Not yet: always 0.")
+    cache_hits: BigInt = field(description="Attempts that the cache answered.")
     input_tokens: BigInt = field(description="Tokens that were sent.")
     output_tokens: BigInt = field(description="Tokens that models wrote.")
     cached_input_tokens: BigInt = field(description="Part of inputTokens that providers read from their prompt caches.")
@@ -117,9 +117,7 @@ class UsageRecord(Node):
     outcome: AttemptOutcome = field(description="How the attempt ended.")
     usage: TokenUsage = field(description="Tokens that were sent and written.")
     cost_usd: Decimal | None = field(description="Null if the price is unknown.")
-    cache_tier: CacheTier | None = field(
-        description="The tier that had the cached answer. Null if a provider answered. Not yet: always null."
-    )
+    cache_tier: CacheTier | None = field(description="The tier that had the cached answer. Null if a provider answered.")
     latency_ms: float = field(description="How long it took, in milliseconds.")
     confirmed: bool = field(description="False if the figures are an estimate because the provider's figures never came.")
 

@@ -20,7 +20,7 @@ describe_enum(
         "BUDGETS": "Read, make and change budgets, and watch their alerts.",
         "BUDGETS_READ": "Read budgets and their alerts; BUDGETS includes it.",
         "VECTORS": "Read and write collections of documents. Not yet: it opens nothing.",
-        "CACHE": "Read the cache's statistics and invalidate its entries. Not yet: it opens nothing.",
+        "CACHE": "Read the cache's statistics and invalidate its entries.",
         "PROVIDERS": "Read the state of providers, models and routes.",
         "ADMIN": "Everything, in every tenant.",
     },

@@ -9,6 +9,7 @@ from datetime import timedelta
 from typing import Final
 
 from app.cache.entries import EntryCodec
+from app.cache.figures import CacheFigures
 from app.cache.invalidations import Invalidations, delete_old
 from app.cache.memory import MemoryTier
 from app.cache.postgres import PostgresTier
@@ -32,6 +33,7 @@ class BuiltCache:
 
     tiered: TieredCache
     invalidations: Invalidations
+    figures: CacheFigures
     redis: dict[CacheTier, RedisClient]
     delete_excess: Callable[[], Awaitable[None]]
 
@@ -44,10 +46,12 @@ def build_cache(
     clock: Clock,
     sealer: Sealer,
     *,
+    coordination: RedisClient,
     may_leave_process: bool,
     stack: AsyncExitStack,
 ) -> BuiltCache:
     """The tiers that are enabled, from the fastest to the slowest. Unless `may_leave_process`, content stays in memory.
+    `coordination` is the Redis in which processes show each other their figures.
 
     Raises SettingsError for a URL of another form."""
     codec, tiers, clients = EntryCodec(sealer), list[PlacedTier](), dict[CacheTier, RedisClient]()
@@ -77,4 +81,5 @@ def build_cache(
         await postgres.delete_excess(settings.postgres.max_bytes)
         await delete_old(sessions)
 
-    return BuiltCache(TieredCache(tiers, invalidations, clock), invalidations, clients, delete_excess)
+    figures = CacheFigures(clock, coordination)
+    return BuiltCache(TieredCache(tiers, invalidations, clock, figures), invalidations, figures, clients, delete_excess)

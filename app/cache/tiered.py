@@ -9,14 +9,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any, Final
 
 from app.cache.entries import Entry
+from app.cache.figures import CacheFigures, CacheStats
 from app.cache.invalidations import Invalidations, Selector
 from app.cache.keys import EntryKey
 from app.cache.tier import Tier, TierSize
@@ -28,7 +28,6 @@ MAX_SPREAD: Final = 0.1
 """By so much of its time an entry may expire earlier, so that not all expire at once."""
 MAX_WRITES: Final = 1000
 """Writes to slower tiers that wait at once; further ones are left out."""
-_LATENCIES_KEPT = 1000
 _log = logging.getLogger(__name__)
 
 
@@ -48,21 +47,13 @@ class Hit:
     age: timedelta
 
 
-@dataclass(slots=True)
-class TierCounts:
-    """Of this process since its start. `latencies`: seconds of the latest look-ups that the tier answered."""
-
-    hits: int = 0
-    misses: int = 0
-    latencies: deque[float] = field(default_factory=lambda: deque(maxlen=_LATENCIES_KEPT))
-
-
 class TieredCache:
     def __init__(
         self,
         tiers: Sequence[PlacedTier],
         invalidations: Invalidations,
         clock: Clock,
+        figures: CacheFigures,
         *,
         draw: Callable[[], float] = random.random,
     ) -> None:
@@ -70,10 +61,10 @@ class TieredCache:
         self._tiers = tiers
         self._invalidations = invalidations
         self._clock = clock
+        self._figures = figures
         self._draw = draw
         self._away: set[CacheTier] = set()
         self._writes: set[asyncio.Task[None]] = set()
-        self.counts = {placed.tier.name: TierCounts() for placed in tiers}
 
     async def get(self, key: EntryKey) -> Hit | None:
         if not self._invalidations.is_known:
@@ -83,7 +74,10 @@ class TieredCache:
             if entry is not None:
                 now = self._clock.now()
                 self._fill(self._tiers[:place], key, entry)
+                if entry.cost_usd is not None:
+                    self._figures.saved(key.tenant, entry.cost_usd)
                 return Hit(entry, placed.tier.name, max(now - entry.stored_at, timedelta(0)))
+        self._figures.missed(key.tenant)
         return None
 
     async def put(self, key: EntryKey, entry: Entry) -> None:
@@ -113,18 +107,16 @@ class TieredCache:
                     self._start(self._remove(placed.tier, tenant, names_here))
         return len(set().union(*found.values()))
 
-    async def sizes(self) -> dict[CacheTier, TierSize | None]:
-        """None for a tier that is away."""
+    async def stats(self, tenant: str | None) -> CacheStats:
+        """Hits and misses of one tenant, or of all for None, added over the processes."""
         sizes: dict[CacheTier, TierSize | None] = {}
         for placed in self._tiers:
             try:
                 sizes[placed.tier.name] = await placed.tier.size()
             except StoreUnavailable:
                 sizes[placed.tier.name] = None
-        return sizes
-
-    def available(self, name: CacheTier) -> bool:
-        return any(placed.tier.name is name and placed.tier.available for placed in self._tiers)
+        availability = {placed.tier.name: placed.tier.available for placed in self._tiers}
+        return await self._figures.report(tenant, availability, sizes)
 
     async def flush(self) -> None:
         """Returns once every write that has begun has ended."""
@@ -133,18 +125,16 @@ class TieredCache:
 
     async def _look_up(self, tier: Tier, key: EntryKey) -> Entry | None:
         """None also for one that may not be given any more, or while the tier is away."""
-        counts, began = self.counts[tier.name], self._clock.monotonic()
+        began = self._clock.monotonic()
         try:
             entry = await tier.get(key)
         except StoreUnavailable:
             self._note_away(tier)
             return None
         self._note_back(tier)
-        counts.latencies.append(self._clock.monotonic() - began)
-        if entry is None or entry.expires_at <= self._clock.now() or self._invalidations.covers(key, entry):
-            counts.misses += 1
-            return None
-        counts.hits += 1
+        if entry is not None and (entry.expires_at <= self._clock.now() or self._invalidations.covers(key, entry)):
+            entry = None
+        self._figures.looked_up(key.tenant, tier.name, self._clock.monotonic() - began, is_hit=entry is not None)
         return entry
 
     def _fill(self, tiers: Sequence[PlacedTier], key: EntryKey, entry: Entry) -> None:

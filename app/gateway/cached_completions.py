@@ -1,8 +1,8 @@
 """Completions that are given again, for callers that ask for it with `cache`.
 
-Only whole answers are stored: ended by themselves or by tool calls, and not shortened by a budget. A hit is looked up before anything
-is held: it costs nothing, it is given also if a budget is spent, and it is one usage record with what it saved. Without an
-idempotency key that record is written after the answer, so a kill may lose the last ones; no money is in them.
+Only whole answers are stored: ended by themselves or by tool calls, and not shortened by a budget. A hit is looked up before
+anything is held: it costs nothing, it is given also if a budget is spent, and it is one usage record with what it saved. Without
+an idempotency key that record is written after the answer, so a kill may lose the last ones; no money is in them.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _WHOLE: Final = frozenset({FinishReason.STOP, FinishReason.TOOL_CALLS})
 
 Made: TypeAlias = Completion | Hit
 """What an origin call made, or another process stored."""
-Run: TypeAlias = Callable[[], Awaitable[Completion]]
+Run: TypeAlias = Callable[[PlannedCall[ModelCall]], Awaitable[Completion]]
 Admit: TypeAlias = Callable[[PlannedCall[ModelCall]], Awaitable[Admitted | Completion]]
 _log = logging.getLogger(__name__)
 
@@ -81,9 +81,10 @@ class CachedCompletions:
         Raises as `run` does."""
         policy = request.cache
         if policy is None or policy.mode is CacheMode.OFF:
-            return await run()
+            return await run(call)
         key = cache_key(request, call, principal)
-        make = partial(self._make, key, policy, run)
+        call = dataclasses.replace(call, cache_key=key.name)
+        make = partial(self._make, key, policy, partial(run, call))
         if policy.mode is CacheMode.REFRESH:
             return await make()
         while True:
@@ -98,7 +99,7 @@ class CachedCompletions:
             if isinstance(shared, Hit):
                 return await self._give(shared, call, request, admit)
             if shared is not None:
-                return await run()
+                return await run(call)
 
     async def close(self) -> None:
         """Every call has ended, and every record of a hit is written."""
@@ -128,7 +129,7 @@ class CachedCompletions:
             return made
         return Hit(self._entry(made, CachePolicy()), CacheTier.MEMORY, timedelta(0))
 
-    async def _make(self, key: EntryKey, policy: CachePolicy, run: Run) -> Completion:
+    async def _make(self, key: EntryKey, policy: CachePolicy, run: Callable[[], Awaitable[Completion]]) -> Completion:
         completion = await run()
         if is_storable(completion):
             await self._cache.put(key, self._entry(completion, policy))
@@ -172,6 +173,7 @@ class CachedCompletions:
             finished_at=now,
             requested_model=request.model,
             route=call.plan.route,
+            cache_key=call.cache_key,
             usage=TokenUsage(),
             cost_usd=ZERO,
             cache=CacheHit(hit.tier, hit.age.total_seconds(), hit.entry.cost_usd),

@@ -31,7 +31,7 @@ from app.llm.messages import (
 from app.llm.routing import RoutingPreference
 
 NO_SUCH_COMPLETION: Final = no_such("completion, or it is no longer kept")
-CACHE_NOT_YET: Final = "The cache was not used: caching of answers is not built yet."
+CACHE_NOT_YET: Final = "The cache was not used: answers that are started or streamed are not cached yet."
 
 
 class CompletionStatus(Enum):
@@ -119,6 +119,7 @@ class Completion:
     usage: TokenUsage | None = None
     cost_usd: Decimal | None = None
     cache: CacheHit | None = None
+    cache_key: str | None = None
     attempts: tuple[Attempt, ...] = ()
     latency_ms: float | None = None
     overhead_ms: float | None = None

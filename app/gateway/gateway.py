@@ -95,7 +95,7 @@ class Gateway:
         Forbidden."""
         async with self._slot(principal):
             call = await self._planner.plan(request, principal)
-            run = partial(self._completions.run_call, call, self._running_completion)
+            run = partial(self._completions.run_call, create_running=self._running_completion)
             return await self._cached.complete(request, call, principal, run, self._completions.admit_free)
 
     async def embed(self, request: EmbeddingsRequest, principal: Principal) -> Embeddings:

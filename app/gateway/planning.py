@@ -73,7 +73,8 @@ class CallRequest(Protocol):
 class PlannedCall(Generic[Template]):
     """`key_id` is the API key of the caller. `started` is in the Clock's monotonic seconds. The prices are those of the start;
     the settlement uses them too. A call for embeddings has an output cap of 0, because vectors are no output tokens.
-    `max_output_tokens` is the requested number; each target gets at most what it can write."""
+    `max_output_tokens` is the requested number; each target gets at most what it can write.
+    `cache_key` is the public name under which its answer is stored."""
 
     key: UUID
     key_id: UUID
@@ -94,6 +95,7 @@ class PlannedCall(Generic[Template]):
     media: Media = Media()
     max_output_tokens: int = 0
     min_output_tokens: int = 0
+    cache_key: str | None = None
 
     def input_tokens(self, target: Target) -> int:
         return self.estimator.corrected(target.provider, target.model, self.counted_tokens) + self.media.tokens
@@ -186,7 +188,7 @@ class CallPlanner:
             counted_tokens=counted,
             idempotency=await self._idempotency(request, payer, counted, media.count),
             prompt=prompt,
-            notes=_notes(request),
+            notes=_notes(request, streamed=streamed),
             media=media,
             max_output_tokens=asked,
             min_output_tokens=request.min_output_tokens or max(1, cap // 4),
@@ -253,8 +255,9 @@ class CallPlanner:
         return rates.cost(TokenUsage(tokens - cached, cached, visible_output_tokens=output_tokens))
 
 
-def _notes(request: CompletionRequest) -> tuple[str, ...]:
-    return () if request.cache is None or request.cache.mode is CacheMode.OFF else (CACHE_NOT_YET,)
+def _notes(request: CompletionRequest, *, streamed: bool) -> tuple[str, ...]:
+    wants_cache = request.cache is not None and request.cache.mode is not CacheMode.OFF
+    return (CACHE_NOT_YET,) if wants_cache and streamed else ()
 
 
 def _payer(request: CallRequest, principal: Principal) -> Payer:

@@ -174,6 +174,7 @@ class RunningCompletion(RunningCall[ModelCall]):
             created_at=self._admitted.admitted_at,
             notes=call.notes,
             requested_model=call.requested_model,
+            cache_key=call.cache_key,
             route=call.plan.route,
             output_cap_tokens=self._cap,
             capped_by_budget=self._cap < self._cap_without_budgets,

@@ -138,7 +138,7 @@ class RoutingInput:
         )
 
 
-@strawberry.input(description="How stored answers to the same request are used. Not yet: it is checked and has no effect.")
+@strawberry.input(description="How stored answers to the same request are used.")
 class CacheInput:
     mode: CacheMode = field(description="How the cache is used.", default=CacheMode.USE)
     ttl_seconds: int | None = field(description="How long the answer may be reused: 1 second to 30 days.")
@@ -173,9 +173,7 @@ class CompletionInput:
     stop: list[str] | None = field(description="Up to 4 texts at which the answer ends.")
     seed: int | None = field(description="Asks for the same answer again, if the model supports it.")
     routing: RoutingInput | None = field(description="Narrows the route for this call.")
-    cache: CacheInput | None = field(
-        description="Not yet: the call is made without a cache, and a note in the answer says so. Omit for no caching."
-    )
+    cache: CacheInput | None = field(description="Omit for no caching.")
     agent: str | None = field(description="Who pays, within the caller's tenant, such as `research-7`.")
     labels: list[LabelInput] | None = field(description="Up to 16 labels by which costs can be grouped, each key once.")
     timeout_ms: int | None = field(description="Deadline of the whole call, retries and failover included. Up to one hour.")

@@ -69,7 +69,7 @@ describe_enum(
 )
 describe_enum(
     CacheMode,
-    description="How a call uses the cache of answers. Not yet: no mode has an effect.",
+    description="How a call uses the cache of answers.",
     values={
         "OFF": "The cache is neither read nor written.",
         "USE": "Use a stored answer if there is one. Store a new one.",

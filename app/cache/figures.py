@@ -1,0 +1,199 @@
+"""How the cache does: hits, misses, savings and times, by tenant and tier.
+
+Each process counts for itself and shows its counts to the others through the coordination Redis. A report adds those of all
+processes that run; while Redis is away it is about this process alone.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Final, cast
+from uuid import uuid4
+
+import msgspec
+
+from app.cache.tier import TierSize
+from app.domain.errors import StoreUnavailable
+from app.domain.money import ZERO
+from app.domain.usage import CacheTier
+from app.redis.clients import RedisClient, Server
+from app.runtime.clock import Clock
+
+SHARE_SECONDS: Final = 2.0
+MAX_AGE_SECONDS: Final = 15.0
+"""Counts that are older are those of a process that has ended."""
+MAX_TENANTS: Final = 10_000
+_LATENCIES: Final = 500
+_PLACE: Final = "cache:figures"
+_log = logging.getLogger(__name__)
+
+
+class TierCounts(msgspec.Struct):
+    hits: int = 0
+    misses: int = 0
+
+
+class TenantCounts(msgspec.Struct):
+    """`misses` are look-ups that no tier could answer."""
+
+    misses: int = 0
+    saved_usd: Decimal = ZERO
+    tiers: dict[CacheTier, TierCounts] = {}
+
+    def add(self, other: TenantCounts) -> None:
+        self.misses += other.misses
+        self.saved_usd += other.saved_usd
+        for tier, counts in other.tiers.items():
+            mine = self.tiers.setdefault(tier, TierCounts())
+            mine.hits += counts.hits
+            mine.misses += counts.misses
+
+
+class _Shared(msgspec.Struct):
+    at: float
+    tenants: dict[str, TenantCounts]
+
+
+@dataclass(frozen=True, slots=True)
+class CacheTierStats:
+    """`entries` and `bytes` are those of all tenants; None if the tier cannot say, or if only one tenant asks."""
+
+    tier: CacheTier
+    available: bool
+    hits: int
+    misses: int
+    entries: int | None
+    bytes: int | None
+    evictions: int
+    latency_p50_ms: float | None
+    latency_p95_ms: float | None
+
+    @property
+    def hit_rate(self) -> float | None:
+        return _rate(self.hits, self.misses)
+
+
+@dataclass(frozen=True, slots=True)
+class CacheStats:
+    """`hits` is the sum of the tiers' hits."""
+
+    misses: int
+    saved_usd: Decimal
+    tiers: tuple[CacheTierStats, ...]
+
+    @property
+    def hits(self) -> int:
+        return sum(tier.hits for tier in self.tiers)
+
+    @property
+    def hit_rate(self) -> float | None:
+        return _rate(self.hits, self.misses)
+
+
+@dataclass(slots=True)
+class CacheFigures:
+    clock: Clock
+    redis: RedisClient
+    _name: str = field(default_factory=lambda: uuid4().hex)
+    _tenants: dict[str, TenantCounts] = field(default_factory=dict)
+    _latencies: dict[CacheTier, deque[float]] = field(default_factory=dict)
+
+    def looked_up(self, tenant: str, tier: CacheTier, seconds: float, *, is_hit: bool) -> None:
+        """A tier has answered."""
+        counts = self._of(tenant).tiers.setdefault(tier, TierCounts())
+        if is_hit:
+            counts.hits += 1
+        else:
+            counts.misses += 1
+        self._latencies.setdefault(tier, deque(maxlen=_LATENCIES)).append(seconds)
+
+    def missed(self, tenant: str) -> None:
+        self._of(tenant).misses += 1
+
+    def saved(self, tenant: str, usd: Decimal) -> None:
+        self._of(tenant).saved_usd += usd
+
+    async def report(
+        self, tenant: str | None, availability: Mapping[CacheTier, bool], sizes: Mapping[CacheTier, TierSize | None]
+    ) -> CacheStats:
+        """Of one tenant, or of all for None."""
+        total = TenantCounts(tiers={})
+        for counts in await self._of_all_processes():
+            for each in counts.values() if tenant is None else filter(None, [counts.get(tenant)]):
+                total.add(each)
+        return CacheStats(
+            misses=total.misses,
+            saved_usd=total.saved_usd,
+            tiers=tuple(self._tier(tier, total, sizes.get(tier), available=availability.get(tier, False)) for tier in CacheTier),
+        )
+
+    async def run(self) -> None:
+        """Shows this process's counts to the others until it is cancelled."""
+        while True:
+            await self.clock.sleep(SHARE_SECONDS)
+            if self._tenants:
+                await self._share()
+
+    async def _share(self) -> None:
+        shared = msgspec.msgpack.encode(_Shared(self.clock.now().timestamp(), self._tenants))
+
+        async def act(server: Server) -> None:
+            async with server.pipeline(transaction=False) as pipeline:
+                pipeline.hset(_PLACE, self._name, shared)
+                pipeline.pexpire(_PLACE, int(MAX_AGE_SECONDS * 1000))
+                await pipeline.execute()
+
+        try:
+            await self.redis.execute(act)
+        except StoreUnavailable:
+            _log.debug("the cache's figures are not shared: Redis does not answer")
+
+    async def _of_all_processes(self) -> list[Mapping[str, TenantCounts]]:
+        async def act(server: Server) -> Mapping[bytes, bytes]:
+            return cast("Mapping[bytes, bytes]", await server.hgetall(_PLACE))
+
+        found: list[Mapping[str, TenantCounts]] = [self._tenants]
+        oldest = self.clock.now().timestamp() - MAX_AGE_SECONDS
+        try:
+            shared = await self.redis.execute(act)
+        except StoreUnavailable:
+            return found
+        for name, value in shared.items():
+            counts = msgspec.msgpack.decode(value, type=_Shared)
+            if counts.at >= oldest and name.decode() != self._name:
+                found.append(counts.tenants)
+        return found
+
+    def _tier(self, tier: CacheTier, total: TenantCounts, size: TierSize | None, *, available: bool) -> CacheTierStats:
+        counts, times = total.tiers.get(tier, TierCounts()), sorted(self._latencies.get(tier, ()))
+        return CacheTierStats(
+            tier=tier,
+            available=available,
+            hits=counts.hits,
+            misses=counts.misses,
+            entries=None if size is None else size.entries,
+            bytes=None if size is None else size.bytes,
+            evictions=0 if size is None else size.evictions,
+            latency_p50_ms=_quantile_ms(times, 0.5),
+            latency_p95_ms=_quantile_ms(times, 0.95),
+        )
+
+    def _of(self, tenant: str) -> TenantCounts:
+        counts = self._tenants.get(tenant)
+        if counts is None:
+            if len(self._tenants) >= MAX_TENANTS:
+                del self._tenants[next(iter(self._tenants))]
+            counts = self._tenants[tenant] = TenantCounts(tiers={})
+        return counts
+
+
+def _rate(hits: int, misses: int) -> float | None:
+    return hits / (hits + misses) if hits + misses else None
+
+
+def _quantile_ms(times: list[float], part: float) -> float | None:
+    return times[min(len(times) - 1, int(part * len(times)))] * 1000 if times else None
