@@ -17,7 +17,6 @@ from schema.describes import describes
 from schema.problems import InvalidInput
 from schema.scalars import BigInt
 
-
 describe_enum(
     CacheTier,
     description="Where a cached answer was found. The nearest tier comes first.",

@@ -66,6 +66,11 @@ class TieredCache:
         self._away: set[CacheTier] = set()
         self._writes: set[asyncio.Task[None]] = set()
 
+    @property
+    def is_ready(self) -> bool:
+        """False while nothing is given, because it is not known here what has been invalidated."""
+        return self._invalidations.is_known
+
     async def get(self, key: EntryKey) -> Hit | None:
         if not self._invalidations.is_known:
             return None

@@ -52,6 +52,7 @@ DOCUMENTS = {
     "budgetCreate": "mutation M($input: BudgetCreateInput!) { budgetCreate(input: $input) { __typename } }",
     "budgetDelete": "mutation M($id: ID!) { budgetDelete(id: $id) { __typename } }",
     "budgetUpdate": "mutation M($input: BudgetUpdateInput!) { budgetUpdate(input: $input) { __typename } }",
+    "cacheInvalidate": "mutation M($input: CacheInvalidateInput!) { cacheInvalidate(input: $input) { __typename } }",
     "completionCancel": "mutation M($id: ID!) { completionCancel(id: $id) { __typename } }",
     "completionCreate": "mutation M($input: CompletionInput!) { completionCreate(input: $input) { __typename } }",
     "completionStart": "mutation M($input: CompletionInput!) { completionStart(input: $input) { __typename } }",
@@ -86,6 +87,10 @@ def by_id(found: Callable[[Subjects], str]) -> Variables:
     return lambda subjects: {"id": found(subjects)}
 
 
+def everything_cached(_: Subjects) -> Data:
+    return {"input": {"select": {"everything": True}}}
+
+
 def provider(name: str) -> Variables:
     return lambda _: {"provider": name}
 
@@ -109,6 +114,8 @@ ROWS = (
     Row("budgetUpdate", Whose.INSTALLATIONS, ACME, raised(lambda subjects: subjects.cap), FORBIDDEN),
     Row("budgetUpdate", Whose.INSTALLATIONS, ACME, raised(lambda subjects: subjects.cap_over_all), "NotFound"),
     Row("budgetUpdate", Whose.INSTALLATIONS, ADMIN, raised(lambda subjects: subjects.cap_over_all), "Budget"),
+    Row("cacheInvalidate", Whose.OWN, ACME, everything_cached, "CacheInvalidated"),
+    Row("cacheInvalidate", Whose.ANOTHER_TENANTS, GLOBEX, everything_cached, "CacheInvalidated"),
     Row("completionCancel", Whose.OWN, ACME, by_id(lambda subjects: subjects.completion), "Completion"),
     Row("completionCancel", Whose.ANOTHER_TENANTS, GLOBEX, by_id(lambda subjects: subjects.completion), "NotFound"),
     Row("completionCreate", Whose.OWN, ACME, completion("used"), "Completion"),

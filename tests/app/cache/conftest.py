@@ -58,5 +58,5 @@ async def until(condition: object, seconds: float = 10) -> None:
     """Waits for a callable to become true."""
     assert callable(condition)
     async with asyncio.timeout(seconds):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 (the condition is another party's state)
             await asyncio.sleep(0.01)

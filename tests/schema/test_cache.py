@@ -1,0 +1,212 @@
+"""Repeated work over GraphQL: given from the cache, at no cost, to nobody else, and gone once it is invalidated."""
+
+from __future__ import annotations
+
+import asyncio
+from decimal import Decimal
+
+import pytest
+
+from app.access.principal import Principal
+from tests.schema.api import ACME, ADMIN, BOUND, GLOBEX, Api, Data
+from tests.schema.requests import EVER, make_budget
+from tests.simulators import RunningSimulator
+
+pytestmark = pytest.mark.anyio
+
+ASK = """
+mutation Ask($input: CompletionInput!) {
+  completionCreate(input: $input) {
+    __typename
+    ... on Completion {
+      id status text finishReason provider model costUsd cacheKey cache { tier ageSeconds savedUsd } notes
+      attempts { id } usage { totalTokens } labels { key value } agent toolCalls { id name arguments }
+    }
+    ... on Problem { code message }
+    ... on InvalidInput { path }
+  }
+}
+"""
+INVALIDATE = """
+mutation Invalidate($input: CacheInvalidateInput!) {
+  cacheInvalidate(input: $input) { __typename ... on CacheInvalidated { entries } ... on InvalidInput { message path } }
+}
+"""
+STATS = "{ cacheStats { hits misses hitRate savedUsd tiers { tier available hits misses entries bytes evictions } } }"
+COSTS = """
+query Costs($filter: CostFilter!) { costs(filter: $filter) { totals { costUsd savedUsd requests cacheHits } } }
+"""
+USE = {"mode": "USE"}
+
+
+async def ask(api: Api, caller: Principal = ACME, **changes: object) -> Data:
+    asked = {"messages": [{"role": "USER", "text": "What is new?"}], "maxOutputTokens": 50, "cache": USE, **changes}
+    answer: Data = (await api.data(ASK, caller, input=asked))["completionCreate"]
+    return answer
+
+
+async def invalidate(api: Api, caller: Principal = ACME, *, dry_run: bool = False, **select: object) -> Data:
+    asked = {"select": select, "dryRun": dry_run}
+    answer: Data = (await api.data(INVALIDATE, caller, input=asked))["cacheInvalidate"]
+    return answer
+
+
+def calls(simulator: RunningSimulator) -> int:
+    return sum(entry.operation == "completion" for entry in simulator.log())
+
+
+@pytest.fixture(autouse=True)
+async def ready(api: Api) -> None:
+    """The process knows what has been invalidated."""
+    async with asyncio.timeout(10):
+        while not api.services.cache.is_ready:  # noqa: ASYNC110 (the condition is another party's state)
+            await asyncio.sleep(0.01)
+
+
+class TestARepeat:
+    async def test_is_given_from_memory_and_costs_nothing(self, api: Api, simulator: RunningSimulator) -> None:
+        first = await ask(api)
+        second = await ask(api, agent="other", labels=[{"key": "team", "value": "b"}], timeoutMs=5000)
+        assert (first["cache"], calls(simulator)) == (None, 1)
+        assert Decimal(first["costUsd"]) > 0
+        assert second["text"] == first["text"]
+        assert (second["cache"]["tier"], Decimal(second["cache"]["savedUsd"])) == ("MEMORY", Decimal(first["costUsd"]))
+        assert (Decimal(second["costUsd"]), second["attempts"], second["usage"]["totalTokens"]) == (0, [], 0)
+        assert (second["agent"], second["labels"]) == ("other", [{"key": "team", "value": "b"}])
+        assert second["id"] != first["id"]
+        assert first["cacheKey"] == second["cacheKey"]
+        assert first["cacheKey"].startswith("completion/default/")
+
+    async def test_makes_one_usage_record_that_says_what_was_saved(self, api: Api) -> None:
+        first = await ask(api)
+        for _ in range(3):
+            await ask(api)
+        async with asyncio.timeout(10):
+            while (totals := (await api.data(COSTS, filter=EVER))["costs"]["totals"])["requests"] != "4":  # noqa: ASYNC110 (the condition is another party's state)
+                await asyncio.sleep(0.02)
+        assert totals["cacheHits"] == "3"
+        assert (Decimal(totals["costUsd"]), Decimal(totals["savedUsd"])) == (
+            Decimal(first["costUsd"]),
+            3 * Decimal(first["costUsd"]),
+        )
+
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            {"messages": [{"role": "USER", "text": "What is old?"}]},
+            {"maxOutputTokens": 51},
+            {"temperature": 0.5},
+            {"model": "openai/gpt-6-luna"},
+            {"stop": ["x"]},
+            {"seed": 1},
+            {"reasoningEffort": "HIGH"},
+            {"routing": {"strategy": "LEAST_COST"}},
+            {"tools": [{"name": "t", "parameters": {}}]},
+        ],
+        ids=lambda changes: next(iter(changes)),
+    )
+    async def test_of_another_request_is_none(self, api: Api, simulator: RunningSimulator, changes: Data) -> None:
+        await ask(api)
+        answer = await ask(api, **changes)
+        assert answer["cache"] is None
+        assert calls(simulator) == 2
+
+    async def test_is_nobody_elses(self, api: Api, simulator: RunningSimulator) -> None:
+        await ask(api)
+        for caller in (GLOBEX, BOUND, ADMIN):
+            assert (await ask(api, caller))["cache"] is None
+        assert calls(simulator) == 4
+
+    async def test_without_being_asked_for_is_paid_again(self, api: Api, simulator: RunningSimulator) -> None:
+        await ask(api)
+        for cache in (None, {"mode": "OFF"}):
+            answer = await ask(api, cache=cache)
+            assert (answer["cache"], answer["cacheKey"]) == (None, None)
+        assert (await ask(api, cache={"mode": "REFRESH"}))["cache"] is None
+        assert calls(simulator) == 4
+
+    async def test_is_given_if_the_budget_is_spent(self, api: Api) -> None:
+        await ask(api)
+        await make_budget(api, limitUsd="0.000001", enforcement="BLOCK")
+        assert (await ask(api))["cache"] is not None
+        assert (await ask(api, seed=3))["__typename"] == "BudgetExceeded"
+        repeated = [await ask(api, idempotencyKey="again") for _ in range(2)]
+        assert repeated[0]["cache"] is not None
+        assert repeated[0]["id"] == repeated[1]["id"]
+
+    async def test_with_an_idempotency_key_gives_the_same_completion(self, api: Api, simulator: RunningSimulator) -> None:
+        await ask(api)
+        first, second = [await ask(api, idempotencyKey="one") for _ in range(2)]
+        assert first == second
+        assert first["cache"]["tier"] == "MEMORY"
+        assert calls(simulator) == 1
+        other = await ask(api, idempotencyKey="one", seed=5)
+        assert other["__typename"] == "Conflict"
+
+    async def test_at_once_makes_one_origin_call(self, api: Api, simulator: RunningSimulator) -> None:
+        answers = await asyncio.gather(*(ask(api) for _ in range(50)))
+        assert calls(simulator) == 1
+        assert {answer["text"] for answer in answers} == {answers[0]["text"]}
+        assert sum(answer["cache"] is None for answer in answers) == 1
+        assert sum(Decimal(answer["costUsd"]) > 0 for answer in answers) == 1
+
+
+class TestWhatIsNotStored:
+    async def test_an_answer_that_the_cap_cut(self, api: Api, simulator: RunningSimulator) -> None:
+        for _ in range(2):
+            answer = await ask(api, maxOutputTokens=1)
+            assert (answer["finishReason"], answer["cache"]) == ("LENGTH", None)
+        assert calls(simulator) == 2
+
+
+class TestInvalidation:
+    @pytest.mark.parametrize("how", ["key", "pattern", "tags", "everything"])
+    async def test_makes_a_miss(self, api: Api, simulator: RunningSimulator, how: str) -> None:
+        first = await ask(api, cache={"mode": "USE", "tags": ["news"]})
+        select = {
+            "key": {"key": first["cacheKey"]},
+            "pattern": {"pattern": "completion/*"},
+            "tags": {"tags": ["news", "other"]},
+            "everything": {"everything": True},
+        }[how]
+        assert await invalidate(api, dry_run=True, **select) == {"__typename": "CacheInvalidated", "entries": "1"}
+        assert await invalidate(api, GLOBEX, **select) == {"__typename": "CacheInvalidated", "entries": "0"}
+        assert (await ask(api))["cache"] is not None
+        assert await invalidate(api, **select) == {"__typename": "CacheInvalidated", "entries": "1"}
+        assert (await ask(api))["cache"] is None
+        assert (await ask(api))["cache"] is not None
+        assert calls(simulator) == 2
+
+    @pytest.mark.parametrize(
+        ("select", "path"),
+        [
+            ({"pattern": ""}, ["select", "pattern"]),
+            ({"key": ""}, ["select", "key"]),
+            ({"tags": []}, ["select", "tags"]),
+            ({"tags": [str(number) for number in range(21)]}, ["select", "tags"]),
+            ({"everything": False}, ["select", "everything"]),
+            ({"pattern": "a\0"}, ["select", "pattern"]),
+        ],
+    )
+    async def test_of_nothing_is_refused(self, api: Api, select: Data, path: list[str]) -> None:
+        answer = await invalidate(api, **select)
+        assert (answer["__typename"], answer["path"]) == ("InvalidInput", path)
+
+    async def test_by_several_selectors_is_no_document(self, api: Api) -> None:
+        result = await api.run(INVALIDATE, input={"select": {"key": "a", "pattern": "b"}})
+        assert result.errors
+
+
+class TestStats:
+    async def test_are_the_tenants_own_and_all_for_admin(self, api: Api) -> None:
+        first = await ask(api)
+        await ask(api)
+        await ask(api, GLOBEX)
+        stats = (await api.data(STATS))["cacheStats"]
+        assert (stats["hits"], stats["misses"], stats["hitRate"]) == ("1", "1", 0.5)
+        assert Decimal(stats["savedUsd"]) == Decimal(first["costUsd"])
+        assert [tier["tier"] for tier in stats["tiers"]] == ["MEMORY", "LOCAL_REDIS", "SHARED_REDIS", "POSTGRES"]
+        assert [tier["available"] for tier in stats["tiers"]] == [True, False, False, True]
+        assert (stats["tiers"][0]["hits"], stats["tiers"][0]["misses"], stats["tiers"][0]["entries"]) == ("1", "1", "2")
+        everything = (await api.data(STATS, ADMIN))["cacheStats"]
+        assert (everything["hits"], everything["misses"]) == ("1", "2")
