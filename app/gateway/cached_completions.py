@@ -36,7 +36,7 @@ from app.llm.routing import ProvidersFailed
 from app.runtime.clock import Clock
 from app.runtime.request_hash import digest
 
-_OF_THE_CALL: Final = frozenset({"cache", "agent", "labels", "timeout", "idempotency_key"})
+OF_THE_CALL: Final = frozenset({"cache", "agent", "labels", "timeout", "idempotency_key"})
 """Fields of a request that do not decide its answer."""
 _WHOLE: Final = frozenset({FinishReason.STOP, FinishReason.TOOL_CALLS})
 
@@ -49,7 +49,7 @@ _log = logging.getLogger(__name__)
 
 def cache_key(request: CompletionRequest, call: PlannedCall[ModelCall], principal: Principal) -> EntryKey:
     """Equal for requests that must get the same answer. A key that is bound to an agent shares with that agent alone."""
-    asked = {field.name: getattr(request, field.name) for field in dataclasses.fields(request) if field.name not in _OF_THE_CALL}
+    asked = {field.name: getattr(request, field.name) for field in dataclasses.fields(request) if field.name not in OF_THE_CALL}
     targets = [str(target) for target in call.plan.targets]
     hashed = digest((asked, targets, call.max_output_tokens, principal.agent))
     return entry_key(call.payer.tenant, EntryKind.COMPLETION, request.model or "default", hashed)

@@ -28,6 +28,9 @@ def _references(settings: Settings) -> Iterator[tuple[str, SecretReference]]:
         yield f"database.replicas[{index}]", replica
     if settings.redis.url is not None:
         yield "redis.url", settings.redis.url
+    for name, url in (("local", settings.cache.local.url), ("shared", settings.cache.shared.url)):
+        if url is not None:
+            yield f"cache.{name}.url", url
     for index, provider in enumerate(settings.providers):
         for number, key in enumerate(provider.api_keys if provider.enabled else ()):
             yield f"providers[{index}].api_keys[{number}]", key

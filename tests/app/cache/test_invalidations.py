@@ -70,7 +70,7 @@ async def running(sessions: Sessions) -> AsyncIterator[Process]:
     ],
 )
 async def test_a_selector_selects(
-    sessions: Sessions, selector: Selector, name: str, tags: tuple[str, ...], selected: bool
+    sessions: Sessions, selector: Selector, name: str, tags: tuple[str, ...], *, selected: bool
 ) -> None:
     assert selector.matcher()(name, tags) is selected
     async with running(sessions) as process:

@@ -10,6 +10,7 @@ from decimal import Decimal
 import pytest
 
 from app.cache.entries import Entry, EntryCodec
+from app.cache.figures import CacheFigures
 from app.cache.invalidations import Invalidations, Selector, SelectorKind
 from app.cache.keys import EntryKey
 from app.cache.memory import MemoryTier
@@ -30,8 +31,13 @@ pytestmark = pytest.mark.anyio
 HOUR = timedelta(hours=1)
 
 
-def tiered(tiers: Sequence[Tier], invalidations: Invalidations, ttl: timedelta = HOUR) -> TieredCache:
-    return TieredCache([PlacedTier(tier, ttl) for tier in tiers], invalidations, SystemClock(), draw=lambda: 0.5)
+def figures() -> CacheFigures:
+    """Of one process: Redis is away."""
+    return CacheFigures(SystemClock(), connect_redis("redis://127.0.0.1:1/0", RedisSettings(), SystemClock()))
+
+
+def tiered(tiers: Sequence[Tier], invalidations: Invalidations) -> TieredCache:
+    return TieredCache([PlacedTier(tier, HOUR) for tier in tiers], invalidations, SystemClock(), figures(), draw=lambda: 0.5)
 
 
 @pytest.fixture
@@ -76,7 +82,8 @@ async def test_the_fastest_tier_that_has_it_gives_it_and_fills_those_before(
         assert all([await each.get(key) is not None for each in all_tiers])
         for faster in all_tiers[: all_tiers.index(tier) + 1]:
             await faster.remove(key.tenant, [key.name])
-    assert [(count.hits, count.misses) for count in cache.counts.values()] == [(1, 2), (1, 1), (1, 0)]
+    counted = {tier.tier: (tier.hits, tier.misses) for tier in (await cache.stats(key.tenant)).tiers}
+    assert [counted[tier.name] for tier in all_tiers] == [(1, 2), (1, 1), (1, 0)]
 
 
 async def test_a_filled_tier_keeps_it_no_longer_than_it_has_left(
@@ -97,7 +104,7 @@ async def test_what_is_not_worth_it_stays_out_of_postgres(
 ) -> None:
     postgres = PostgresTier(sessions, codec)
     placed = [PlacedTier(memory, HOUR), PlacedTier(postgres, HOUR, min_cost_usd=Decimal("0.01"))]
-    cache = TieredCache(placed, invalidations, SystemClock())
+    cache = TieredCache(placed, invalidations, SystemClock(), figures())
     cheap = await filled(cache, an_entry(cost_usd=Decimal("0.009")))
     dear = await filled(cache, an_entry(cost_usd=Decimal("0.01")))
     unknown = await filled(cache, an_entry(cost_usd=None))
@@ -169,9 +176,9 @@ async def test_a_tier_that_is_away_is_a_miss_and_no_failure(
     assert hit.tier is CacheTier.LOCAL_REDIS
     assert await cache.invalidate(key.tenant, Selector(SelectorKind.EVERYTHING)) == 1
     await cache.flush()
-    sizes = await cache.sizes()
-    assert sizes[CacheTier.SHARED_REDIS] is None
-    assert sizes[CacheTier.LOCAL_REDIS] is not None
+    entries = {tier.tier: tier.entries for tier in (await cache.stats(None)).tiers}
+    assert entries[CacheTier.SHARED_REDIS] is None
+    assert entries[CacheTier.LOCAL_REDIS] is not None
     await client.close()
 
 
@@ -183,7 +190,7 @@ async def test_expiry_is_spread_only_downwards(memory: MemoryTier, invalidations
             kept.append(seconds)
             await super().put(key, entry, seconds)
 
-    cache = TieredCache([PlacedTier(Watched(MAX_BYTES, SystemClock()), HOUR)], invalidations, SystemClock())
+    cache = TieredCache([PlacedTier(Watched(MAX_BYTES, SystemClock()), HOUR)], invalidations, SystemClock(), figures())
     for _ in range(200):
         await cache.put(a_key(), an_entry(ttl=2 * HOUR))
     assert 3600 * 0.9 <= min(kept) < 3600 * 0.95 < max(kept) <= 3600
