@@ -100,12 +100,9 @@ async def build_services(
         fleet = build_fleet(settings, build_providers(settings.providers, clock), clock, redis=redis, registry=metrics)
         stack.push_async_callback(fleet.close)
         keys = await _open_keys(settings, sessions, redis, clock, stack)
-        ledger = PostgresLedger(sessions, clock, settings, prices)
-        stack.push_async_callback(ledger.close)
         relay = Relay(sessions, clock, streams=event_streams)
-        cache = _open_cache(settings, sessions, redis, relay, clock=clock, stack=stack)
-        further = (("cache", DELETE_EVERY, cache.delete_excess),)
-        _start_maintenance(stack, ledger, Maintenance(sessions, clock, settings.content.ttl, further))
+        cache = build_cache(settings, sessions, redis, relay, clock=clock, stack=stack)
+        ledger = _open_ledger(settings, sessions, prices, clock, cache=cache, stack=stack)
         offload = Offload()
         planner = _plan_calls(settings, clock, fleet, prices, estimator, offload=offload)
         documents, seals, log = _content(settings.content, sessions, redis, clock, stream_secret)
@@ -120,13 +117,13 @@ async def build_services(
             leases=leases,
             completions=completions,
             streams=streams,
-            cached=_cached_completions(settings, cache, redis, ledger, clock=clock, documents=documents),
+            cached=_cached_completions(settings, cache, redis, ledger, documents),
             on_end=on_end,
         )
         _start_maintenance(stack, leases, seals, streams)
         grace = Grace(settings.server.shutdown_grace.total_seconds(), clock.monotonic)
         stack.push_async_callback(gateway.close, grace)
-        alert_events, provider_events = _start_events(stack, settings, clock, sessions, relay=relay, fleet=fleet)
+        alert_events, provider_events = _start_events(stack, settings, clock, sessions, relay=relay, cache=cache, fleet=fleet)
         fleet.start()
         yield Services(
             settings=settings,
@@ -157,46 +154,41 @@ async def build_services(
 
 
 def _start_events(
-    stack: AsyncExitStack, settings: Settings, clock: Clock, sessions: Sessions, *, relay: Relay, fleet: Fleet
+    stack: AsyncExitStack,
+    settings: Settings,
+    clock: Clock,
+    sessions: Sessions,
+    *,
+    relay: Relay,
+    cache: BuiltCache,
+    fleet: Fleet,
 ) -> tuple[BudgetAlertEvents, ProviderEvents]:
     """Reads the outbox and sends the webhooks until the stack is closed."""
     alerts = BudgetAlertEvents(AlertStore(sessions), relay, clock)
     webhooks = Webhooks(settings.webhooks, ALERTS, alerts.payloads, sessions=sessions, relay=relay, clock=clock)
     providers = ProviderEvents(fleet, sessions, relay, clock)
-    stack.push_async_callback(end_tasks, [asyncio.create_task(each.run()) for each in (relay, webhooks, providers)])
+    parts = (relay, webhooks, providers, cache.invalidations, cache.figures)
+    stack.push_async_callback(end_tasks, [asyncio.create_task(each.run()) for each in parts])
     return alerts, providers
 
 
-def _open_cache(
-    settings: Settings, sessions: Sessions, redis: RedisClient, relay: Relay, *, clock: Clock, stack: AsyncExitStack
-) -> BuiltCache:
-    sealer = build_sealer(settings.content.encryption_keys)
-    cache = build_cache(
-        settings.cache,
-        settings.redis,
-        sessions,
-        relay,
-        clock,
-        sealer,
-        coordination=redis,
-        may_leave_process=settings.content.store,
-        stack=stack,
-    )
-    stack.push_async_callback(end_tasks, [asyncio.create_task(each.run()) for each in (cache.invalidations, cache.figures)])
-    return cache
+def _open_ledger(
+    settings: Settings, sessions: Sessions, prices: PriceBook, clock: Clock, *, cache: BuiltCache, stack: AsyncExitStack
+) -> PostgresLedger:
+    ledger = PostgresLedger(sessions, clock, settings, prices)
+    stack.push_async_callback(ledger.close)
+    further = (("cache", DELETE_EVERY, cache.delete_excess),)
+    _start_maintenance(stack, ledger, Maintenance(sessions, clock, settings.content.ttl, further))
+    return ledger
 
 
 def _cached_completions(
-    settings: Settings,
-    cache: BuiltCache,
-    redis: RedisClient,
-    ledger: PostgresLedger,
-    *,
-    clock: Clock,
-    documents: StoredCompletions,
-) -> CachedCompletions:
-    origins: Origins[Made] = Origins(cache.invalidations, redis, clock)
-    return CachedCompletions(cache.tiered, origins, ledger, clock, documents, default_ttl=settings.cache.default_ttl)
+    settings: Settings, cache: BuiltCache, redis: RedisClient, ledger: PostgresLedger, documents: StoredCompletions
+) -> CachedCompletions | None:
+    if not settings.cache.enabled:
+        return None
+    origins: Origins[Made] = Origins(cache.invalidations, redis, cache.clock)
+    return CachedCompletions(cache.tiered, origins, ledger, cache.clock, documents, default_ttl=settings.cache.default_ttl)
 
 
 class _Maintained(Protocol):

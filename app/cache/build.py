@@ -21,8 +21,8 @@ from app.events.relay import Relay
 from app.redis.clients import RedisClient, connect_redis
 from app.runtime.clock import Clock
 from app.secrets.reference import SecretReference
-from app.secrets.sealing import Sealer
-from app.settings import CacheSettings, RedisSettings
+from app.secrets.sealing import build_sealer
+from app.settings import Settings
 
 DELETE_EVERY: Final = timedelta(minutes=5)
 
@@ -32,6 +32,7 @@ class BuiltCache:
     """`redis` are the clients of the Redis tiers by tier. `delete_excess` deletes from PostgreSQL what is no longer needed."""
 
     tiered: TieredCache
+    clock: Clock
     invalidations: Invalidations
     figures: CacheFigures
     redis: dict[CacheTier, RedisClient]
@@ -39,47 +40,40 @@ class BuiltCache:
 
 
 def build_cache(
-    settings: CacheSettings,
-    redis_settings: RedisSettings,
-    sessions: Sessions,
-    relay: Relay,
-    clock: Clock,
-    sealer: Sealer,
-    *,
-    coordination: RedisClient,
-    may_leave_process: bool,
-    stack: AsyncExitStack,
+    settings: Settings, sessions: Sessions, redis: RedisClient, relay: Relay, *, clock: Clock, stack: AsyncExitStack
 ) -> BuiltCache:
-    """The tiers that are enabled, from the fastest to the slowest. Unless `may_leave_process`, content stays in memory.
-    `coordination` is the Redis in which processes show each other their figures.
+    """The tiers that are enabled, from the fastest to the slowest. If content is not to be kept, it stays in memory. In
+    `redis` the processes coordinate.
 
     Raises SettingsError for a URL of another form."""
+    sealer = build_sealer(settings.content.encryption_keys)
     codec, tiers, clients = EntryCodec(sealer), list[PlacedTier](), dict[CacheTier, RedisClient]()
-    memory, postgres = MemoryTier(settings.memory.max_bytes, clock), PostgresTier(sessions, codec)
-    if settings.enabled and settings.memory.enabled:
-        tiers.append(PlacedTier(memory, settings.memory.ttl))
+    cache = settings.cache
+    memory, postgres = MemoryTier(cache.memory.max_bytes, clock), PostgresTier(sessions, codec)
+    if cache.enabled and cache.memory.enabled:
+        tiers.append(PlacedTier(memory, cache.memory.ttl))
 
     def add(name: CacheTier, url: SecretReference | None, ttl: timedelta, setting: str, *, is_alone: bool) -> None:
         if url is None:
             return
-        client = clients[name] = connect_redis(url.reveal(), redis_settings, clock, setting=setting)
+        client = clients[name] = connect_redis(url.reveal(), settings.redis, clock, setting=setting)
         stack.push_async_callback(client.close)
         tier = RedisTier(name, client, codec, clock, max_seconds=ttl.total_seconds(), is_alone=is_alone)
         tiers.append(PlacedTier(tier, ttl))
 
-    if settings.enabled and may_leave_process:
-        local, shared = settings.local, settings.shared
+    if cache.enabled and settings.content.store:
+        local, shared = cache.local, cache.shared
         if local.enabled:
             add(CacheTier.LOCAL_REDIS, local.url, local.ttl, "cache.local.url", is_alone=True)
         if shared.enabled:
             add(CacheTier.SHARED_REDIS, shared.url, shared.ttl, "cache.shared.url", is_alone=False)
-        if settings.postgres.enabled:
-            tiers.append(PlacedTier(postgres, settings.postgres.ttl, settings.postgres.min_saved_usd))
+        if cache.postgres.enabled:
+            tiers.append(PlacedTier(postgres, cache.postgres.ttl, cache.postgres.min_saved_usd))
     invalidations = Invalidations(sessions, relay, clock, on_lost=memory.clear)
 
     async def delete_excess() -> None:
-        await postgres.delete_excess(settings.postgres.max_bytes)
+        await postgres.delete_excess(cache.postgres.max_bytes)
         await delete_old(sessions)
 
-    figures = CacheFigures(clock, coordination)
-    return BuiltCache(TieredCache(tiers, invalidations, clock, figures), invalidations, figures, clients, delete_excess)
+    figures = CacheFigures(clock, redis)
+    return BuiltCache(TieredCache(tiers, invalidations, clock, figures), clock, invalidations, figures, clients, delete_excess)

@@ -55,7 +55,7 @@ class Gateway:
         leases: Leases,
         completions: CompletionReader,
         streams: CompletionStreams,
-        cached: CachedCompletions,
+        cached: CachedCompletions | None = None,
         on_end: CallListener | None = None,
     ) -> None:
         """`on_end` gets every call that has ended, for the traces."""
@@ -96,6 +96,8 @@ class Gateway:
         async with self._slot(principal):
             call = await self._planner.plan(request, principal)
             run = partial(self._completions.run_call, create_running=self._running_completion)
+            if self._cached is None:
+                return await run(call)
             return await self._cached.complete(request, call, principal, run, self._completions.admit_free)
 
     async def embed(self, request: EmbeddingsRequest, principal: Principal) -> Embeddings:
@@ -173,7 +175,8 @@ class Gateway:
         """Waits until every call in flight has ended, or until the grace period is over. Calls whose callers have left count
         too."""
         await asyncio.gather(self._completions.close(grace.left), self._embeddings.close(grace.left))
-        await self._cached.close()
+        if self._cached is not None:
+            await self._cached.close()
 
     @asynccontextmanager
     async def _slot(self, principal: Principal) -> AsyncIterator[None]:

@@ -20,17 +20,9 @@ def require_secrets(settings: Settings) -> None:
 
 
 def _references(settings: Settings) -> Iterator[tuple[str, SecretReference]]:
-    if settings.database.primary is not None:
-        yield "database.primary", settings.database.primary
-    if settings.database.owner is not None:
-        yield "database.owner", settings.database.owner
     for index, replica in enumerate(settings.database.replicas):
         yield f"database.replicas[{index}]", replica
-    if settings.redis.url is not None:
-        yield "redis.url", settings.redis.url
-    for name, url in (("local", settings.cache.local.url), ("shared", settings.cache.shared.url)):
-        if url is not None:
-            yield f"cache.{name}.url", url
+    yield from ((place, reference) for place, reference in _stores(settings) if reference is not None)
     for index, provider in enumerate(settings.providers):
         for number, key in enumerate(provider.api_keys if provider.enabled else ()):
             yield f"providers[{index}].api_keys[{number}]", key
@@ -38,3 +30,11 @@ def _references(settings: Settings) -> Iterator[tuple[str, SecretReference]]:
         yield f"content.encryption_keys[{index}]", key
     for index, webhook in enumerate(settings.webhooks):
         yield f"webhooks[{index}].secret", webhook.secret
+
+
+def _stores(settings: Settings) -> Iterator[tuple[str, SecretReference | None]]:
+    yield "database.primary", settings.database.primary
+    yield "database.owner", settings.database.owner
+    yield "redis.url", settings.redis.url
+    yield "cache.local.url", settings.cache.local.url
+    yield "cache.shared.url", settings.cache.shared.url

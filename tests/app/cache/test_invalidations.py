@@ -35,7 +35,7 @@ class Process:
 
 @pytest.fixture
 async def nowhere() -> AsyncIterator[Sessions]:
-    engines = build_engines("postgresql://nobody@127.0.0.1:1/nothing", [], DatabaseSettings())
+    engines = build_engines("postgresql://someone@127.0.0.1:1/nothing", [], DatabaseSettings())
     yield Sessions(engines)
     await engines.close()
 

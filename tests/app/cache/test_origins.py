@@ -135,7 +135,7 @@ async def test_without_redis_each_process_makes_its_own(sessions: Sessions) -> N
     await away.close()
 
 
-async def test_nobody_joins_a_call_that_began_before_an_invalidation(sessions: Sessions, redis: RedisClient) -> None:
+async def test_no_caller_joins_a_call_that_began_before_an_invalidation(sessions: Sessions, redis: RedisClient) -> None:
     shelf, key = Shelf(), a_key()
     process = Process("a", shelf, sessions, redis)
     old = asyncio.create_task(process.ask(key))
@@ -144,4 +144,4 @@ async def test_nobody_joins_a_call_that_began_before_an_invalidation(sessions: S
     new = asyncio.create_task(process.ask(key))
     await started(shelf, 2)
     shelf.may_end.set()
-    assert await asyncio.gather(old, new) == ["a", "a"]
+    assert list(await asyncio.gather(old, new)) == ["a", "a"]

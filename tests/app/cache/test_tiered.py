@@ -106,9 +106,9 @@ async def test_what_is_not_worth_it_stays_out_of_postgres(
     placed = [PlacedTier(memory, HOUR), PlacedTier(postgres, HOUR, min_cost_usd=Decimal("0.01"))]
     cache = TieredCache(placed, invalidations, SystemClock(), figures())
     cheap = await filled(cache, an_entry(cost_usd=Decimal("0.009")))
-    dear = await filled(cache, an_entry(cost_usd=Decimal("0.01")))
+    expensive = await filled(cache, an_entry(cost_usd=Decimal("0.01")))
     unknown = await filled(cache, an_entry(cost_usd=None))
-    assert [await postgres.get(key) is not None for key in (cheap, dear, unknown)] == [False, True, True]
+    assert [await postgres.get(key) is not None for key in (cheap, expensive, unknown)] == [False, True, True]
 
 
 async def test_nothing_is_given_before_the_invalidations_are_known(memory: MemoryTier, sessions: Sessions) -> None:

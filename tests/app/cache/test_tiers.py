@@ -142,7 +142,7 @@ class TestRedis:
         key = a_key()
         await redis_tier.put(key, an_entry(), 60)
         client = connect_redis(valkey_url, RedisSettings(), SystemClock())
-        places: list[bytes] = await client.execute(lambda server: server.keys(f"cache:*:{key.name}"))
+        places = await client.execute(lambda server: server.keys(f"cache:*:{key.name}"))
         await client.execute(lambda server: server.append(places[0], b"more"))
         assert await redis_tier.get(key) is None
         assert await client.execute(lambda server: server.exists(places[0])) == 0

@@ -94,11 +94,11 @@ class Calls:
         self.budgets = BudgetStore(sessions)
         self.ledger = PostgresLedger(sessions, SystemClock(), self.bench.settings, prices)
 
-    async def plan(self, request: CompletionRequest = QUESTION) -> PlannedCall[ModelCall]:
-        return await self.planner.plan(request, ACME)
+    async def plan(self, request: CompletionRequest = QUESTION, *, streamed: bool = False) -> PlannedCall[ModelCall]:
+        return await self.planner.plan(request, ACME, streamed=streamed)
 
-    async def begin(self, request: CompletionRequest = QUESTION) -> RunningCompletion:
-        call = await self.plan(request)
+    async def begin(self, request: CompletionRequest = QUESTION, *, streamed: bool = False) -> RunningCompletion:
+        call = await self.plan(request, streamed=streamed)
         estimate = call.estimate(call.plan.targets[0])
         admitted = await self.ledger.admit(AdmissionRequest(call.key, call.operation, call.payer, estimate))
         assert isinstance(admitted, Admitted)
@@ -175,10 +175,10 @@ class TestAPlan:
             pytest.param(CachePolicy(CacheMode.OFF), (), id="off"),
         ],
     )
-    async def test_that_asks_for_the_cache_is_answered_with_a_note(
+    async def test_of_a_stream_that_asks_for_the_cache_is_answered_with_a_note(
         self, calls: Calls, cache: CachePolicy, notes: tuple[str, ...]
     ) -> None:
-        running = await calls.begin(replace(QUESTION, cache=cache))
+        running = await calls.begin(replace(QUESTION, cache=cache), streamed=True)
         ended = [running.unfinished(), running.cancelled("It was too late."), await calls.answer(running)]
         assert [each.notes for each in ended] == [notes, (*notes, "It was too late."), notes]
 
