@@ -36,7 +36,9 @@ from app.llm.routing import ProvidersFailed
 from app.runtime.clock import Clock
 from app.runtime.request_hash import digest
 
-OF_THE_CALL: Final = frozenset({"cache", "agent", "labels", "timeout", "idempotency_key"})
+OF_THE_CALL: Final = frozenset(
+    {"cache", "agent", "labels", "timeout", "idempotency_key", "restart", "stream_reasoning", "on_client_leave"}
+)
 """Fields of a request that do not decide its answer."""
 _WHOLE: Final = frozenset({FinishReason.STOP, FinishReason.TOOL_CALLS})
 
