@@ -94,13 +94,11 @@ async def build_services(
 ) -> AsyncIterator[Services]:
     """Connects at the first use. `stream_secret` is that of StreamSeals. Raises SettingsError."""
     async with AsyncExitStack() as stack:
-        sessions, redis, event_streams = _connect(settings, clock, stack)
+        sessions, redis, relay = _connect(settings, clock, stack)
         metrics, misuse = _open_metrics(settings, clock, stack)
         on_end = await stack.enter_async_context(open_traces(settings.telemetry))
-        fleet = build_fleet(settings, build_providers(settings.providers, clock), clock, redis=redis, registry=metrics)
-        stack.push_async_callback(fleet.close)
+        fleet = _open_fleet(settings, clock, redis, metrics, stack)
         keys = await _open_keys(settings, sessions, redis, clock, stack)
-        relay = Relay(sessions, clock, streams=event_streams)
         cache = build_cache(settings, sessions, redis, relay, clock=clock, stack=stack)
         ledger = _open_ledger(settings, sessions, prices, clock, cache=cache, stack=stack)
         offload = Offload()
@@ -172,6 +170,12 @@ def _start_events(
     return alerts, providers
 
 
+def _open_fleet(settings: Settings, clock: Clock, redis: RedisClient, metrics: CollectorRegistry, stack: AsyncExitStack) -> Fleet:
+    fleet = build_fleet(settings, build_providers(settings.providers, clock), clock, redis=redis, registry=metrics)
+    stack.push_async_callback(fleet.close)
+    return fleet
+
+
 def _open_ledger(
     settings: Settings, sessions: Sessions, prices: PriceBook, clock: Clock, *, cache: BuiltCache, stack: AsyncExitStack
 ) -> PostgresLedger:
@@ -218,7 +222,7 @@ def _plan_calls(
     return CallPlanner(clock, fleet, prices, estimator, timeouts, offload=offload, output_limits=limits)
 
 
-def _connect(settings: Settings, clock: Clock, stack: AsyncExitStack) -> tuple[Sessions, RedisClient, RedisStreams]:
+def _connect(settings: Settings, clock: Clock, stack: AsyncExitStack) -> tuple[Sessions, RedisClient, Relay]:
     if settings.database.primary is None or settings.redis.url is None:
         raise SettingsError("database.primary and redis.url", "are needed if no embedded stores run")
     engines = build_engines(
@@ -229,7 +233,8 @@ def _connect(settings: Settings, clock: Clock, stack: AsyncExitStack) -> tuple[S
     redis, blocking = (connect_redis(settings.redis.url.reveal(), each, clock) for each in (settings.redis, blocking_settings))
     for client in (redis, blocking):
         stack.push_async_callback(client.close)
-    return Sessions(engines), redis, RedisStreams(redis, blocking)
+    sessions = Sessions(engines)
+    return sessions, redis, Relay(sessions, clock, streams=RedisStreams(redis, blocking))
 
 
 def _open_metrics(settings: Settings, clock: Clock, stack: AsyncExitStack) -> tuple[CollectorRegistry, Misuse]:
