@@ -31,6 +31,8 @@ CREATE = f"""mutation($input: CompletionInput!) {{ completionCreate(input: $inpu
 STREAM = f"""subscription($input: CompletionInput!) {{ completionStream(input: $input) {{ __typename
   ... on CompletionFinished {{ completion {{ {FIELDS} }} }}
   ... on CompletionFailed {{ problem {{ ... on Problem {{ code message }} }} }} }} }}"""
+EVENTS = f"""subscription($id: ID!) {{ completionEvents(id: $id) {{ __typename
+  ... on CompletionFinished {{ completion {{ {FIELDS} }} }} }} }}"""
 AGAIN = f"query($id: ID!) {{ completion(id: $id) {{ {FIELDS} }} }}"
 SIGNED = {"extra_content": {"google": {"thought_signature": "SIG"}}}
 THOUGHT = [{"type": "reasoning.text", "text": "thought " * 9000, "signature": "SIG", "format": "f", "index": 0}]
@@ -120,7 +122,8 @@ def server(provider: RecordingProvider, tmp_path_factory: pytest.TempPathFactory
         for number in (1, 2)
     ]
     (folder / "greenlang.toml").write_text("".join(configured))
-    with start_server(folder / "data", "--config", str(folder / "greenlang.toml"), environ={"LOOP_KEY": "k"}) as running:
+    configuration = ("--config", str(folder / "greenlang.toml"), "--workers", "2")
+    with start_server(folder / "data", *configuration, environ={"LOOP_KEY": "k"}) as running:
         yield running
 
 
@@ -171,6 +174,15 @@ def begin(block: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     return block, []
 
 
+async def check_kept(loop: Loop, first: dict[str, Any], *, streamed: bool) -> None:
+    """Each process, asked some times, shows the completion as it was."""
+    shown = {name: value for name, value in first.items() if name != "__typename"}
+    for _ in range(3):
+        assert await loop.ask(AGAIN, id=first["id"]) == shown
+        if streamed:
+            assert await loop.ask(EVENTS, id=first["id"]) == shown
+
+
 def turns(answer: dict[str, Any]) -> list[dict[str, Any]]:
     """The answer as clients give it back: with everything; with fields of their own alone; as one that knows only reasoning."""
     calls = answer["toolCalls"]
@@ -190,7 +202,7 @@ class TestAToolLoop:
     ) -> None:
         loop.provider.answers["openai-compatible-1"] = openai_answer(message, streamed=streamed)
         first = await loop.first("openai-compatible-1/openai-compatible-1", streamed=streamed)
-        assert await loop.ask(AGAIN, id=first["id"]) == {name: value for name, value in first.items() if name != "__typename"}
+        await check_kept(loop, first, streamed=streamed)
         for turn in turns(first):
             _, asked = await loop.second("openai-compatible-1/openai-compatible-1", turn)
             wanted = [{"type": "function", **call} for call in message["tool_calls"]]
@@ -200,7 +212,7 @@ class TestAToolLoop:
     async def test_gives_anthropic_its_blocks_back(self, loop: Loop, blocks: list[dict[str, Any]], *, streamed: bool) -> None:
         loop.provider.answers["anthropic-1"] = anthropic_answer(blocks, streamed=streamed)
         first = await loop.first("anthropic-1/anthropic-1", streamed=streamed)
-        assert await loop.ask(AGAIN, id=first["id"]) == {name: value for name, value in first.items() if name != "__typename"}
+        await check_kept(loop, first, streamed=streamed)
         for turn in turns(first):
             _, asked = await loop.second("anthropic-1/anthropic-1", turn)
             assert asked["messages"][1]["content"] == blocks
@@ -231,3 +243,29 @@ class TestAToolLoop:
         answer, asked = await loop.second("anthropic-1/anthropic-1", turns(first)[0])
         assert asked["messages"][1]["content"][0]["input"] == {"INVALID_JSON": broken}
         assert any("INVALID_JSON" in note for note in answer["notes"])
+
+
+class TestAnIdempotencyKey:
+    async def test_holds_for_the_same_state_in_either_form_and_for_no_other(self, loop: Loop) -> None:
+        target = "openai-compatible-1/openai-compatible-1"
+        loop.provider.answers["openai-compatible-1"] = openai_answer(OPENAI_MEMBERS["extra content of a call"], streamed=False)
+        first = await loop.first(target, streamed=False)
+        apart, within = turns(first)
+        apart = {name: value for name, value in apart.items() if name != "reasoning"}
+        other = json.loads(json.dumps(apart).replace("SIG", "ANOTHER"))
+        assert other != apart
+        results = [{"role": "TOOL", "toolResult": {"id": "a", "content": "rain"}}]
+        answers = [
+            await loop.ask(
+                CREATE,
+                input={
+                    "model": target,
+                    "messages": [{"role": "USER", "text": "Weather?"}, {"role": "ASSISTANT", **turn}, *results],
+                    "maxOutputTokens": 100,
+                    "idempotencyKey": "turn-2",
+                },
+            )
+            for turn in (apart, within, other)
+        ]
+        assert answers[0]["id"] == answers[1]["id"]
+        assert answers[2]["code"] == "IDEMPOTENCY_MISMATCH"
