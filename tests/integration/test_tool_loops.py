@@ -64,6 +64,8 @@ ANTHROPIC_MEMBERS: dict[str, list[dict[str, Any]]] = {
     "a signed thought": [{"type": "thinking", "thinking": "thought " * 9000, "signature": "SIG"}, ANTHROPIC_CALL],
     "a hidden thought": [{"type": "redacted_thinking", "data": "SIG" * 30_000}, ANTHROPIC_CALL],
     "the caller of a call": [{"type": "text", "text": "Wait."}, {**ANTHROPIC_CALL, "caller": {"type": "SIG"}}],
+    "a signed text": [{"type": "text", "text": "Wait.", "thought_signature": "SIG"}, ANTHROPIC_CALL],
+    "a signed call": [{**ANTHROPIC_CALL, "signature": "SIG"}, {**ANTHROPIC_CALL, "id": "b", "signature": "SIG2"}],
     "the provider's own tool": [
         {"type": "thinking", "thinking": "hm", "signature": "SIG"},
         {"type": "server_tool_use", "id": "s", "name": "web_search", "input": {"query": "x"}},
@@ -170,7 +172,9 @@ def begin(block: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         signed = {"type": "signature_delta", "signature": block["signature"]}
         return {**block, "thinking": "", "signature": ""}, [{"type": "thinking_delta", "thinking": block["thinking"]}, signed]
     if "input" in block:
-        return {**block, "input": {}}, [{"type": "input_json_delta", "partial_json": json.dumps(block["input"])}]
+        signatures = [{"type": "signature_delta", "signature": block["signature"]}] if "signature" in block else []
+        begun = {name: value for name, value in block.items() if name != "signature"}
+        return {**begun, "input": {}}, [{"type": "input_json_delta", "partial_json": json.dumps(block["input"])}, *signatures]
     return block, []
 
 

@@ -28,7 +28,7 @@ from app.llm.messages import (
     ToolChoiceMode,
 )
 from app.llm.providers.forced_tool import is_forced, leave_the_choice
-from app.llm.providers.opaque_fields import fields_of, read_field
+from app.llm.providers.opaque_fields import RawFields, fields_of, read_field
 from app.llm.providers.unsupported import OTHER_REASONING, Notes, refuse
 from app.llm.refused_parameters import Parameters
 
@@ -39,7 +39,8 @@ JSON_TOOL = "json_answer"
 INVALID_JSON = "INVALID_JSON"
 WRAPPED_ARGUMENTS = f"Arguments of a tool call that are no JSON object were sent as the field {INVALID_JSON} of one."
 CALL_FIELDS = frozenset({"cache_control", "id", "input", "name", "type"})
-"""What is read of a tool_use block. Other fields are the provider's state."""
+TEXT_FIELDS = frozenset({"cache_control", "citations", "text", "type"})
+"""What is read of a tool_use and of a text block. Other fields are the provider's state."""
 
 _CACHE_MARKS = 4
 _EPHEMERAL = {"type": "ephemeral"}
@@ -170,10 +171,14 @@ def _tool_result(message: Message) -> list[Block]:
 
 
 def _assistant(message: Message, marks: _Marks, notes: Notes) -> list[Block]:
+    state = fields_of(message, frozenset())
     blocks = [_part(part) for part in message.parts if not _is_empty(part)]
+    if blocks and "text" in state:
+        unknown = read_field(state["text"], dict[str, msgspec.Raw])
+        blocks[-1] |= {name: value for name, value in unknown.items() if name not in TEXT_FIELDS}
     blocks += [_tool_use(call, notes) for call in message.tool_calls]
     marks.put(message, blocks)
-    between = _state_blocks(message)
+    between = _state_blocks(state)
     if message.reasoning is not None:
         between += _reasoning_blocks(message.reasoning, notes.call.model, notes)
     for at, block in sorted(between, key=itemgetter(0)):
@@ -181,9 +186,9 @@ def _assistant(message: Message, marks: _Marks, notes: Notes) -> list[Block]:
     return blocks
 
 
-def _state_blocks(message: Message) -> list[tuple[int, Block]]:
+def _state_blocks(state: RawFields) -> list[tuple[int, Block]]:
     """Blocks of types that are not known, with their places in the answer."""
-    found = fields_of(message, frozenset()).get("blocks")
+    found = state.get("blocks")
     if found is None:
         return []
     blocks = read_field(found, list[tuple[int, dict[str, msgspec.Raw]]])
@@ -238,8 +243,8 @@ def _is_empty(part: Part) -> bool:
 
 
 def _short(blocks: list[Block]) -> str | list[Block]:
-    """A single text without cache marks is sent as a string."""
-    if len(blocks) == 1 and blocks[0]["type"] == "text" and "cache_control" not in blocks[0]:
+    """A single text that has nothing beside it is sent as a string."""
+    if len(blocks) == 1 and blocks[0].keys() == {"type", "text"}:
         text: str = blocks[0]["text"]
         return text
     return blocks

@@ -12,8 +12,8 @@ from app.domain.usage import TokenUsage
 from app.llm.failures import error_words, stream_failure, tells_failure
 from app.llm.messages import FinishReason, Json, ModelCall, ToolCall
 from app.llm.providers.answers import UNKNOWN_FINISH, CallIds, WholeAnswer
-from app.llm.providers.anthropic.request import CALL_FIELDS, JSON_TOOL, REASONING_FORMAT
-from app.llm.providers.opaque_fields import Fields, unknown_fields
+from app.llm.providers.anthropic.request import CALL_FIELDS, JSON_TOOL, REASONING_FORMAT, TEXT_FIELDS
+from app.llm.providers.opaque_fields import Fields, join, unknown_fields
 from app.llm.providers.unsupported import Notes
 from app.llm.providers.usage_figures import Figures, anthropic_figures_of
 from app.llm.providers.usage_mapping import answer_bytes, anthropic_usage
@@ -61,10 +61,15 @@ class Content:
         self._reasoning: list[tuple[int, dict[str, Json]]] = []
         self._other_blocks: list[tuple[int, Mapping[str, object]]] = []
         self._call_fields: dict[str, Fields] = {}
+        self._text_fields: Fields = {}
 
     def is_answer(self, tool_name: str) -> bool:
         """The tool that we added to get JSON."""
         return self._by_tool and tool_name == JSON_TOOL
+
+    def keep_text_fields(self, block: Mapping[str, object]) -> None:
+        """Text blocks are one text, with the fields of all of them."""
+        join(self._text_fields, unknown_fields(block, TEXT_FIELDS))
 
     def add_tool_use(self, tool_id: str, name: str, arguments: str, block: Mapping[str, object]) -> None:
         if self.is_answer(name):
@@ -112,7 +117,7 @@ class Content:
             finish_reason=finished,
             usage=usage,
             model=model,
-            fields={"blocks": self._other_blocks} if self._other_blocks else {},
+            fields=unknown_fields({"blocks": self._other_blocks, "text": self._text_fields}, frozenset()),
             call_fields=self._call_fields,
         )
 
@@ -188,6 +193,7 @@ def _add_block(content: Content, block: object, written: str | None) -> None:
         content.add_tool_use(tool_use_id(content, block), name, written or tool_input(block.get("input")), block)
     elif isinstance(text, str):
         content.texts.append(clean(text))
+        content.keep_text_fields(block)
     elif kind is None or (kind == "text" and text is not None):
         raise Malformed
     elif kind != "text":

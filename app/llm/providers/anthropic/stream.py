@@ -252,7 +252,8 @@ class AnthropicStream(StreamReader):
             if begun := self._open.get(self._last_index if event.index is None else event.index):
                 begun.is_understood = False
             return ()
-        block = self._block_of(event.index, _BLOCK_OF_DELTA[kind])
+        block = self._signed(event.index) if kind == "signature_delta" else None
+        block = block or self._block_of(event.index, _BLOCK_OF_DELTA[kind])
         if block.block["type"] not in _BLOCKS:
             block.is_understood = block.is_understood and kind == "input_json_delta"
             block.pieces.append(delta.partial_json)
@@ -268,6 +269,11 @@ class AnthropicStream(StreamReader):
             return self._show_thinking(thought)
         block.block["signature"] = delta.signature
         return ()
+
+    def _signed(self, index: int | None) -> _Block | None:
+        """A signature belongs to the block of its index, also if that is a text or a tool call."""
+        block = self._open.get(self._last_index if index is None else index)
+        return block if block is not None and block.block["type"] in _BLOCKS else None
 
     def _block_of(self, index: int | None, kind: str) -> _Block:
         """Returns the block to which a delta of this kind belongs: the block with its index, else the last open block of this
@@ -322,6 +328,7 @@ class AnthropicStream(StreamReader):
         kind = block.get("type")
         if kind == "text":
             self._content.texts = [self._texts.text]
+            self._content.keep_text_fields(block)
         elif kind == "tool_use":
             self._content.add_tool_use(str(block["id"]), str(block["name"]), written or "{}", block)
         elif kind == "thinking":
