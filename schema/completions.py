@@ -179,7 +179,7 @@ class CompletionRerouted(StreamEvent):
     "event. Only in the stream of a call with `restart: true`.",
 )
 class CompletionRestarted(StreamEvent):
-    attempt: Attempt = field(description="The one that broke. It stays charged.")
+    attempt: Attempt = field(description="The attempt that broke. It stays charged.")
     reason: RestartReason = field(description="How it broke.")
 
 

@@ -111,7 +111,7 @@ def _dotted(path: str, what: str) -> str:
 
 
 def _check_sampling(body: Body, model: Model, version: str) -> None:
-    """The new version of the API has no sampling at all, the old one leaves it to the model."""
+    """The new version of the API has no sampling parameters; with the old one the model decides."""
     given = [name for name in ("temperature", "top_p", "top_k") if getattr(body, name) is not UNSET]
     for name in given:
         if version != OLD_VERSION:

@@ -46,8 +46,8 @@ HUGE_TOKENS = 50_000
 
 
 class Said(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
-    """What the model is to answer; whatever is left out is made up from the request. OpenAI's own models never show their
-    thinking; with `thinking_field` they do, as compatible servers do under that name."""
+    """What the model is to answer. Everything that is left out is derived from the request. OpenAI's own models never show
+    their thinking. With `thinking_field` they do, as compatible servers do under that name."""
 
     text: str | None = None
     tokens: int | None = None

@@ -42,7 +42,7 @@ class CompletionStatus(Enum):
 
 
 class OnClientLeave(Enum):
-    """What becomes of a streamed call once the operation that started it has ended before the call."""
+    """What happens to a streamed call if the operation that started it ends before the call does."""
 
     CANCEL = "CANCEL"
     CONTINUE = "CONTINUE"

@@ -222,7 +222,7 @@ class Lifecycle(Generic[Template, Answered, Ended]):
         return task
 
     def cancel(self, key: UUID) -> None:
-        """Stops reading the answer of a call that runs here; what has come is settled. Any other call is left alone."""
+        """Stops reading the answer of a call that runs here, and settles what was received. Any other call is left alone."""
         run = self._runs.get(key)
         if run is not None:
             run.answering.cancel()

@@ -1,7 +1,9 @@
-"""Images and documents of a request: what they count as in tokens, and where they are.
+"""The images and documents of a request: how many tokens they count as, and where they are.
 
-Only the provider counts them exactly, so each counts as the most that providers charge for it. Page figures: Anthropic's
-page on PDF support says 1,500 to 3,000 tokens of text a page, and an image of the page. OpenAI sends a model both, too.
+Only the provider counts them exactly, so each one counts as the most that providers charge for it.
+
+Page figures: Anthropic's page on PDF support says 1,500 to 3,000 tokens of text per page, and an image of the page. OpenAI also
+sends both to the model.
 """
 
 from __future__ import annotations
@@ -18,14 +20,14 @@ IMAGE_TOKENS = 1600
 """The most that providers charge for an image of usual size."""
 PAGE_TOKENS = 3000 + IMAGE_TOKENS
 UNSEEN_PDF_PAGES = 100
-"""Assumed for a PDF at an address: the most that Anthropic takes for a window of 200,000 tokens."""
+"""The size assumed for a PDF at an address: the most that Anthropic takes for a window of 200,000 tokens."""
 
 Path = tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Media:
-    """How many images and documents there are, and as how many tokens they count. The texts of documents count as text."""
+    """The number of images and documents, and the tokens that they count as. The texts of documents count as text."""
 
     count: int = 0
     tokens: int = 0
@@ -39,7 +41,7 @@ def find_media(messages: tuple[Message, ...]) -> Media:
 
 
 def part_texts(parts: tuple[Part, ...]) -> Iterator[str]:
-    """What a model reads of the parts as text."""
+    """The text of the parts that a model reads."""
     for part in parts:
         if isinstance(part, Text | TextDocument):
             yield part.text
@@ -48,7 +50,7 @@ def part_texts(parts: tuple[Part, ...]) -> Iterator[str]:
 
 
 def find_private_url(messages: tuple[Message, ...]) -> Path | None:
-    """The path of the first image or document whose URL is not public. Names are not looked up."""
+    """The path of the first image or document whose URL is not public. Names are not resolved."""
     for path, part in _parts(messages):
         if isinstance(part, ImageUrl | PdfUrl) and not is_public_url(part.url):
             return (*path, "image" if isinstance(part, ImageUrl) else "document", "url")

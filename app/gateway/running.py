@@ -40,7 +40,7 @@ class RunningCall(Generic[Template]):
         self._cap_without_budgets = call.output_cap(call.plan.targets[0])
         self.attempts: list[Attempt] = []
         self._written: list[str] = []
-        """What has come of the answer of the attempt under way."""
+        """The parts of the answer that the present attempt has produced."""
 
     async def admit_attempt(self, target: Target) -> int | None:
         """Returns the output cap of the next attempt. The first one uses the admission's cap; every further one needs a
@@ -125,7 +125,7 @@ class RunningCompletion(RunningCall[ModelCall]):
             self._texts.append(part.text)
 
     def restarted(self, broken: Attempt) -> Attempt:
-        """What was shown so far is void. Returns the attempt as it is charged."""
+        """Discards what was shown so far. Returns the attempt as it is charged."""
         self._texts.clear()
         return next(attempt for attempt in self.attempts if attempt.key == broken.key)
 

@@ -71,7 +71,7 @@ class InlineImage:
 
 @dataclass(frozen=True, slots=True)
 class PdfUrl:
-    """Passed on, never fetched by us."""
+    """The URL is passed on. This service never fetches it."""
 
     url: str
     name: str | None = None
@@ -79,7 +79,7 @@ class PdfUrl:
 
 @dataclass(frozen=True, slots=True)
 class InlinePdf:
-    """`data` is base64 text, checked on the way in. `pages` is estimated and at least 1."""
+    """`data` is base64 text. It was checked when the request came in. `pages` is estimated and at least 1."""
 
     data: str
     pages: int = 1
@@ -99,8 +99,8 @@ Part: TypeAlias = Text | Image | Document
 
 @dataclass(frozen=True, slots=True)
 class ProviderState:
-    """What a provider put beside the fields that its protocol is known to have. It is given back to that provider alone, which
-    may refuse the conversation without it. `fields` is the JSON text of an object."""
+    """What a provider puts beside the known fields of its protocol. It is passed back only to that provider, which may refuse
+    the conversation without it. `fields` is the JSON text of an object."""
 
     provider: str
     kind: str
@@ -109,7 +109,7 @@ class ProviderState:
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """`arguments` is the text that the model wrote; it should be JSON and may not be."""
+    """`arguments` is the text that the model wrote. It should be JSON, but it may not be."""
 
     id: str
     name: str
@@ -119,7 +119,7 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True)
 class ToolResult:
-    """`parts` follow `content`, which may be empty then."""
+    """`parts` follow `content`, which may then be empty."""
 
     id: str
     content: str
@@ -223,7 +223,7 @@ class TextDelta:
 
 @dataclass(frozen=True, slots=True)
 class ReasoningDelta:
-    """Comes only for a call that asks for it with `stream_reasoning`."""
+    """Only a call with `stream_reasoning` gets it."""
 
     text: str
 

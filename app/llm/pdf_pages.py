@@ -27,7 +27,7 @@ def is_pdf(data: bytes | bytearray) -> bool:
 
 
 def estimate_pages(data: bytes | bytearray) -> int:
-    """At least 1. Works in pieces, so that other threads have their turn."""
+    """Returns at least 1. Works in pieces, so that other threads get their turn."""
     found = sum(1 for _ in _find(_PAGE, data))
     left = _MAX_OPENED
     for at in _find(_OBJECTS, data):

@@ -1,7 +1,7 @@
-"""Provider state in JSON, as completions give it out and messages bring it back.
+"""Provider state in JSON, as completions return it and messages pass it back.
 
-The `reasoning` of a completion holds all of its provider state too, so a client that gives back `reasoning` alone can continue a
-tool loop. State in a field of its own wins.
+The `reasoning` of a completion also holds all of its provider state, so a client that passes back only `reasoning` can continue
+a tool loop. State in its own field takes precedence.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ class _Within(msgspec.Struct, forbid_unknown_fields=True, rename="camel"):
 
 @dataclass(frozen=True, slots=True)
 class ReadReasoning:
-    """`reasoning` as the model wrote it, and the provider state that came within it, that of tool calls by their ids."""
+    """Splits what was passed back: `reasoning` as the model wrote it, the provider state in it, and the state of tool calls by
+    their ids."""
 
     reasoning: Json = None
     message: ProviderState | None = None
@@ -42,12 +43,12 @@ def to_json(state: ProviderState | None) -> Json:
 
 
 def from_json(value: object) -> ProviderState:
-    """Raises ValueError if it is not what `to_json` makes."""
+    """Raises ValueError if the text was not made by `to_json`."""
     return _state(msgspec.convert(value, _Form))
 
 
 def with_state(reasoning: Json, message: ProviderState | None, tool_calls: Iterable[ToolCall]) -> Json:
-    """None if there is neither reasoning nor state."""
+    """Returns None if there is neither reasoning nor state."""
     calls: dict[str, Json] = {made.id: to_json(made.provider_state) for made in tool_calls if made.provider_state is not None}
     if message is None and not calls:
         return reasoning
@@ -56,7 +57,7 @@ def with_state(reasoning: Json, message: ProviderState | None, tool_calls: Itera
 
 
 def without_state(reasoning: Json) -> ReadReasoning:
-    """What `with_state` put together. Raises ValueError if the state was changed."""
+    """Reverses `with_state`. Raises ValueError if the state was changed."""
     if not isinstance(reasoning, dict) or _WITHIN_REASONING not in reasoning:
         return ReadReasoning(reasoning)
     within = msgspec.convert(reasoning[_WITHIN_REASONING], _Within)

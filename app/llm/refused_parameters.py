@@ -1,7 +1,7 @@
 """Finds the parameter that a server refuses by name, in any form of error.
 
-A parameter that the caller did not ask for is left out when a refusal names it: the caller cannot see it. A parameter that the
-caller asked for is left out only if the refusal says that the server does not take it, not that its value is wrong.
+If a refusal names a parameter that the caller did not ask for, it is left out, because the caller cannot see it. A parameter
+that the caller asked for is left out only if the refusal says that the server does not accept it, not that its value is wrong.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ _REFUSING = (
 )
 _BOTH = re.compile(r"\btemperature\b.{0,30}\btop_p\b.{0,30}\bboth\b|\bboth\b.{0,30}\btemperature\b.{0,30}\btop_p\b")
 _PLAIN = frozenset({"stop", "seed"})
-"""Names that are also plain words. They count only in quotes or beside a colon."""
+"""Names that are also ordinary words. They count only in quotes or next to a colon."""
 _WRAPPERS = ("error", "detail", "errors", "message")
 _MAX_DEPTH = 4
 
 
 @dataclass(frozen=True)
 class Parameters:
-    """Names in the protocol. `own` are parameters that the caller did not ask for, `asked` those that it did."""
+    """Parameter names of the protocol. The caller asked for those in `asked`, but not for those in `own`."""
 
     own: frozenset[str] = frozenset()
     asked: frozenset[str] = frozenset()
@@ -70,7 +70,8 @@ class Parameters:
         return None
 
     def _known(self, named: str | None) -> str | None:
-        """`body.stream_options` and `stream_options.include_usage` are stream_options; `reasoning.effort` is reasoning_effort."""
+        """Maps `body.stream_options` and `stream_options.include_usage` to stream_options, and `reasoning.effort` to
+        reasoning_effort."""
         if named is None:
             return None
         parts = named.removeprefix("body.").split(".")

@@ -64,7 +64,7 @@ describe_enum(
     description="What happens to a streamed call if the operation that started it ends before the call does.",
     values={
         "CANCEL": "The call is cancelled. What was produced until then stays charged.",
-        "CONTINUE": "The call runs on. It can be watched with `completionEvents`.",
+        "CONTINUE": "The call continues. It can be watched with `completionEvents`.",
     },
 )
 describe_enum(

@@ -67,7 +67,7 @@ class CompletionRerouted(Numbered):
 
 @dataclass(frozen=True, slots=True)
 class CompletionRestarted(Numbered):
-    """Every delta before it is void."""
+    """Every delta before this event is void."""
 
     attempt: Attempt
     reason: RestartReason

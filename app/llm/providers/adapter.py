@@ -261,13 +261,13 @@ class Adapter(ABC):
                     raise
 
     def _fit(self, call: ModelCall, notes: Notes) -> ModelCall:
-        """The call without what other providers put into it and this one does not accept."""
+        """Returns the call without what other providers put into it and this one does not accept."""
         call = self._maker.with_own_state(call, notes)
         return call if self.call_names is None else self.call_names.fit(call, notes)
 
     async def _read(self, source: EventStream, reader: StreamReader) -> tuple[Sequence[ContentDelta], ProviderError | None, bool]:
-        """Returns the parts of the next chunk, the error that came after them, and whether the answer is over. A complete answer
-        that may go on is over when the server has been silent for too long, or ends the body."""
+        """Returns the parts of the next chunk, the error that came after them, and whether the answer is over. A complete
+        answer that may go on is over if the server is silent for too long, or if the body ends."""
         parts: list[ContentDelta] = []
         try:
             payloads = await source.read()

@@ -16,7 +16,7 @@ REPEATED_ID = "The provider gave several tool calls the same id; all but the fir
 
 @dataclass(frozen=True, slots=True)
 class WholeAnswer:
-    """`fields` are those of the message that its protocol does not know; `call_fields` those of each tool call, by its id."""
+    """`fields` are the unknown fields of the message. `call_fields` are those of each tool call, by its id."""
 
     text: str | None
     tool_calls: tuple[ToolCall, ...]
@@ -29,7 +29,7 @@ class WholeAnswer:
 
 
 class CallIds:
-    """Each tool call of an answer has an id of its own: a result says by it which call it answers."""
+    """Gives each tool call of an answer its own id, because a result uses the id to say which call it answers."""
 
     def __init__(self, notes: Notes, new_id: Callable[[], str]) -> None:
         self._notes = notes

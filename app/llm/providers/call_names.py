@@ -23,7 +23,7 @@ class CallNames:
     max_name_length: int
 
     def fit(self, call: ModelCall, notes: Notes) -> ModelCall:
-        """The call with ids and names that the API accepts. A result still has the id of its tool call."""
+        """Returns the call with ids and names that the API accepts. A result still has the id of its tool call."""
         return replace(call, messages=tuple(self._message(message, notes) for message in call.messages))
 
     def _message(self, message: Message, notes: Notes) -> Message:

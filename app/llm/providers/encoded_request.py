@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class EncodedRequest:
-    """A body, and headers that go with it alone."""
+    """A body, and the headers for this request alone."""
 
     body: bytes
     headers: tuple[tuple[str, str], ...] = ()

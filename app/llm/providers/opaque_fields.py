@@ -1,6 +1,5 @@
-"""Fields that a provider puts beside those of its protocol, such as thought signatures: kept as they are, and given back to the
-provider that made them. Another provider gets the message without them, and a note says so.
-"""
+"""Fields that a provider puts beside those of its protocol, such as thought signatures. They are kept unchanged and passed back
+to the provider that made them. Another provider gets the message without them, and a note says so."""
 
 from __future__ import annotations
 
@@ -20,7 +19,7 @@ _EMPTY: tuple[object, ...] = (None, False, "", [], {})
 _REPLACED = frozenset(
     {"format", "id", "index", "name", "object", "provider", "role", "signature", "status", "thought_signature", "type"}
 )
-"""Strings of a stream that come whole. Other strings come in pieces."""
+"""The strings of a stream that are sent whole. Other strings are sent in pieces."""
 _WORDS = ("text", "summary", "thinking", "content")
 
 _T = TypeVar("_T")
@@ -30,7 +29,7 @@ _RAW_FIELDS = msgspec.json.Decoder(RawFields)
 
 
 def unknown_fields(body: Mapping[str, object], known: Set[str]) -> Fields:
-    """Those that say something."""
+    """The fields that have a value."""
     return {name: value for name, value in body.items() if name not in known and not _is_empty(value)}
 
 
@@ -39,7 +38,8 @@ def _is_empty(value: object) -> bool:
 
 
 def join(fields: Fields, later: Mapping[str, object]) -> None:
-    """Adds what the next chunk of a stream brings. Objects are joined; lists grow; strings grow unless they come whole."""
+    """Adds the fields of the next chunk of a stream. Objects are joined, lists grow, and strings grow unless they are sent
+    whole."""
     for name, value in later.items():
         known = fields.get(name)
         if isinstance(known, str) and isinstance(value, str) and name not in _REPLACED:
@@ -54,7 +54,7 @@ def join(fields: Fields, later: Mapping[str, object]) -> None:
 
 
 def _append(items: list[object], item: object) -> None:
-    """A list's last item grows if it is a piece of a text and the new one is the next piece."""
+    """The last item of a list grows if it is a piece of a text and the new item is the next piece."""
     last = items[-1] if items else None
     if isinstance(last, dict) and isinstance(item, Mapping) and _continues(last, item):
         join(last, item)
@@ -77,11 +77,11 @@ class Maker:
     kind: str
 
     def state(self, fields: Mapping[str, object] | None) -> ProviderState | None:
-        """None if there are no fields. Raises RecursionError if they are nested too deeply to be written."""
+        """Returns None if there are no fields. Raises RecursionError if they are nested too deeply to be written."""
         return ProviderState(self.provider, self.kind, msgspec.json.encode(fields).decode()) if fields else None
 
     def with_own_state(self, call: ModelCall, notes: Notes) -> ModelCall:
-        """The call without the state that other providers made."""
+        """Returns the call without the state that other providers made."""
         if not any(map(_has_state, call.messages)):
             return call
         return replace(call, messages=tuple(self._message(message, notes) for message in call.messages))
@@ -107,7 +107,7 @@ def _has_state(message: Message) -> bool:
 
 
 def read_field(raw: msgspec.Raw, expected: type[_T]) -> _T:
-    """A field of state whose form is ours. Raises Refused(InvalidInput) if it was changed."""
+    """Reads a field of state in our own form. Raises Refused(InvalidInput) if it was changed."""
     try:
         return msgspec.json.decode(raw, type=expected)
     except (msgspec.MsgspecError, RecursionError):
@@ -115,7 +115,7 @@ def read_field(raw: msgspec.Raw, expected: type[_T]) -> _T:
 
 
 def fields_of(holder: Message | ToolCall, known: Set[str]) -> RawFields:
-    """What the provider put there, to the letter. It never takes the place of a known field."""
+    """What the provider put there, unchanged. It never replaces a known field."""
     if holder.provider_state is None:
         return {}
     fields = _RAW_FIELDS.decode(holder.provider_state.fields)

@@ -1,9 +1,9 @@
-"""Server-sent events as the HTML standard reads them, by hand: only the `data` of each event, because both wire protocols repeat
-the event's name there. An event named `error` is the exception: its data becomes the `error` of an object, if it is not that of
-one already.
+"""Reads server-sent events as the HTML standard does. Only the `data` of each event is used, because both wire protocols repeat
+the event's name in it. An event named `error` is the exception: its data becomes the `error` of an object, unless it already is
+one.
 
 The standard decides on line ends (LF, CRLF or CR, cut anywhere), the byte order mark, comments, unknown fields and data of
-several lines. Two things differ: an event whose data is empty is left out, and a last event needs no closing empty line.
+several lines. Two things differ: an event with empty data is ignored, and the last event needs no closing empty line.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ class SseReader:
 
 
 def _error_payload(data: bytes) -> bytes:
-    """An object that has an `error`, or is of the type `error`, whatever the event says."""
+    """An object that has an `error`, or has the type `error`, whatever the event contains."""
     try:
         said = decode_loosely(data)
     except Malformed:

@@ -1,4 +1,4 @@
-"""What a streamed answer waits for as it goes on, and for how long once it is complete."""
+"""What a streamed answer waits for as it goes on, and for how long when it is complete."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ class Phase(Enum):
 
 
 GRACES = {Phase.COMPLETE: 1.0, Phase.BILLED: 0.25}
-"""Seconds."""
+"""In seconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class FirstTokenWait:
-    """Until when a first token is awaited, in the Clock's monotonic seconds: the target's limit and the call's limit."""
+    """The two limits for the first token, in the Clock's monotonic seconds: of the target and of the call."""
 
     timeout_at: float
     deadline: float

@@ -1,12 +1,11 @@
-"""What the readers of both wire protocols have in common: when a streamed answer is over, and what becomes of events that cannot
-be read.
+"""What the readers of both wire protocols share: when a streamed answer is over, and what happens to events that cannot be
+read.
 
 An answer is complete with its finish reason (`finish_reason`, `stop_reason`), or with the terminal event (`[DONE]`,
-`message_stop`) of a server that gives none. Words that come after it take that back: some servers give a finish reason with every
-chunk. Only the terminal event, after words and a finish reason, ends the reading at once. Before it the reader waits for what may
-follow, longer if that may be words. So an answer is never finished while words of it are still to come.
-
-An event that cannot be read is left out with a note if it cannot hold words; else the answer is Malformed.
+`message_stop`) of a server that sends no reason. If words follow, it is not complete any more, because some servers send a
+finish reason with every chunk. Only the terminal event, after words and a finish reason, ends the reading at once. Before it
+the reader waits for what may follow, longer if that may be words. So an answer never ends while words of it are still to come.
+An event that cannot be read is ignored with a note if it cannot contain words. Otherwise the answer is Malformed.
 """
 
 from __future__ import annotations
@@ -25,8 +24,8 @@ from app.llm.providers.unsupported import Notes
 from app.llm.providers.usage_figures import Figures
 from app.llm.providers.wire_text import BYTE_ORDER_MARK, Malformed, TooDeep, decode_loosely
 
-ODD_EVENT = "An event of the stream that could not be read was left out."
-LATE_WORDS = "What the provider sent after the end of its answer was left out."
+ODD_EVENT = "An event of the stream that could not be read was ignored."
+LATE_WORDS = "Words that the provider sent after the end of its answer were ignored."
 _DONE = b"[DONE]"
 _WORDS = re.compile(
     rb'"(?:content|text|refusal|reasoning\w*|thinking|partial_json|arguments|name)"\s*:\s*(?:"(?!")|\[(?!\s*\])|\{(?!\s*\}))'
@@ -35,7 +34,7 @@ _WORDS = re.compile(
 
 
 def may_hold_words(payload: bytes) -> bool:
-    """Whether there is a field of that kind with something in it, however broken the rest is."""
+    """Whether there is a field for words that is not empty, even if the rest is broken."""
     return _WORDS.search(payload) is not None
 
 
@@ -50,8 +49,8 @@ class Mark(Enum):
 class StreamReader(ABC):
     """Reads one streamed answer, event by event.
 
-    `started` after the first piece of content; `complete` once nothing is missing as far as is known; `certain` if no words can
-    follow; `stopped` once nothing more is of use. `words` counts the events that had words.
+    `started` is true after the first piece of content. `complete` is true when nothing is missing as far as is known. `certain`
+    is true if no words can follow. `stopped` is true when nothing more is useful. `words` is the number of events with words.
     """
 
     def __init__(self, call: ModelCall, notes: Notes, request_id: str | None) -> None:
@@ -75,7 +74,7 @@ class StreamReader(ABC):
     @property
     @abstractmethod
     def is_billed(self) -> bool:
-        """Whether the figures of the whole answer have come."""
+        """Whether the figures of the whole answer were received."""
 
     @abstractmethod
     def answer(self) -> WholeAnswer:
@@ -83,10 +82,10 @@ class StreamReader(ABC):
 
     @abstractmethod
     def usage(self) -> TokenUsage:
-        """What has been billed so far; an estimate unless complete."""
+        """What has been billed so far. It is an estimate unless the answer is complete."""
 
     def read(self, payload: bytes) -> Sequence[ContentDelta]:
-        """The parts to pass on. Raises Malformed, and ProviderError for an error inside the stream."""
+        """Returns the parts to pass on. Raises Malformed, and ProviderError for an error inside the stream."""
         if self._is_over:
             self._read_late(payload)
             return ()
@@ -107,15 +106,15 @@ class StreamReader(ABC):
 
     @abstractmethod
     def _read_object(self, payload: bytes, parts: list[ContentDelta]) -> Mark | None:
-        """Adds to the parts. Raises as `read`."""
+        """Adds to the parts. Raises the same errors as `read`."""
 
     @abstractmethod
     def _mark_of_done(self) -> Mark | None:
-        """What `[DONE]` says in this protocol."""
+        """What `[DONE]` means in this protocol."""
 
     @abstractmethod
     def _held_back(self) -> Sequence[ContentDelta]:
-        """What was held back until the answer is complete, once."""
+        """Returns, once, what was held back until the answer is complete."""
 
     @abstractmethod
     def _read_late_figures(self, event: Any) -> None: ...
@@ -145,7 +144,7 @@ class StreamReader(ABC):
         return None
 
     def _read_late(self, payload: bytes) -> None:
-        """Only figures count after the end."""
+        """After the end only figures count."""
         if may_hold_words(payload):
             self._notes.add(LATE_WORDS)
         try:
@@ -154,7 +153,8 @@ class StreamReader(ABC):
             return
 
     def _decode_loosely(self, payload: bytes) -> Any:
-        """None for an event that was left out. Raises Malformed for one that may have held words, or was cut off before them."""
+        """Returns None for an ignored event. Raises Malformed for an event that may have contained words, or was cut off before
+        them."""
         try:
             return decode_loosely(payload)
         except TooDeep:
@@ -167,7 +167,7 @@ class StreamReader(ABC):
         return None
 
     def _leave_out(self, value: object) -> None:
-        """A part of an event that is not what it should be. Raises Malformed if it may have held words."""
+        """Ignores a part of an event that has a wrong type. Raises Malformed if it may have contained words."""
         if value and isinstance(value, str | list | dict):
             raise Malformed
         self._notes.add(ODD_EVENT)

@@ -409,7 +409,7 @@ class EventStream:
             raise self._failure(error, kind) from None
 
     def wait_for(self, phase: Phase, *, anew: bool) -> None:
-        """Sets what is waited for from now on. After words the wait begins `anew`; without them the earlier end of it stays."""
+        """Sets what the stream waits for from now on. After words the wait starts `anew`. Without them its earlier end stays."""
         self.phase = phase
         if anew:
             self._rest_by = None

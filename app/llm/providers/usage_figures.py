@@ -117,7 +117,7 @@ def openai_figures(block: object, notes: Notes | None = None) -> Figures:
 
 
 def anthropic_figures(block: object, notes: Notes | None = None) -> Figures:
-    """Servers that speak Anthropic's protocol may still count in OpenAI's words; cached tokens are inside the input then."""
+    """Servers with Anthropic's protocol may still count in OpenAI's words. Then cached tokens are inside the input."""
     named = block if isinstance(block, Mapping) else {}
     found = Figures(
         input=_first(block, ("input_tokens",), notes),
@@ -146,9 +146,9 @@ def merged(first: Figures, later: Figures) -> Figures:
 
 
 def usage_blocks(body: Mapping[str, object], notes: Notes | None = None) -> Iterator[Mapping[str, object]]:
-    """Every place of a body or an event in which servers put their usage: fields that are named after it, at any depth, also in
-    a list, in the first choice, in its message or delta, or around the answer. The outer ones come first, and the body itself,
-    for servers that have no block at all (Ollama, llama.cpp), comes last."""
+    """Yields every place of a body or an event in which servers put their usage: fields that are named after it, at any depth,
+    also in a list, in the first choice, in its message or delta, or around the answer. Outer places come first. The body itself
+    comes last, for servers that have no such block (Ollama, llama.cpp)."""
     level: list[Mapping[str, object]] = [body]
     seen = 0
     for _ in range(_MAX_DEPTH):
@@ -171,7 +171,7 @@ def _inner_blocks(block: Mapping[str, object], notes: Notes | None) -> Iterator[
 
 
 def _mappings(value: object, depth: int = 0) -> list[Mapping[str, object]]:
-    """The object, or those in a list, also in a list in it."""
+    """Returns the object, or the objects in a list, also in a list inside it."""
     if isinstance(value, Mapping):
         return [value]
     if not isinstance(value, list) or depth > 1:
@@ -180,22 +180,22 @@ def _mappings(value: object, depth: int = 0) -> list[Mapping[str, object]]:
 
 
 def openai_figures_of(body: Mapping[str, object], notes: Notes | None = None) -> Figures:
-    """Those of a whole answer or of an event, wherever they are."""
+    """Returns the figures of a whole answer or of an event, wherever they are."""
     return _best([openai_figures(block, notes) for block in usage_blocks(body, notes)])
 
 
 def anthropic_figures_of(body: Mapping[str, object], notes: Notes | None = None) -> Figures:
-    """As `openai_figures_of`."""
+    """Does the same for Anthropic's protocol."""
     return _best([anthropic_figures(block, notes) for block in usage_blocks(body, notes)])
 
 
 def may_have_figures(payload: bytes) -> bool:
-    """Whether it is worth looking for figures in an event: a quick test, that no event with figures fails."""
+    """Whether an event may have figures. It is a quick test that no event with figures fails."""
     return (b"oken" in payload or b"eval_" in payload or b'_n"' in payload) and _COUNT.search(payload) is not None
 
 
 def _best(found: Sequence[Figures]) -> Figures:
-    """The first block with input and output, else the first with any figure above zero, else the first with any."""
+    """Returns the first block with input and output, else the first with any figure above zero, else the first with any."""
     for is_good in (lambda each: each.input and each.output, lambda each: each.is_billed, bool):
         for each in found:
             if is_good(each):
@@ -204,7 +204,8 @@ def _best(found: Sequence[Figures]) -> Figures:
 
 
 def figures_in_pieces(raw: bytes) -> Mapping[str, object] | None:
-    """The usage of a body that is no whole JSON: its last block if that is whole itself, else the counts that can be read."""
+    """Returns the usage of a body that is not complete JSON: its last block if that block is complete, else the counts that can
+    be read."""
     for name in (b'"usage"', b'"usageMetadata"', b'"usage_metadata"'):
         place = raw.rfind(name)
         start = raw.find(b"{", place) if place >= 0 else -1

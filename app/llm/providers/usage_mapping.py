@@ -4,13 +4,15 @@ Anthropic counts cached and cache-writing tokens beside `input_tokens`; OpenAI c
 reasoning inside the output. A figure is confirmed only if the provider gave it. For an answer with words, a missing figure or a
 zero is no figure, and an estimate replaces it.
 
-Totals and parts of OpenAI's protocol are reconciled by one rule, because each server that differs does so in its own way:
-1. A total that is the sum of its parts is right, and a detail larger than its part is cut to it.
-2. A larger total is explained by what stands beside its part: the reasoning, the cached tokens, or both. What explains
-   nothing is output that was not counted (thoughts), as long as the call's cap allows it.
-3. Without a total, a detail that is larger than its part stands beside it.
-4. A smaller total leaves something out: the parts are what is billed. A part that this call cannot have is taken from the total.
-5. A total alone is right as a whole. It is divided between input and output as the estimates of both are, and unconfirmed.
+Each server that differs does so in its own way, so one rule reconciles the totals and parts of OpenAI's protocol:
+
+1. If a total is the sum of its parts, it is right. A detail that is larger than its part is cut to the part.
+2. A larger total is explained by the reasoning tokens, the cached tokens, or both. If neither explains it, the rest is output
+   that was not counted (thoughts), as long as the call's cap allows it.
+3. If there is no total, a detail that is larger than its part is added to it.
+4. If a total is smaller, it leaves something out, and the parts are billed. A part that this call cannot have is derived from
+   the total.
+5. If there is only a total, it is right as a whole. It is divided like the estimates of input and output, and unconfirmed.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ _ANY: msgspec.json.Decoder[Any] = msgspec.json.Decoder(Any)
 DECODING_ERRORS = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 MAX_LEVELS = 200
-"""Of JSON from a provider that is given back. A request may bring back a few more."""
+"""The levels that JSON from a provider may have. A request that passes it back may have a few more."""
 
 _T = TypeVar("_T")
 _J = TypeVar("_J")
@@ -29,7 +29,7 @@ class Malformed(ValueError):
 
 
 class TooDeep(Malformed):
-    """JSON as far as it was read, nested too deeply."""
+    """The JSON is nested too deeply. What was read of it is valid."""
 
 
 def decode(decoder: msgspec.json.Decoder[_T], raw: bytes) -> _T:
@@ -48,9 +48,9 @@ def decode(decoder: msgspec.json.Decoder[_T], raw: bytes) -> _T:
 
 
 def decode_loosely(raw: bytes) -> Any:
-    """As `decode`, of what other readers of JSON take too: NaN and infinities, which are null here, line ends in texts, and bytes
-    that are no UTF-8, which become U+FFFD. Halves of surrogate pairs stay: the other half may come in the next piece. Raises
-    Malformed, TooDeep."""
+    """Decodes like `decode`, and also accepts what other JSON readers accept: NaN and infinities, which become null, line ends
+    in texts, and bytes that are not UTF-8, which become U+FFFD. Halves of surrogate pairs stay, because the other half may come
+    in the next piece. Raises Malformed, TooDeep."""
     raw = raw.removeprefix(BYTE_ORDER_MARK)
     try:
         return _ANY.decode(raw)
@@ -65,7 +65,7 @@ def decode_loosely(raw: bytes) -> Any:
 
 
 def _nothing(_: str) -> None:
-    """What a number is that is none."""
+    """The value of a number that is none."""
 
 
 def _repair(match: re.Match[bytes]) -> bytes:
@@ -87,7 +87,7 @@ def clean(text: str) -> str:
 
 
 class TextPieces:
-    """A text that comes in pieces. A surrogate pair of which each half comes in a piece of its own becomes one character."""
+    """A text that comes in pieces. If the two halves of a surrogate pair come in separate pieces, they become one character."""
 
     __slots__ = ("_half", "_pieces")
 
@@ -96,7 +96,7 @@ class TextPieces:
         self._half = ""
 
     def take(self, piece: str) -> str:
-        """What the piece adds, fit to be kept; empty if it is only the first half of a character."""
+        """Returns what the piece adds, cleaned for storage. It is empty if the piece is only the first half of a character."""
         piece = self._half + piece
         self._half = piece[-1] if piece and "\ud800" <= piece[-1] <= "\udbff" else ""
         piece = clean(piece[:-1] if self._half else piece)
@@ -104,7 +104,7 @@ class TextPieces:
         return piece
 
     def end(self) -> str:
-        """What stands for a half that stayed alone."""
+        """Returns what replaces a half without its other half."""
         left, self._half = REPLACEMENT if self._half else "", ""
         if left:
             self._pieces.append(left)
@@ -120,7 +120,7 @@ class TextPieces:
 
 
 def fit(value: _J, levels: int = MAX_LEVELS) -> _J:
-    """JSON with clean texts. Raises Malformed if it is nested more deeply than `levels`."""
+    """Returns JSON with clean texts. Raises Malformed if it is nested more deeply than `levels`."""
     if isinstance(value, str):
         return cast("_J", clean(value))
     if not isinstance(value, (dict, list)):

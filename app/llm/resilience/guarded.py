@@ -108,7 +108,7 @@ class CallContext:
     broken: Restarted | None = None
 
     def note_broken(self, kind: FailureKind) -> None:
-        """The last attempt had shown something."""
+        """Whether the last attempt has shown something."""
         self.broken = Restarted(self.attempts[-1], _RESTARTS.get(kind, RestartReason.PROVIDER_ERROR))
 
     @property
@@ -343,8 +343,9 @@ class Guarded:
         return await self._run(call, self._provider.embed, call_context or CallContext())
 
     async def stream(self, call: ModelCall, call_context: CallContext | None = None) -> AsyncGenerator[StreamPart, None]:
-        """Raises the same errors as `complete`. After the first part an error means that what was shown is not a whole answer. If
-        the call asks for it, another try may follow also then. `call_context.broken` is set before its first part."""
+        """Raises the same errors as `complete`. After the first part an error means that what was shown is not a whole answer.
+        If the call asks for it, another try may follow even then. `call_context.broken` is set before the first part of that
+        try."""
         call_context = call_context or CallContext()
         current: _Try | None = None
         for tries in itertools.count(1):

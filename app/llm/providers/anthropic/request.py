@@ -89,8 +89,8 @@ def encode_request(
 
 
 def sampling(call: ModelCall, untaken: Set[str]) -> dict[str, float]:
-    """Those of `temperature` and `top_p` that the model takes. Only the old version of the API has them. While a Claude model
-    thinks, its temperature is fixed and top_p has a minimum."""
+    """Returns those of `temperature` and `top_p` that the model takes. Only the old version of the API has them. While a Claude
+    model thinks, its temperature is fixed and top_p has a minimum."""
     if "claude" in call.model and not _SAMPLED.search(call.model):
         return {}
     taken: dict[str, float] = {}
@@ -207,7 +207,7 @@ def _reasoning_blocks(reasoning: Json, model: str, notes: Notes) -> list[tuple[i
 
 
 def _tool_use(call: ToolCall, notes: Notes) -> Block:
-    """The API takes objects alone as input."""
+    """The API accepts only objects as input."""
     arguments: Mapping[str, Any]
     try:
         arguments = msgspec.json.decode(call.arguments or "{}", type=dict[str, msgspec.Raw])

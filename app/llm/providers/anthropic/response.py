@@ -82,13 +82,13 @@ class Content:
         self._reasoning.append((self._place, fit(block)))
 
     def add_other(self, block: Mapping[str, object]) -> None:
-        """A block of a type that is not known: the provider may want it back."""
+        """Keeps a block of an unknown type, because the provider may need it back."""
         self._other_blocks.append((self._place, block))
         self._notes.add(KEPT_PART)
 
     @property
     def _place(self) -> int:
-        """Of the next block in the answer, whose texts are one block."""
+        """The place of the next block in the answer. All its texts are one block."""
         return len(self._reasoning) + len(self._other_blocks) + len(self.tool_calls) + bool(self.texts)
 
     @property
@@ -148,7 +148,7 @@ def read_answer(raw: bytes, call: ModelCall, notes: Notes) -> WholeAnswer:
 
 
 def read_billed(body: Mapping[str, object], call: ModelCall, output_bytes: int) -> TokenUsage | None:
-    """What an answer that cannot be used says that it cost. Figures that are all zero say nothing."""
+    """Returns what an unusable answer says that it cost. Figures that are all zero say nothing."""
     figures = anthropic_figures_of(body)
     return anthropic_usage(figures, call, output_bytes) if figures.is_billed else None
 

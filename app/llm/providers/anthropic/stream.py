@@ -1,7 +1,7 @@
 """Anthropic's streamed answer: message_start, content blocks with their deltas, message_delta, message_stop.
 
-The stop reason comes with a message_delta, together with the usage; a message_stop that is missing after it is not missed. A body
-that ends with neither is a truncated answer, however cleanly it ends. Events and deltas of unknown types are left out.
+A message_delta brings the stop reason and the usage. After it, a message_stop may be missing. A body that ends with neither is
+a truncated answer, even if the connection ends normally. Events and deltas of unknown types are ignored.
 """
 
 from __future__ import annotations
@@ -88,8 +88,8 @@ _EVENTS = {
 
 
 class AnthropicStream(StreamReader):
-    """If the answer is asked for `by_tool`, text may only lead up to it: it is held back until the model has called the tool, or
-    stopped without."""
+    """If `by_tool` is true, the answer comes as the input of a tool. Text before it may be only an introduction, so it is held
+    back until the model calls the tool or stops without a call."""
 
     def __init__(self, call: ModelCall, notes: Notes, request_id: str | None, *, by_tool: bool = False) -> None:
         super().__init__(call, notes, request_id)
@@ -141,7 +141,7 @@ class AnthropicStream(StreamReader):
         return Mark.TERMINAL if kind == "message_stop" else None
 
     def _read_figures(self, body: Mapping[str, object], *, is_final: bool) -> None:
-        """The start of the stream knows no output: what it says of that is no figure of the whole answer."""
+        """The output figure at the start of the stream is not used, because no output is known then."""
         later = anthropic_figures_of(body, self._notes)
         self._figures = merged(self._figures, later)
         self._has_final_figures = self._has_final_figures or (is_final and bool(later.output))
@@ -151,8 +151,8 @@ class AnthropicStream(StreamReader):
             self._read_figures(event, is_final=True)
 
     def _decode(self, payload: bytes) -> Event | None:
-        """An event with fields of other types than they should be is read without them; None if it is left out. Raises Malformed
-        if the words of its delta cannot be read."""
+        """Fields of a wrong type are ignored. Returns None if the event is ignored. Raises Malformed if the words of its delta
+        cannot be read."""
         try:
             event = _EVENT.decode(payload)
         except DECODING_ERRORS:
@@ -179,7 +179,7 @@ class AnthropicStream(StreamReader):
         )
 
     def _first_content(self, content: object) -> list[ContentDelta]:
-        """The content that a message already has at its start, which is none where it is streamed as it should be."""
+        """The content that a message already has at its start. If it is streamed correctly, it has none."""
         blocks = [block for block in content if block is not None] if isinstance(content, list) else []
         parts: list[ContentDelta] = []
         for block in blocks:
@@ -206,7 +206,7 @@ class AnthropicStream(StreamReader):
         return self._content.whole(self._stop_reason, self.usage(), self._model, self._notes)
 
     def usage(self) -> TokenUsage:
-        """The provider's final figures if the answer is complete; else an estimate from what has come."""
+        """The provider's final figures if the answer is complete, else an estimate from what was received."""
         figures = self._figures
         if self.complete and self.is_billed:
             return anthropic_usage(figures, self._call, self._output_bytes, self._notes)
@@ -296,7 +296,7 @@ class AnthropicStream(StreamReader):
         return block
 
     def _text(self, text: str) -> Sequence[ContentDelta]:
-        """Text blocks are one text, in the order in which it is shown."""
+        """All text blocks become one text, in the order in which it is shown."""
         text = self._texts.take(text)
         self._output_bytes += len(text.encode())
         if self._held is not None and text:
@@ -318,7 +318,7 @@ class AnthropicStream(StreamReader):
         return (ToolCallDelta(str(block.block["id"]), piece),)
 
     def _input_of(self, block: _Block | None) -> Sequence[ContentDelta]:
-        """Some servers give the whole input at the start of a block; pieces that come after it are taken instead."""
+        """Some servers send the whole input at the start of a block. Pieces that come later replace it."""
         if block is None or block.block["type"] != "tool_use" or any(block.pieces):
             return ()
         return self._arguments(block, block.block["input"])
@@ -339,7 +339,7 @@ class AnthropicStream(StreamReader):
             self._add_other(made, written)
 
     def _add_other(self, made: _Block, written: str) -> None:
-        """A block of an unknown type is kept if it can be put together."""
+        """Keeps a block of an unknown type if its pieces can be joined."""
         block = made.block
         try:
             if written:
@@ -353,7 +353,7 @@ class AnthropicStream(StreamReader):
 
 
 def _written_input(block: Mapping[str, object], payload: bytes) -> str:
-    """As it was written; empty if it says nothing yet."""
+    """The input as it was written; empty if it says nothing yet."""
     value = block.get("input")
     if not value:
         return ""

@@ -113,7 +113,7 @@ def read_answer(raw: bytes, call: ModelCall, notes: Notes) -> WholeAnswer:
 
 
 def read_billed(body: Mapping[str, object], call: ModelCall, output_bytes: int) -> TokenUsage | None:
-    """What an answer that cannot be used says that it cost. Figures that are all zero say nothing."""
+    """Returns what an unusable answer says that it cost. Figures that are all zero say nothing."""
     figures = openai_figures_of(body)
     return openai_usage(figures, call, output_bytes, body.get("service_tier")) if figures.is_billed else None
 

@@ -1,8 +1,8 @@
 """The streamed answer of POST /v1/chat/completions: chunks, a last chunk with usage alone, then [DONE].
 
-A chunk is decoded into the types that it should have; only one that has others is read field by field. Of several choices the one
-of index 0 is read. A delta is always a new piece. A `message` in its place may also repeat all that has come, as DashScope and
-Perplexity send it: then only what is new of it counts.
+A chunk is decoded into the expected types. Only a chunk with other types is read field by field. If there are several choices,
+the one with index 0 is read. A delta is always a new piece. A `message` in its place may also repeat everything so far, as
+DashScope and Perplexity send it. Then only its new part counts.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from app.llm.providers.usage_figures import may_have_figures, merged, openai_fig
 from app.llm.providers.usage_mapping import estimated_usage, openai_usage
 from app.llm.providers.wire_text import DECODING_ERRORS, Malformed, TextPieces, clean, decode, decode_loosely, word
 
-OTHER_CHOICE = "The provider gave more than one answer; the first was taken."
+OTHER_CHOICE = "The provider gave more than one answer; only the first one was used."
 _NOTHING = msgspec.Raw(b"null")
 
 
@@ -140,8 +140,8 @@ class OpenAIStream(StreamReader):
             self._read_figures(event)
 
     def _follows(self, index: object) -> bool:
-        """Whether this choice is the answer: the one of index 0, or the first that comes if there is none. Raises Malformed if
-        another was taken for the answer before that one came."""
+        """Whether this choice is the answer: the one with index 0, or the first one if there is none. Raises Malformed if
+        another choice was read as the answer before that one came."""
         if not isinstance(index, int) or isinstance(index, bool) or index == self._index:
             return True
         if self._index is None or (index == 0 and not self.started):
@@ -158,12 +158,12 @@ class OpenAIStream(StreamReader):
 
     @property
     def _lacks_words(self) -> bool:
-        """Other answers are numbered from 1, beside one of index 0 that has an end of its own. If they are not, their words may
-        be of this one."""
+        """Other answers are numbered from 1, next to one with index 0 that has its own end. If they are not, their words may
+        belong to this answer."""
         return bool(self._others) and (self._finish is None or self._others != set(range(1, len(self._others) + 1)))
 
     def _read_loosely(self, payload: bytes, parts: list[ContentDelta]) -> Mark | None:
-        """A chunk with fields of other types than they should be."""
+        """Reads a chunk whose fields do not have the expected types."""
         body = self._decode_loosely(payload)
         if not isinstance(body, Mapping):
             return None
@@ -197,7 +197,7 @@ class OpenAIStream(StreamReader):
         return self._read_finish(finish_word(choice.get("finish_reason")), choice)
 
     def _read_message(self, message: object, text: object, parts: list[ContentDelta]) -> None:
-        """What stands in the place of a delta: a piece, or all that has come so far."""
+        """Reads what comes in place of a delta: a piece, or everything so far."""
         if isinstance(message, Mapping):
             said = read_message(message, self._notes)
             if self._has_deltas:
@@ -212,8 +212,8 @@ class OpenAIStream(StreamReader):
             self._leave_out(piece)
 
     def _rest_of(self, text: str) -> str:
-        """Of a message that repeats what has come, only what is new. One that differs from the deltas that came repeats them in
-        other words."""
+        """Returns only the new part of a message that repeats what was received. A message that differs from the received
+        deltas repeats them in other words."""
         so_far = self._texts.text
         if so_far and text.startswith(so_far):
             return text[len(so_far) :]
@@ -311,7 +311,7 @@ class OpenAIStream(StreamReader):
             parts.append(TextDelta(text))
 
     def _think(self, reasoning: Mapping[str, str | None], parts: list[ContentDelta]) -> None:
-        """Of a server that gives the same words under two names, one is shown."""
+        """If a server sends the same words under two names, only one is shown."""
         pieces = {name: clean(piece) for name, piece in reasoning.items() if piece}
         for name, piece in pieces.items():
             self._output_bytes += len(piece.encode())
@@ -330,7 +330,7 @@ def _is_other(choice: ChunkChoice) -> bool:
 
 
 def _choices(value: object) -> Sequence[Any]:
-    """Of any type, the one of index 0 first."""
+    """Returns choices of any type, the one with index 0 first."""
     if not isinstance(value, list):
         return [value] if value else []
     return sorted(value, key=lambda choice: isinstance(choice, Mapping) and choice.get("index", 0) != 0)

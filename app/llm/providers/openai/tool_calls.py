@@ -1,7 +1,7 @@
-"""The tool calls of a streamed answer in OpenAI's protocol, put together from their pieces.
+"""The tool calls of a streamed answer in OpenAI's protocol, assembled from their pieces.
 
-Servers number the pieces wrongly or not at all. A piece belongs to the call that it names by id, else to the one of its index,
-else to the last one. A name that comes with another id, or after arguments that are whole, begins a call whatever the index says.
+Servers number the pieces wrongly or not at all. A piece belongs to the call with its id, else to the call with its index, else
+to the last call. A name begins a new call if it comes with another id or after complete arguments, whatever the index says.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class _Call:
 
     @property
     def is_whole(self) -> bool:
-        """Its arguments are the JSON text of an object: nothing can follow."""
+        """The arguments are the JSON text of an object, so nothing can follow."""
         try:
             _OBJECT.decode("".join(self.pieces))
         except (msgspec.MsgspecError, RecursionError):
@@ -55,7 +55,7 @@ class ToolCallAssembly:
         return bool(self._calls)
 
     def take(self, piece: CallPiece) -> Sequence[ToolCallDelta]:
-        """The parts to pass on. Raises Malformed for a piece of a call that has not begun."""
+        """Returns the parts to pass on. Raises Malformed for a piece of a call that has not begun."""
         made = self._call_of(piece)
         parts: list[ToolCallDelta] = []
         if made is not None and self._says_again(piece, made):
@@ -75,7 +75,7 @@ class ToolCallAssembly:
         return parts
 
     def _says_again(self, piece: CallPiece, made: _Call) -> bool:
-        """The whole of a call that has come before, as some servers send at the end."""
+        """Some servers send a whole call again at the end."""
         named = piece.id is not None and (piece.id, piece.index) == (made.given_id, made.index) and bool(piece.name)
         if not named or piece.arguments != "".join(made.pieces) or not made.is_whole:
             return False
@@ -103,11 +103,11 @@ class ToolCallAssembly:
         return tuple(ToolCall(made.id, made.name, "".join(made.pieces) or "{}") for made in self._calls)
 
     def fields(self) -> dict[str, Fields]:
-        """Of each call, by its id."""
+        """The fields of each call, by its id."""
         return {made.id: made.fields for made in self._calls if made.fields}
 
     def _call_of(self, piece: CallPiece) -> _Call | None:
-        """The call that a piece continues, unless its name says otherwise; the newest if several fit."""
+        """Returns the call that a piece continues, unless its name says otherwise; the newest one if several match."""
         newest = self._calls[::-1]
         if piece.id is not None:
             same_id = [made for made in newest if made.given_id == piece.id]
