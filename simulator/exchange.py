@@ -357,6 +357,7 @@ class _Stream:
         """Returns True if the stream is over."""
         await self._flush()
         await self._connection.flushed()
+        await self._connection.pause(self._step.fault_delay_ms / 1000)
         self._bill(sent=False)
         fault = self._step.fault
         exchange = self._exchange

@@ -61,9 +61,10 @@ class Said(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
     """One line of a scenario. Without `count` it lasts for ever. `share` is the part of the matching calls that it affects.
 
-    `after_tokens` is where a mid-stream fault acts; 0 is after the headers and before the first token. `stall_ms` ends a
-    silence or a stall (by default after an hour), and keeps a stream without its `no_done` end open for that long. Times are
-    milliseconds; `retry_after` and `retry_after_date` are seconds from now. `lasts_ms` counts from the posting.
+    `after_tokens` is where a mid-stream fault acts; 0 is after the headers and before the first token. `fault_delay_ms` passes
+    before it acts, so the client reads what came before by itself. `stall_ms` ends a silence or a stall (by default after an
+    hour), and keeps a stream without its `no_done` end open for that long. Times are milliseconds; `retry_after` and
+    `retry_after_date` are seconds from now. `lasts_ms` counts from the posting.
     """
 
     fault: Fault = "none"
@@ -90,6 +91,7 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     first_token_delay_ms: float | None = None
     token_delay_ms: float | None = None
     after_tokens: int = 0
+    fault_delay_ms: float = 0.0
     stall_ms: float | None = None
     billed: bool | None = None
     answer: Said | None = None
