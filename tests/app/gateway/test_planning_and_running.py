@@ -58,7 +58,7 @@ from app.runtime.offload import Offload
 from app.settings import DatabaseSettings, ModelSettings, PriceSettings, Settings
 from tests.app.access.principals import principal
 from tests.app.llm.fleets import HELLO, Bench, fail
-from tests.clocks import settle
+from tests.clocks import ManualClock, settle
 from tests.services import asked
 
 pytestmark = pytest.mark.anyio
@@ -76,7 +76,12 @@ class Calls:
     """A fleet of the scripted providers `a`, cheap, and `b`, expensive, in front of a real ledger."""
 
     def __init__(
-        self, sessions: Sessions, estimator: Estimator, limits: tuple[int, int] | None = None, **scripts: list[Step]
+        self,
+        sessions: Sessions,
+        estimator: Estimator,
+        limits: tuple[int, int] | None = None,
+        clock: ManualClock | None = None,
+        **scripts: list[Step],
     ) -> None:
         """`limits` are the most that the models of `a` and `b` write."""
         most = limits or (None, None)
@@ -84,7 +89,7 @@ class Calls:
             "a": ModelSettings(name="m", price=CHEAP, max_output_tokens=most[0]),
             "b": ModelSettings(name="n", price=EXPENSIVE, max_output_tokens=most[1]),
         }
-        self.bench = Bench({"a": [HELLO], "b": [HELLO], **scripts}, models=models)
+        self.bench = Bench({"a": [HELLO], "b": [HELLO], **scripts}, models=models, clock=clock or ManualClock())
         prices = PriceBook(self.bench.settings)
         totals = {"a": timedelta(seconds=30), "b": timedelta(seconds=60)}
         output_limits, fleet = OutputLimits(self.bench.settings, prices.context_tokens), self.bench.fleet
@@ -119,7 +124,7 @@ class MakeCalls:
         self.made: list[Calls] = []
 
     def __call__(self, limits: tuple[int, int] | None = None, **scripts: list[Step]) -> Calls:
-        self.made.append(Calls(self._sessions, self._estimator, limits, **scripts))
+        self.made.append(Calls(self._sessions, self._estimator, limits, None, **scripts))
         return self.made[-1]
 
 
