@@ -51,6 +51,7 @@ class Watcher:
     server: RunningServer
     key: str
     completion: str
+    query: str = EVENTS
     events: list[Event] = field(default_factory=list)
     sockets: int = 0
     ended_at: float = 0.0
@@ -68,7 +69,7 @@ class Watcher:
             self.sockets += 1
             await socket.send_json({"type": "connection_init"})
             after = self.events[-1]["cursor"] if self.events else None
-            payload = {"query": EVENTS, "variables": {"id": self.completion, "after": after}}
+            payload = {"query": self.query, "variables": {"id": self.completion, "after": after}}
             async for message in socket:
                 if message.type is not aiohttp.WSMsgType.TEXT:
                     return
