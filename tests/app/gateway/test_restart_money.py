@@ -162,10 +162,10 @@ class World:
         agent = f"agent-{next(_AGENTS)}"
         request = replace(QUESTION, agent=agent, restart=case.restart, stream_reasoning=True)
         call = await calls.planner.plan(request, ACME, streamed=True)
-        dearest = [call.estimate(target) for target in call.plan.targets][-1]
-        assert dearest.input_usd is not None
-        assert dearest.output_token_usd is not None
-        limit = case.limit * (dearest.input_usd + CAP * dearest.output_token_usd)
+        most_expensive = [call.estimate(target) for target in call.plan.targets][-1]
+        assert most_expensive.input_usd is not None
+        assert most_expensive.output_token_usd is not None
+        limit = case.limit * (most_expensive.input_usd + CAP * most_expensive.output_token_usd)
         new = NewBudget(agent, BudgetScope(tenant="acme", agent=agent), limit.quantize(Decimal("1e-9")))
         budget = await calls.budgets.create(new)
         try:
