@@ -33,6 +33,7 @@ from app.llm.providers.answers import WholeAnswer
 from app.llm.providers.call_names import CallNames
 from app.llm.providers.encoded_request import EncodedRequest
 from app.llm.providers.forced_tool import note_if_not_called
+from app.llm.providers.json_text import FENCED, JsonText, bare_json
 from app.llm.providers.opaque_fields import Maker
 from app.llm.providers.schema_check import AnswerCheck, SchemaChecks
 from app.llm.providers.sse import EVENT_FIELDS, SseReader
@@ -66,6 +67,8 @@ _STILL_UP = {
 READING_ERRORS = (Malformed, ValueError, TypeError, LookupError, AttributeError, RecursionError)
 """If an answer makes its reader fail with one of these, the answer cannot be read."""
 _UNCHECKED = {FinishReason.TOOL_CALLS, FinishReason.CONTENT_FILTER}
+
+CUT_JSON = "The output cap cut the answer, so its JSON may not be whole. With a larger maxOutputTokens it can be."
 
 _T = TypeVar("_T")
 
@@ -195,24 +198,24 @@ class Adapter(ABC):
             raise
         try:
             reader = self.reader(call, notes, self.upstream.request_id(source.response))
-            shown = False
-            is_over = False
+            json_text = None if check is None else JsonText()
+            shown = is_over = False
             while not is_over:
                 parts, failure, is_over = await self._read(source, reader)
                 if source.ended and source.document:
                     async for piece in self._document(source, call, check, notes):
                         yield piece
                     return
-                if failure is not None and not shown:
-                    raise failure
-                for part in merged(parts):
+                for part in _bare(merged(parts), json_text) if shown or failure is None else ():
                     shown = True
                     yield part
                 if failure is not None:
                     raise failure
-            answer = self._answer(self._whole_of(reader, source), check, notes, source.response)
+            whole = self._whole_of(reader, source)
+            for part in _rest(json_text):
+                yield part
             try:
-                yield AnswerEnd(answer)
+                yield AnswerEnd(self._answer(whole, check, notes, source.response))
             finally:
                 await source.drain()
         finally:
@@ -232,7 +235,7 @@ class Adapter(ABC):
         """Yields the answer of a server that does not stream although it was asked to."""
         whole = self._read_whole(source.document, call, notes, source.response, source.seconds)
         if whole.text:
-            yield TextDelta(whole.text)
+            yield TextDelta(whole.text if check is None else bare_json(whole.text)[0])
         for made in whole.tool_calls:
             yield ToolCallDelta(made.id, "", made.name)
             yield ToolCallDelta(made.id, made.arguments)
@@ -315,7 +318,8 @@ class Adapter(ABC):
     def _answer(self, whole: WholeAnswer, check: AnswerCheck | None, notes: Notes, response: httpx2.Response) -> Answer:
         request_id = self.upstream.request_id(response)
         note_if_not_called(whole.tool_calls, notes)
-        if check is not None and whole.finish_reason not in _UNCHECKED and not check.accepts(whole.text or ""):
+        checked = whole if check is None else _as_json(whole, check, notes)
+        if checked is None:
             raise ProviderError(
                 FailureKind.SCHEMA_MISMATCH,
                 status_code=response.status_code,
@@ -323,7 +327,7 @@ class Adapter(ABC):
                 usage=whole.usage,
             )
         return Answer(
-            text=whole.text,
+            text=checked.text,
             finish_reason=whole.finish_reason,
             usage=whole.usage,
             model=whole.model,
@@ -337,3 +341,28 @@ class Adapter(ABC):
             provider_request_id=request_id,
             rate_limits=self.upstream.rate_limits(response),
         )
+
+
+def _bare(parts: Sequence[ContentDelta], json_text: JsonText | None) -> Sequence[ContentDelta]:
+    """The parts of an answer in JSON without what stands around it."""
+    if json_text is None:
+        return parts
+    shown = (TextDelta(json_text.take(part.text)) if isinstance(part, TextDelta) else part for part in parts)
+    return [part for part in shown if not isinstance(part, TextDelta) or part.text]
+
+
+def _rest(json_text: JsonText | None) -> Sequence[ContentDelta]:
+    """What is shown at the end of an answer in JSON."""
+    return (TextDelta(rest),) if json_text is not None and (rest := json_text.end()) else ()
+
+
+def _as_json(whole: WholeAnswer, check: AnswerCheck, notes: Notes) -> WholeAnswer | None:
+    """None if it is not what was asked for. What the cap has cut cannot be, and is returned as it is."""
+    text, is_fenced = (None, False) if whole.text is None else bare_json(whole.text)
+    if is_fenced:
+        notes.add(FENCED)
+    if whole.finish_reason is FinishReason.LENGTH:
+        notes.add(CUT_JSON)
+    elif whole.finish_reason not in _UNCHECKED and not check.accepts(text or ""):
+        return None
+    return replace(whole, text=text)
