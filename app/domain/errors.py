@@ -160,11 +160,15 @@ _BREAKER = frozenset(
 )
 
 
+_BROKE_OFF = frozenset({FailureKind.CONNECTION, FailureKind.TRUNCATED})
+
+
 class ProviderError(GreenLangError):
     """One failed try, mapped by type and status in the adapter. The message never holds the provider's raw text or a key.
 
     `usage` is what the provider billed although the try failed; None if nothing was billed or known. `rate_limits` is what its
     headers say is left. If a request may have arrived and no answer began, `unanswered_seconds` is how long it waited.
+    `broke_off`: the answer did not arrive as it was made, and another try may bring it.
     """
 
     def __init__(
@@ -177,6 +181,7 @@ class ProviderError(GreenLangError):
         usage: TokenUsage | None = None,
         rate_limits: RateLimitReport | None = None,
         unanswered_seconds: float | None = None,
+        broke_off: bool = False,
     ) -> None:
         super().__init__(kind.value if status_code is None else f"{kind.value} ({status_code})")
         self.kind = kind
@@ -186,6 +191,7 @@ class ProviderError(GreenLangError):
         self.usage = usage
         self.rate_limits = rate_limits
         self.unanswered_seconds = unanswered_seconds
+        self.broke_off = broke_off or kind in _BROKE_OFF
 
     @property
     def retryable(self) -> bool:
@@ -194,8 +200,8 @@ class ProviderError(GreenLangError):
 
     @property
     def was_bought(self) -> bool:
-        """An answer that cannot be read but is charged. Another target is preferred, and this one is tried once more at most."""
-        return self.kind is FailureKind.MALFORMED and self.usage is not None
+        """The provider gave a whole answer, or its figures, and this is charged. This target is not tried again."""
+        return self.usage is not None and (self.usage.confirmed or not self.broke_off)
 
     @property
     def concerns_key(self) -> bool:

@@ -22,15 +22,19 @@ from app.settings import ProviderKindName
 
 _log = logging.getLogger(__name__)
 _NO_CONNECTION = (aiohttp.ConnectionTimeoutError, httpx2.PoolTimeout)
-_UNSENT = (aiohttp.ClientConnectorError, *_NO_CONNECTION)
-_BROKEN = (
-    aiohttp.ServerDisconnectedError,
-    aiohttp.ClientConnectionResetError,
-    aiohttp.ClientOSError,
-    aiohttp.ClientPayloadError,
-    aiohttp.SocketTimeoutError,
-    ConnectionError,
+_UNSENT = (
+    *_NO_CONNECTION,
+    aiohttp.ClientConnectorError,
+    aiohttp.ServerFingerprintMismatch,
+    aiohttp.ClientHttpProxyError,
+    aiohttp.InvalidURL,
+    aiohttp.NonHttpUrlClientError,
+    httpx2.UnsupportedProtocol,
+    httpx2.LocalProtocolError,
 )
+"""What an HTTP client raises before a request can have reached the provider. Whatever else it raises may come after that."""
+_UNREADABLE = (aiohttp.ClientResponseError, httpx2.DecodingError, ValueError)
+"""An answer came, and it was none that HTTP knows."""
 _MAX_RETRY_AFTER_SECONDS = 86_400.0
 _MAX_COUNT = 2**53
 _WRAPPERS = ("error", "errors", "detail", "base_resp")
@@ -137,15 +141,19 @@ def transport_failure(error: BaseException) -> FailureKind:
             return FailureKind.CONNECT_TIMEOUT
         if isinstance(cause, aiohttp.SocketTimeoutError):
             return FailureKind.IDLE_TIMEOUT
-        if isinstance(cause, (aiohttp.ClientResponseError, httpx2.DecodingError)):
+        if isinstance(cause, _UNREADABLE) and not _is_before_sending(cause):
             return FailureKind.MALFORMED
     return FailureKind.CONNECTION
 
 
 def may_have_arrived(error: BaseException) -> bool:
-    """Whether a request without an answer may have reached the provider: there was a connection, and it broke."""
-    causes = list(_causes(error))
-    return not any(isinstance(cause, _UNSENT) for cause in causes) and any(isinstance(cause, _BROKEN) for cause in causes)
+    """Whether a request without an answer may have reached the provider: nothing refused it before that."""
+    return not any(_is_before_sending(cause) for cause in _causes(error))
+
+
+def _is_before_sending(cause: BaseException) -> bool:
+    """A host's name that cannot be looked up is a bare UnicodeError."""
+    return isinstance(cause, _UNSENT) or type(cause) is UnicodeError
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

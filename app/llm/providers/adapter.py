@@ -29,21 +29,21 @@ from app.llm.messages import (
     merged,
 )
 from app.llm.providers.answer_timeouts import first_token_timeout, silence_deadline, whole_answer_timeout
-from app.llm.providers.answers import WholeAnswer
+from app.llm.providers.answers import READING_ERRORS, WholeAnswer
+from app.llm.providers.bodies import Begun, BrokenAnswer, ErrorAnswer, ParameterRefused
+from app.llm.providers.body_reader import BodyReader
 from app.llm.providers.call_names import CallNames
 from app.llm.providers.encoded_request import EncodedRequest
 from app.llm.providers.forced_tool import note_if_not_called
 from app.llm.providers.json_text import FENCED, JsonText, bare_json
 from app.llm.providers.opaque_fields import Maker
 from app.llm.providers.schema_check import AnswerCheck, SchemaChecks
-from app.llm.providers.sse import EVENT_FIELDS, SseReader
 from app.llm.providers.stream_phase import Phase
 from app.llm.providers.stream_reader import StreamReader
 from app.llm.providers.unsupported import Notes
 from app.llm.providers.untaken import Untaken
-from app.llm.providers.upstream import Begun, BrokenAnswer, EventStream, ParameterRefused, Upstream
-from app.llm.providers.usage_mapping import estimated_usage, salvaged_usage, unanswered_usage
-from app.llm.providers.wire_text import BYTE_ORDER_MARK, Malformed
+from app.llm.providers.upstream import EventStream, Upstream
+from app.llm.providers.usage_mapping import estimated_usage, unanswered_usage
 from app.llm.refused_parameters import Parameters
 from app.runtime.clock import Clock
 from app.settings import ProviderSettings
@@ -64,8 +64,6 @@ _STILL_UP = {
     FailureKind.UNSUPPORTED,
     FailureKind.UNKNOWN_REFUSAL,
 }
-READING_ERRORS = (Malformed, ValueError, TypeError, LookupError, AttributeError, RecursionError)
-"""If an answer makes its reader fail with one of these, the answer cannot be read."""
 _UNCHECKED = {FinishReason.TOOL_CALLS, FinishReason.CONTENT_FILTER}
 
 CUT_JSON = "The output cap cut the answer, so its JSON may not be whole. With a larger maxOutputTokens it can be."
@@ -88,6 +86,7 @@ class Adapter(ABC):
         self.upstream = upstream
         self._clock = clock
         self._checks = SchemaChecks()
+        self._bodies = BodyReader(self)
         self._maker = Maker(settings.name, settings.kind.value)
         self.call_names: CallNames | None = None
         self.untaken = Untaken(self.parameters)
@@ -98,7 +97,7 @@ class Adapter(ABC):
 
     @abstractmethod
     def read_answer(self, raw: bytes, call: ModelCall, notes: Notes) -> WholeAnswer:
-        """Raises Malformed."""
+        """One JSON object. Raises Malformed, and ProviderError with its cost."""
 
     @abstractmethod
     def read_billed(self, body: Mapping[str, object], call: ModelCall, output_bytes: int) -> TokenUsage | None:
@@ -129,52 +128,43 @@ class Adapter(ABC):
         try:
             begun, notes = await self._send(call, send, stream=False)
         except BrokenAnswer as broken:
-            broken.usage = self._salvaged(broken.received, call, broken.seconds)
-            raise
+            return self._answer_of_broken(broken, call, check)
         except ProviderError as failure:
-            if failure.unanswered_seconds is not None:
-                failure.usage = unanswered_usage(call, failure.unanswered_seconds)
+            self._charge(failure, call, unanswered_usage)
             raise
-        raw = bytes(begun.received)
-        whole = self._read_whole(raw, call, notes, begun.response, self._clock.monotonic() - began_at)
+        whole = self._read_whole(begun.body, call, notes, begun.response, self._clock.monotonic() - began_at)
         return self._answer(whole, check, notes, begun.response)
+
+    def _answer_of_broken(self, broken: BrokenAnswer, call: ModelCall, check: AnswerCheck | None) -> Answer:
+        """The answer may have been whole before its connection broke, or was silent. Raises ProviderError, with what came."""
+        notes, raw = Notes(call), broken.begun.body
+        self.encode(call, notes, stream=False)
+        try:
+            whole = self._bodies.read(raw, call, notes)
+        except READING_ERRORS:
+            broken.usage = self._bodies.cost(raw, call, broken.seconds, is_cut=True)
+            raise broken from None
+        return self._answer(whole, check, notes, broken.begun.response)
+
+    def _charge(self, failure: ProviderError, call: ModelCall, estimate: Callable[[ModelCall, float], TokenUsage]) -> None:
+        """What a request cost that got an error for its answer, or none at all."""
+        if isinstance(failure, ErrorAnswer):
+            failure.usage = self.read_billed(failure.billed, call, 0)
+        elif failure.unanswered_seconds is not None:
+            failure.usage = estimate(call, failure.unanswered_seconds)
 
     def _read_whole(self, raw: bytes, call: ModelCall, notes: Notes, response: httpx2.Response, seconds: float) -> WholeAnswer:
         """Reads a whole answer, also from a server that streams although it was not asked to. Raises ProviderError with what
         the answer cost."""
         try:
-            return self._read_document(raw.removeprefix(BYTE_ORDER_MARK), call, notes)
+            return self._bodies.read(raw, call, notes)
         except READING_ERRORS:
             error = self._malformed(response)
-            error.usage = self._salvaged(raw, call, seconds)
+            error.usage = self._bodies.cost(raw, call, seconds, is_cut=False)
             raise error from None
         except ProviderError as error:
             error.provider_request_id = self.upstream.request_id(response)
             raise
-
-    def _read_document(self, raw: bytes, call: ModelCall, notes: Notes) -> WholeAnswer:
-        """Reads one JSON object, server-sent events, or one event per line (NDJSON)."""
-        if raw.lstrip().startswith(EVENT_FIELDS):
-            events = SseReader()
-            return self._read_events([*events.feed(raw), *events.flush()], call, notes)
-        try:
-            return self.read_answer(raw, call, notes)
-        except READING_ERRORS:
-            lines = [line for line in raw.splitlines() if line.strip()]
-            if len(lines) < 2 or not all(line.startswith(b"{") for line in lines):
-                raise
-            return self._read_events(lines, call, Notes(call))
-
-    def _read_events(self, payloads: Sequence[bytes], call: ModelCall, notes: Notes) -> WholeAnswer:
-        reader = self.reader(call, notes, None)
-        for payload in payloads:
-            reader.read(payload)
-        if not reader.complete:
-            raise Malformed
-        return reader.answer()
-
-    def _salvaged(self, raw: bytes, call: ModelCall, seconds: float) -> TokenUsage | None:
-        return salvaged_usage(raw, call, seconds, self.read_billed)
 
     async def stream(self, call: ModelCall) -> AsyncGenerator[StreamPart, None]:
         check = self._checks.prepare(call.response_format)
@@ -193,8 +183,7 @@ class Adapter(ABC):
         try:
             source, notes = await self._send(call, send, stream=True)
         except ProviderError as unopened:
-            if unopened.unanswered_seconds is not None:
-                unopened.usage = estimated_usage(call, 0)
+            self._charge(unopened, call, lambda asked, _: estimated_usage(asked, 0))
             raise
         try:
             reader = self.reader(call, notes, self.upstream.request_id(source.response))
@@ -292,7 +281,7 @@ class Adapter(ABC):
             try:
                 parts += reader.read(payload)
             except READING_ERRORS:
-                raise self._cut(source) if source.ended else self._malformed(source.response) from None
+                raise self._cut(source) if source.ended else self._malformed(source.response, broke_off=True) from None
         if reader.certain:
             phase = Phase.BILLED if reader.is_billed else Phase.COMPLETE
         elif reader.complete:
@@ -308,9 +297,10 @@ class Adapter(ABC):
             provider_request_id=self.upstream.request_id(source.response),
         )
 
-    def _malformed(self, response: httpx2.Response) -> ProviderError:
+    def _malformed(self, response: httpx2.Response, *, broke_off: bool = False) -> ProviderError:
         return ProviderError(
             FailureKind.MALFORMED,
+            broke_off=broke_off,
             status_code=response.status_code,
             provider_request_id=self.upstream.request_id(response),
         )

@@ -8,8 +8,11 @@ from dataclasses import dataclass, field
 from app.domain.usage import TokenUsage
 from app.llm.messages import FinishReason, Json, ToolCall
 from app.llm.providers.unsupported import Notes
-from app.llm.providers.wire_text import clean
+from app.llm.providers.wire_text import Malformed, clean
 
+READING_ERRORS = (Malformed, ValueError, TypeError, LookupError, AttributeError, RecursionError)
+"""An answer that makes its reader fail is one that cannot be read."""
+BILLED_WITHOUT_WORDS = "The provider counted output, and the answer that it gave is empty."
 UNKNOWN_FINISH = "The provider gave no known finish reason; it was derived from the answer."
 REPEATED_ID = "The provider gave several tool calls the same id; all but the first were given ids of their own."
 

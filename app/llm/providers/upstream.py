@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -21,12 +21,14 @@ from app.domain.errors import FailureKind, ProviderError
 from app.domain.usage import RateLimitReport
 from app.llm import failures
 from app.llm.failure_table import look_up
+from app.llm.providers.bodies import Begun, BrokenAnswer, ErrorAnswer, ParameterRefused, chunks_of
 from app.llm.providers.connection_pool import PROBES, ConnectionPool
 from app.llm.providers.encoded_request import EncodedRequest
 from app.llm.providers.keyring import ApiKey, Keyring
 from app.llm.providers.sse import EventTooLarge, StreamedBody
 from app.llm.providers.stream_phase import GRACES, FirstTokenWait, Phase
-from app.llm.providers.wire_text import clean
+from app.llm.providers.usage_figures import counts_of
+from app.llm.providers.wire_text import Malformed, clean, read_object
 from app.llm.refused_parameters import Parameters
 from app.runtime.await_timeout import TimeLimit
 from app.runtime.clock import Clock
@@ -57,6 +59,7 @@ class Sdk:
     can be left out of a request."""
 
     client: Any
+    http: httpx2.AsyncClient
     status_error: type[Exception]
     connection_error: type[Exception]
     no_key: object
@@ -64,31 +67,6 @@ class Sdk:
     requests_header: str
     tokens_headers: tuple[str, ...]
     parameters: Parameters
-
-
-class ParameterRefused(ProviderError):
-    """A refusal that names one parameter which this model does not take, and which can be left out."""
-
-    def __init__(self, parameter: str, status_code: int, provider_request_id: str | None) -> None:
-        super().__init__(FailureKind.UNSUPPORTED, status_code=status_code, provider_request_id=provider_request_id)
-        self.parameter = parameter
-
-
-class BrokenAnswer(ProviderError):
-    """A whole answer that began and broke off: what was received, and in what time."""
-
-    def __init__(self, kind: FailureKind, begun: Begun, seconds: float, provider_request_id: str | None) -> None:
-        super().__init__(kind, status_code=begun.response.status_code, provider_request_id=provider_request_id)
-        self.received = bytes(begun.received)
-        self.seconds = seconds
-
-
-@dataclass(frozen=True, slots=True)
-class Begun:
-    """An answer whose head has arrived, and what was received of its body."""
-
-    response: httpx2.Response
-    received: bytearray
 
 
 def silence(*loggers: str) -> None:
@@ -132,6 +110,8 @@ class Upstream:
         self._options: dict[ApiKey, dict[str, Any]] = {}
         self._streams = 0
         self._ticks = Ticks(clock)
+        self._heads: dict[asyncio.Task[Any] | None, httpx2.Response | None] = {}
+        sdk.http.event_hooks = {"request": [self._begins], "response": [self._has_begun]}
 
     async def post(
         self,
@@ -176,7 +156,7 @@ class Upstream:
         received = bytearray()
         begun.append(Begun(response, received))
         try:
-            async for chunk in response.aiter_bytes():
+            async for chunk in response.aiter_raw():
                 received += chunk
         finally:
             await response.aclose()
@@ -315,14 +295,21 @@ class Upstream:
         usual_seconds = self._timeouts.connect.total_seconds()
         if connect_seconds < usual_seconds + POOL_WAIT_SECONDS + 1:
             options = {**options, "timeout": connecting_timeout(usual_seconds, connect_seconds)}
+        task = asyncio.current_task()
         try:
             with limit.of(seconds):
                 return await ask(options)
-        except TimeoutError:
-            raise ProviderError(kind, unanswered_seconds=-self.until(began_at)) from None
         except self._sdk.status_error as error:
-            raise self._status_failure(error) from None
-        except (self._sdk.connection_error, *_TRANSPORT_ERRORS) as error:
+            refused = cast("Any", error)
+            raise self._refusal(refused.response, refused.body) from None
+        except (TimeoutError, self._sdk.connection_error, *_TRANSPORT_ERRORS, ValueError) as error:
+            response = self._heads.get(task)
+            if response is not None:
+                raise self._refusal(response, None) from None
+            if isinstance(error, TimeoutError):
+                raise ProviderError(kind, unanswered_seconds=-self.until(began_at)) from None
+            if isinstance(error, ValueError) and task not in self._heads:
+                raise failures.unforeseen(error, self._name) from None
             failed_by = failures.transport_failure(error)
             if failed_by is FailureKind.CONNECT_TIMEOUT and connect_seconds < usual_seconds:
                 raise ProviderError(kind) from None
@@ -331,23 +318,42 @@ class Upstream:
         except Exception as error:  # noqa: BLE001  # whatever a library raises is this target's failure
             raise failures.unforeseen(error, self._name) from None
         finally:
+            self._heads.pop(task, None)
             limit.close()
 
-    def _status_failure(self, error: Any) -> ProviderError:
-        response: httpx2.Response = error.response
-        words = failures.error_words(error.body)
-        kind = look_up(self._kind, error.status_code, words.error_type, words.code, words.message)
+    async def _begins(self, _: httpx2.Request) -> None:
+        self._heads[asyncio.current_task()] = None
+
+    async def _has_begun(self, response: httpx2.Response) -> None:
+        """Keeps the head of an error, whose body may not be readable."""
+        if not response.is_success:
+            self._heads[asyncio.current_task()] = response
+
+    def _refusal(self, response: httpx2.Response, said: object) -> ErrorAnswer:
+        """`said` is the body as the SDK has read it."""
+        body: Mapping[str, object] = {}
+        if said is not None:
+            try:
+                said = body = read_object(response.content)[0]
+            except Malformed:
+                pass
+        words = failures.error_words(said)
+        kind = look_up(self._kind, response.status_code, words.error_type, words.code, words.message)
         request_id = self.request_id(response)
-        parameter = self._sdk.parameters.refused(kind, error.status_code, words, error.body)
-        if parameter is not None:
-            return ParameterRefused(parameter, error.status_code, request_id)
-        return ProviderError(
-            kind,
-            status_code=error.status_code,
-            retry_after=failures.retry_after(response.headers, self._clock.now()),
-            provider_request_id=request_id,
-            rate_limits=self.rate_limits(response),
+        parameter = self._sdk.parameters.refused(kind, response.status_code, words, said)
+        failure = (
+            ErrorAnswer(
+                kind,
+                status_code=response.status_code,
+                retry_after=failures.retry_after(response.headers, self._clock.now()),
+                provider_request_id=request_id,
+                rate_limits=self.rate_limits(response),
+            )
+            if parameter is None
+            else ParameterRefused(parameter, response.status_code, request_id)
         )
+        failure.billed = counts_of(body)
+        return failure
 
     def _options_for(self, key: ApiKey) -> Options:
         options = self._options.get(key)
@@ -379,7 +385,7 @@ class EventStream:
         self._deadline = deadline
         self._time_limit = TimeLimit()
         self._reader = StreamedBody()
-        self._chunks = _chunks(response)
+        self._chunks = chunks_of(response)
         self._gathers = False
         self.sends_events = response.headers.get("content-type", "").lower().startswith("text/event-stream")
         self.ended = False
@@ -465,14 +471,6 @@ class EventStream:
         return ProviderError(
             kind, status_code=self.response.status_code, provider_request_id=self._upstream.request_id(self.response)
         )
-
-
-def _chunks(response: httpx2.Response) -> AsyncIterator[bytes]:
-    """Chunks as they come from the transport. They are decoded only if the server uses an encoding although it was asked not
-    to."""
-    if "content-encoding" in response.headers:
-        return response.aiter_bytes()
-    return aiter(cast("httpx2.AsyncByteStream", response.stream))
 
 
 def _transport(response: httpx2.Response) -> asyncio.Transport | None:

@@ -189,6 +189,17 @@ def anthropic_figures_of(body: Mapping[str, object], notes: Notes | None = None)
     return _best([anthropic_figures(block, notes) for block in usage_blocks(body, notes)])
 
 
+def counts_of(body: Mapping[str, object]) -> Mapping[str, object]:
+    """What is left of a body of which nothing but its usage may be kept; empty if it has none."""
+    found = next((block for block in usage_blocks(body) if openai_figures(block).is_billed), None)
+    return {} if found is None else {"usage": _counts(found)}
+
+
+def _counts(block: Mapping[str, object]) -> Mapping[str, object]:
+    inner = {name: _counts(value) if isinstance(value, Mapping) else count(value) for name, value in block.items()}
+    return {name: value for name, value in inner.items() if value}
+
+
 def may_have_figures(payload: bytes) -> bool:
     """Whether an event may have figures. It is a quick test that no event with figures fails."""
     return (b"oken" in payload or b"eval_" in payload or b'_n"' in payload) and _COUNT.search(payload) is not None

@@ -20,7 +20,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from math import ceil
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import msgspec
 
@@ -28,12 +28,11 @@ from app.domain.usage import ServiceTier, TokenUsage
 from app.llm.messages import EmbedCall, ModelCall, Text, ToolCall
 from app.llm.providers.sse import EVENT_FIELDS
 from app.llm.providers.unsupported import Notes
-from app.llm.providers.usage_figures import Figures, figures_in_pieces, openai_figures
-from app.llm.providers.wire_text import BYTE_ORDER_MARK, Malformed, decode
+from app.llm.providers.usage_figures import Figures, figures_in_pieces, openai_figures_of
+from app.llm.providers.wire_text import Malformed, is_text, read_object
 
 BYTES_PER_TOKEN = 4
 ReadBilled: TypeAlias = Callable[[Mapping[str, object], ModelCall, int], TokenUsage | None]
-_BODY: msgspec.json.Decoder[Any] = msgspec.json.Decoder(Any)
 MAX_TOKENS_PER_SECOND = 1000
 """Few models are faster."""
 MAX_WINDOW = 10_000_000
@@ -225,38 +224,44 @@ def received_usage(call: ModelCall, received: bytes, seconds: float) -> TokenUsa
     return estimated_usage(call, BYTES_PER_TOKEN * made)
 
 
-def salvaged_usage(raw: bytes, call: ModelCall, seconds: float, read: ReadBilled) -> TokenUsage | None:
+def salvaged_usage(raw: bytes, call: ModelCall, seconds: float, read: ReadBilled, *, is_cut: bool = False) -> TokenUsage | None:
     """Assumes a usage for a body with status 200 that cannot be used: its own figures, also those of a broken body, else what
-    was received. Returns None for an error or for a page of a proxy between us and the provider: that is no answer and cost
-    nothing."""
-    if not raw.removeprefix(BYTE_ORDER_MARK).lstrip().startswith((b"{", *EVENT_FIELDS)):
-        return None
+    was received. If a body broke off (`is_cut`) before its first byte, that is the input. Returns None for an error, and for a
+    page or a text of a proxy between us and the provider: that is no answer and cost nothing."""
     try:
-        body = decode(_BODY, raw)
+        body, _ = read_object(raw)
     except Malformed:
+        if not (is_cut if not raw.strip() else _is_of_an_answer(raw)):
+            return None
         body = {"usage": figures_in_pieces(raw)}
-    if not isinstance(body, Mapping):
-        return None
     known = read(body, call, min(len(raw), BYTES_PER_TOKEN * call.max_output_tokens))
     if known is not None:
         return known
     return None if body.get("error") else received_usage(call, raw, seconds)
 
 
+def _is_of_an_answer(raw: bytes) -> bool:
+    """A part of an object or of events, or what is no text at all."""
+    begin = raw.lstrip()
+    if begin.startswith(b"<"):
+        return False
+    return begin.startswith((b"{", *EVENT_FIELDS)) or not is_text(raw)
+
+
 def answer_bytes(text: str | None, tool_calls: Iterable[ToolCall]) -> int:
     return len((text or "").encode()) + sum(len(made.name) + len(made.arguments.encode()) for made in tool_calls)
 
 
-def salvaged_embedding_usage(raw: bytes, call: EmbedCall) -> TokenUsage | None:
+def salvaged_embedding_usage(raw: bytes, call: EmbedCall, *, is_cut: bool = False) -> TokenUsage | None:
     """Does what `salvaged_usage` does, for vectors that cannot be used."""
-    if not raw.lstrip().startswith(b"{"):
-        return None
     try:
-        body = decode(_BODY, raw)
+        body, _ = read_object(raw)
     except Malformed:
+        if not (is_cut if not raw.strip() else _is_of_an_answer(raw)):
+            return None
         body = {"usage": figures_in_pieces(raw)}
-    figures = openai_figures(body.get("usage"))
-    return None if body.get("error") and not figures else embedding_usage(figures, call)
+    figures = openai_figures_of(body)
+    return None if body.get("error") and not figures.is_billed else embedding_usage(figures, call)
 
 
 def estimated_embedding_usage(call: EmbedCall) -> TokenUsage:

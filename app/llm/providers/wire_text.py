@@ -1,21 +1,37 @@
-"""JSON from providers, cleaned for storage: PostgreSQL's text takes neither NUL nor half of a surrogate pair."""
+"""JSON from providers, cleaned for storage: PostgreSQL's text takes neither NUL nor half of a surrogate pair.
+
+An answer that is almost JSON is read as far as it makes sense. What JSON has no word for (NaN, 1e400) becomes null, and so does
+what is too deep to be read. A body that is cut is never made whole.
+"""
 
 from __future__ import annotations
 
+import codecs
 import json
+import math
 import re
+from collections.abc import Mapping
 from typing import Any, TypeVar, cast
 
 import msgspec
 
 REPLACEMENT = "\ufffd"
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+REPAIRED = "The provider's answer was no valid JSON; it was read as far as it could be."
 _HIGH = rb"\\u[dD][89abAB][0-9a-fA-F]{2}"
 _LOW = rb"\\u[dD][c-fC-F][0-9a-fA-F]{2}"
 _ESCAPES = re.compile(rb"\\\\|" + _HIGH + _LOW + rb"|" + _HIGH + rb"|" + _LOW)
+_ESCAPE = re.compile(r'\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})|\\')
+_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}]|,(?=\s*[\]}])', re.DOTALL)
 _LONE = 6
 _ANY: msgspec.json.Decoder[Any] = msgspec.json.Decoder(Any)
 DECODING_ERRORS = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+_MAX_DEPTH = 100
+_MAX_LOOSE_BYTES = 4 * 1024 * 1024
+_MAX_PREFIX = 100
+_MAX_DIGITS = 1000
+_MAX_LOOKED_AT = 4000
+_CONTROL = re.compile(r"[\x00-\x08]")
 
 MAX_LEVELS = 200
 """The levels that JSON from a provider may have. A request that passes it back may have a few more."""
@@ -68,9 +84,97 @@ def _nothing(_: str) -> None:
     """The value of a number that is none."""
 
 
+def read_object(raw: bytes) -> tuple[Mapping[str, Any], bool]:
+    """The one object of a body, and whether it had to be repaired. Raises Malformed.
+
+    Repaired are: values that JSON does not know, control characters and wrong escapes in texts, bytes that are no UTF-8, what
+    stands before or after the object, commas too many, values too deep, an object in a list or in a text.
+    """
+    try:
+        found, is_repaired = decode(_ANY, raw), False
+    except Malformed:
+        found, is_repaired = _decode_loosely(raw), True
+    if isinstance(found, Mapping):
+        return found, is_repaired
+    if isinstance(found, list) and len(found) == 1 and isinstance(found[0], Mapping):
+        return found[0], True
+    if isinstance(found, str) and found.lstrip().startswith("{"):
+        return read_object(found.encode("utf-8", "replace"))[0], True
+    raise Malformed
+
+
+def as_utf8(raw: bytes) -> bytes:
+    """A body in UTF-16 or UTF-32 in UTF-8, without its byte order mark."""
+    encoding = json.detect_encoding(raw)
+    if not encoding.startswith("utf-8"):
+        raw = raw.decode(encoding, "replace").encode("utf-8", "replace")
+    return raw.removeprefix(BYTE_ORDER_MARK)
+
+
+def _decode_loosely(raw: bytes) -> Any:
+    text = _ESCAPES.sub(_repair, as_utf8(raw)).decode("utf-8", "replace")
+    start = text.find("{")
+    before = text[: max(start, 0)].strip()
+    if start < 0 or len(before) > _MAX_PREFIX or "<" in before or '"' in before:
+        raise Malformed
+    text = _ESCAPE.sub(_valid_escape, text[start:])
+    try:
+        return _LOOSE.raw_decode(text)[0]
+    except (ValueError, RecursionError):
+        if len(text) > _MAX_LOOSE_BYTES:
+            raise Malformed from None
+    try:
+        return _LOOSE.raw_decode(_flattened(text))[0]
+    except (ValueError, RecursionError):
+        raise Malformed from None
+
+
+def _flattened(text: str) -> str:
+    """With null for what is deeper than the readers go, and without commas that nothing follows."""
+    kept: list[str] = []
+    depth = at = 0
+    for match in _TOKEN.finditer(text):
+        token = match.group()
+        if depth <= _MAX_DEPTH:
+            kept += (text[at : match.start()], "" if token == "," else token)
+        at = match.end()
+        if token in {"{", "["}:
+            depth += 1
+            if depth == _MAX_DEPTH + 1:
+                kept[-1] = "null"
+        elif token in {"}", "]"}:
+            depth -= 1
+    return "".join(kept) + text[at:]
+
+
+def _valid_escape(match: re.Match[str]) -> str:
+    return match.group() if len(match.group()) > 1 else "\\\\"
+
+
+def _finite(digits: str) -> float | None:
+    value = float(digits)
+    return value if math.isfinite(value) else None
+
+
+def _whole(digits: str) -> int | None:
+    return int(digits) if len(digits) <= _MAX_DIGITS else None
+
+
+_LOOSE = json.JSONDecoder(strict=False, parse_constant=lambda _: None, parse_float=_finite, parse_int=_whole)
+
+
 def _repair(match: re.Match[bytes]) -> bytes:
     found = match.group()
     return rb"\ufffd" if len(found) == _LONE else found
+
+
+def is_text(raw: bytes) -> bool:
+    """Whether it begins as UTF-8 without control characters; a letter at the end may be cut."""
+    try:
+        text = codecs.getincrementaldecoder("utf-8")().decode(raw[:_MAX_LOOKED_AT])
+    except UnicodeDecodeError:
+        return False
+    return _CONTROL.search(text) is None
 
 
 def clean(text: str) -> str:

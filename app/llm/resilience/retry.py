@@ -21,11 +21,15 @@ _HAD_BEGUN = frozenset({FailureKind.MALFORMED, FailureKind.TRUNCATED})
 
 def asked_again(kind: FailureKind) -> str:
     """Whether the same target is tried again after such a failure, in words for the documentation."""
-    if ProviderError(kind, usage=TokenUsage(confirmed=False)).was_bought:
-        return "once, if it is charged and no target is left"
     if kind is FailureKind.NOT_IMPLEMENTED:
         return "once, if no target is left"
-    return "yes" if ProviderError(kind).retryable else "no"
+    if not ProviderError(kind).retryable:
+        return "no"
+    if kind is FailureKind.MALFORMED:
+        return "if it cost nothing; a broken stream that did once, if no target is left"
+    if ProviderError(kind, usage=TokenUsage(confirmed=False)).was_bought:
+        return "if it cost nothing"
+    return "if it came without figures" if kind is FailureKind.TRUNCATED else "yes"
 
 
 class RetryBudget:
@@ -80,16 +84,17 @@ class Retry:
         """Returns the seconds to wait before the next try after `tries` failed ones; None if there is no next try.
 
         `retry-after` is a lower bound. If `is_last_target` is False, another target is left. Then there is at most one more try
-        here, and none if its wait is longer than the longest backoff. Two failures are tried once more, and only at the last
-        target, because another try seldom repairs them: a paid answer that cannot be read, and a method that the server does
-        not implement. `seconds` is how long the last try took. If a target gave no answer for as long as a first token may
-        take, it is not tried again. `begins_anew`: a part of the answer was shown, and the caller wants another one. A target
-        that then fell silent is tried once more, and only if it is the last one.
+        here, and none if its wait is longer than the longest backoff. What was paid for is not bought again. Two failures are
+        tried once more, and only at the last target, because another try seldom repairs them: a charged stream that came broken,
+        and a method that the server does not implement. `seconds` is how long the last try took. If a target gave no answer for
+        as long as a first token may take, it is not tried again. `begins_anew`: a part of the answer was shown, and the caller
+        wants another one. A target that then fell silent is tried once more, and only if it is the last one.
         """
-        if seconds >= self._silence and not (begins_anew or error.kind in _HAD_BEGUN):
+        if not begins_anew and (error.was_bought or (seconds >= self._silence and error.kind not in _HAD_BEGUN)):
             return None
         fell_silent = begins_anew and error.kind is FailureKind.IDLE_TIMEOUT
-        is_doubtful = error.was_bought or fell_silent or error.kind is FailureKind.NOT_IMPLEMENTED
+        is_broken = error.kind is FailureKind.MALFORMED and error.usage is not None
+        is_doubtful = is_broken or fell_silent or error.kind is FailureKind.NOT_IMPLEMENTED
         is_short = is_doubtful or not is_last_target
         most = min(self._settings.attempts, _SHORT_OF_TRIES) if is_short else self._settings.attempts
         if not (error.retryable or fell_silent) or tries >= most or (is_doubtful and not is_last_target):

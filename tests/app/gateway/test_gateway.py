@@ -124,15 +124,16 @@ class TestACompletion:
         assert [record.outcome for record in await records(services)] == [AttemptOutcome.TIMED_OUT]
         assert (await budget.figures())[0] == 0
 
-    async def test_whose_answer_came_broken_is_charged_an_estimate(self, services: Services, simulator: RunningSimulator) -> None:
+    async def test_whose_answer_came_broken_is_charged_an_estimate_and_not_bought_again(
+        self, services: Services, simulator: RunningSimulator
+    ) -> None:
         simulator.post({"operation": "completion", "fault": "malformed"})
-        completion = await services.gateway.complete(asked(), ACME)
-        whole, broken = await records(services)
-        assert (broken.outcome, broken.confirmed, whole.confirmed) == (AttemptOutcome.FAILED, False, True)
+        problem = await failure(services, asked())
+        [broken] = await records(services)
+        assert (broken.outcome, broken.confirmed, sent(simulator)) == (AttemptOutcome.FAILED, False, 1)
         assert 0 < broken.usage.output_tokens <= 200
-        assert broken.cost_usd is not None
-        assert whole.cost_usd is not None
-        assert completion.cost_usd == broken.cost_usd + whole.cost_usd
+        assert isinstance(problem, ProvidersFailed)
+        assert [attempt.usage for attempt in problem.attempts] == [broken.usage]
 
     async def test_that_is_not_settled_is_never_shown(
         self, services: Services, simulator: RunningSimulator, monkeypatch: pytest.MonkeyPatch

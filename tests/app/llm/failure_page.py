@@ -18,7 +18,9 @@ Made from the code by `python -m tests.app.llm.failure_page > docs/failures.md`.
 *Next key*: another key of the same provider is tried at once. *Next target*: the next target of the route is tried. *Retried*:
 the same target is asked again; while another target is left, it is asked twice at most. *Breaker*: the call counts as one failure
 of the target, however often it is tried, unless it succeeds there in the end. One and the same prompt counts twice at most in the
-breaker's window. A target that was silent for `first_token` is not asked again by the same call.
+breaker's window. A target that was silent for `first_token` is not asked again by the same call, and neither is one that has
+given a whole answer, or figures, that are charged: what was paid for is not bought again. *Charged*: an error costs the figures
+that it gives itself, whatever its status. If it gives none, this column says what is charged.
 
 """
 _READING = """
@@ -34,8 +36,8 @@ _CHARGED = {
     FailureKind.FIRST_TOKEN_TIMEOUT: "an estimate",
     FailureKind.IDLE_TIMEOUT: "what came",
     FailureKind.TOTAL_TIMEOUT: "an estimate if the request may have arrived, else what came",
-    FailureKind.MALFORMED: "the figures in the body, else what came; nothing for an error or a page",
-    FailureKind.TRUNCATED: "what came",
+    FailureKind.MALFORMED: "its figures, else what came; an estimate if its head cannot be read; nothing for a page",
+    FailureKind.TRUNCATED: "its figures, else what came",
     FailureKind.SCHEMA_MISMATCH: "the provider's figures",
     FailureKind.CANCELLED: "what came",
     FailureKind.UNFORESEEN: "an estimate if an answer had begun",

@@ -39,16 +39,18 @@ class AnthropicProvider(Adapter):
         """Raises SettingsError if a key cannot be read."""
         silence("anthropic", "httpx2")
         options = client_options(settings)
+        http = DefaultAioHttpClient(**options)
         client = AsyncAnthropic(
             auth_token=_KEY_OF_EACH_REQUEST,
             base_url=settings.base_url or _BASE_URL,
             max_retries=0,
             timeout=options["timeout"],
             open_telemetry=False,
-            http_client=DefaultAioHttpClient(**options),
+            http_client=http,
         )
         sdk = Sdk(
             client,
+            http,
             APIStatusError,
             APIConnectionError,
             no_key=Omit(),

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import msgspec
 
 from app.domain.usage import TokenUsage
 from app.llm.failures import error_words, stream_failure, tells_failure
 from app.llm.messages import FinishReason, Json, ModelCall, ToolCall
-from app.llm.providers.answers import UNKNOWN_FINISH, CallIds, WholeAnswer
+from app.llm.providers.answers import BILLED_WITHOUT_WORDS, UNKNOWN_FINISH, CallIds, WholeAnswer
 from app.llm.providers.anthropic.request import CALL_FIELDS, JSON_TOOL, REASONING_FORMAT, TEXT_FIELDS
 from app.llm.providers.opaque_fields import Fields, join, unknown_fields
 from app.llm.providers.unsupported import Notes
 from app.llm.providers.usage_figures import Figures, anthropic_figures_of
 from app.llm.providers.usage_mapping import answer_bytes, anthropic_usage
-from app.llm.providers.wire_text import Malformed, clean, decode, fit, word
+from app.llm.providers.wire_text import REPAIRED, Malformed, clean, decode, fit, read_object, word
 
 _FINISHED = {
     "end_turn": FinishReason.STOP,
@@ -40,7 +39,6 @@ class _RawBody(msgspec.Struct, gc=False):
     content: list[_RawBlock]
 
 
-_BODY: msgspec.json.Decoder[Any] = msgspec.json.Decoder(Any)
 _RAW_BODY = msgspec.json.Decoder(_RawBody)
 _WITHOUT_WORDS = {"max_tokens", "model_context_window_exceeded", "refusal", "pause_turn"}
 _SILENT_TOKENS = 8
@@ -108,6 +106,9 @@ class Content:
         finished = _FINISHED.get(stop_reason or "")
         if finished is None:
             notes.add(UNKNOWN_FINISH)
+        has_words = any(self.texts) or self.tool_calls or self._reasoning
+        if not has_words and stop_reason not in _WITHOUT_WORDS and usage.visible_output_tokens > _SILENT_TOKENS:
+            notes.add(BILLED_WITHOUT_WORDS)
         if finished in {None, FinishReason.TOOL_CALLS}:
             finished = FinishReason.TOOL_CALLS if self.tool_calls else FinishReason.STOP
         return WholeAnswer(
@@ -129,15 +130,15 @@ class Content:
 
 def read_answer(raw: bytes, call: ModelCall, notes: Notes) -> WholeAnswer:
     """Raises Malformed, and ProviderError for an error body."""
-    message = decode(_BODY, raw)
-    if not isinstance(message, Mapping):
-        raise Malformed
+    message, is_repaired = read_object(raw)
+    if is_repaired:
+        notes.add(REPAIRED)
     stop_reason = word(message.get("stop_reason"))
     figures = anthropic_figures_of(message, notes)
-    if message.get("type") == "error" or ("content" not in message and message.get("error")):
-        raise stream_failure(message, None)
-    if not figures and "content" not in message and (tells_failure(message) or error_words(message).message is not None):
-        raise stream_failure(message, None)
+    if _is_error(message, figures):
+        failure = stream_failure(message, None)
+        failure.usage = read_billed(message, call, 0)
+        raise failure
     content = Content(call, notes)
     written = _inputs(raw)
     for place, block in enumerate(_blocks(message.get("content"), stop_reason)):
@@ -145,6 +146,13 @@ def read_answer(raw: bytes, call: ModelCall, notes: Notes) -> WholeAnswer:
     content.require_words(stop_reason, figures)
     usage = anthropic_usage(figures, call, content.output_bytes, notes)
     return content.whole(stop_reason, usage, clean(word(message.get("model")) or call.model), notes)
+
+
+def _is_error(message: Mapping[str, object], figures: Figures) -> bool:
+    if message.get("type") == "error" or ("content" not in message and message.get("error")):
+        return True
+    is_reported = tells_failure(message) or error_words(message).message is not None
+    return is_reported and not figures and "content" not in message
 
 
 def read_billed(body: Mapping[str, object], call: ModelCall, output_bytes: int) -> TokenUsage | None:

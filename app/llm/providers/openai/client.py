@@ -12,6 +12,7 @@ from app.llm.messages import EmbedCall, Embedded, ModelCall
 from app.llm.providers.adapter import Adapter
 from app.llm.providers.answer_timeouts import embedding_timeout, silence_deadline
 from app.llm.providers.answers import WholeAnswer
+from app.llm.providers.bodies import Begun, BrokenAnswer, ErrorAnswer, ParameterRefused
 from app.llm.providers.call_names import CallNames
 from app.llm.providers.encoded_request import EncodedRequest
 from app.llm.providers.keyring import build_keyring
@@ -19,17 +20,10 @@ from app.llm.providers.openai.request import REFUSABLE, encode_embedding, encode
 from app.llm.providers.openai.response import read_answer, read_billed, read_embeddings
 from app.llm.providers.openai.stream import OpenAIStream
 from app.llm.providers.unsupported import Notes
-from app.llm.providers.upstream import (
-    Begun,
-    BrokenAnswer,
-    ParameterRefused,
-    Sdk,
-    Upstream,
-    client_options,
-    silence,
-)
+from app.llm.providers.upstream import Sdk, Upstream, client_options, silence
+from app.llm.providers.usage_figures import openai_figures_of
 from app.llm.providers.usage_mapping import embedding_usage, estimated_embedding_usage, salvaged_embedding_usage
-from app.llm.providers.wire_text import Malformed, clean
+from app.llm.providers.wire_text import Malformed, as_utf8, clean, read_object
 from app.runtime.clock import Clock
 from app.settings import ProviderKindName, ProviderSettings
 
@@ -47,15 +41,17 @@ class OpenAIProvider(Adapter):
         """Raises SettingsError if a key cannot be read."""
         silence("openai", "httpx2")
         options = client_options(settings)
+        http = DefaultAioHttpClient(**options)
         client = AsyncOpenAI(
             api_key=_KEY_OF_EACH_REQUEST,
             base_url=settings.base_url or _BASE_URL,
             max_retries=0,
             timeout=options["timeout"],
-            http_client=DefaultAioHttpClient(**options),
+            http_client=http,
         )
         sdk = Sdk(
             client,
+            http,
             APIStatusError,
             APIConnectionError,
             no_key=Omit(),
@@ -85,23 +81,31 @@ class OpenAIProvider(Adapter):
     async def embed(self, call: EmbedCall) -> Embedded:
         """Vectors whose length is not `dimensions` are a SCHEMA_MISMATCH, because a server that ignores `dimensions` must not
         go unnoticed."""
+        failure: ProviderError | None = None
         try:
             begun = await self._send_embedding(call)
+        except BrokenAnswer as broken:
+            begun, failure = broken.begun, broken
+        except ErrorAnswer as reported:
+            reported.usage = _billed(reported.billed, call)
+            raise
         except ProviderError as error:
-            if isinstance(error, BrokenAnswer) or error.unanswered_seconds is not None:
+            if error.unanswered_seconds is not None:
                 error.usage = estimated_embedding_usage(call)
             raise
-        response, raw = begun.response, bytes(begun.received)
+        response, raw = begun.response, as_utf8(begun.body)
         request_id = self.upstream.request_id(response)
         try:
             vectors, figures, model = read_embeddings(raw, len(call.texts))
         except Malformed:
-            raise ProviderError(
-                FailureKind.MALFORMED,
-                status_code=response.status_code,
-                provider_request_id=request_id,
-                usage=salvaged_embedding_usage(raw, call),
-            ) from None
+            failure = failure or ProviderError(
+                FailureKind.MALFORMED, status_code=response.status_code, provider_request_id=request_id
+            )
+            failure.usage = salvaged_embedding_usage(raw, call, is_cut=isinstance(failure, BrokenAnswer))
+            raise failure from None
+        except ProviderError as error:
+            error.provider_request_id, error.usage = request_id, _billed(read_object(raw)[0], call)
+            raise
         usage = embedding_usage(figures, call)
         if call.dimensions is not None and any(len(vector) != call.dimensions for vector in vectors):
             raise ProviderError(
@@ -134,3 +138,9 @@ class OpenAIProvider(Adapter):
             except ParameterRefused as refused:
                 if not self.untaken.learn(refused.parameter, call.model):
                     raise
+
+
+def _billed(body: Mapping[str, object], call: EmbedCall) -> TokenUsage | None:
+    """By the figures that an error gives; None if it gives none."""
+    figures = openai_figures_of(body)
+    return embedding_usage(figures, call) if figures.is_billed else None

@@ -132,11 +132,12 @@ def _calls(value: object, parts: MessageParts, notes: Notes) -> Iterator[CallPie
         notes.add(ODD_FIELD)
         return
     for each in value:
-        if each is None:
-            continue
-        if not isinstance(each, Mapping):
-            raise Malformed
-        yield _call(each)
+        if isinstance(each, Mapping):
+            yield _call(each)
+        elif each is not None:
+            if not parts.text:
+                raise Malformed
+            notes.add(ODD_FIELD)
 
 
 def _call(body: Mapping[str, object]) -> CallPiece:

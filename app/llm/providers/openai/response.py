@@ -10,7 +10,7 @@ import binascii
 import math
 import os
 from array import array
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -19,13 +19,13 @@ from app.domain.errors import FailureKind, ProviderError
 from app.domain.usage import TokenUsage
 from app.llm.failures import error_words, stream_failure, tells_failure
 from app.llm.messages import FinishReason, Json, ModelCall, ToolCall
-from app.llm.providers.answers import UNKNOWN_FINISH, CallIds, WholeAnswer
-from app.llm.providers.openai.content import CallPiece, MessageParts, first_choice, read_message
+from app.llm.providers.answers import BILLED_WITHOUT_WORDS, UNKNOWN_FINISH, CallIds, WholeAnswer
+from app.llm.providers.openai.content import ODD_FIELD, MessageParts, first_choice, read_message
 from app.llm.providers.openai.request import REASONING_FORMAT
 from app.llm.providers.unsupported import Notes
 from app.llm.providers.usage_figures import Figures, openai_figures, openai_figures_of
 from app.llm.providers.usage_mapping import answer_bytes, openai_usage
-from app.llm.providers.wire_text import Malformed, clean, decode, word
+from app.llm.providers.wire_text import REPAIRED, Malformed, clean, decode, read_object, word
 
 _FINISHED = {
     "stop": FinishReason.STOP,
@@ -68,7 +68,6 @@ class EmbeddingsBody(msgspec.Struct, gc=False):
     usage: Any = None
 
 
-_BODY = msgspec.json.Decoder(Any)
 _EMBEDDINGS = msgspec.json.Decoder(EmbeddingsBody)
 _SILENT_TOKENS = 8
 """Even an answer without words may use as many tokens: they only end it."""
@@ -76,25 +75,22 @@ _SILENT_TOKENS = 8
 
 def read_answer(raw: bytes, call: ModelCall, notes: Notes) -> WholeAnswer:
     """Raises Malformed, and ProviderError for an error body or for a finish reason which says that the answer is not whole."""
-    body = decode(_BODY, raw)
-    if not isinstance(body, Mapping):
-        raise Malformed
+    body, is_repaired = read_object(raw)
+    if is_repaired:
+        notes.add(REPAIRED)
     choice = first_choice(body.get("choices"))
     figures = openai_figures_of(body, notes)
     if choice is None:
         if body.get("error") or (not figures and (tells_failure(body) or error_words(body).message is not None)):
-            raise stream_failure(body, None)
+            raise _billed_failure(body, body, call)
         raise Malformed
     finish = finish_word(choice.get("finish_reason"))
     if choice.get("error") and finish in {None, "error"}:
-        failure = stream_failure(choice, None)
-        failure.usage = read_billed(body, call, 0)
-        raise failure
+        raise _billed_failure(choice, body, call)
     parts = read_message(_message(choice, finish), notes)
     if parts.text is None and figures.output != 0:
         require_words(parts, finish, silent_tokens=-1, figures=figures)
-    ids = CallIds(notes, new_tool_call_id)
-    tool_calls = tuple(_tool_call(piece, ids) for piece in parts.calls)
+    tool_calls = tuple(_tool_calls(parts, notes))
     output_bytes = answer_bytes(parts.text or parts.refusal, tool_calls) + sum(
         len(text.encode()) for text in parts.reasoning.values()
     )
@@ -116,6 +112,12 @@ def read_billed(body: Mapping[str, object], call: ModelCall, output_bytes: int) 
     """Returns what an unusable answer says that it cost. Figures that are all zero say nothing."""
     figures = openai_figures_of(body)
     return openai_usage(figures, call, output_bytes, body.get("service_tier")) if figures.is_billed else None
+
+
+def _billed_failure(said: Mapping[str, object], body: Mapping[str, object], call: ModelCall) -> ProviderError:
+    failure = stream_failure(said, None)
+    failure.usage = read_billed(body, call, 0)
+    return failure
 
 
 def require_words(parts: MessageParts, finish: str | None, *, figures: Figures, silent_tokens: int = _SILENT_TOKENS) -> None:
@@ -165,6 +167,9 @@ def build_answer(
         notes.add(UNKNOWN_FINISH)
     if finished in {None, FinishReason.STOP, FinishReason.TOOL_CALLS}:
         finished = FinishReason.TOOL_CALLS if tool_calls else FinishReason.STOP
+    has_words = text or refusal or tool_calls or reasoning
+    if not has_words and finish not in WITHOUT_WORDS and usage.visible_output_tokens > _SILENT_TOKENS:
+        notes.add(BILLED_WITHOUT_WORDS)
     if refusal:
         text, finished = refusal, FinishReason.CONTENT_FILTER
     kept: Json = None
@@ -179,21 +184,41 @@ def new_tool_call_id() -> str:
     return f"call_{os.urandom(12).hex()}"
 
 
-def _tool_call(piece: CallPiece, ids: CallIds) -> ToolCall:
-    if piece.name is None:
-        raise Malformed
-    return ToolCall(ids.distinct(piece.id), clean(piece.name), clean(piece.arguments) or "{}")
+def _tool_calls(parts: MessageParts, notes: Notes) -> Iterator[ToolCall]:
+    """A call without a name calls nothing: next to text it is left out. Raises Malformed if there is nothing else."""
+    ids = CallIds(notes, new_tool_call_id)
+    for piece in parts.calls:
+        if piece.name is not None:
+            yield ToolCall(ids.distinct(piece.id), clean(piece.name), clean(piece.arguments) or "{}")
+        elif parts.text:
+            notes.add(ODD_FIELD)
+        else:
+            raise Malformed
 
 
 def read_embeddings(raw: bytes, count: int) -> tuple[tuple[tuple[float, ...], ...], Figures, str | None]:
     """Returns vectors in the order of the texts, usage and model. Raises Malformed, also if the number of vectors is not
-    `count`."""
-    body = decode(_EMBEDDINGS, raw)
+    `count`, and ProviderError for an error body."""
+    body = _embeddings_body(raw)
     rows = sorted(enumerate(body.data), key=lambda row: _place(row[0], row[1].index))
     vectors = tuple(_vector(row.embedding) for _, row in rows)
     if len(vectors) != count or not all(vectors):
         raise Malformed
-    return vectors, openai_figures(body.usage), word(body.model)
+    figures = openai_figures(body.usage)
+    return vectors, figures if figures.is_billed else openai_figures_of(read_object(raw)[0]), word(body.model)
+
+
+def _embeddings_body(raw: bytes) -> EmbeddingsBody:
+    try:
+        return decode(_EMBEDDINGS, raw)
+    except Malformed:
+        found, _ = read_object(raw)
+    if not found.get("data") and tells_failure(found):
+        raise stream_failure(found, None)
+    try:
+        return msgspec.convert(found, EmbeddingsBody)
+    except msgspec.ValidationError:
+        raise Malformed from None
 
 
 def _place(place: int, index: object) -> int:

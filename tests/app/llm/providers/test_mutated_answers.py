@@ -16,8 +16,7 @@ from hypothesis import strategies as st
 from app.domain.errors import ProviderError
 from app.domain.usage import TokenUsage
 from app.llm.messages import ContentDelta, ModelCall, TextDelta
-from app.llm.providers.adapter import READING_ERRORS
-from app.llm.providers.answers import WholeAnswer
+from app.llm.providers.answers import READING_ERRORS, WholeAnswer
 from app.llm.providers.anthropic import response as anthropic_response
 from app.llm.providers.anthropic.stream import AnthropicStream
 from app.llm.providers.openai import response as openai_response

@@ -60,12 +60,36 @@ class TestWhoIsAskedAgain:
         assert [retry.delay(tries, BROKEN, deadline, is_last_target=True) is None for tries in (1, 4, 5)] == [False, False, True]
         assert [retry.delay(tries, BROKEN, deadline, is_last_target=False) is None for tries in (1, 2)] == [False, True]
 
-    def test_once_more_where_an_answer_that_cannot_be_read_was_paid_and_only_without_another_target(self) -> None:
+    @pytest.mark.parametrize("is_last_target", [False, True])
+    @pytest.mark.parametrize(
+        ("kind", "confirmed"),
+        [
+            (FailureKind.MALFORMED, False),
+            (FailureKind.SERVER_ERROR, False),
+            (FailureKind.OVERLOADED, True),
+            (FailureKind.RATE_LIMITED, True),
+            (FailureKind.TRUNCATED, True),
+        ],
+    )
+    def test_never_for_what_was_paid_for(self, kind: FailureKind, *, confirmed: bool, is_last_target: bool) -> None:
+        retry, clock = build()
+        paid = ProviderError(kind, usage=TokenUsage(confirmed=confirmed))
+        assert retry.delay(1, paid, clock.monotonic() + 600, is_last_target=is_last_target) is None
+        free = ProviderError(kind)
+        assert retry.delay(1, free, clock.monotonic() + 600, is_last_target=is_last_target) is not None
+
+    @pytest.mark.parametrize("kind", [FailureKind.CONNECTION, FailureKind.TRUNCATED])
+    def test_after_a_connection_that_broke_though_its_cost_is_estimated(self, kind: FailureKind) -> None:
+        retry, clock = build()
+        lost = ProviderError(kind, usage=TokenUsage(confirmed=False))
+        assert retry.delay(1, lost, clock.monotonic() + 600, is_last_target=True) is not None
+
+    def test_once_more_where_a_stream_came_broken_and_only_without_another_target(self) -> None:
         retry, clock = build()
         deadline = clock.monotonic() + 600
-        paid = ProviderError(FailureKind.MALFORMED, usage=TokenUsage(confirmed=False))
-        assert [retry.delay(tries, paid, deadline, is_last_target=True) is None for tries in (1, 2)] == [False, True]
-        assert retry.delay(1, paid, deadline, is_last_target=False) is None
+        broken = ProviderError(FailureKind.MALFORMED, usage=TokenUsage(confirmed=False), broke_off=True)
+        assert [retry.delay(tries, broken, deadline, is_last_target=True) is None for tries in (1, 2)] == [False, True]
+        assert retry.delay(1, broken, deadline, is_last_target=False) is None
 
     def test_once_more_where_a_server_cannot_do_what_is_asked_and_only_without_another_target(self) -> None:
         retry, clock = build()
