@@ -10,7 +10,7 @@ import binascii
 import math
 import os
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -20,7 +20,7 @@ from app.domain.usage import TokenUsage
 from app.llm.failures import error_words, stream_failure, tells_failure
 from app.llm.messages import FinishReason, Json, ModelCall, ToolCall
 from app.llm.providers.answers import BILLED_WITHOUT_WORDS, UNKNOWN_FINISH, CallIds, WholeAnswer
-from app.llm.providers.openai.content import ODD_FIELD, MessageParts, first_choice, read_message
+from app.llm.providers.openai.content import ODD_FIELD, CallPiece, MessageParts, first_choice, read_message
 from app.llm.providers.openai.request import REASONING_FORMAT
 from app.llm.providers.unsupported import Notes
 from app.llm.providers.usage_figures import Figures, openai_figures, openai_figures_of
@@ -90,7 +90,9 @@ def read_answer(raw: bytes, call: ModelCall, notes: Notes) -> WholeAnswer:
     parts = read_message(_message(choice, finish), notes)
     if parts.text is None and figures.output != 0:
         require_words(parts, finish, silent_tokens=-1, figures=figures)
-    tool_calls = tuple(_tool_calls(parts, notes))
+    _leave_nameless_calls_out(parts, notes)
+    ids = CallIds(notes, new_tool_call_id)
+    tool_calls = tuple(_tool_call(piece, ids) for piece in parts.calls)
     output_bytes = answer_bytes(parts.text or parts.refusal, tool_calls) + sum(
         len(text.encode()) for text in parts.reasoning.values()
     )
@@ -184,16 +186,20 @@ def new_tool_call_id() -> str:
     return f"call_{os.urandom(12).hex()}"
 
 
-def _tool_calls(parts: MessageParts, notes: Notes) -> Iterator[ToolCall]:
-    """A call without a name calls nothing: next to text it is left out. Raises Malformed if there is nothing else."""
-    ids = CallIds(notes, new_tool_call_id)
-    for piece in parts.calls:
-        if piece.name is not None:
-            yield ToolCall(ids.distinct(piece.id), clean(piece.name), clean(piece.arguments) or "{}")
-        elif parts.text:
-            notes.add(ODD_FIELD)
-        else:
+def _leave_nameless_calls_out(parts: MessageParts, notes: Notes) -> None:
+    """A call without a name calls nothing: next to text it is left out. Raises Malformed if there is no text."""
+    named = [piece for piece in parts.calls if piece.name is not None]
+    if len(named) < len(parts.calls):
+        if not parts.text:
             raise Malformed
+        notes.add(ODD_FIELD)
+        parts.calls = named
+
+
+def _tool_call(piece: CallPiece, ids: CallIds) -> ToolCall:
+    if piece.name is None:
+        raise Malformed
+    return ToolCall(ids.distinct(piece.id), clean(piece.name), clean(piece.arguments) or "{}")
 
 
 def read_embeddings(raw: bytes, count: int) -> tuple[tuple[tuple[float, ...], ...], Figures, str | None]:
