@@ -19,14 +19,25 @@ from tests.pdfs import base64_pdf
 
 Data: TypeAlias = "dict[str, Any]"  # JSON as a client sees it
 
-ANSWER = """id text finishReason provider reasoning providerState notes toolCalls { id name arguments providerState }"""
-COMPLETE = (
-    "mutation($input: CompletionInput!) { completionCreate(input: $input) { __typename ... on Completion { %s } } }" % ANSWER
-)
-WATCH = (
-    "subscription($input: CompletionInput!) { completionStream(input: $input) { __typename"
-    " ... on CompletionFinished { completion { %s } } ... on CompletionFailed { problem { ... on Problem { code message } } } } }"
-) % ANSWER
+COMPLETE = """
+mutation($input: CompletionInput!) {
+  completionCreate(input: $input) {
+    __typename
+    ... on Completion {
+      id text finishReason reasoning providerState toolCalls { id name arguments providerState }
+    }
+  }
+}"""
+WATCH = """
+subscription($input: CompletionInput!) {
+  completionStream(input: $input) {
+    __typename
+    ... on CompletionFinished {
+      completion { id text finishReason reasoning providerState toolCalls { id name arguments providerState } }
+    }
+    ... on CompletionFailed { problem { ... on Problem { code message } } }
+  }
+}"""
 CITY = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"], "additionalProperties": False}
 TOOLS = [{"name": name, "description": f"The {name} of a city.", "parameters": CITY} for name in ("weather", "clock")]
 
@@ -135,4 +146,4 @@ def _request(url: str, query: str, asked: Data, accept: str) -> urllib.request.R
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
