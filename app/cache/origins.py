@@ -65,8 +65,8 @@ class Origins(Generic[Made]):
         find: Callable[[], Awaitable[Made | None]],
         make: Callable[[], Awaitable[Made]],
     ) -> Made:
-        """`make` makes the answer here; or `find` finds it, after another process has made it. The call goes on if the caller
-        leaves. Raises what `make` raises, and DeadlineExceeded while another process takes too long."""
+        """`make` makes the answer here, unless `find` finds it: another call may have made it meanwhile. The call goes on if the
+        caller leaves. Raises what `make` raises, and DeadlineExceeded while another process takes too long."""
         task = asyncio.create_task(self._lead(key, deadline, find, make))
         self._running[key] = _Running(task, self._invalidations.version(key.tenant))
         task.add_done_callback(partial(self._forget, key))
@@ -84,9 +84,7 @@ class Origins(Generic[Made]):
         find: Callable[[], Awaitable[Made | None]],
         make: Callable[[], Awaitable[Made]],
     ) -> Made:
-        has_waited = False
         while not await self._acquire(key):
-            has_waited = True
             if self._clock.monotonic() >= deadline:
                 raise DeadlineExceeded
             await self._clock.sleep(POLL_SECONDS)
@@ -94,11 +92,8 @@ class Origins(Generic[Made]):
             if found is not None:
                 return found
         async with self._renewed(key):
-            if has_waited:
-                found = await find()
-                if found is not None:
-                    return found
-            return await make()
+            found = await find()
+            return await make() if found is None else found
 
     @asynccontextmanager
     async def _renewed(self, key: EntryKey) -> AsyncIterator[None]:

@@ -71,18 +71,20 @@ class TieredCache:
         """False while nothing is given, because it is not known here what has been invalidated."""
         return self._invalidations.is_known
 
-    async def get(self, key: EntryKey) -> Hit | None:
+    async def get(self, key: EntryKey, *, is_repeat: bool = False) -> Hit | None:
+        """A miss of a look-up that repeats another one is not counted."""
         if not self._invalidations.is_known:
             return None
         for place, placed in enumerate(self._tiers):
-            entry = await self._look_up(placed.tier, key)
+            entry = await self._look_up(placed.tier, key, is_repeat=is_repeat)
             if entry is not None:
                 now = self._clock.now()
                 self._fill(self._tiers[:place], key, entry)
                 if entry.cost_usd is not None:
                     self._figures.saved(key.tenant, entry.cost_usd)
                 return Hit(entry, placed.tier.name, max(now - entry.stored_at, timedelta(0)))
-        self._figures.missed(key.tenant)
+        if not is_repeat:
+            self._figures.missed(key.tenant)
         return None
 
     async def put(self, key: EntryKey, entry: Entry) -> None:
@@ -128,7 +130,7 @@ class TieredCache:
         while self._writes:
             await asyncio.wait(self._writes)
 
-    async def _look_up(self, tier: Tier, key: EntryKey) -> Entry | None:
+    async def _look_up(self, tier: Tier, key: EntryKey, *, is_repeat: bool) -> Entry | None:
         """None also for one that may not be given any more, or while the tier is away."""
         began = self._clock.monotonic()
         try:
@@ -139,7 +141,8 @@ class TieredCache:
         self._note_back(tier)
         if entry is not None and (entry.expires_at <= self._clock.now() or self._invalidations.covers(key, entry)):
             entry = None
-        self._figures.looked_up(key.tenant, tier.name, self._clock.monotonic() - began, is_hit=entry is not None)
+        if entry is not None or not is_repeat:
+            self._figures.looked_up(key.tenant, tier.name, self._clock.monotonic() - began, is_hit=entry is not None)
         return entry
 
     def _fill(self, tiers: Sequence[PlacedTier], key: EntryKey, entry: Entry) -> None:

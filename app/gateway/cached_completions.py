@@ -22,15 +22,13 @@ from app.cache.entries import Entry
 from app.cache.keys import EntryKey, EntryKind, entry_key
 from app.cache.origins import Origins
 from app.cache.tiered import Hit, TieredCache
-from app.costs.holds import Admitted, Ledger, Settlement
-from app.domain.attempts import Attempt, AttemptOutcome
+from app.costs.holds import Admitted, Ledger
 from app.domain.errors import DeadlineExceeded, Refused
-from app.domain.ids import new_uuid
-from app.domain.money import ZERO
-from app.domain.usage import CacheTier, TokenUsage
-from app.gateway.completions import CacheHit, CacheMode, CachePolicy, Completion, CompletionRequest, CompletionStatus
+from app.domain.usage import CacheTier
+from app.gateway.cache_hits import given_completion, hit_settlement
+from app.gateway.completions import CacheMode, CachePolicy, Completion, CompletionRequest, CompletionStatus
 from app.gateway.planning import PlannedCall
-from app.gateway.stored_completions import StoredCompletions, decode_completion
+from app.gateway.stored_completions import StoredCompletions
 from app.llm.messages import FinishReason, ModelCall
 from app.llm.routing import ProvidersFailed
 from app.runtime.clock import Clock
@@ -46,6 +44,7 @@ Made: TypeAlias = Completion | Hit
 """What an origin call made, or another process stored."""
 Run: TypeAlias = Callable[[PlannedCall[ModelCall]], Awaitable[Completion]]
 Admit: TypeAlias = Callable[[PlannedCall[ModelCall]], Awaitable[Admitted | Completion]]
+Give: TypeAlias = Callable[[Hit, PlannedCall[ModelCall]], Awaitable[Completion]]
 _log = logging.getLogger(__name__)
 
 
@@ -76,11 +75,20 @@ class CachedCompletions:
         self._default_ttl = default_ttl
         self._settling: set[asyncio.Task[None]] = set()
 
+    def uses_cache(self, request: CompletionRequest) -> bool:
+        return request.cache is not None and request.cache.mode is not CacheMode.OFF
+
     async def complete(
         self, request: CompletionRequest, call: PlannedCall[ModelCall], principal: Principal, run: Run, admit: Admit
     ) -> Completion:
-        """The completion of `run`, or one that answered the same before. `admit` is asked for a hit that has an idempotency key.
-        Raises as `run` does."""
+        """Returns the completion of `run`, or one with the answer that was stored. `admit` is asked for a hit that has an
+        idempotency key. Raises what `run` raises."""
+        return await self.answer(request, call, principal, run, partial(self._give, admit=admit))
+
+    async def answer(
+        self, request: CompletionRequest, call: PlannedCall[ModelCall], principal: Principal, run: Run, give: Give
+    ) -> Completion:
+        """Returns the completion of `run`, or of `give` for a hit. Raises what they raise."""
         policy = request.cache
         if policy is None or policy.mode is CacheMode.OFF:
             return await run(call)
@@ -92,14 +100,16 @@ class CachedCompletions:
         while True:
             hit = await self._cache.get(key)
             if hit is not None:
-                return await self._give(hit, call, request, admit)
+                return await give(hit, call)
             origin = self._origins.join(key)
             if origin is None:
-                made = await self._origins.lead(key, call.template.deadline, find=partial(self._cache.get, key), make=make)
-                return made if isinstance(made, Completion) else await self._give(made, call, request, admit)
+                made = await self._origins.lead(
+                    key, call.template.deadline, find=partial(self._cache.get, key, is_repeat=True), make=make
+                )
+                return made if isinstance(made, Completion) else await give(made, call)
             shared = await self._shared(origin, call)
             if isinstance(shared, Hit):
-                return await self._give(shared, call, request, admit)
+                return await give(shared, call)
             if shared is not None:
                 return await run(call)
 
@@ -125,6 +135,8 @@ class CachedCompletions:
             return None
         if isinstance(made, Hit):
             return made
+        if isinstance(made.problem, ProvidersFailed):
+            raise Refused(made.problem)
         if made.status is not CompletionStatus.FINISHED or made.capped_by_budget:
             return None
         if not is_storable(made):
@@ -149,10 +161,10 @@ class CachedCompletions:
             cost_usd=completion.cost_usd,
         )
 
-    async def _give(self, hit: Hit, call: PlannedCall[ModelCall], request: CompletionRequest, admit: Admit) -> Completion:
+    async def _give(self, hit: Hit, call: PlannedCall[ModelCall], admit: Admit) -> Completion:
         if call.idempotency is None:
-            given = self._given(hit, call, request)
-            task = asyncio.create_task(self._ledger.settle(self._settlement(given, call)))
+            given = given_completion(hit, call, self._clock)
+            task = asyncio.create_task(self._ledger.settle(hit_settlement(given, call, self._documents)))
             self._settling.add(task)
             task.add_done_callback(self._settled)
             return given
@@ -160,57 +172,9 @@ class CachedCompletions:
         if isinstance(admission, Completion):
             return admission
         call = dataclasses.replace(call, key=admission.call)
-        given = self._given(hit, call, request)
-        await self._ledger.settle(self._settlement(given, call))
+        given = given_completion(hit, call, self._clock)
+        await self._ledger.settle(hit_settlement(given, call, self._documents))
         return given
-
-    def _given(self, hit: Hit, call: PlannedCall[ModelCall], request: CompletionRequest) -> Completion:
-        stored = decode_completion(hit.entry.body)
-        now = self._clock.now()
-        latency_ms = (self._clock.monotonic() - call.started) * 1000
-        return dataclasses.replace(
-            stored,
-            key=call.key,
-            created_at=call.started_at,
-            finished_at=now,
-            requested_model=request.model,
-            route=call.plan.route,
-            cache_key=call.cache_key,
-            usage=TokenUsage(),
-            cost_usd=ZERO,
-            cache=CacheHit(hit.tier, hit.age.total_seconds(), hit.entry.cost_usd),
-            attempts=(),
-            latency_ms=latency_ms,
-            overhead_ms=latency_ms,
-            first_token_ms=None,
-            agent=call.payer.agent,
-            labels=call.payer.labels,
-        )
-
-    def _settlement(self, given: Completion, call: PlannedCall[ModelCall]) -> Settlement:
-        """One usage record, with what was saved."""
-        assert given.cache is not None
-        attempt = Attempt(
-            key=new_uuid(call.started_at),
-            provider=given.provider or "",
-            model=given.model or "",
-            outcome=AttemptOutcome.SUCCEEDED,
-            started_at=call.started_at,
-            latency_ms=given.latency_ms or 0.0,
-            usage=TokenUsage(),
-            cost_usd=ZERO,
-        )
-        return Settlement(
-            call.key,
-            call.operation,
-            call.payer,
-            (attempt,),
-            given.status.value,
-            self._documents.encode(given),
-            call.started_at,
-            cache_tier=given.cache.tier.value,
-            saved_usd=given.cache.saved_usd,
-        )
 
     def _settled(self, task: asyncio.Task[None]) -> None:
         self._settling.discard(task)

@@ -31,7 +31,6 @@ from app.llm.messages import (
 from app.llm.routing import RoutingPreference
 
 NO_SUCH_COMPLETION: Final = no_such("completion, or it is no longer kept")
-CACHE_NOT_YET: Final = "The cache was not used: answers that are started or streamed are not cached yet."
 
 
 class CompletionStatus(Enum):

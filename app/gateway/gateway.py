@@ -7,23 +7,26 @@ A call that is started or streamed differs only in its sink: the answer goes to 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import replace
 from functools import partial
+from typing import Any
 from uuid import UUID
 
 from app.access.keys import KeyStore
 from app.access.limits import KeyLimited
 from app.access.principal import Principal
+from app.cache.tiered import Hit
 from app.costs.holds import Admitted, Ledger
 from app.domain.errors import Refused
+from app.gateway.cache_hits import RunningHit
 from app.gateway.cached_completions import CachedCompletions
 from app.gateway.completions import NO_SUCH_COMPLETION, Completion, CompletionRequest, CompletionStatus, OnClientLeave
 from app.gateway.embeddings import Embeddings, EmbeddingsOutcome, EmbeddingsRequest
 from app.gateway.leases import Leases
 from app.gateway.lifecycle import Lifecycle
-from app.gateway.planning import CallPlanner, PlannedCall
+from app.gateway.planning import CallPlanner, PlannedCall, free_estimate
 from app.gateway.running import RunningCompletion, RunningEmbeddings
 from app.gateway.start_pacing import StartPacing
 from app.gateway.stored_completions import CompletionReader
@@ -67,6 +70,7 @@ class Gateway:
         self._reader = completions
         self._streams = streams
         self._cached = cached
+        self._answering: set[asyncio.Task[Completion]] = set()
         self._pacing = StartPacing(clock)
         documents = completions.documents
         self._completions: Lifecycle[ModelCall, Routed, Completion] = Lifecycle(
@@ -122,13 +126,58 @@ class Gateway:
             async with self._pacing.turn():
                 call = await self._planner.plan(request, principal, streamed=True)
                 await self._streams.ready()
-                admission = await self._completions.admit_call(call, partial(self.completion, principal=principal))
-            if isinstance(admission, Completion):
-                return admission
-            running = self._running_completion(replace(call, key=admission.call), admission)
+                begin = partial(self._begin_planned, principal=principal, stack=stack)
+                if self._cached is None or not self._cached.uses_cache(request):
+                    return (await begin(call))[0]
+            return await self._begin_cached(request, call, principal, self._cached, begin)
+
+    async def _begin_planned(
+        self, call: PlannedCall[ModelCall], hit: Hit | None = None, *, principal: Principal, stack: AsyncExitStack
+    ) -> tuple[EventLog | Completion, asyncio.Task[Completion] | None]:
+        """As `_begin`, with the task of a call that runs here. It takes over what `stack` holds."""
+        join = partial(self.completion, principal=principal)
+        free = None if hit is None else free_estimate(call.plan.targets[0])
+        admission = await self._completions.admit_call(call, join, free)
+        if isinstance(admission, Completion):
+            return admission, None
+        call = replace(call, key=admission.call)
+        if hit is None:
+            running = self._running_completion(call, admission)
             log = self._streams.open_log(running)
-            self._completions.begin(running, log, stack.pop_all())
-        return log
+        else:
+            running = given = RunningHit(hit, call, admission, self._ledger, self._clock)
+            log = self._streams.open_log(given, given.parts)
+        return log, self._completions.begin(running, log, stack.pop_all())
+
+    async def _begin_cached(
+        self,
+        request: CompletionRequest,
+        call: PlannedCall[ModelCall],
+        principal: Principal,
+        cached: CachedCompletions,
+        begin: Callable[..., Awaitable[tuple[EventLog | Completion, asyncio.Task[Completion] | None]]],
+    ) -> EventLog | Completion:
+        """As `_begin`. While another caller's call makes the same answer, this one waits for its end."""
+        begun: asyncio.Future[EventLog | Completion] = asyncio.get_running_loop().create_future()
+
+        async def run(call: PlannedCall[ModelCall], hit: Hit | None = None) -> Completion:
+            found, task = await begin(call, hit)
+            if not begun.done():
+                begun.set_result(found)
+            if isinstance(found, Completion):
+                return found
+            assert task is not None
+            return await asyncio.shield(task)
+
+        async def give(hit: Hit, call: PlannedCall[ModelCall]) -> Completion:
+            return await run(call, hit)
+
+        answering = asyncio.create_task(cached.answer(request, call, principal, run, give))
+        self._answering.add(answering)
+        answering.add_done_callback(self._answered)
+        either: tuple[asyncio.Future[Any], ...] = (answering, begun)
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        return begun.result() if begun.done() else await answering
 
     async def stream(self, request: CompletionRequest, principal: Principal) -> AsyncGenerator[CompletionEvent, None]:
         """Starts a call and yields its events. If the call is refused, the refusal is the only event. If the request says so, the
@@ -189,6 +238,12 @@ class Gateway:
                     RateLimited("The limit of this API key is reached.", limited.retry_after, limited.scope)
                 ) from limited
             yield
+
+    def _answered(self, task: asyncio.Task[Completion]) -> None:
+        """What it raised was raised for the caller, or is in the last event of its log."""
+        self._answering.discard(task)
+        if not task.cancelled():
+            task.exception()
 
     async def _existing(self, key: UUID, principal: Principal) -> Completion:
         found = await self.completion(key, principal)

@@ -31,13 +31,12 @@ from app.access.running_calls import RunningCalls
 from app.costs.holds import AdmissionRequest, Admitted, Estimate, Ledger, Settlement, StoredCall
 from app.domain.attempts import Attempt
 from app.domain.errors import DeadlineExceeded, Refused, StoreUnavailable
-from app.domain.money import ZERO
 from app.domain.problems import ProblemCode
 from app.domain.usage import TokenUsage
 from app.events.stream_log import LogWrite
-from app.gateway.completions import CompletionStatus
+from app.gateway.completions import CacheHit, CompletionStatus
 from app.gateway.leases import Leases
-from app.gateway.planning import PlannedCall, Template
+from app.gateway.planning import PlannedCall, Template, free_estimate
 from app.llm.fleet import Fleet
 from app.llm.messages import EmbedCall, ModelCall
 from app.llm.router import Admit, Observe, Plan
@@ -92,6 +91,9 @@ class Running(Protocol[Template, Answered_contra, Ended_co]):
 
     @property
     def usage(self) -> TokenUsage | None: ...
+
+    @property
+    def cache_hit(self) -> CacheHit | None: ...
 
     @property
     def cost_usd(self) -> Decimal | None: ...
@@ -186,10 +188,8 @@ class Lifecycle(Generic[Template, Answered, Ended]):
     async def admit_free(self, call: PlannedCall[Template]) -> Admitted | Ended:
         """Admits a call that costs nothing, also if a budget is spent; or returns how the call ended that came first with its
         idempotency key. Raises as `run_call` does."""
-        target = call.plan.targets[0]
-        free = Estimate(target.provider, target.model, 0, 0, 0, input_usd=ZERO, output_token_usd=ZERO)
         join = partial(self._wait_for_outcome, deadline=call.template.deadline)
-        admission = await self.admit_call(call, join, free)
+        admission = await self.admit_call(call, join, free_estimate(call.plan.targets[0]))
         return admission if isinstance(admission, Admitted) else _without_problem(admission)
 
     async def admit_call(
@@ -282,9 +282,19 @@ class Lifecycle(Generic[Template, Answered, Ended]):
 
     async def _settle(self, running: Running[Template, Answered, Ended], ended: Ended) -> None:
         call, attempts = running.call, running.billed_attempts
-        document = self._documents.encode(ended)
+        document, hit = self._documents.encode(ended), running.cache_hit
         await self._ledger.settle(
-            Settlement(call.key, call.operation, call.payer, attempts, ended.status.value, document, call.started_at)
+            Settlement(
+                call.key,
+                call.operation,
+                call.payer,
+                attempts,
+                ended.status.value,
+                document,
+                call.started_at,
+                cache_tier=None if hit is None else hit.tier.value,
+                saved_usd=None if hit is None else hit.saved_usd,
+            )
         )
         for attempt in attempts:
             if attempt.cost_usd is not None:

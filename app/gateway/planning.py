@@ -17,10 +17,9 @@ from app.costs.holds import Estimate, IdempotencyKey, Payer
 from app.costs.prices import PriceBook
 from app.domain.attempts import Attempt
 from app.domain.ids import new_uuid
+from app.domain.money import ZERO
 from app.domain.usage import Label, Operation, TokenUsage
 from app.gateway.completions import (
-    CACHE_NOT_YET,
-    CacheMode,
     CompletionRequest,
     prompt_texts,
 )
@@ -123,6 +122,11 @@ class PlannedCall(Generic[Template]):
         return attempt if rates is None else replace(attempt, cost_usd=rates.cost(attempt.usage))
 
 
+def free_estimate(target: Target) -> Estimate:
+    """Of a call that asks no provider."""
+    return Estimate(target.provider, target.model, 0, 0, 0, input_usd=ZERO, output_token_usd=ZERO)
+
+
 class CallPlanner:
     def __init__(
         self,
@@ -188,7 +192,6 @@ class CallPlanner:
             counted_tokens=counted,
             idempotency=await self._idempotency(request, payer, counted, media.count),
             prompt=prompt,
-            notes=_notes(request, streamed=streamed),
             media=media,
             max_output_tokens=asked,
             min_output_tokens=request.min_output_tokens or max(1, cap // 4),
@@ -253,11 +256,6 @@ class CallPlanner:
         tokens = self._estimator.corrected(target.provider, target.model, counted)
         cached = min(cached, tokens)
         return rates.cost(TokenUsage(tokens - cached, cached, visible_output_tokens=output_tokens))
-
-
-def _notes(request: CompletionRequest, *, streamed: bool) -> tuple[str, ...]:
-    wants_cache = request.cache is not None and request.cache.mode is not CacheMode.OFF
-    return (CACHE_NOT_YET,) if wants_cache and streamed else ()
 
 
 def _payer(request: CallRequest, principal: Principal) -> Payer:

@@ -14,6 +14,7 @@ from app.domain.money import ZERO
 from app.domain.problems import InvalidInput, ProblemCode
 from app.domain.usage import TokenUsage
 from app.gateway.completions import (
+    CacheHit,
     Completion,
     CompletionStatus,
 )
@@ -85,6 +86,11 @@ class RunningCall(Generic[Template]):
         costs = [attempt.cost_usd for attempt in self.attempts if attempt.usage is not None]
         known = [cost for cost in costs if cost is not None]
         return sum(known, ZERO) if len(known) == len(costs) else None
+
+    @property
+    def cache_hit(self) -> CacheHit | None:
+        """Where the answer came from, if no provider made it."""
+        return None
 
     def failure(self, problem: object) -> ProvidersFailed:
         """Describes the end of the call as a failure of every target that could be tried, because something was sent before."""

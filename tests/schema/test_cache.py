@@ -151,6 +151,84 @@ class TestARepeat:
         assert sum(Decimal(answer["costUsd"]) > 0 for answer in answers) == 1
 
 
+WATCH = """
+subscription Watch($input: CompletionInput!) {
+  completionStream(input: $input) {
+    __typename
+    ... on CompletionStarted { completionId }
+    ... on CompletionDelta { text }
+    ... on ToolCallDelta { toolCallId name argumentsDelta }
+    ... on CompletionFinished { completion { id text costUsd cacheKey cache { tier savedUsd } attempts { id } } }
+    ... on CompletionFailed { problem { ... on Problem { code message } } }
+  }
+}
+"""
+
+
+async def watch(api: Api, caller: Principal = ACME, **changes: object) -> list[Data]:
+    asked = {"messages": [{"role": "USER", "text": "What is new?"}], "maxOutputTokens": 50, "cache": USE, **changes}
+    return [event["completionStream"] async for event in api.events(WATCH, caller, input=asked)]
+
+
+def text_of(events: list[Data]) -> str:
+    return "".join(event["text"] or "" for event in events if event["__typename"] == "CompletionDelta")
+
+
+class TestAStream:
+    async def test_is_stored_and_replayed(self, api: Api, simulator: RunningSimulator) -> None:
+        first, second = await watch(api), await watch(api)
+        for events in (first, second):
+            assert events[0]["__typename"] == "CompletionStarted"
+            assert events[-1]["__typename"] == "CompletionFinished"
+            assert text_of(events) == events[-1]["completion"]["text"] == text_of(first)
+        given = second[-1]["completion"]
+        assert first[-1]["completion"]["cache"] is None
+        assert [given["cache"]["tier"], given["attempts"], Decimal(given["costUsd"])] == ["MEMORY", [], 0]
+        assert Decimal(given["cache"]["savedUsd"]) == Decimal(first[-1]["completion"]["costUsd"])
+        assert calls(simulator) == 1
+
+    async def test_and_a_whole_answer_share_what_is_stored(self, api: Api, simulator: RunningSimulator) -> None:
+        whole = await ask(api)
+        assert text_of(await watch(api)) == whole["text"]
+        assert (await ask(api))["cache"] is not None
+        assert calls(simulator) == 1
+
+    async def test_is_counted_with_what_it_saved(self, api: Api) -> None:
+        first = await ask(api)
+        await watch(api)
+        totals = (await api.data(COSTS, filter=EVER))["costs"]["totals"]
+        assert (totals["requests"], totals["cacheHits"]) == ("2", "1")
+        assert Decimal(totals["savedUsd"]) == Decimal(totals["costUsd"]) == Decimal(first["costUsd"])
+
+    async def test_of_tool_calls_is_replayed(self, api: Api, simulator: RunningSimulator) -> None:
+        tools = [{"name": "weather", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}}]
+        seen: list[tuple[str, str]] = []
+        for _ in range(2):
+            events = await watch(api, tools=tools, messages=[{"role": "USER", "text": "Ask weather."}], maxOutputTokens=400)
+            deltas = [event for event in events if event["__typename"] == "ToolCallDelta"]
+            seen.append((deltas[0]["name"], "".join(delta["argumentsDelta"] for delta in deltas)))
+        assert seen[0] == seen[1]
+        assert seen[0][0] == "weather"
+        assert calls(simulator) == 1
+
+    async def test_at_once_makes_one_origin_call(self, api: Api, simulator: RunningSimulator) -> None:
+        streams = await asyncio.gather(*(watch(api) for _ in range(20)), *(ask(api) for _ in range(5)))
+        assert calls(simulator) == 1
+        assert len({text_of(events) for events in streams[:20] if isinstance(events, list)}) == 1
+
+    async def test_that_failed_at_the_providers_fails_for_all_who_waited(self, api: Api, simulator: RunningSimulator) -> None:
+        simulator.post({"fault": "status", "status": 400, "count": None, "headers_delay_ms": 300, "operation": "completion"})
+        streams = await asyncio.gather(*(watch(api, model="openai/gpt-6-luna") for _ in range(3)))
+        assert {events[-1]["__typename"] for events in streams} == {"CompletionFailed"}
+        assert calls(simulator) == 1
+
+    async def test_with_an_idempotency_key_is_the_same_completion(self, api: Api) -> None:
+        await ask(api)
+        first, second = [await watch(api, idempotencyKey="again") for _ in range(2)]
+        assert first[-1]["completion"] == second[-1]["completion"]
+        assert first[-1]["completion"]["cache"] is not None
+
+
 class TestWhatIsNotStored:
     async def test_an_answer_that_the_cap_cut(self, api: Api, simulator: RunningSimulator) -> None:
         for _ in range(2):

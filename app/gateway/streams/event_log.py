@@ -6,7 +6,7 @@ watch and cancel the call.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from uuid import UUID
@@ -16,7 +16,7 @@ from app.gateway.leases import Leases
 from app.gateway.running import RunningCompletion
 from app.gateway.streams.events import UNSETTLED
 from app.gateway.streams.producer import StreamProducer
-from app.llm.router import Rerouted, Routed, Router
+from app.llm.router import Rerouted, Routed, RoutedPart
 from app.llm.routing import Restarted
 
 
@@ -28,13 +28,13 @@ class EventLog:
         running: RunningCompletion,
         producer: StreamProducer,
         *,
-        router: Router,
+        parts: Callable[[], AsyncGenerator[RoutedPart, None]],
         leases: Leases,
         on_closed: Callable[[], object],
     ) -> None:
         self._running = running
         self._producer = producer
-        self._router = router
+        self._parts = parts
         self._leases = leases
         self._on_closed = on_closed
 
@@ -61,10 +61,7 @@ class EventLog:
     async def answer(self) -> Completion:
         running, call = self._running, self._running.call
         await self._producer.has_begun.wait()
-        parts = self._router.route_stream(
-            call.plan, call.template, running.admit_attempt, running.observe, tenant=call.payer.tenant
-        )
-        async with aclosing(parts):
+        async with aclosing(self._parts()) as parts:
             async for part in parts:
                 if isinstance(part, Routed):
                     return running.finished(part)

@@ -6,9 +6,10 @@ A watcher of a stream that runs here follows its producer. A watcher of any othe
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from functools import partial
+from typing import TypeAlias
 from uuid import UUID
 
 from app.access.principal import Principal
@@ -25,9 +26,12 @@ from app.gateway.streams.log_entries import Entry, encode_entry, event_of, last_
 from app.gateway.streams.producer import StreamProducer
 from app.gateway.streams.remote_watch import RemoteWatch
 from app.gateway.streams.seals import Seals
-from app.llm.router import Router
+from app.llm.router import RoutedPart, Router
 from app.runtime.clock import Clock
 from app.runtime.ticks import Ticks
+
+Parts: TypeAlias = Callable[[], AsyncGenerator[RoutedPart, None]]
+"""The answer of a call, part by part."""
 
 
 class CompletionStreams:
@@ -46,8 +50,9 @@ class CompletionStreams:
         """Returns when there is a key to seal the entries with. Raises StoreUnavailable."""
         await self._seals.ready()
 
-    def open_log(self, running: RunningCompletion) -> EventLog:
-        """Returns the sink of an admitted call. From now on the call can be watched."""
+    def open_log(self, running: RunningCompletion, parts: Parts | None = None) -> EventLog:
+        """Returns the sink of an admitted call. From now on the call can be watched. Without `parts` the router makes the
+        answer."""
         call = running.call
         context = seal_context(call.payer.tenant, call.key)
 
@@ -59,9 +64,15 @@ class CompletionStreams:
         return EventLog(
             running,
             producer,
-            router=self._router,
+            parts=parts or partial(self._route, running),
             leases=self._leases,
             on_closed=partial(self._producers.pop, call.key),
+        )
+
+    def _route(self, running: RunningCompletion) -> AsyncGenerator[RoutedPart, None]:
+        call = running.call
+        return self._router.route_stream(
+            call.plan, call.template, running.admit_attempt, running.observe, tenant=call.payer.tenant
         )
 
     async def events(self, key: UUID, after: str | None, principal: Principal) -> AsyncGenerator[CompletionEvent, None]:

@@ -23,9 +23,6 @@ from app.domain.money import ZERO
 from app.domain.problems import InvalidInput, ProblemCode
 from app.domain.usage import ServiceTier, TokenUsage
 from app.gateway.completions import (
-    CACHE_NOT_YET,
-    CacheMode,
-    CachePolicy,
     Completion,
     CompletionRequest,
     CompletionStatus,
@@ -99,11 +96,11 @@ class Calls:
         self.budgets = BudgetStore(sessions)
         self.ledger = PostgresLedger(sessions, SystemClock(), self.bench.settings, prices)
 
-    async def plan(self, request: CompletionRequest = QUESTION, *, streamed: bool = False) -> PlannedCall[ModelCall]:
-        return await self.planner.plan(request, ACME, streamed=streamed)
+    async def plan(self, request: CompletionRequest = QUESTION) -> PlannedCall[ModelCall]:
+        return await self.planner.plan(request, ACME)
 
-    async def begin(self, request: CompletionRequest = QUESTION, *, streamed: bool = False) -> RunningCompletion:
-        call = await self.plan(request, streamed=streamed)
+    async def begin(self, request: CompletionRequest = QUESTION) -> RunningCompletion:
+        call = await self.plan(request)
         estimate = call.estimate(call.plan.targets[0])
         admitted = await self.ledger.admit(AdmissionRequest(call.key, call.operation, call.payer, estimate))
         assert isinstance(admitted, Admitted)
@@ -171,21 +168,6 @@ class TestAPlan:
         calls = make(limits=(100, 100))
         answered = await calls.answer(await calls.begin(QUESTION))
         assert (answered.output_cap_tokens, answered.notes) == (100, ())
-
-    @pytest.mark.parametrize(
-        ("cache", "notes"),
-        [
-            pytest.param(CachePolicy(), (CACHE_NOT_YET,), id="use"),
-            pytest.param(CachePolicy(CacheMode.REFRESH), (CACHE_NOT_YET,), id="refresh"),
-            pytest.param(CachePolicy(CacheMode.OFF), (), id="off"),
-        ],
-    )
-    async def test_of_a_stream_that_asks_for_the_cache_is_answered_with_a_note(
-        self, calls: Calls, cache: CachePolicy, notes: tuple[str, ...]
-    ) -> None:
-        running = await calls.begin(replace(QUESTION, cache=cache), streamed=True)
-        ended = [running.unfinished(), running.cancelled("It was too late."), await calls.answer(running)]
-        assert [each.notes for each in ended] == [notes, (*notes, "It was too late."), notes]
 
     async def test_ends_with_the_first_targets_time_or_the_calls_own(self, calls: Calls) -> None:
         now = calls.bench.clock.monotonic()
