@@ -26,7 +26,7 @@ async def cache_stats(info: Info) -> CacheStats:
 @refusals(InvalidInput)
 async def cache_invalidate(
     info: Info,
-    request: Annotated[CacheInvalidateInput, strawberry.argument(name="input", description="What is no longer to be given.")],
+    request: Annotated[CacheInvalidateInput, strawberry.argument(name="input", description="Which answers to invalidate.")],
 ) -> CacheInvalidated:
     cache, tenant = info.context.services.cache, info.context.principal.tenant
     return CacheInvalidated(await cache.invalidate(tenant, request.select.to_domain(), dry_run=request.dry_run))

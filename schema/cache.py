@@ -1,4 +1,4 @@
-"""The cache of answers: how it does, and what is no longer to be given from it."""
+"""The cache of answers: its figures and invalidations."""
 
 from __future__ import annotations
 
@@ -38,24 +38,24 @@ class CacheHit:
 
 @describes(figures.CacheTierStats, description="One tier of the cache.")
 class CacheTierStats:
-    tier: CacheTier = field(description="Which one.")
-    available: bool = field(description="False where the tier is not configured or its breaker is open.")
-    hits: BigInt = field(description="Look-ups that it answered.")
-    misses: BigInt = field(description="Look-ups that reached it and that it could not answer.")
+    tier: CacheTier = field(description="Which tier.")
+    available: bool = field(description="False if the tier is not configured or its breaker is open.")
+    hits: BigInt = field(description="Look-ups that this tier answered.")
+    misses: BigInt = field(description="Look-ups that reached this tier and that it could not answer.")
     hit_rate: float | None = field(description="`hits` / (`hits` + `misses`). Null without look-ups.")
     entries: BigInt | None = field(description="Entries of all tenants. Null if the tier cannot say.")
-    bytes: BigInt | None = field(description="Their size. Null if the tier cannot say.")
+    bytes: BigInt | None = field(description="Size of these entries. Null if the tier cannot say.")
     evictions: BigInt = field(description="Entries that were removed to make room.")
     latency_p50_ms: float | None = field(description="Median time of a look-up in the process that answers.")
-    latency_p95_ms: float | None = field(description="95 of 100 look-ups took no longer.")
+    latency_p95_ms: float | None = field(description="95 of 100 look-ups took at most this time.")
 
 
-@describes(figures.CacheStats, description="How the cache does, over all processes that run.")
+@describes(figures.CacheStats, description="Cache statistics over all running processes.")
 class CacheStats:
-    hits: BigInt = field(description="Answers that were given from a tier.")
+    hits: BigInt = field(description="Answers that came from a tier.")
     misses: BigInt = field(description="Look-ups that no tier could answer.")
     hit_rate: float | None = field(description="`hits` / (`hits` + `misses`). Null without look-ups.")
-    saved_usd: Decimal = field(description="What the answers that were given again had cost once.")
+    saved_usd: Decimal = field(description="What the answers from the cache would have cost.")
     tiers: list[CacheTierStats] = field(description="Every tier, the nearest first.")
 
 
@@ -75,7 +75,7 @@ class CacheQueries:
     cache_stats = strawberry.field(
         resolver=resolve.cache_stats,
         graphql_type=CacheStats | None,
-        description="How the cache does for the caller's tenant, or with the scope ADMIN for all.",
+        description="Cache statistics for the caller's tenant, or for all tenants with the scope ADMIN.",
     )
 
 
@@ -84,5 +84,6 @@ class CacheMutations:
     cache_invalidate = strawberry.field(
         resolver=resolve.cache_invalidate,
         graphql_type=CacheInvalidateResult | None,
-        description="Stored answers that are never given again. When it has answered, this process gives nothing older.",
+        description="Invalidate stored answers. They are never returned again. When this mutation has answered, its process "
+        "returns nothing older.",
     )

@@ -111,7 +111,7 @@ class Completion(Node):
     usage: TokenUsage | None = field(description="Null until known.")
     cost_usd: Decimal | None = field(description="All attempts together. Null if a price is unknown.")
     cache_key: str | None = field(
-        description="The name of its stored answer, for `cacheInvalidate`. Null unless the cache was asked for."
+        description="The name of its stored answer, for `cacheInvalidate`. Null unless the call asked for the cache."
     )
     cache: CacheHit | None = field(description="Null on a miss.")
     attempts: list[Attempt] = field(description="Every target that was tried or skipped, in order.")

@@ -45,6 +45,12 @@ STORED_NAMES = [
 ]
 """Names in databases of earlier versions, until the migration that changes them: files, and what may stand there."""
 
+NO_SUBJECT = re.compile(r"(?:Of|Those|As `|To be)\b")
+"""How a docstring opens that leaves out what it is about."""
+PAGES_OF_NAMES = ["CONTRIBUTING.md", "docs/architecture.md", "docs/glossary.md"]
+IS_A_PATH = re.compile(r"`([\w./-]+(?:/|\.(?:py|md|sql|toml|graphql)))(?:`|::)|`(app/[\w./-]+)`")
+NO_PATHS = {"migrations/versions/NNNN_name.py"}
+
 PUBLIC_ALL_THE_SAME = {"_replace": "named tuples", "_request_id": "the providers' SDKs"}
 """Names that begin with an underscore and are public all the same: where they come from."""
 SETTERS = {"setattr", "getattr", "delattr"}
@@ -179,6 +185,29 @@ class TestWords:
             if re.search(pattern, without_allowed(name, line))
         ]
         assert found == []
+
+
+class TestDocstrings:
+    def test_each_says_what_it_is_about(self) -> None:
+        found = [
+            f"{path.relative_to(ROOT)}:{node.lineno}: {text}"
+            for path in python_files()
+            if path.relative_to(ROOT).parts[0] in {"app", "resolvers", "schema", "simulator"}
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+            if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(text := node.value.value, str)
+            if NO_SUBJECT.match(text)
+        ]
+        assert found == []
+
+
+class TestPages:
+    @pytest.mark.parametrize("page", PAGES_OF_NAMES)
+    def test_name_files_that_exist(self, page: str) -> None:
+        names = [path.relative_to(ROOT).as_posix() for path in tracked_files()]
+        found = {match[1] or match[2] for match in IS_A_PATH.finditer((ROOT / page).read_text(encoding="utf-8"))}
+        assert found
+        gone = {path for path in found - NO_PATHS if not any(f"/{name}/".find(f"/{path.strip('/')}/") >= 0 for name in names)}
+        assert gone == set()
 
 
 class TestImportContracts:

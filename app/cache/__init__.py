@@ -1,6 +1,6 @@
-"""Answers that are given again: four tiers, from the memory of this process to PostgreSQL, and what has been invalidated.
+"""The cache of answers: four tiers, from the memory of this process to PostgreSQL, and the invalidations of callers.
 
-A tier may be absent or away: then a look-up goes on to the next one. What a caller has invalidated is never given again, because
-every entry is compared with the invalidations when it is read, in whichever tier it still is. Imports events, db, redis and
-what is below; knows nothing of completions.
+If a tier is absent or away, a look-up goes on to the next one. What a caller has invalidated is never returned again, because
+every entry is compared with the invalidations when it is read, in any tier. Imports events, db, redis and what is below. Knows
+nothing of completions.
 """

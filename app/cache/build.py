@@ -1,4 +1,4 @@
-"""The cache of a process, as the configuration describes it."""
+"""Builds the cache of a process from the configuration."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ DELETE_EVERY: Final = timedelta(minutes=5)
 
 @dataclass(frozen=True, slots=True)
 class BuiltCache:
-    """`redis` are the clients of the Redis tiers by tier. `delete_excess` deletes from PostgreSQL what is no longer needed."""
+    """`redis` has the client of each Redis tier. `delete_excess` deletes from PostgreSQL what is no longer needed."""
 
     tiered: TieredCache
     clock: Clock
@@ -42,10 +42,11 @@ class BuiltCache:
 def build_cache(
     settings: Settings, sessions: Sessions, redis: RedisClient, relay: Relay, *, clock: Clock, stack: AsyncExitStack
 ) -> BuiltCache:
-    """The tiers that are enabled, from the fastest to the slowest. If content is not to be kept, it stays in memory. In
-    `redis` the processes coordinate.
+    """Builds the enabled tiers, from the fastest to the slowest. If content is not to be kept, it stays in memory. The
+    processes coordinate through `redis`.
 
-    Raises SettingsError for a URL of another form."""
+    Raises SettingsError if a URL has another form.
+    """
     sealer = build_sealer(settings.content.encryption_keys)
     codec, tiers, clients = EntryCodec(sealer), list[PlacedTier](), dict[CacheTier, RedisClient]()
     cache = settings.cache

@@ -1,7 +1,8 @@
-"""An entry of the cache, and its form in a store outside of this process.
+"""An entry of the cache, and how it is encoded in a store outside of this process.
 
-Invariant: what is read is what was written for this very key, or nothing. The form has a version. It is sealed with the content
-key if there is one; else it carries a checksum over the key and the body. Anything else is damaged, and that is a miss.
+Invariant: a read returns what was written for this very key, or nothing. The encoding has a version. It is sealed with the
+content key if there is one; otherwise it has a checksum over the key and the body. Anything else counts as damaged, and that is
+a miss.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ _CHECKSUM_BYTES = 16
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """`body` is opaque here. `began_at` is when the call that made it began, by the database's clock: an invalidation after it
-    holds for this entry. `cost_usd` is what the answer cost once; None if the price was unknown."""
+    """The cache does not read `body`. `began_at` is when the call for the answer began, by the database's clock; a later
+    invalidation applies to this entry. `cost_usd` is what the answer cost; None if the price was unknown."""
 
     body: bytes
     began_at: datetime
@@ -56,7 +57,7 @@ class EntryCodec:
         return _VERSION + form + self._sealer.seal(plain, key.context)
 
     def decode(self, key: EntryKey, stored: bytes) -> Entry | None:
-        """None for what is damaged, of another version, another key or another content key."""
+        """Returns None if the entry is damaged or has another version, key or content key."""
         form = stored[1:2]
         if stored[:1] != _VERSION or form not in {_PLAIN, _COMPRESSED} or len(stored) > _MAX_BYTES:
             return None
@@ -74,7 +75,7 @@ class EntryCodec:
 
 
 def _decompress(data: bytes) -> bytes:
-    """Raises zlib.error also for what would become larger than any entry."""
+    """Raises zlib.error, also if the result would be larger than any entry."""
     decompressor = zlib.decompressobj()
     plain = decompressor.decompress(data, _MAX_BYTES)
     if not decompressor.eof:

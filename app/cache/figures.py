@@ -1,7 +1,7 @@
-"""How the cache does: hits, misses, savings and times, by tenant and tier.
+"""The figures of the cache: hits, misses, savings and times, by tenant and tier.
 
-Each process counts for itself and shows its counts to the others through the coordination Redis. A report adds those of all
-processes that run; while Redis is away it is about this process alone.
+Each process counts for itself and shares its counts through the coordination Redis. A report adds those of all running
+processes. While Redis is away, it covers only this process.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from app.runtime.clock import Clock
 
 SHARE_SECONDS: Final = 2.0
 MAX_AGE_SECONDS: Final = 15.0
-"""Counts that are older are those of a process that has ended."""
+"""Older counts belong to a process that has ended."""
 MAX_TENANTS: Final = 10_000
 _LATENCIES: Final = 500
 _PLACE: Final = "cache:figures"
@@ -60,7 +60,7 @@ class _Shared(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True)
 class CacheTierStats:
-    """`entries` and `bytes` are those of all tenants; None if the tier cannot say, or if only one tenant asks."""
+    """`entries` and `bytes` are those of all tenants. None if the tier cannot say, or if only one tenant asks."""
 
     tier: CacheTier
     available: bool
@@ -103,7 +103,7 @@ class CacheFigures:
     _latencies: dict[CacheTier, deque[float]] = field(default_factory=dict)
 
     def looked_up(self, tenant: str, tier: CacheTier, seconds: float, *, is_hit: bool) -> None:
-        """A tier has answered."""
+        """Records one answer of a tier."""
         counts = self._of(tenant).tiers.setdefault(tier, TierCounts())
         if is_hit:
             counts.hits += 1
@@ -120,7 +120,7 @@ class CacheFigures:
     async def report(
         self, tenant: str | None, availability: Mapping[CacheTier, bool], sizes: Mapping[CacheTier, TierSize | None]
     ) -> CacheStats:
-        """Of one tenant, or of all for None."""
+        """Returns the figures of one tenant, or (None) of all."""
         total = TenantCounts(tiers={})
         for counts in await self._of_all_processes():
             for each in counts.values() if tenant is None else filter(None, [counts.get(tenant)]):
@@ -132,7 +132,7 @@ class CacheFigures:
         )
 
     async def run(self) -> None:
-        """Shows this process's counts to the others until it is cancelled."""
+        """Shares this process's counts until it is cancelled."""
         while True:
             await self.clock.sleep(SHARE_SECONDS)
             if self._tenants:

@@ -1,11 +1,11 @@
-"""What callers have invalidated, as every process knows it.
+"""The invalidations of callers, as every process knows them.
 
-Invariant: an entry whose call began before an invalidation that covers it is never given after that invalidation, from whichever
-tier, and however late it was written there. So each entry has the time at which its call began, and each look-up compares it with
-the invalidations. A store that was away meanwhile needs no repair, and nothing depends on whether its keys were deleted.
+Invariant: if a call began before an invalidation that covers its entry, the entry is not returned after that invalidation, in
+any tier, even if it was written there later. So each entry has the time at which its call began, and each look-up compares it
+with the invalidations. A store that was away needs no repair, and nothing depends on whether its keys were deleted.
 
-They are rows in PostgreSQL and travel by the outbox. A process that has not read them, or has lost its place in the events, gives
-nothing from the cache until it has read them again.
+Invalidations are rows in PostgreSQL and reach all processes through the outbox. If a process has not read them, or has lost its
+place in the events, it returns nothing from the cache until it has read them again.
 """
 
 from __future__ import annotations
@@ -33,9 +33,10 @@ from app.runtime.clock import Clock
 
 TOPIC: Final = "cache"
 MAX_AGE: Final = timedelta(days=31)
-"""No entry becomes older, so neither need an invalidation."""
+"""No entry becomes older, so no invalidation needs to be kept longer."""
 MAX_KEPT: Final = 1000
-"""Invalidations of one tenant by name, pattern or tag; with more, the oldest become one of everything."""
+"""The number of invalidations by name, pattern or tag that are kept per tenant. If there are more, the oldest are replaced by
+one invalidation of everything."""
 RETRY_SECONDS: Final = 1.0
 _log = logging.getLogger(__name__)
 
@@ -55,7 +56,7 @@ class Selector:
     values: tuple[str, ...] = ("",)
 
     def matcher(self) -> Callable[[str, Sequence[str]], bool]:
-        """Tells of a name and its tags whether they are selected."""
+        """Returns a function that says whether a name with its tags is selected."""
         if self.kind is SelectorKind.EVERYTHING:
             return lambda _name, _tags: True
         if self.kind is SelectorKind.NAME:
@@ -75,7 +76,7 @@ class Invalidated(msgspec.Struct, frozen=True):
 
 @dataclass(slots=True)
 class _Tenant:
-    """When each was invalidated last. `version` counts the invalidations."""
+    """The time of the last invalidation of each. `version` counts the invalidations."""
 
     version: int = 0
     everything: datetime | None = None
@@ -106,7 +107,7 @@ class _Tenant:
         return any(at >= began_at and pattern.match(name) for pattern, at in self.patterns.values())
 
     def _forget_older_half(self) -> None:
-        """They are covered by one of everything instead."""
+        """An invalidation of everything replaces them."""
         times = sorted([*self.names.values(), *self.tags.values(), *(at for _, at in self.patterns.values())])
         middle = times[len(times) // 2]
         self.everything = middle if self.everything is None else max(middle, self.everything)
@@ -117,7 +118,7 @@ class _Tenant:
 
 class Invalidations:
     def __init__(self, sessions: Sessions, relay: Relay, clock: Clock, *, on_lost: Callable[[], None]) -> None:
-        """`on_lost` is called when this process may have missed some."""
+        """`on_lost` is called if this process may have missed some."""
         self._sessions = sessions
         self._clock = clock
         self._on_lost = on_lost
@@ -127,7 +128,7 @@ class Invalidations:
 
     @property
     def is_known(self) -> bool:
-        """False while nothing may be given from the cache: it is not known here what has been invalidated."""
+        """False while nothing may be returned from the cache, because this process does not know all invalidations."""
         return self._is_known
 
     def version(self, tenant: str) -> int:
@@ -136,12 +137,13 @@ class Invalidations:
         return 0 if known is None else known.version
 
     def covers(self, key: EntryKey, entry: Entry) -> bool:
-        """Whether the entry must not be given any more."""
+        """Whether the entry must not be returned any more."""
         tenant = self._tenants.get(key.tenant)
         return tenant is not None and tenant.covers(key.name, entry.tags, entry.began_at)
 
     async def add(self, tenant: str, selector: Selector) -> None:
-        """Committed, and holds in this process, when it returns. Raises StoreUnavailable; then nothing has changed."""
+        """Returns when the invalidation is committed and applies in this process. Raises StoreUnavailable; then nothing has
+        changed."""
         async with self._sessions.statements() as session:
             at: datetime = (
                 await session.execute(
@@ -184,19 +186,19 @@ class Invalidations:
 
     def _lose(self) -> None:
         if self._is_known:
-            _log.warning("the cache gives nothing until it is known again what has been invalidated")
+            _log.warning("the cache returns nothing until all invalidations are known again")
         self._is_known = False
         self._on_lost()
 
 
 async def delete_old(sessions: Sessions) -> None:
-    """Invalidations that are older than any entry. Raises StoreUnavailable."""
+    """Deletes invalidations that are older than any entry. Raises StoreUnavailable."""
     async with sessions.statements() as session:
         await session.execute(_DELETE_OLD, {"age": MAX_AGE})
 
 
 def _compile(pattern: str) -> re.Pattern[str]:
-    """* and ? alone have a meaning."""
+    """Only * and ? have a special meaning."""
     return re.compile(translate(pattern.replace("[", "[[]")))
 
 

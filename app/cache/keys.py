@@ -27,7 +27,7 @@ class EntryKey:
 
     @property
     def context(self) -> bytes:
-        """Whose entry it is and which: what is sealed for one key opens for no other."""
+        """The tenant and name of the entry. Content that is sealed for one key cannot be opened with another."""
         return self.tenant.encode() + b"\0" + self.name.encode()
 
 
@@ -37,5 +37,5 @@ def entry_key(tenant: str, kind: EntryKind, target: str, asked: bytes) -> EntryK
 
 
 def tenant_label(tenant: str) -> str:
-    """A short form for the names of stores: any tenant's name, however long, and never that of another."""
+    """A short text for the names in stores. It is different for each tenant and has a fixed length."""
     return hashlib.sha256(tenant.encode()).hexdigest()[:_DIGITS]

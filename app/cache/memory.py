@@ -1,4 +1,4 @@
-"""The tier in this process: the entries used last, up to a number of bytes."""
+"""The tier in this process: the most recently used entries, up to a number of bytes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from app.domain.usage import CacheTier
 from app.runtime.clock import Clock
 
 _ENTRY_BYTES = 600
-"""What an entry takes beside its texts: objects, and its places in the dictionaries."""
+"""The memory of an entry apart from its texts: objects, and its places in the dictionaries."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class MemoryTier:
         return kept.entry
 
     async def put(self, key: EntryKey, entry: Entry, seconds: float) -> None:
-        """One that is larger than the whole tier is not kept."""
+        """An entry that is larger than the whole tier is not kept."""
         self._drop(key)
         size = _ENTRY_BYTES + len(entry.body) + 2 * len(key.name) + len(key.tenant) + sum(map(len, entry.tags))
         if size > self._max_bytes:

@@ -1,9 +1,9 @@
-"""One origin call of an answer, however many ask for it at once.
+"""Makes one origin call for an answer, even if many callers ask for it at once.
 
-Within a process callers join the call that runs. Across processes a lease in the coordination Redis says who makes it: if its
-holder dies, the next one that waits takes over. Without Redis each process makes its own.
+Within a process callers join the running call. Across processes a lease in the coordination Redis decides which process makes
+it. If its holder dies, the next waiting process takes over. Without Redis each process makes its own call.
 
-A caller never joins a call that began before something of its tenant was invalidated: the answer may be older than that.
+If something of a tenant was invalidated after a call began, its callers do not join that call, because the answer may be older.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Origins(Generic[Made]):
         self._running: dict[EntryKey, _Running[Made]] = {}
 
     def join(self, key: EntryKey) -> asyncio.Task[Made] | None:
-        """The call of this process that makes the answer, if one runs. Wait for it with `wait`."""
+        """Returns the running call of this process for the answer, if there is one. Wait for it with `wait`."""
         running = self._running.get(key)
         is_new_enough = running is not None and running.version == self._invalidations.version(key.tenant)
         return running.task if running is not None and is_new_enough else None
@@ -73,7 +73,7 @@ class Origins(Generic[Made]):
         return await asyncio.shield(task)
 
     async def close(self) -> None:
-        """Returns once every call has ended."""
+        """Returns when every call has ended."""
         while self._running:
             await asyncio.wait([running.task for running in self._running.values()])
 
@@ -110,7 +110,7 @@ class Origins(Generic[Made]):
             await self._acquire(key)
 
     async def _acquire(self, key: EntryKey) -> bool:
-        """True also while Redis is away."""
+        """Returns True also while Redis is away."""
         return await self._evaluate(key, int(LEASE_SECONDS * 1000)) != 0
 
     async def _evaluate(self, key: EntryKey, milliseconds: int) -> object:

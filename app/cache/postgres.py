@@ -1,4 +1,4 @@
-"""The tier in PostgreSQL, for answers that are worth keeping: it survives every restart, and it is the slowest."""
+"""The tier in PostgreSQL, for answers that are worth keeping. It survives every restart, and it is the slowest."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class PostgresTier:
         self._codec = codec
 
     async def get(self, key: EntryKey) -> Entry | None:
-        """A damaged entry is removed."""
+        """Removes a damaged entry."""
         async with self._sessions.read(primary=True) as session:
             stored: bytes | None = (await session.execute(_GET, {"tenant": key.tenant, "name": key.name})).scalar()
         if stored is None:
@@ -63,7 +63,7 @@ class PostgresTier:
         return TierSize(row.entries, row.bytes, row.evictions)
 
     async def delete_excess(self, max_bytes: int) -> None:
-        """Deletes what has expired, then those that expire first until the rest fits. Raises StoreUnavailable."""
+        """Deletes expired entries, then those that expire first, until the rest fits. Raises StoreUnavailable."""
         async with self._sessions.statements() as session:
             while (await session.execute(_DELETE_EXPIRED, {"most": _DELETED_AT_ONCE})).rowcount == _DELETED_AT_ONCE:
                 pass

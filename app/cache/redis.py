@@ -1,8 +1,8 @@
-"""A tier in Redis: one key an entry, and a sorted set a tenant that lists the names by their expiry.
+"""A tier in Redis: one key per entry, and one sorted set per tenant that lists the names by their expiry.
 
-The list is what invalidations count and remove by. It may have lost a name, or keep one of an entry that is gone: whether an
-entry is still given is decided by its own times, never by the list. All keys of a tenant carry one hash tag, so they are in one
-slot of a cluster.
+Invalidations use the list to count and remove entries. It may have lost a name, or still have one whose entry is gone. Whether
+an entry is returned is decided by the entry's own times, never by the list. All keys of a tenant have the same hash tag, so
+they are in one slot of a cluster.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ class RedisTier:
     def __init__(
         self, name: CacheTier, redis: RedisClient, codec: EntryCodec, clock: Clock, *, max_seconds: float, is_alone: bool
     ) -> None:
-        """No entry is kept longer than `max_seconds`. `is_alone`: nothing else is in the server: its size is that of the tier."""
+        """No entry is kept longer than `max_seconds`. If `is_alone` is true, the server has no other content, so its size is
+        that of the tier."""
         self.name = name
         self._redis = redis
         self._codec = codec
@@ -38,7 +39,7 @@ class RedisTier:
         return self._redis.available
 
     async def get(self, key: EntryKey) -> Entry | None:
-        """A damaged entry is removed."""
+        """Removes a damaged entry."""
         place = _place(key.tenant, key.name)
 
         async def read(server: Server) -> bytes | None:

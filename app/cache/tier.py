@@ -1,4 +1,4 @@
-"""What every tier of the cache can do. A tier that is away raises StoreUnavailable; nothing else ever comes out of it."""
+"""What every tier of the cache can do. If a tier is away, its methods raise StoreUnavailable, and no other error."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from app.domain.usage import CacheTier
 
 @dataclass(frozen=True, slots=True)
 class TierSize:
-    """None if the tier cannot say."""
+    """The size of a tier. A field is None if the tier cannot say."""
 
     entries: int | None
     bytes: int | None
@@ -30,11 +30,11 @@ class Tier(Protocol):
         ...
 
     async def get(self, key: EntryKey) -> Entry | None:
-        """As it was put, also if it has expired meanwhile. Raises StoreUnavailable."""
+        """Returns the entry as it was put, even if it has expired. Raises StoreUnavailable."""
         ...
 
     async def put(self, key: EntryKey, entry: Entry, seconds: float) -> None:
-        """Kept for at most so long. Raises StoreUnavailable."""
+        """Keeps the entry for at most `seconds`. Raises StoreUnavailable."""
         ...
 
     async def remove(self, tenant: str, names: Sequence[str]) -> None:
@@ -42,9 +42,9 @@ class Tier(Protocol):
         ...
 
     async def tags_by_name(self, tenant: str) -> Mapping[str, Sequence[str]]:
-        """The names of all entries of the tenant, each with its tags. Raises StoreUnavailable."""
+        """Returns the names of all entries of the tenant, each with its tags. Raises StoreUnavailable."""
         ...
 
     async def size(self) -> TierSize:
-        """Of all tenants. Raises StoreUnavailable."""
+        """Returns the size over all tenants. Raises StoreUnavailable."""
         ...

@@ -1,7 +1,7 @@
-"""The tiers as one cache: the fastest that has an entry gives it, and fills those before it.
+"""The tiers as one cache. The fastest tier with the entry returns it and fills the faster ones.
 
-Invariant: nothing is given, and nothing is written, that an invalidation known here covers. A tier that is away is a miss: it
-never makes a caller fail, or wait longer than its client waits for the server.
+Invariant: nothing is returned or written that is covered by an invalidation that this process knows. A tier that is away counts
+as a miss. It never makes a caller fail, or wait longer than its client waits for the server.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from app.domain.usage import CacheTier
 from app.runtime.clock import Clock
 
 MAX_SPREAD: Final = 0.1
-"""By so much of its time an entry may expire earlier, so that not all expire at once."""
+"""An entry may expire earlier by up to this part of its time, so that not all expire at once."""
 MAX_WRITES: Final = 1000
-"""Writes to slower tiers that wait at once; further ones are left out."""
+"""The number of writes to slower tiers that may wait at once. Further writes are dropped."""
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class PlacedTier:
-    """`ttl` bounds how long an entry stays in this tier. Only answers that cost at least `min_cost_usd` are written there."""
+    """`ttl` limits how long an entry stays in this tier. Only answers that cost at least `min_cost_usd` are written to it."""
 
     tier: Tier
     ttl: timedelta
@@ -57,7 +57,7 @@ class TieredCache:
         *,
         draw: Callable[[], float] = random.random,
     ) -> None:
-        """`tiers` from the fastest to the slowest. `draw` gives numbers from 0 up to 1."""
+        """`tiers` are in order from the fastest to the slowest. `draw` returns numbers from 0 up to 1."""
         self._tiers = tiers
         self._invalidations = invalidations
         self._clock = clock
@@ -68,7 +68,7 @@ class TieredCache:
 
     @property
     def is_ready(self) -> bool:
-        """False while nothing is given, because it is not known here what has been invalidated."""
+        """False while nothing is returned, because this process does not know all invalidations."""
         return self._invalidations.is_known
 
     async def get(self, key: EntryKey, *, is_repeat: bool = False) -> Hit | None:
@@ -88,7 +88,7 @@ class TieredCache:
         return None
 
     async def put(self, key: EntryKey, entry: Entry) -> None:
-        """The first tier has it when this returns; the others get it soon."""
+        """Returns when the first tier has the entry. The others get it soon."""
         if self._tiers and self._tiers[0].tier.name is CacheTier.MEMORY:
             await self._write(self._tiers[0], key, entry)
             self._fill(self._tiers[1:], key, entry)
@@ -96,8 +96,8 @@ class TieredCache:
             self._fill(self._tiers, key, entry)
 
     async def invalidate(self, tenant: str, selector: Selector, *, dry_run: bool = False) -> int:
-        """How many distinct names of the tenant are selected, in the tiers that this process reaches. When it returns, nothing
-        older is given here. Raises StoreUnavailable if PostgreSQL is away; then nothing has changed."""
+        """Returns how many distinct names of the tenant are selected, in the tiers that this process reaches. From then on this
+        process returns nothing older. Raises StoreUnavailable if PostgreSQL is away; then nothing has changed."""
         is_selected = selector.matcher()
         found: dict[CacheTier, list[str]] = {}
         for placed in self._tiers:
@@ -115,7 +115,7 @@ class TieredCache:
         return len(set().union(*found.values()))
 
     async def stats(self, tenant: str | None) -> CacheStats:
-        """Hits and misses of one tenant, or of all for None, added over the processes."""
+        """Returns hits and misses of one tenant, or (None) of all, added over the processes."""
         sizes: dict[CacheTier, TierSize | None] = {}
         for placed in self._tiers:
             try:
@@ -126,7 +126,7 @@ class TieredCache:
         return await self._figures.report(tenant, availability, sizes)
 
     async def flush(self) -> None:
-        """Returns once every write that has begun has ended."""
+        """Returns when every write that has begun has ended."""
         while self._writes:
             await asyncio.wait(self._writes)
 

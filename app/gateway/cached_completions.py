@@ -1,8 +1,9 @@
-"""Completions that are given again, for callers that ask for it with `cache`.
+"""Completions from the cache, for callers that ask for it with `cache`.
 
-Only whole answers are stored: ended by themselves or by tool calls, and not shortened by a budget. A hit is looked up before
-anything is held: it costs nothing, it is given also if a budget is spent, and it is one usage record with what it saved. Without
-an idempotency key that record is written after the answer, so a kill may lose the last ones; no money is in them.
+Only whole answers are stored: they ended normally or with tool calls, and no budget shortened them. A hit is looked up before
+anything is held. It costs nothing and is returned even if a budget is spent. It is one usage record that shows what was saved.
+Without an idempotency key that record is written after the answer, so a process that is killed may lose the last ones; they
+contain no cost.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ OF_THE_CALL: Final = frozenset(
 _WHOLE: Final = frozenset({FinishReason.STOP, FinishReason.TOOL_CALLS})
 
 Made: TypeAlias = Completion | Hit
-"""What an origin call made, or another process stored."""
+"""What an origin call made, or what another process stored."""
 Run: TypeAlias = Callable[[PlannedCall[ModelCall]], Awaitable[Completion]]
 Admit: TypeAlias = Callable[[PlannedCall[ModelCall]], Awaitable[Admitted | Completion]]
 Give: TypeAlias = Callable[[Hit, PlannedCall[ModelCall]], Awaitable[Completion]]
@@ -49,7 +50,8 @@ _log = logging.getLogger(__name__)
 
 
 def cache_key(request: CompletionRequest, call: PlannedCall[ModelCall], principal: Principal) -> EntryKey:
-    """Equal for requests that must get the same answer. A key that is bound to an agent shares with that agent alone."""
+    """The same for requests that must get the same answer. A key that is bound to an agent shares answers only with that
+    agent."""
     asked = {field.name: getattr(request, field.name) for field in dataclasses.fields(request) if field.name not in OF_THE_CALL}
     targets = [str(target) for target in call.plan.targets]
     hashed = digest((asked, targets, call.max_output_tokens, principal.agent))
@@ -114,15 +116,15 @@ class CachedCompletions:
                 return await run(call)
 
     async def close(self) -> None:
-        """Every call has ended, and every record of a hit is written."""
+        """Returns when every call has ended and every record of a hit is written."""
         await self._origins.close()
         while self._settling:
             await asyncio.wait(self._settling)
         await self._cache.flush()
 
     async def _shared(self, origin: asyncio.Task[Made], call: PlannedCall[ModelCall]) -> Made | None:
-        """The answer of another caller's call: a completion if it must not be given again. None if that call ended for a reason
-        that concerns its own caller alone."""
+        """Returns the answer of another caller's call: a completion, if it must not be returned from the cache. None if that
+        call ended for a reason that concerns only its own caller."""
         try:
             made = await self._origins.wait(origin, call.template.deadline)
         except Refused as refused:
@@ -183,6 +185,6 @@ class CachedCompletions:
 
 
 def is_storable(completion: Completion) -> bool:
-    """A whole answer, which was shortened by nothing."""
+    """A whole answer that nothing has shortened."""
     is_whole = completion.status is CompletionStatus.FINISHED and completion.finish_reason in _WHOLE
     return is_whole and completion.problem is None and not completion.capped_by_budget

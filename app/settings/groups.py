@@ -225,7 +225,7 @@ class LimitSettings(Group):
 
 
 class MemoryCacheSettings(Group):
-    """In each process."""
+    """The tier in the memory of each process."""
 
     enabled: Flag = True
     max_bytes: Count = 5_242_880
@@ -233,7 +233,7 @@ class MemoryCacheSettings(Group):
 
 
 class LocalCacheSettings(Group):
-    """`url` left out: a Valkey of its own, embedded, with `max_bytes`."""
+    """Without `url`, an embedded Valkey with `max_bytes` is used."""
 
     enabled: Flag = True
     url: SecretReference | None = None
@@ -242,7 +242,7 @@ class LocalCacheSettings(Group):
 
 
 class SharedCacheSettings(Group):
-    """`url` left out: there is no such tier."""
+    """Without `url`, there is no such tier."""
 
     enabled: Flag = True
     url: SecretReference | None = None
@@ -250,7 +250,7 @@ class SharedCacheSettings(Group):
 
 
 class PostgresCacheSettings(Group):
-    """For answers that saved at least `min_saved_usd`."""
+    """Only answers that saved at least `min_saved_usd` are kept here."""
 
     enabled: Flag = True
     ttl: CacheTime = timedelta(hours=24)
@@ -259,7 +259,7 @@ class PostgresCacheSettings(Group):
 
 
 class CacheSettings(Group):
-    """Answers are given again to callers that ask for it. `default_ttl` holds for calls that bring no `ttlSeconds`."""
+    """Stored answers are returned to callers that ask for the cache. `default_ttl` applies to calls without `ttlSeconds`."""
 
     enabled: Flag = True
     default_ttl: CacheTime = timedelta(hours=1)

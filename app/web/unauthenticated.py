@@ -113,6 +113,6 @@ class UnauthenticatedConnections:
 
 
 def unauthenticated_of(state: Mapping[str, object]) -> UnauthenticatedConnections:
-    """Those of the process. Under a server without them, as in a test, only the connection's own."""
+    """Returns those of the process. Under a server without them, as in a test, a new object for this connection."""
     found = state.get(STATE)
     return found if isinstance(found, UnauthenticatedConnections) else UnauthenticatedConnections()

@@ -1,4 +1,4 @@
-"""What of the cache is to be invalidated."""
+"""The selection of entries to invalidate."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class CacheSelector:
     pattern: str | None = field(
         description="Glob: * and ?. It is compared with the whole key, such as `completion/openai/gpt-5/*`.", default=UNSET
     )
-    tags: list[str] | None = field(description="1 to 20 tags: everything that has one of them.", default=UNSET)
-    everything: bool | None = field(description="True: all that the tenant has stored.", default=UNSET)
+    tags: list[str] | None = field(description="1 to 20 tags. Every answer with one of them is selected.", default=UNSET)
+    everything: bool | None = field(description="True: all stored answers of the tenant.", default=UNSET)
 
     def to_domain(self) -> Selector:
         """Raises Refused(InvalidInput)."""
@@ -38,11 +38,11 @@ class CacheSelector:
                 raise invalid("There are no tags.", path)
             return Selector(SelectorKind.TAG, check_names(self.tags, MAX_TAGS, MAX_TAG_LENGTH, path))
         if self.everything is not True:
-            raise invalid("Only true has a meaning.", (*_PATH, "everything"))
+            raise invalid("Only true is allowed.", (*_PATH, "everything"))
         return Selector(SelectorKind.EVERYTHING)
 
 
-@strawberry.input(description="What is no longer to be given from the cache.")
+@strawberry.input(description="Which stored answers to invalidate.")
 class CacheInvalidateInput:
     select: CacheSelector = field(description="Which stored answers.")
     dry_run: bool = field(description="True: only count them; nothing changes.", default=False)

@@ -1,7 +1,7 @@
 -- A token bucket that holds one minute's worth and starts full, by this server's time.
 -- KEYS[1]  hash: tokens, at (seconds)
 -- ARGV     1 tokens a minute
--- Returns  seconds until there is a token, as text; 0 where one was taken
+-- Returns  seconds until there is a token, as text; 0 if one was taken
 local time = redis.call('TIME')
 local now = tonumber(time[1]) + tonumber(time[2]) / 1000000
 local limit = tonumber(ARGV[1])

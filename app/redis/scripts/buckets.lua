@@ -2,11 +2,11 @@
 -- KEYS[1]  hash: requests, tokens (what is available), at (seconds)
 -- ARGV     1 requests a minute, 2 tokens a minute (-1: no limit)
 --          3 requests, 4 tokens given back (negative: used beyond what was taken)
---          5 requests, 6 tokens needed, 7 requests, 8 tokens wished for on top
---          9 patience: seconds that the asker would wait at most
+--          5 requests, 6 tokens needed, 7 requests, 8 tokens that are also wanted, if there are enough
+--          9 patience: seconds that the caller waits at most
 -- Returns  requests and tokens taken, seconds to wait before they may be used, requests and tokens available
--- What is needed and not there yet is taken in advance where the asker has the patience: so askers are served in the order
--- they came, and a large one is not starved by small ones. What is wished for is only taken from the upper half.
+-- A needed amount that is not available yet is taken in advance if the caller can wait for it. So callers are served in the
+-- order of their arrival, and small calls cannot starve a large one. Wanted amounts are only taken from a bucket's upper half.
 local time = redis.call('TIME')
 local now = tonumber(time[1]) + tonumber(time[2]) / 1000000
 local held = redis.call('HMGET', KEYS[1], 'requests', 'tokens', 'at')

@@ -1,8 +1,8 @@
--- Leases of which there may be only so many at once, by this server's time. One that is not renewed ends by itself.
+-- Leases of which only a limited number may exist at once, by this server's time. A lease that is not renewed expires.
 -- KEYS[1]  sorted set of leases by the time they end
--- ARGV     1 what: take | renew | drop, 2 seconds that a lease lasts, 3 the most at once (take only), 4 … leases
--- Returns  1, or 0 where there is no room
--- A lease that is renewed and was lost with the server's memory is there again.
+-- ARGV     1 what: take | renew | drop, 2 seconds that a lease lasts, 3 their maximum number (take only), 4 … leases
+-- Returns  1, or 0 if there is no room
+-- If the server has lost a lease with its memory, renewing it restores it.
 local time = redis.call('TIME')
 local now = tonumber(time[1]) + tonumber(time[2]) / 1000000
 local what, seconds = ARGV[1], tonumber(ARGV[2])
