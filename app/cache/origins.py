@@ -65,8 +65,8 @@ class Origins(Generic[Made]):
         find: Callable[[], Awaitable[Made | None]],
         make: Callable[[], Awaitable[Made]],
     ) -> Made:
-        """`make` makes the answer here, unless `find` finds it: another call may have made it meanwhile. The call goes on if the
-        caller leaves. Raises what `make` raises, and DeadlineExceeded while another process takes too long."""
+        """`make` makes the answer here, unless `find` finds it, because another call may have made it. The call goes on if the
+        caller leaves. Raises what `make` raises, and DeadlineExceeded if another process takes too long."""
         task = asyncio.create_task(self._lead(key, deadline, find, make))
         self._running[key] = _Running(task, self._invalidations.version(key.tenant))
         task.add_done_callback(partial(self._forget, key))

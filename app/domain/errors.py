@@ -200,7 +200,7 @@ class ProviderError(GreenLangError):
 
     @property
     def was_bought(self) -> bool:
-        """The provider gave a whole answer, or its figures, and this is charged. This target is not tried again."""
+        """The provider gave a whole answer, or its figures, and charged it. This target is not tried again."""
         return self.usage is not None and (self.usage.confirmed or not self.broke_off)
 
     @property

@@ -1,5 +1,7 @@
-"""An answer from the cache as a completion: whole, or replayed as a stream of bounded pieces. It asks no provider and costs
-nothing. The ledger gets one attempt without usage, which says the tier and what was saved."""
+"""An answer from the cache as a completion: whole, or replayed as a stream of bounded pieces.
+
+It asks no provider and costs nothing. The ledger gets one attempt without usage, which has the tier and what was saved.
+"""
 
 from __future__ import annotations
 
@@ -77,7 +79,7 @@ def hit_settlement(given: Completion, call: PlannedCall[ModelCall], documents: S
 
 
 class RunningHit(RunningCompletion):
-    """A started or streamed completion that is given from the cache."""
+    """A started or streamed completion that comes from the cache."""
 
     def __init__(self, hit: Hit, call: PlannedCall[ModelCall], admitted: Admitted, ledger: Ledger, clock: Clock) -> None:
         super().__init__(call, admitted, ledger, clock)

@@ -134,7 +134,7 @@ class Gateway:
     async def _begin_planned(
         self, call: PlannedCall[ModelCall], hit: Hit | None = None, *, principal: Principal, stack: AsyncExitStack
     ) -> tuple[EventLog | Completion, asyncio.Task[Completion] | None]:
-        """As `_begin`, with the task of a call that runs here. It takes over what `stack` holds."""
+        """Does what `_begin` does, and also returns the task of a call that runs here. Takes over what `stack` holds."""
         join = partial(self.completion, principal=principal)
         free = None if hit is None else free_estimate(call.plan.targets[0])
         admission = await self._completions.admit_call(call, join, free)
@@ -157,7 +157,7 @@ class Gateway:
         cached: CachedCompletions,
         begin: Callable[..., Awaitable[tuple[EventLog | Completion, asyncio.Task[Completion] | None]]],
     ) -> EventLog | Completion:
-        """As `_begin`. While another caller's call makes the same answer, this one waits for its end."""
+        """Begins a call as `_begin` does. While another caller's call makes the same answer, this one waits for its end."""
         begun: asyncio.Future[EventLog | Completion] = asyncio.get_running_loop().create_future()
 
         async def run(call: PlannedCall[ModelCall], hit: Hit | None = None) -> Completion:
@@ -240,7 +240,7 @@ class Gateway:
             yield
 
     def _answered(self, task: asyncio.Task[Completion]) -> None:
-        """What it raised was raised for the caller, or is in the last event of its log."""
+        """Errors of the task are not raised here: they were raised for the caller, or they are in the last event of its log."""
         self._answering.discard(task)
         if not task.cancelled():
             task.exception()

@@ -123,7 +123,7 @@ class PlannedCall(Generic[Template]):
 
 
 def free_estimate(target: Target) -> Estimate:
-    """Of a call that asks no provider."""
+    """The estimate of a call that asks no provider."""
     return Estimate(target.provider, target.model, 0, 0, 0, input_usd=ZERO, output_token_usd=ZERO)
 
 

@@ -89,7 +89,7 @@ class RunningCall(Generic[Template]):
 
     @property
     def cache_hit(self) -> CacheHit | None:
-        """Where the answer came from, if no provider made it."""
+        """The source of the answer if no provider made it."""
         return None
 
     def failure(self, problem: object) -> ProvidersFailed:

@@ -32,9 +32,9 @@ _UNSENT = (
     httpx2.UnsupportedProtocol,
     httpx2.LocalProtocolError,
 )
-"""What an HTTP client raises before a request can have reached the provider. Whatever else it raises may come after that."""
+"""Errors that an HTTP client raises before a request can have reached the provider. Every other error may come after that."""
 _UNREADABLE = (aiohttp.ClientResponseError, httpx2.DecodingError, ValueError)
-"""An answer came, and it was none that HTTP knows."""
+"""An answer came, but it was not valid HTTP."""
 _MAX_RETRY_AFTER_SECONDS = 86_400.0
 _MAX_COUNT = 2**53
 _WRAPPERS = ("error", "errors", "detail", "base_resp")
@@ -147,7 +147,7 @@ def transport_failure(error: BaseException) -> FailureKind:
 
 
 def may_have_arrived(error: BaseException) -> bool:
-    """Whether a request without an answer may have reached the provider: nothing refused it before that."""
+    """Whether a request without an answer may have reached the provider: no error came before that."""
     return not any(_is_before_sending(cause) for cause in _causes(error))
 
 

@@ -31,7 +31,7 @@ from app.runtime.clock import Clock
 from app.runtime.ticks import Ticks
 
 Parts: TypeAlias = Callable[[], AsyncGenerator[RoutedPart, None]]
-"""The answer of a call, part by part."""
+"""The answer of a call, in parts."""
 
 
 class CompletionStreams:

@@ -97,7 +97,7 @@ class Adapter(ABC):
 
     @abstractmethod
     def read_answer(self, raw: bytes, call: ModelCall, notes: Notes) -> WholeAnswer:
-        """One JSON object. Raises Malformed, and ProviderError with its cost."""
+        """Reads one JSON object. Raises Malformed, and ProviderError with its cost."""
 
     @abstractmethod
     def read_billed(self, body: Mapping[str, object], call: ModelCall, output_bytes: int) -> TokenUsage | None:
@@ -136,7 +136,8 @@ class Adapter(ABC):
         return self._answer(whole, check, notes, begun.response)
 
     def _answer_of_broken(self, broken: BrokenAnswer, call: ModelCall, check: AnswerCheck | None) -> Answer:
-        """The answer may have been whole before its connection broke, or was silent. Raises ProviderError, with what came."""
+        """Reads an answer whose connection broke or was silent, because it may have been whole before. Raises ProviderError
+        with what was received."""
         notes, raw = Notes(call), broken.begun.body
         self.encode(call, notes, stream=False)
         try:
@@ -147,7 +148,7 @@ class Adapter(ABC):
         return self._answer(whole, check, notes, broken.begun.response)
 
     def _charge(self, failure: ProviderError, call: ModelCall, estimate: Callable[[ModelCall, float], TokenUsage]) -> None:
-        """What a request cost that got an error for its answer, or none at all."""
+        """Returns what a request cost whose answer was an error, or that got none."""
         if isinstance(failure, ErrorAnswer):
             failure.usage = self.read_billed(failure.billed, call, 0)
         elif failure.unanswered_seconds is not None:
@@ -334,7 +335,7 @@ class Adapter(ABC):
 
 
 def _bare(parts: Sequence[ContentDelta], json_text: JsonText | None) -> Sequence[ContentDelta]:
-    """The parts of an answer in JSON without what stands around it."""
+    """The parts of an answer in JSON, without the text around it."""
     if json_text is None:
         return parts
     shown = (TextDelta(json_text.take(part.text)) if isinstance(part, TextDelta) else part for part in parts)
@@ -342,12 +343,12 @@ def _bare(parts: Sequence[ContentDelta], json_text: JsonText | None) -> Sequence
 
 
 def _rest(json_text: JsonText | None) -> Sequence[ContentDelta]:
-    """What is shown at the end of an answer in JSON."""
+    """Returns what is shown at the end of an answer in JSON."""
     return (TextDelta(rest),) if json_text is not None and (rest := json_text.end()) else ()
 
 
 def _as_json(whole: WholeAnswer, check: AnswerCheck, notes: Notes) -> WholeAnswer | None:
-    """None if it is not what was asked for. What the cap has cut cannot be, and is returned as it is."""
+    """Returns None if the answer does not match. An answer that the cap has cut cannot match, so it is returned unchanged."""
     text, is_fenced = (None, False) if whole.text is None else bare_json(whole.text)
     if is_fenced:
         notes.add(FENCED)

@@ -11,7 +11,7 @@ from app.llm.providers.unsupported import Notes
 from app.llm.providers.wire_text import Malformed, clean
 
 READING_ERRORS = (Malformed, ValueError, TypeError, LookupError, AttributeError, RecursionError)
-"""An answer that makes its reader fail is one that cannot be read."""
+"""If an answer makes its reader fail with one of these, the answer cannot be read."""
 BILLED_WITHOUT_WORDS = "The provider counted output, and the answer that it gave is empty."
 UNKNOWN_FINISH = "The provider gave no known finish reason; it was derived from the answer."
 REPEATED_ID = "The provider gave several tool calls the same id; all but the first were given ids of their own."

@@ -1,4 +1,5 @@
-"""What came of an answer: its head, its body as it was sent, and what is kept of one that is an error or that broke off."""
+"""What was received of an answer: its head, its body as it was sent, and what is kept of an error or of an answer that broke
+off."""
 
 from __future__ import annotations
 
@@ -15,14 +16,14 @@ from app.llm.providers.sse import EVENT_FIELDS
 
 @dataclass(frozen=True, slots=True)
 class Begun:
-    """An answer whose head has come, and what has come of its body, as it was sent."""
+    """An answer whose head has arrived, and what was received of its body, as it was sent."""
 
     response: httpx2.Response
     received: bytearray
 
     @property
     def body(self) -> bytes:
-        """Decoded, unless the server has named an encoding that it is not in."""
+        """The body, decoded unless the server has named a wrong encoding."""
         sent = bytes(self.received)
         encoding = self.response.headers.get("content-encoding")
         if encoding is None:
@@ -34,7 +35,7 @@ class Begun:
 
 
 class ErrorAnswer(ProviderError):
-    """An answer whose status says that it is an error. `billed` is what it says of its usage; nothing else of it is kept."""
+    """An answer with an error status. `billed` is the usage that it reports; nothing else of it is kept."""
 
     billed: Mapping[str, object] = MappingProxyType({})
 
@@ -48,7 +49,7 @@ class ParameterRefused(ErrorAnswer):
 
 
 class BrokenAnswer(ProviderError):
-    """A whole answer that had begun and broke off: what came of it, and in what time."""
+    """A whole answer that began and broke off: what was received, and in what time."""
 
     def __init__(self, kind: FailureKind, begun: Begun, seconds: float, provider_request_id: str | None) -> None:
         super().__init__(kind, status_code=begun.response.status_code, provider_request_id=provider_request_id)
@@ -65,7 +66,7 @@ def chunks_of(response: httpx2.Response) -> AsyncIterator[bytes]:
 
 
 async def _decoded(source: AsyncIterator[bytes], encoding: str) -> AsyncGenerator[bytes, None]:
-    """The chunks of a body that is said to be encoded. A server may also name an encoding that its body is not in."""
+    """The chunks of a body with a named encoding. A server may name an encoding that its body does not have."""
     first = await anext(source, b"")
     if first.lstrip().startswith((b"{", *EVENT_FIELDS)):
         yield first
@@ -78,7 +79,7 @@ async def _decoded(source: AsyncIterator[bytes], encoding: str) -> AsyncGenerato
 
 
 class _Resumed(httpx2.AsyncByteStream):
-    """A body of which the first chunk has been read."""
+    """A body whose first chunk was read."""
 
     def __init__(self, first: bytes, rest: AsyncIterator[bytes]) -> None:
         self._first = first

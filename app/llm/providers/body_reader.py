@@ -1,7 +1,8 @@
-"""The body of an answer with status 200, read as a whole: one JSON object, server-sent events, or one event a line.
+"""Reads the whole body of an answer with status 200: one JSON object, server-sent events, or one event per line.
 
-Servers send each of them whatever they were asked for. What can be read is read, also of a body that broke off after a whole
-answer. A body that cannot be read costs its own figures, else what came; one that is no answer costs nothing.
+Servers send each of these, whatever was requested. Everything that can be read is read, also of a body that broke off after a
+whole answer. A body that cannot be read costs its own figures, or else what was received. A body that is no answer costs
+nothing.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ from app.llm.providers.wire_text import REPAIRED, Malformed, as_utf8
 
 class WireProtocol(Protocol):
     def read_answer(self, raw: bytes, call: ModelCall, notes: Notes) -> WholeAnswer:
-        """One JSON object. Raises Malformed, and ProviderError with its cost."""
+        """Reads one JSON object. Raises Malformed, and ProviderError with its cost."""
         ...
 
     def read_billed(self, body: Mapping[str, object], call: ModelCall, output_bytes: int) -> TokenUsage | None:
-        """What an answer that cannot be used says that it cost; None if it does not."""
+        """Returns what an unusable answer says that it cost; None if it does not say."""
         ...
 
     def reader(self, call: ModelCall, notes: Notes, provider_request_id: str | None) -> StreamReader: ...
@@ -56,7 +57,8 @@ class BodyReader:
         return answer
 
     def cost(self, raw: bytes, call: ModelCall, seconds: float, *, is_cut: bool) -> TokenUsage | None:
-        """Of a body that cannot be read; None if it is no answer. `is_cut`: its connection broke, or was silent."""
+        """Returns the cost of a body that cannot be read; None if it is no answer. `is_cut` is True if its connection broke or
+        was silent."""
         raw = as_utf8(raw)
         reader = self._protocol.reader(call, Notes(call), None)
         is_billed = False
@@ -97,7 +99,7 @@ class BodyReader:
         return reader.answer()
 
     def _begins_another(self, payload: bytes, call: ModelCall) -> bool:
-        """Whether a line after a complete answer brings words: it is another answer then, and not its usage."""
+        """Whether a line after a complete answer has words. Then it is another answer, and not the usage."""
         try:
             return bool(self._protocol.reader(call, Notes(call), None).read(payload))
         except (*READING_ERRORS, ProviderError):
@@ -105,7 +107,7 @@ class BodyReader:
 
 
 def _payloads(raw: bytes) -> list[bytes]:
-    """Of events; none if the body is one object."""
+    """Returns the payloads of events; none if the body is one object."""
     if raw.lstrip().startswith(EVENT_FIELDS):
         events = SseReader()
         return [*events.feed(raw), *events.flush()]

@@ -1,7 +1,7 @@
-"""The JSON of an answer that was asked for as JSON, without the Markdown fence and the words that some models put around it.
+"""Takes the JSON out of an answer, without the Markdown fence and the words that some models put around it.
 
-The text is read piece by piece, so a streamed answer shows the same text as a whole one: nothing before the JSON begins, and
-nothing after the JSON of a fence. A text without JSON at its start or in a fence is shown as it is, at its end.
+The text is read in pieces, so a streamed answer shows the same text as a whole one: nothing before the JSON begins, and nothing
+after the JSON of a fence. If a text has no JSON at its start or in a fence, it is shown unchanged at its end.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _MARKS = re.compile(r'[{}\[\]"\\]')
 
 
 class JsonText:
-    """`is_fenced` once the JSON has begun in a fence."""
+    """`is_fenced` is True when the JSON has begun in a fence."""
 
     def __init__(self) -> None:
         self._held: str | None = ""
@@ -28,7 +28,7 @@ class JsonText:
         self.is_fenced = False
 
     def take(self, piece: str) -> str:
-        """What of it is to be shown now."""
+        """Returns what is to be shown now."""
         if self._held is None:
             return self._in_fence(piece) if self.is_fenced else piece
         searched = max(0, len(self._held) - _MAX_FENCE_LENGTH)
@@ -40,7 +40,7 @@ class JsonText:
         return self._begin_fence(searched)
 
     def end(self) -> str:
-        """What is shown at the end of the text: all, if no JSON has begun."""
+        """Returns what is shown at the end of the text: all of it, if no JSON has begun."""
         shown = self._begin_fence(0) if self._held else ""
         held, self._held = self._held, None
         return shown or held or ""
@@ -53,7 +53,7 @@ class JsonText:
         return self._in_fence(inside)
 
     def _in_fence(self, piece: str) -> str:
-        """Up to the end of the JSON in the fence."""
+        """Returns the text up to the end of the JSON in the fence."""
         if self._is_done:
             return ""
         escaped = 0 if self._is_escaped else -1
@@ -76,6 +76,6 @@ class JsonText:
 
 
 def bare_json(text: str) -> tuple[str, bool]:
-    """What is shown of a whole text, and whether it stood in a fence."""
+    """Returns what is shown of a whole text, and whether it was in a fence."""
     reading = JsonText()
     return reading.take(text) + reading.end(), reading.is_fenced

@@ -190,7 +190,7 @@ def anthropic_figures_of(body: Mapping[str, object], notes: Notes | None = None)
 
 
 def counts_of(body: Mapping[str, object]) -> Mapping[str, object]:
-    """What is left of a body of which nothing but its usage may be kept; empty if it has none."""
+    """Returns the usage of a body that must not be kept otherwise; empty if it has none."""
     found = next((block for block in usage_blocks(body) if openai_figures(block).is_billed), None)
     return {} if found is None else {"usage": _counts(found)}
 

@@ -241,7 +241,7 @@ def salvaged_usage(raw: bytes, call: ModelCall, seconds: float, read: ReadBilled
 
 
 def _is_of_an_answer(raw: bytes) -> bool:
-    """A part of an object or of events, or what is no text at all."""
+    """Whether the body is a part of an object or of events, or no text at all."""
     begin = raw.lstrip()
     if begin.startswith(b"<"):
         return False

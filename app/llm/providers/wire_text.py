@@ -1,7 +1,7 @@
 """JSON from providers, cleaned for storage: PostgreSQL's text takes neither NUL nor half of a surrogate pair.
 
-An answer that is almost JSON is read as far as it makes sense. What JSON has no word for (NaN, 1e400) becomes null, and so does
-what is too deep to be read. A body that is cut is never made whole.
+An answer that is almost JSON is read as far as it makes sense. Values that JSON does not have (NaN, 1e400) become null, and so
+do values that are nested too deeply. A body that was cut is never treated as whole.
 """
 
 from __future__ import annotations
@@ -85,10 +85,10 @@ def _nothing(_: str) -> None:
 
 
 def read_object(raw: bytes) -> tuple[Mapping[str, Any], bool]:
-    """The one object of a body, and whether it had to be repaired. Raises Malformed.
+    """Returns the one object of a body, and whether it had to be repaired. Raises Malformed.
 
-    Repaired are: values that JSON does not know, control characters and wrong escapes in texts, bytes that are no UTF-8, what
-    stands before or after the object, commas too many, values too deep, an object in a list or in a text.
+    Repaired are: values that JSON does not have, control characters and wrong escapes in texts, bytes that are not UTF-8, text
+    before or after the object, superfluous commas, values that are nested too deeply, an object in a list or in a text.
     """
     try:
         found, is_repaired = decode(_ANY, raw), False
@@ -104,7 +104,7 @@ def read_object(raw: bytes) -> tuple[Mapping[str, Any], bool]:
 
 
 def as_utf8(raw: bytes) -> bytes:
-    """A body in UTF-16 or UTF-32 in UTF-8, without its byte order mark."""
+    """Converts a body from UTF-16 or UTF-32 to UTF-8, without its byte order mark."""
     encoding = json.detect_encoding(raw)
     if not encoding.startswith("utf-8"):
         raw = raw.decode(encoding, "replace").encode("utf-8", "replace")
@@ -130,7 +130,7 @@ def _decode_loosely(raw: bytes) -> Any:
 
 
 def _flattened(text: str) -> str:
-    """With null for what is deeper than the readers go, and without commas that nothing follows."""
+    """Replaces values that are nested too deeply by null, and removes trailing commas."""
     kept: list[str] = []
     depth = at = 0
     for match in _TOKEN.finditer(text):
@@ -169,7 +169,7 @@ def _repair(match: re.Match[bytes]) -> bytes:
 
 
 def is_text(raw: bytes) -> bool:
-    """Whether it begins as UTF-8 without control characters; a letter at the end may be cut."""
+    """Whether the body begins as UTF-8 without control characters. A character at the end may be cut."""
     try:
         text = codecs.getincrementaldecoder("utf-8")().decode(raw[:_MAX_LOOKED_AT])
     except UnicodeDecodeError:

@@ -141,6 +141,6 @@ class OpenAIProvider(Adapter):
 
 
 def _billed(body: Mapping[str, object], call: EmbedCall) -> TokenUsage | None:
-    """By the figures that an error gives; None if it gives none."""
+    """Returns the usage that an error reports; None if it reports none."""
     figures = openai_figures_of(body)
     return embedding_usage(figures, call) if figures.is_billed else None

@@ -187,7 +187,7 @@ def new_tool_call_id() -> str:
 
 
 def _leave_nameless_calls_out(parts: MessageParts, notes: Notes) -> None:
-    """A call without a name calls nothing: next to text it is left out. Raises Malformed if there is no text."""
+    """A call without a name calls nothing. If there is text, the call is ignored. Raises Malformed if there is no text."""
     named = [piece for piece in parts.calls if piece.name is not None]
     if len(named) < len(parts.calls):
         if not parts.text:
