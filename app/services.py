@@ -35,7 +35,8 @@ from app.events.redis_streams import BLOCKING_MARGIN, RedisStreams
 from app.events.relay import Relay
 from app.events.stream_log import FORGOTTEN_AFTER, LIFETIME, StreamLog
 from app.events.webhooks import Webhooks
-from app.gateway.cached_completions import CachedCompletions, Made
+from app.gateway.cached_answers import CachedAnswers, build_cached_answers
+from app.gateway.cached_completions import Made
 from app.gateway.gateway import Gateway
 from app.gateway.leases import Leases
 from app.gateway.planning import CallPlanner
@@ -115,7 +116,7 @@ async def build_services(
             leases=leases,
             completions=completions,
             streams=streams,
-            cached=_cached_completions(settings, cache, redis, ledger, documents),
+            cached=_cached_answers(settings, cache, redis, planner, ledger, documents=documents),
             on_end=on_end,
         )
         _start_maintenance(stack, leases, seals, streams)
@@ -186,13 +187,27 @@ def _open_ledger(
     return ledger
 
 
-def _cached_completions(
-    settings: Settings, cache: BuiltCache, redis: RedisClient, ledger: PostgresLedger, documents: StoredCompletions
-) -> CachedCompletions | None:
+def _cached_answers(
+    settings: Settings,
+    cache: BuiltCache,
+    redis: RedisClient,
+    planner: CallPlanner,
+    ledger: PostgresLedger,
+    *,
+    documents: StoredCompletions,
+) -> CachedAnswers | None:
     if not settings.cache.enabled:
         return None
     origins: Origins[Made] = Origins(cache.invalidations, redis, cache.clock)
-    return CachedCompletions(cache.tiered, origins, ledger, cache.clock, documents, default_ttl=settings.cache.default_ttl)
+    return build_cached_answers(
+        cache.tiered,
+        origins,
+        planner,
+        ledger,
+        clock=cache.clock,
+        documents=documents,
+        default_ttl=settings.cache.default_ttl,
+    )
 
 
 class _Maintained(Protocol):

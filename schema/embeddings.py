@@ -25,7 +25,7 @@ class Embeddings:
     vectors: list[list[float]] = field(description="In the order of the texts.", metadata={"cost": 0})
     usage: TokenUsage = field(description="All attempts together.")
     cost_usd: Decimal | None = field(description="All attempts together. Null if a price is unknown.")
-    cached_count: int = field(description="How many of the vectors came from the cache and cost nothing. Not yet: always 0.")
+    cached_count: int = field(description="How many of the vectors came from the cache and cost nothing.")
 
 
 EmbeddingsCreateResult: TypeAlias = Annotated[

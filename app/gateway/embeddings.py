@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 from uuid import UUID
 
@@ -44,10 +44,11 @@ class Embeddings:
 
 @dataclass(frozen=True, slots=True)
 class EmbeddingsOutcome:
-    """How a call ended: with embeddings or with a problem."""
+    """How a call ended: with embeddings or with a problem. `began_at` is database time; None for a call that ended before."""
 
     key: UUID
     tenant: str
     status: CompletionStatus
     embeddings: Embeddings | None = None
     problem: object | None = None
+    began_at: datetime | None = None

@@ -21,7 +21,9 @@ from app.cache.tiered import Hit
 from app.costs.holds import Admitted, Ledger
 from app.domain.errors import Refused
 from app.gateway.cache_hits import RunningHit
+from app.gateway.cached_answers import CachedAnswers
 from app.gateway.cached_completions import CachedCompletions
+from app.gateway.cached_embeddings import Merge
 from app.gateway.completions import NO_SUCH_COMPLETION, Completion, CompletionRequest, CompletionStatus, OnClientLeave
 from app.gateway.embeddings import Embeddings, EmbeddingsOutcome, EmbeddingsRequest
 from app.gateway.leases import Leases
@@ -58,7 +60,7 @@ class Gateway:
         leases: Leases,
         completions: CompletionReader,
         streams: CompletionStreams,
-        cached: CachedCompletions | None = None,
+        cached: CachedAnswers | None = None,
         on_end: CallListener | None = None,
     ) -> None:
         """`on_end` gets every call that has ended, for the traces."""
@@ -102,16 +104,23 @@ class Gateway:
             run = partial(self._completions.run_call, create_running=self._running_completion)
             if self._cached is None:
                 return await run(call)
-            return await self._cached.complete(request, call, principal, run, self._completions.admit_free)
+            return await self._cached.completions.complete(request, call, principal, run, self._completions.admit_free)
 
     async def embed(self, request: EmbeddingsRequest, principal: Principal) -> Embeddings:
         """Returns one vector for each text after they are committed to the ledger. Raises the same errors as `complete`."""
         async with self._slot(principal):
-            ended = await self._embeddings.run_call(
-                await self._planner.plan_embeddings(request, principal), self._running_embeddings
-            )
+            call = await self._planner.plan_embeddings(request, principal)
+            if self._cached is None:
+                ended = await self._run_embeddings(call)
+            else:
+                ended = await self._cached.embeddings.embed(
+                    request, call, principal, self._run_embeddings, self._embeddings.admit_free
+                )
         assert ended.embeddings is not None
         return ended.embeddings
+
+    async def _run_embeddings(self, call: PlannedCall[EmbedCall], merge: Merge | None = None) -> EmbeddingsOutcome:
+        return await self._embeddings.run_call(call, partial(self._running_embeddings, merge=merge))
 
     async def start(self, request: CompletionRequest, principal: Principal) -> Completion:
         """Returns as soon as the call is admitted and its log has begun. The call goes on in the background. Raises the same
@@ -127,9 +136,9 @@ class Gateway:
                 call = await self._planner.plan(request, principal, streamed=True)
                 await self._streams.ready()
                 begin = partial(self._begin_planned, principal=principal, stack=stack)
-                if self._cached is None or not self._cached.uses_cache(request):
+                if self._cached is None or not self._cached.completions.uses_cache(request):
                     return (await begin(call))[0]
-            return await self._begin_cached(request, call, principal, self._cached, begin)
+            return await self._begin_cached(request, call, principal, self._cached.completions, begin)
 
     async def _begin_planned(
         self, call: PlannedCall[ModelCall], hit: Hit | None = None, *, principal: Principal, stack: AsyncExitStack
@@ -254,5 +263,5 @@ class Gateway:
     def _running_completion(self, call: PlannedCall[ModelCall], admitted: Admitted) -> RunningCompletion:
         return RunningCompletion(call, admitted, self._ledger, self._clock)
 
-    def _running_embeddings(self, call: PlannedCall[EmbedCall], admitted: Admitted) -> RunningEmbeddings:
-        return RunningEmbeddings(call, admitted, self._ledger, self._clock)
+    def _running_embeddings(self, call: PlannedCall[EmbedCall], admitted: Admitted, merge: Merge | None) -> RunningEmbeddings:
+        return RunningEmbeddings(call, admitted, self._ledger, self._clock, merge)

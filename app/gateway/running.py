@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from decimal import Decimal
 from functools import reduce
@@ -197,21 +198,32 @@ class RunningCompletion(RunningCall[ModelCall]):
 
 
 class RunningEmbeddings(RunningCall[EmbedCall]):
+    def __init__(
+        self,
+        call: PlannedCall[EmbedCall],
+        admitted: Admitted,
+        ledger: Ledger,
+        clock: Clock,
+        merge: Callable[[Embeddings], Embeddings] | None = None,
+    ) -> None:
+        """`merge` makes the answer of the vectors that this call makes."""
+        super().__init__(call, admitted, ledger, clock)
+        self._merge = merge
+
     def finished(self, routed: RoutedVectors) -> EmbeddingsOutcome:
         call, made, target = self.call, routed.embedded, routed.target
-        return EmbeddingsOutcome(
-            call.key,
-            call.payer.tenant,
-            CompletionStatus.FINISHED,
-            Embeddings(
-                provider=target.provider,
-                model=target.model,
-                dimensions=len(made.vectors[0]),
-                vectors=made.vectors,
-                usage=self.usage or made.usage,
-                cost_usd=self.cost_usd,
-            ),
+        embeddings = Embeddings(
+            provider=target.provider,
+            model=target.model,
+            dimensions=len(made.vectors[0]),
+            vectors=made.vectors,
+            usage=self.usage or made.usage,
+            cost_usd=self.cost_usd,
         )
+        if self._merge is not None:
+            embeddings = self._merge(embeddings)
+        tenant, began_at = call.payer.tenant, self._admitted.admitted_at
+        return EmbeddingsOutcome(call.key, tenant, CompletionStatus.FINISHED, embeddings, began_at=began_at)
 
     def failed(self, problem: object) -> EmbeddingsOutcome:
         return self._without_vectors(CompletionStatus.FAILED, self.failure(problem))

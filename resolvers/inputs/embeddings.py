@@ -35,7 +35,7 @@ class EmbeddingsInput:
     )
     dimensions: int | None = field(description="Length of the vectors, if the model can shorten them. Omit for the model's own.")
     routing: RoutingInput | None = field(description="Narrows the route for this call.")
-    cache: CacheInput | None = field(description="Not yet: it has no effect. Omit for no caching.")
+    cache: CacheInput | None = field(description="Omit for no caching. Each text has its own stored vector.")
     timeout_ms: int | None = field(description="Deadline of the whole call, retries and failover included. Up to one hour.")
     agent: str | None = field(description="Who pays, within the caller's tenant, such as `research-7`.")
     labels: list[LabelInput] | None = field(description="Up to 16 labels by which costs can be grouped, each key once.")

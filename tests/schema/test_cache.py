@@ -229,6 +229,69 @@ class TestAStream:
         assert first[-1]["completion"]["cache"] is not None
 
 
+EMBED = """
+mutation Embed($input: EmbeddingsInput!) {
+  embeddingsCreate(input: $input) {
+    __typename
+    ... on Embeddings { provider model dimensions vectors costUsd cachedCount usage { totalTokens } }
+    ... on Problem { code message }
+  }
+}
+"""
+
+
+async def embed(api: Api, *texts: str, caller: Principal = ACME, **changes: object) -> Data:
+    answer: Data = (await api.data(EMBED, caller, input={"texts": texts, "cache": USE, **changes}))["embeddingsCreate"]
+    return answer
+
+
+def embedded(simulator: RunningSimulator) -> int:
+    return sum(entry.operation == "embedding" for entry in simulator.log())
+
+
+class TestVectors:
+    async def test_are_stored_text_by_text_and_come_in_order(self, api: Api, simulator: RunningSimulator) -> None:
+        alone = [(await embed(api, text, cache=None))["vectors"][0] for text in "abc"]
+        first = await embed(api, "a", "b")
+        second = await embed(api, "c", "b", "a", "c", "b")
+        third = await embed(api, "b", "a", "c")
+        assert [first["cachedCount"], second["cachedCount"], third["cachedCount"]] == [0, 3, 3]
+        assert second["vectors"] == [alone[2], alone[1], alone[0], alone[2], alone[1]]
+        assert third["vectors"] == [alone[1], alone[0], alone[2]]
+        assert [Decimal(third["costUsd"]), third["usage"]["totalTokens"]] == [0, 0]
+        assert 0 < Decimal(second["costUsd"]) < Decimal(first["costUsd"])
+        assert embedded(simulator) == 5
+
+    async def test_of_another_tenant_or_length_are_others(self, api: Api, simulator: RunningSimulator) -> None:
+        await embed(api, "a")
+        assert (await embed(api, "a", caller=GLOBEX))["cachedCount"] == 0
+        assert (await embed(api, "a", dimensions=8))["cachedCount"] == 0
+        assert len((await embed(api, "a", dimensions=8))["vectors"][0]) == 8
+        assert embedded(simulator) == 3
+
+    async def test_with_an_idempotency_key_are_the_same_again(self, api: Api, simulator: RunningSimulator) -> None:
+        await embed(api, "a")
+        first = await embed(api, "a", "b", idempotencyKey="one")
+        await embed(api, "b")
+        assert await embed(api, "a", "b", idempotencyKey="one") == first
+        assert first["cachedCount"] == 1
+        whole = [await embed(api, "a", "b", idempotencyKey="two") for _ in range(2)]
+        assert whole[0] == whole[1]
+        assert whole[0]["cachedCount"] == 2
+        assert embedded(simulator) == 2
+
+    async def test_are_embedded_anew_if_the_model_of_the_stored_ones_is_gone(self, api: Api, simulator: RunningSimulator) -> None:
+        await embed(api, "a")
+        simulator.post({"fault": "status", "status": 400, "operation": "embedding"})
+        answer = await embed(api, "a", "b")
+        assert (answer["__typename"], answer["cachedCount"], len(answer["vectors"])) == ("Embeddings", 0, 2)
+
+    async def test_are_invalidated_by_the_name_of_their_model(self, api: Api) -> None:
+        await embed(api, "a", "b")
+        assert (await invalidate(api, pattern="embedding/openai/text-embedding-3-small/*"))["entries"] == "2"
+        assert (await embed(api, "a"))["cachedCount"] == 0
+
+
 class TestWhatIsNotStored:
     async def test_an_answer_that_the_cap_cut(self, api: Api, simulator: RunningSimulator) -> None:
         for _ in range(2):
