@@ -31,8 +31,10 @@ RETURNED_LEVELS = 256
 _TOO_LARGE = f"a JSON value has at most {JSON_BYTES // 1024} KiB"
 
 _DATE_TIME = re.compile(
-    r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?([Zz]|[+-][0-9]{2}:[0-9]{2})",
+    r"(?P<whole>[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2})"
+    r"(?P<fraction>\.[0-9]+)?(?P<offset>[Zz]|[+-][0-9]{2}:[0-9]{2})",
 )
+_FRACTION_LENGTH = len(".123456")
 _DECIMAL = re.compile(r"-?(0|[1-9][0-9]{0,17})(\.[0-9]{1,12})?")
 _WHOLE = re.compile(r"-?(0|[1-9][0-9]{0,18})")
 _CURSOR = re.compile(r"[!-~]{1,1024}")
@@ -40,10 +42,12 @@ _INT64 = range(-(2**63), 2**63)
 
 
 def parse_date_time(value: object) -> datetime:
-    if not isinstance(value, str) or not _DATE_TIME.fullmatch(value):
+    found = _DATE_TIME.fullmatch(value) if isinstance(value, str) else None
+    if found is None:
         raise ValueError("a time is RFC 3339 text with an offset, such as 2026-03-01T00:00:00Z")
+    whole, fraction, offset = found["whole"], found["fraction"] or "", found["offset"]
     try:
-        return datetime.fromisoformat(value.upper()).astimezone(UTC)
+        return datetime.fromisoformat(f"{whole}{fraction[:_FRACTION_LENGTH]}{offset}".upper()).astimezone(UTC)
     except OverflowError:
         raise ValueError("a time is between the years 1 and 9999 in UTC") from None
 
@@ -210,7 +214,7 @@ SCALARS: Mapping[object, ScalarDefinition] = {
     datetime: strawberry.scalar(
         name="DateTime",
         description="RFC 3339 instant in UTC with a trailing Z; a value without an offset is rejected. Such as "
-        "`2026-03-01T00:00:00Z`; another offset is accepted and converted.",
+        "`2026-03-01T00:00:00Z`; another offset is accepted and converted. A fraction of a second is cut to microseconds.",
         serialize=print_date_time,
         parse_value=parse_date_time,
     ),

@@ -75,6 +75,7 @@ class Ask:
     json_object: bool = False
     stop: tuple[str, ...] = ()
     include_usage: bool = True
+    service_tier: str | None = None
     user: str | None = None
     fault: str | None = None
 

@@ -47,6 +47,7 @@ class Tool(_Lax):
     type: str | None = None
     description: str | None = None
     input_schema: Raw = Raw(b"")
+    strict: bool = False
     cache_control: CacheControl | None = None
 
 

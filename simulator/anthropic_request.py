@@ -68,6 +68,7 @@ def parse(raw: bytes, key: str, cache: PrefixCache, version: str) -> Ask:
         tools_answered=any(block.type == "tool_result" for block in _blocks(last.content)),
         schema=config.format.schema if config is not None and config.format is not None else None,
         stop=tuple(body.stop_sequences),
+        service_tier="fast" if body.speed == "fast" else None,
         user=body.metadata.user_id if body.metadata is not None else None,
     )
 
@@ -140,12 +141,23 @@ def _check(body: Body, model: Model) -> None:
         )
     _check_tools(body)
     _check_format(body)
+    effort = body.output_config.effort if body.output_config is not None else None
+    if effort is not None and effort not in model.efforts:
+        raise Rejected(400, f"This model does not support effort level '{effort}'. Supported levels: {', '.join(model.efforts)}.")
+    if body.speed == "fast" and not model.takes_tiers:
+        raise Rejected(400, f"speed: fast mode is not supported for {body.model}")
 
 
 def _check_tools(body: Body) -> None:
     names = [tool.name for tool in body.tools]
     if len(names) != len(set(names)):
         raise Rejected(400, "tools: Tool names must be unique.")
+    for at, tool in enumerate(body.tools):
+        if tool.strict and has_open_object(msgspec.json.decode(tool.input_schema or b"{}")):
+            raise Rejected(
+                400,
+                f"tools.{at}.custom: For 'object' type, 'additionalProperties' must be set to false in strict tools",
+            )
     choice = body.tool_choice
     if choice is None:
         return
@@ -345,6 +357,8 @@ def _cached(
             read = tokens
         if mark is not None:
             points.append((prefix, tokens, mark.ttl))
+            if mark.ttl == "1h" and any(ttl == "5m" for _, _, ttl in points):
+                raise Rejected(400, "a ttl='1h' cache_control block must not come after a ttl='5m' cache_control block.")
     if len(points) > _MAX_CACHE_MARKS:
         raise Rejected(400, f"A maximum of 4 blocks with cache_control may be provided. Found {len(points)}.")
     read = min(read, points[-1][1]) if points else 0

@@ -75,6 +75,8 @@ class AnthropicWire:
             "service_tier": "standard",
             "inference_geo": "not_available",
         }
+        if ask.service_tier is not None:
+            usage["speed"] = ask.service_tier
         if answer.thinking_tokens:
             usage["output_tokens_details"] = {"thinking_tokens": min(answer.thinking_tokens, output_tokens)}
         return usage

@@ -10,9 +10,17 @@ from typing import Literal, TypeAlias
 ProviderName: TypeAlias = Literal["anthropic", "openai"]
 
 
+ALL_EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
+_LOW_TO_HIGH = ("low", "medium", "high")
+_WITHOUT_XHIGH = (*_LOW_TO_HIGH, "max")
+_TO_XHIGH = ("none", *_LOW_TO_HIGH, "xhigh")
+_TO_MAX = (*_TO_XHIGH, "max")
+
+
 @dataclass(frozen=True, slots=True)
 class Model:
-    """Only embedding models have `dimensions`. `reasons` says whether the model thinks unless it is asked not to."""
+    """`efforts` are those that it takes, empty for none. `takes_tiers` says whether faster and slower tiers are sold for it. Only
+    embedding models have `dimensions`. `reasons` says whether the model thinks unless it is asked not to."""
 
     name: str
     context_tokens: int
@@ -21,6 +29,8 @@ class Model:
     reasons: bool = False
     takes_sampling: bool = True
     takes_one_sampling: bool = False
+    efforts: tuple[str, ...] = ALL_EFFORTS
+    takes_tiers: bool = True
     takes_prefill: bool = False
     reports_cache_writes: bool = False
 
@@ -30,21 +40,21 @@ _MILLION = 1_000_000
 _ANTHROPIC = (
     Model("claude-opus-5-5", _MILLION, 128_000, takes_sampling=False),
     Model("claude-sonnet-5-5", _MILLION, 128_000, takes_sampling=False),
-    Model("claude-haiku-5-5", _MILLION, takes_sampling=False),
+    Model("claude-haiku-5-5", _MILLION, takes_sampling=False, takes_tiers=False),
     Model("claude-opus-4-5", 200_000, takes_prefill=True, takes_one_sampling=True),
     Model("claude-sonnet-4-5", 200_000, takes_prefill=True, takes_one_sampling=True),
     Model("claude-haiku-4-5", 200_000, takes_prefill=True, takes_one_sampling=True),
     Model("sim-unpriced", 200_000),
 )
 _OPENAI = (
-    Model("gpt-6-sol", 1_050_000, 128_000, reports_cache_writes=True),
-    Model("gpt-6-luna", 1_050_000, 128_000, reports_cache_writes=True),
-    Model("gpt-5.4", 1_050_000, 128_000),
-    Model("gpt-5.4-mini", 400_000, 128_000),
-    Model("gpt-5-mini", 400_000, 128_000, reasons=True, takes_sampling=False),
-    Model("gpt-4.1", _MILLION, 32_768),
-    Model("gpt-4.1-mini", _MILLION, 32_768),
-    Model("gpt-4o-mini", 128_000, 16_384),
+    Model("gpt-6-sol", 1_050_000, 128_000, reports_cache_writes=True, efforts=_TO_MAX),
+    Model("gpt-6-luna", 1_050_000, 128_000, reports_cache_writes=True, efforts=_TO_MAX),
+    Model("gpt-5.4", 1_050_000, 128_000, efforts=_TO_XHIGH),
+    Model("gpt-5.4-mini", 400_000, 128_000, efforts=_TO_XHIGH),
+    Model("gpt-5-mini", 400_000, 128_000, reasons=True, takes_sampling=False, efforts=("minimal", *_LOW_TO_HIGH)),
+    Model("gpt-4.1", _MILLION, 32_768, efforts=(), takes_tiers=False),
+    Model("gpt-4.1-mini", _MILLION, 32_768, efforts=(), takes_tiers=False),
+    Model("gpt-4o-mini", 128_000, 16_384, efforts=(), takes_tiers=False),
     Model("text-embedding-3-small", 8_192, dimensions=1536),
     Model("text-embedding-3-large", 8_192, dimensions=3072),
     Model("text-embedding-ada-002", 8_192, dimensions=1536),
@@ -59,17 +69,28 @@ _PATTERNS: dict[ProviderName, tuple[tuple[re.Pattern[str], Model], ...]] = {
             Model("", 200_000, takes_prefill=True, takes_one_sampling=True),
         ),
         (re.compile(r"claude-[123].*|claude-[a-z]+-4(-0|-20\d{6})?"), Model("", 200_000, takes_prefill=True)),
-        (re.compile(r"claude-[a-z]+-4-6(-.*)?"), Model("", _MILLION, 128_000, takes_one_sampling=True)),
+        (
+            re.compile(r"claude-[a-z]+-4-6(-.*)?"),
+            Model("", _MILLION, 128_000, takes_one_sampling=True, efforts=(*_LOW_TO_HIGH, "max")),
+        ),
         (re.compile(r"claude-.*"), Model("", _MILLION, 128_000, takes_sampling=False)),
         (re.compile(r"sim-.*"), Model("", 200_000, takes_prefill=True)),
     ),
     "openai": (
         (re.compile(r"(sim-|text-)embedding-.*large.*"), Model("", 8_192, dimensions=3072)),
         (re.compile(r"(sim-|text-)embedding-.*"), Model("", 8_192, dimensions=1536)),
-        (re.compile(r"gpt-4.*|gpt-3.*"), Model("", 128_000, 16_384)),
-        (re.compile(r"(gpt-5|o\d)(-.*)?"), Model("", 400_000, 128_000, reasons=True, takes_sampling=False)),
-        (re.compile(r"gpt-5\.[6-9].*|gpt-[6-9].*"), Model("", 1_050_000, 128_000, reports_cache_writes=True)),
-        (re.compile(r"gpt-.*"), Model("", 400_000, 128_000)),
+        (re.compile(r"gpt-4.*|gpt-3.*"), Model("", 128_000, 16_384, efforts=(), takes_tiers=False)),
+        (
+            re.compile(r"o\d(-.*)?"),
+            Model("", 400_000, 128_000, reasons=True, takes_sampling=False, efforts=_LOW_TO_HIGH),
+        ),
+        (
+            re.compile(r"gpt-5(-.*)?"),
+            Model("", 400_000, 128_000, reasons=True, takes_sampling=False, efforts=("minimal", *_LOW_TO_HIGH)),
+        ),
+        (re.compile(r"gpt-5\.1(-.*)?"), Model("", 400_000, 128_000, efforts=("none", *_LOW_TO_HIGH))),
+        (re.compile(r"gpt-5\.[6-9].*|gpt-[6-9].*"), Model("", 1_050_000, 128_000, reports_cache_writes=True, efforts=_TO_MAX)),
+        (re.compile(r"gpt-.*"), Model("", 400_000, 128_000, efforts=_TO_XHIGH)),
         (re.compile(r"sim-.*"), Model("", 200_000)),
     ),
 }

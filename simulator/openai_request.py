@@ -21,6 +21,8 @@ from simulator.text import CHARS_PER_TOKEN, IMAGE_TOKENS, MESSAGE_OVERHEAD_CHARS
 _CACHE_STEP_TOKENS = 128
 _CACHE_SECONDS = 1800.0
 _MAX_STOPS = 4
+_SERVED = {"auto": "default", "default": "default", "flex": "flex", "priority": "priority", "fast": "priority"}
+"""The tier that an answer names, by the one asked for."""
 _PDF_DATA = "data:application/pdf;base64,"
 _EFFORT_TOKENS = {"none": 0, "minimal": 8, "low": 16, "medium": 32, "high": 64, "xhigh": 96, "max": 128}
 
@@ -67,6 +69,7 @@ def parse(raw: bytes, key: str, cache: PrefixCache) -> Ask:
         json_object=form is not None and form.type == "json_object",
         stop=tuple(stop),
         include_usage=body.stream_options is not None and body.stream_options.include_usage,
+        service_tier=_SERVED.get(body.service_tier or "auto"),
         user=body.safety_identifier or body.user,
     )
 
@@ -75,6 +78,7 @@ def _check(body: Body, model: Model) -> None:
     if model.dimensions is not None:
         raise Rejected(404, "This is not a chat model and thus not supported in the v1/chat/completions endpoint.", param="model")
     _check_limits(body, model)
+    _check_effort_and_tier(body, model)
     sampled = [name for name in ("temperature", "top_p") if getattr(body, name) not in {None, 1}]
     thinks = not model.takes_sampling or _effort(body, model) != "none"
     if sampled and thinks and wants_completion_tokens(model):
@@ -99,6 +103,22 @@ def _check(body: Body, model: Model) -> None:
             400, "Unsupported parameter: 'stop' is not supported with this model.", code="unsupported_parameter", param="stop"
         )
     _check_tools(body)
+
+
+def _check_effort_and_tier(body: Body, model: Model) -> None:
+    effort, tier = body.reasoning_effort, body.service_tier
+    if effort is not None and not model.efforts:
+        raise Rejected(400, "Unrecognized request argument supplied: reasoning_effort")
+    if effort is not None and effort not in model.efforts:
+        raise Rejected(
+            400,
+            f"Unsupported value: 'reasoning_effort' does not support '{effort}' with this model. Supported values are: "
+            f"{', '.join(repr(each) for each in model.efforts)}.",
+            code="unsupported_value",
+            param="reasoning_effort",
+        )
+    if tier is not None and (tier not in _SERVED or (tier not in {"auto", "default"} and not model.takes_tiers)):
+        raise Rejected(400, "Invalid service_tier argument", param="service_tier")
 
 
 def _check_limits(body: Body, model: Model) -> None:

@@ -102,7 +102,7 @@ class OpenAIWire:
             "model": ask.model.name,
             "choices": [choice],
             "usage": self.usage(ask, answer, answer.output_tokens),
-            "service_tier": "default",
+            "service_tier": ask.service_tier or "default",
             "system_fingerprint": None,
         }
         if fault == "no_usage":
@@ -118,7 +118,7 @@ class OpenAIWire:
             "object": "chat.completion.chunk",
             "created": int(time.time()),
             "model": ask.model.name,
-            "service_tier": "default",
+            "service_tier": ask.service_tier or "default",
             "system_fingerprint": None,
         }
         head = b"data: " + _encode(about)[:-1] + b","

@@ -30,6 +30,9 @@ _TERMS: Mapping[tuple[str, ServiceTier], PriceContext] = {
     ("openai", ServiceTier.FAST): {"service_tier": "fast"},
 }
 """What the public list calls the tiers. A tier that is missing here has no prices of its own there."""
+_FASTER = frozenset({ServiceTier.PRIORITY, ServiceTier.FAST})
+_FASTER_FACTOR = Decimal("2.5")
+"""The most that the public list has for a faster tier, in relation to the usual price (gpt-5.5, priority)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +83,12 @@ class Rates:
             + tier.output_usd * usage.output_tokens
         )
 
-    def input_cost(self, tokens: int) -> Decimal:
-        """The most that `tokens` of input can cost. Providers may write a prefix to their cache and charge for it."""
+    def input_cost(self, tokens: int, *, for_an_hour: bool = False) -> Decimal:
+        """The most that `tokens` of input can cost. Providers may write a prefix to their cache and charge for it; `for_an_hour`
+        if the prompt has marks of an hour."""
         tier = self.tier(tokens)
-        return round_usd(max(tier.input_usd, tier.cache_write_5m_usd) * tokens)
+        hour_usd = tier.cache_write_1h_usd if for_an_hour else ZERO
+        return round_usd(max(tier.input_usd, tier.cache_write_5m_usd, hour_usd) * tokens)
 
     def output_token_usd(self, input_tokens: int) -> Decimal:
         """US dollars per output token of a call with this much input."""
@@ -91,6 +96,20 @@ class Rates:
 
     def used(self, input_tokens: int) -> PriceUsed:
         return self.tier(input_tokens).price
+
+
+@dataclass(frozen=True, slots=True)
+class WorstCase:
+    """The most that a call can cost whichever of its possible tiers serves it."""
+
+    rates: tuple[Rates, ...]
+    factor: Decimal = Decimal(1)
+
+    def input_cost(self, tokens: int, *, for_an_hour: bool = False) -> Decimal:
+        return round_usd(max(rates.input_cost(tokens, for_an_hour=for_an_hour) for rates in self.rates) * self.factor)
+
+    def output_token_usd(self, input_tokens: int) -> Decimal:
+        return max(rates.output_token_usd(input_tokens) for rates in self.rates) * self.factor
 
 
 class PriceBook:
@@ -132,6 +151,18 @@ class PriceBook:
             if dated.condition is None or dated.condition.constraint is None or dated.condition.constraint.active(at):
                 return dated.rates
         return compiled[0].rates
+
+    def worst_case(self, provider: str, model: str, at: datetime, tier: ServiceTier) -> WorstCase | None:
+        """None if the price is unknown. A call may be served by the usual tier instead of the one it asks for. If the public list
+        has no price of its own for a faster tier, the most that any faster tier costs is assumed."""
+        usual = self.rates(provider, model, at)
+        if usual is None:
+            return None
+        asked = self.rates(provider, model, at, tier) or usual
+        is_listed = (self._listed.get(provider, ""), tier) in _TERMS and (provider, model) not in self._configured
+        if is_listed and tier in _FASTER and asked.output_token_usd(0) <= usual.output_token_usd(0):
+            return WorstCase((usual,), _FASTER_FACTOR)
+        return WorstCase((usual, asked))
 
     def context_tokens(self, provider: str, model: str) -> int | None:
         """The model's context window in the public list; None if unknown."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -18,6 +18,7 @@ from app.domain.problems import no_such
 from app.domain.usage import CacheTier, Label, TokenUsage
 from app.gateway.media import part_texts
 from app.llm.messages import (
+    AskedTier,
     FinishReason,
     Json,
     Message,
@@ -76,6 +77,9 @@ class CompletionRequest:
     top_p: float | None = None
     stop: tuple[str, ...] = ()
     seed: int | None = None
+    parallel_tool_calls: bool | None = None
+    service_tier: AskedTier | None = None
+    provider_options: Mapping[str, Mapping[str, Json]] | None = None
     routing: RoutingPreference = RoutingPreference()
     cache: CachePolicy | None = None
     agent: str | None = None

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from functools import partial
+from operator import itemgetter
 from typing import Generic, Protocol, TypeAlias, TypeVar
 from uuid import UUID
 
@@ -14,11 +15,11 @@ from app.access.principal import Principal
 from app.access.tenancy import agent_for
 from app.costs.estimate import Estimator
 from app.costs.holds import Estimate, IdempotencyKey, Payer
-from app.costs.prices import PriceBook
+from app.costs.prices import PriceBook, Rates
 from app.domain.attempts import Attempt
 from app.domain.ids import new_uuid
 from app.domain.money import ZERO
-from app.domain.usage import Label, Operation, TokenUsage
+from app.domain.usage import Label, Operation, ServiceTier, TokenUsage
 from app.gateway.completions import (
     CompletionRequest,
     prompt_texts,
@@ -27,7 +28,7 @@ from app.gateway.embeddings import EmbeddingsRequest
 from app.gateway.media import Media, find_media, find_private_url
 from app.gateway.prompt_cache_affinity import Prompt, PromptCacheAffinity
 from app.llm.fleet import Fleet
-from app.llm.messages import EmbedCall, ModelCall
+from app.llm.messages import CacheTtl, EmbedCall, ModelCall
 from app.llm.output_limits import OutputLimits
 from app.llm.router import Plan
 from app.llm.routing import CallNeeds, RouteCandidate, RoutingPreference, Target
@@ -95,6 +96,8 @@ class PlannedCall(Generic[Template]):
     max_output_tokens: int = 0
     min_output_tokens: int = 0
     cache_key: str | None = None
+    service_tier: ServiceTier = ServiceTier.STANDARD
+    caches_for_an_hour: bool = False
 
     def input_tokens(self, target: Target) -> int:
         return self.estimator.corrected(target.provider, target.model, self.counted_tokens) + self.media.tokens
@@ -104,22 +107,32 @@ class PlannedCall(Generic[Template]):
 
     def estimate(self, target: Target) -> Estimate:
         input_tokens = self.input_tokens(target)
-        rates = self.prices.rates(target.provider, target.model, self.started_at)
+        worst = self.prices.worst_case(target.provider, target.model, self.started_at, self.service_tier)
         return Estimate(
             provider=target.provider,
             model=target.model,
             input_tokens=input_tokens,
             max_output_tokens=self.output_cap(target),
             min_output_tokens=self.min_output_tokens,
-            input_usd=None if rates is None else rates.input_cost(input_tokens),
-            output_token_usd=None if rates is None else rates.output_token_usd(input_tokens),
+            input_usd=None if worst is None else worst.input_cost(input_tokens, for_an_hour=self.caches_for_an_hour),
+            output_token_usd=None if worst is None else worst.output_token_usd(input_tokens),
         )
 
     def priced(self, attempt: Attempt) -> Attempt:
-        if attempt.usage is None:
+        """An estimated usage does not say which tier served it: the dearer is charged of the usual one and the one asked for."""
+        usage = attempt.usage
+        if usage is None:
             return attempt
-        rates = self.prices.rates(attempt.provider, attempt.model, self.started_at, attempt.usage.service_tier)
-        return attempt if rates is None else replace(attempt, cost_usd=rates.cost(attempt.usage))
+        tiers = (usage.service_tier,) if usage.confirmed else (usage.service_tier, self.service_tier)
+        found = [
+            (rates.cost(usage), tier)
+            for tier in tiers
+            if (rates := self.prices.rates(attempt.provider, attempt.model, self.started_at, tier)) is not None
+        ]
+        if not found:
+            return attempt
+        cost_usd, tier = max(found, key=itemgetter(0))
+        return replace(attempt, cost_usd=cost_usd, usage=replace(usage, service_tier=tier))
 
 
 def free_estimate(target: Target) -> Estimate:
@@ -195,6 +208,8 @@ class CallPlanner:
             media=media,
             max_output_tokens=asked,
             min_output_tokens=request.min_output_tokens or max(1, cap // 4),
+            service_tier=_service_tier(request),
+            caches_for_an_hour=_caches_for_an_hour(request),
         )
 
     async def plan_embeddings(self, request: EmbeddingsRequest, principal: Principal) -> PlannedCall[EmbedCall]:
@@ -206,7 +221,7 @@ class CallPlanner:
             request.model or EMBEDDINGS_ROUTE,
             request.routing,
             CallNeeds(input_tokens=counted, operation=Operation.EMBEDDING),
-            lambda target: self._expected(target, counted, 0, 0, started_at),
+            lambda target: self._expected(target, counted, 0, 0, self._prices.rates(target.provider, target.model, started_at)),
         )
         deadline = self._deadline(request, plan, started)
         return PlannedCall(
@@ -245,17 +260,26 @@ class CallPlanner:
 
         def estimate(target: Target) -> Decimal | None:
             output_tokens = min(asked, self._output_limits.of(target))
-            return self._expected(target, counted, prompt.cached_at(target), output_tokens, at)
+            rates = self._prices.rates(target.provider, target.model, at, _service_tier(request))
+            return self._expected(target, counted, prompt.cached_at(target), output_tokens, rates)
 
         return estimate
 
-    def _expected(self, target: Target, counted: int, cached: int, output_tokens: int, at: datetime) -> Decimal | None:
-        rates = self._prices.rates(target.provider, target.model, at)
+    def _expected(self, target: Target, counted: int, cached: int, output_tokens: int, rates: Rates | None) -> Decimal | None:
         if rates is None:
             return None
         tokens = self._estimator.corrected(target.provider, target.model, counted)
         cached = min(cached, tokens)
         return rates.cost(TokenUsage(tokens - cached, cached, visible_output_tokens=output_tokens))
+
+
+def _service_tier(request: CompletionRequest) -> ServiceTier:
+    return ServiceTier.STANDARD if request.service_tier is None else ServiceTier(request.service_tier.value)
+
+
+def _caches_for_an_hour(request: CompletionRequest) -> bool:
+    marked = (tool.cache_ttl for tool in request.tools), (message.cache_ttl for message in request.messages)
+    return CacheTtl.ONE_HOUR in {ttl for ttls in marked for ttl in ttls}
 
 
 def _payer(request: CallRequest, principal: Principal) -> Payer:
@@ -280,6 +304,9 @@ def _template(request: CompletionRequest, payer: Payer, plan: Plan, cap: int, de
         top_p=request.top_p,
         stop=request.stop,
         seed=request.seed,
+        parallel_tool_calls=request.parallel_tool_calls,
+        service_tier=request.service_tier,
+        provider_options=request.provider_options,
         unsupported=plan.unsupported,
         input_tokens=plan.needs.input_tokens,
         holder=_holder(payer),

@@ -27,10 +27,31 @@ class ToolChoiceMode(Enum):
 
 
 class ReasoningEffort(Enum):
+    """In ascending order."""
+
     NONE = "NONE"
+    MINIMAL = "MINIMAL"
     LOW = "LOW"
     MEDIUM = "MEDIUM"
     HIGH = "HIGH"
+    XHIGH = "XHIGH"
+    MAX = "MAX"
+
+
+class CacheTtl(Enum):
+    """How long a provider should keep a prefix of the prompt in its cache."""
+
+    FIVE_MINUTES = "5m"
+    ONE_HOUR = "1h"
+
+
+class AskedTier(Enum):
+    """A ServiceTier that a call can ask for."""
+
+    STANDARD = "standard"
+    FLEX = "flex"
+    PRIORITY = "priority"
+    FAST = "fast"
 
 
 class FinishReason(Enum):
@@ -137,16 +158,20 @@ class Message:
     tool_result: ToolResult | None = None
     reasoning: Json = None
     cache_up_to: bool = False
+    cache_ttl: CacheTtl | None = None
     provider_state: ProviderState | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """`parameters` is a JSON Schema."""
+    """`parameters` is a JSON Schema. If `strict`, the arguments must match it exactly; None: as the provider does by itself."""
 
     name: str
     parameters: Mapping[str, Json]
     description: str | None = None
+    strict: bool | None = None
+    cache_up_to: bool = False
+    cache_ttl: CacheTtl | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,8 +189,11 @@ class JsonObjectFormat:
 
 @dataclass(frozen=True, slots=True)
 class JsonSchemaFormat:
+    """`strict` None: strict if the provider's strict dialect can express the schema."""
+
     name: str
     schema: Mapping[str, Json]
+    strict: bool | None = None
 
 
 ResponseFormat: TypeAlias = JsonObjectFormat | JsonSchemaFormat
@@ -190,6 +218,9 @@ class ModelCall:
     top_p: float | None = None
     stop: tuple[str, ...] = ()
     seed: int | None = None
+    parallel_tool_calls: bool | None = None
+    service_tier: AskedTier | None = None
+    provider_options: Mapping[str, Mapping[str, Json]] | None = None
     unsupported: UnsupportedPolicy = UnsupportedPolicy.DROP
     input_tokens: int = 0
     holder: Holder = NO_HOLDER

@@ -1,7 +1,7 @@
 """Finds the parameter that a server refuses by name, in any form of error.
 
-If a refusal names a parameter that the caller did not ask for, it is left out, because the caller cannot see it. A parameter
-that the caller asked for is left out only if the refusal says that the server does not accept it, not that its value is wrong.
+If a refusal names a parameter whose value GreenLang makes, it is left out: the value cannot be wrong. A parameter that has the
+caller's value is left out only if the refusal says that the server does not accept it.
 """
 
 from __future__ import annotations
@@ -46,28 +46,58 @@ _WRAPPERS = ("error", "detail", "errors", "message")
 _MAX_DEPTH = 4
 
 
+EFFORT = "reasoning_effort"
+"""The name of the reasoning effort here, whatever a protocol calls it."""
+_EFFORT_WORDS = re.compile(r"output_config\.effort|reasoning[._]effort|\beffort (?:level|parameter|value)|['\"`]effort['\"`]")
+_OF_VALUE = (
+    "supported values",
+    "input should be",
+    "must be one of",
+    "expected one of",
+    "invalid value",
+    "unknown variant",
+    "level",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """`of_value`: another value of the parameter may be taken."""
+
+    parameter: str
+    of_value: bool = False
+
+
 @dataclass(frozen=True)
 class Parameters:
-    """Parameter names of the protocol. The caller asked for those in `asked`, but not for those in `own`."""
+    """Parameter names of the protocol. GreenLang makes the values of `own`, so a refusal that names one is enough. The values
+    of `asked` are the caller's. Reasoning efforts are always recognised."""
 
     own: frozenset[str] = frozenset()
     asked: frozenset[str] = frozenset()
 
-    def refused(self, kind: FailureKind, status: int, words: ErrorWords, body: object) -> str | None:
+    def refused(self, kind: FailureKind, status: int, words: ErrorWords, body: object) -> Refusal | None:
         """Returns the parameter that the error refuses; None if it refuses none of these, or has another reason."""
         parameter = self._known(words.parameter)
+        said = (words.message or "")[:MAX_WORDS_READ].lower()
         if parameter is not None and kind is FailureKind.UNSUPPORTED and words.code in _CODES:
-            return parameter
+            return Refusal(parameter, words.code == "unsupported_value" or any(word in said for word in _OF_VALUE))
         if status not in _STATUSES or kind not in _PERHAPS:
             return None
-        said = (words.message or "")[:MAX_WORDS_READ].lower()
         if "top_p" in self.asked and _BOTH.search(said):
-            return "top_p"
-        named = (self._known(found["name"]) for found in self._names.finditer(said))
+            return Refusal("top_p")
+        named = [self._known(found["name"]) for found in self._names.finditer(said)]
+        if _EFFORT_WORDS.search(said):
+            named.insert(0, EFFORT)
         for name in (parameter, self._known(_location(body)), *named):
-            if name is not None and (name in self.own or any(word in said for word in _REFUSING)):
-                return name
+            if name is not None and self._is_refused(name, said):
+                return Refusal(name, any(word in said for word in _OF_VALUE))
         return None
+
+    def _is_refused(self, name: str, said: str) -> bool:
+        if name in self.own or any(word in said for word in _REFUSING):
+            return True
+        return name == EFFORT and any(word in said for word in _OF_VALUE)
 
     def _known(self, named: str | None) -> str | None:
         """Maps `body.stream_options` and `stream_options.include_usage` to stream_options, and `reasoning.effort` to
@@ -75,12 +105,14 @@ class Parameters:
         if named is None:
             return None
         parts = named.removeprefix("body.").split(".")
-        return next((name for name in (parts[0], "_".join(parts)) if name in self.own or name in self.asked), None)
+        if parts[-1] in {"effort", EFFORT}:
+            return EFFORT
+        return next((name for name in (parts[0], parts[-1]) if name in self.own or name in self.asked), None)
 
     @cached_property
     def _names(self) -> re.Pattern[str]:
         each = [
-            rf"(?:(?<=['\"`]){name}(?=['\"`])|^{name}(?=:)|(?<=: ){name}$)" if name in _PLAIN else rf"(?<![\w.-]){name}(?![\w-])"
+            rf"(?:(?<=['\"`]){name}(?=['\"`])|^{name}(?=:)|(?<=: ){name}$)" if name in _PLAIN else rf"(?<![\w-]){name}(?![\w-])"
             for name in sorted(self.own | self.asked, key=len, reverse=True)
         ]
         return re.compile(f"(?P<name>{'|'.join(each) or '(?!)'})")

@@ -14,6 +14,8 @@ from strawberry.scalars import JSON
 
 from app.gateway.completions import CacheMode, CachePolicy, CompletionRequest, OnClientLeave
 from app.llm.messages import (
+    AskedTier,
+    CacheTtl,
     Json,
     JsonObjectFormat,
     JsonSchemaFormat,
@@ -38,7 +40,8 @@ from resolvers.inputs.checks import (
     invalid,
 )
 from resolvers.inputs.labels import LabelInput, to_labels
-from resolvers.inputs.messages import MessageInput
+from resolvers.inputs.messages import CACHE_MARK, CACHE_TTL, MessageInput
+from resolvers.inputs.provider_options import to_provider_options
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _ASKING = frozenset({Role.USER, Role.TOOL})
@@ -75,12 +78,24 @@ class ToolInput:
     name: str = field(description="1 to 64 letters, digits, underscores or hyphens, such as `weather_today`.")
     description: str | None = field(description="When and how to use it, for the model.")
     parameters: JSON = field(description='JSON Schema of its arguments, such as `{"type": "object", "properties": {}}`.')
+    strict: bool | None = field(
+        description="True: the arguments match the schema exactly. Targets that cannot do that for this schema are skipped."
+    )
+    cache_up_to: bool = field(description=CACHE_MARK, default=False)
+    cache_ttl: CacheTtl | None = field(description=CACHE_TTL)
 
     def to_domain(self, path: Path) -> Tool:
         _check_name(self.name, (*path, "name"))
         if self.description is not None and len(self.description) > _MAX_DESCRIPTION_LENGTH:
             raise invalid(f"The description has over {_MAX_DESCRIPTION_LENGTH} characters.", (*path, "description"))
-        return Tool(self.name, _to_schema(self.parameters, (*path, "parameters")), self.description)
+        return Tool(
+            self.name,
+            _to_schema(self.parameters, (*path, "parameters")),
+            self.description,
+            self.strict,
+            self.cache_up_to or self.cache_ttl is not None,
+            self.cache_ttl,
+        )
 
 
 @strawberry.input(one_of=True, description="Which tools the model may or must ask for.")
@@ -103,10 +118,14 @@ class ToolChoiceInput:
 class JsonSchemaInput:
     name: str = field(description="1 to 64 letters, digits, underscores or hyphens, such as `invoice`.")
     schema: JSON = field(description='JSON Schema, such as `{"type": "object", "properties": {"total": {"type": "number"}}}`.')
+    strict: bool | None = field(
+        description="True: the provider itself keeps to the schema. Targets that cannot do that for this schema are skipped. "
+        "Omit to use it if the schema allows it. Every answer is checked in any case."
+    )
 
     def to_domain(self, path: Path) -> JsonSchemaFormat:
         _check_name(self.name, (*path, "name"))
-        return JsonSchemaFormat(self.name, _to_schema(self.schema, (*path, "schema")))
+        return JsonSchemaFormat(self.name, _to_schema(self.schema, (*path, "schema")), self.strict)
 
 
 @strawberry.input(one_of=True, description="Omit for plain text.")
@@ -172,6 +191,18 @@ class CompletionInput:
     top_p: float | None = field(description="0 to 1: the share of likely words it chooses from.")
     stop: list[str] | None = field(description="Up to 4 texts at which the answer ends.")
     seed: int | None = field(description="Asks for the same answer again, if the model supports it.")
+    parallel_tool_calls: bool | None = field(
+        description="False: the model asks for at most one tool at a time. Omit for the provider's default."
+    )
+    service_tier: AskedTier | None = field(
+        description="How fast the provider serves the call, at which price. Budgets hold the price of the tier. Omit for the "
+        "provider's default."
+    )
+    provider_options: JSON | None = field(
+        description="Further fields of the request to the provider, by the provider's kind, such as "
+        '`{"openai": {"verbosity": "low"}}`. A note in the answer names them. Fields that GreenLang sets itself, or that could '
+        "cost more than budgets hold, are refused (InvalidInput)."
+    )
     routing: RoutingInput | None = field(description="Narrows the route for this call.")
     cache: CacheInput | None = field(description="Omit for no caching.")
     agent: str | None = field(description="Who pays, within the caller's tenant, such as `research-7`.")
@@ -220,6 +251,9 @@ class CompletionInput:
             top_p=self.top_p,
             stop=check_names(self.stop, _MAX_STOPS, _MAX_STOP_LENGTH, ("stop",)),
             seed=self.seed,
+            parallel_tool_calls=self.parallel_tool_calls,
+            service_tier=self.service_tier,
+            provider_options=to_provider_options(self.provider_options),
             routing=RoutingPreference() if self.routing is None else self.routing.to_domain(),
             cache=None if self.cache is None else self.cache.to_domain(),
             agent=self.agent,

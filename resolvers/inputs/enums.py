@@ -16,7 +16,7 @@ from app.costs.export import ExportFormat
 from app.costs.queries import CostDimension, CostOrderField, Direction
 from app.domain.usage import Operation
 from app.gateway.completions import CacheMode, OnClientLeave
-from app.llm.messages import ReasoningEffort, Role, ToolChoiceMode
+from app.llm.messages import AskedTier, CacheTtl, ReasoningEffort, Role, ToolChoiceMode
 from app.llm.routing import RoutingStrategy
 
 
@@ -51,12 +51,32 @@ describe_enum(
 )
 describe_enum(
     ReasoningEffort,
-    description="How long the model may think before it answers.",
+    description="How long the model may think before it answers. A model that does not take an effort gets the nearest lower "
+    "one, and a note says so.",
     values={
         "NONE": "Not at all.",
+        "MINIMAL": "As little as the model can.",
         "LOW": "Briefly: fast and cheap.",
         "MEDIUM": "As long as most questions need.",
         "HIGH": "As long as hard questions need: slow and expensive.",
+        "XHIGH": "Longer than hard questions usually need.",
+        "MAX": "As long as the model can: the slowest and most expensive.",
+    },
+)
+describe_enum(
+    CacheTtl,
+    description="How long a provider caches a prefix of the prompt after its last use.",
+    values={"FIVE_MINUTES": "5 minutes.", "ONE_HOUR": "1 hour. Anthropic charges more for writing it."},
+)
+describe_enum(
+    AskedTier,
+    name="ServiceTier",
+    description="How fast a provider serves a call, and at which price.",
+    values={
+        "STANDARD": "The usual price and speed.",
+        "FLEX": "Slower and cheaper, where the provider has it.",
+        "PRIORITY": "Faster: at OpenAI for a higher price, at Anthropic from capacity that was bought in advance.",
+        "FAST": "The provider's fast mode, for a higher price.",
     },
 )
 describe_enum(

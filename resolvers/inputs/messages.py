@@ -9,7 +9,7 @@ import strawberry
 from strawberry import ID, field
 from strawberry.scalars import JSON
 
-from app.llm.messages import Json, Message, Part, ProviderState, Role, Text, ToolCall, ToolResult
+from app.llm.messages import CacheTtl, Json, Message, Part, ProviderState, Role, Text, ToolCall, ToolResult
 from app.llm.provider_state import ReadReasoning, from_json, without_state
 from resolvers.inputs.checks import UNBOUNDED, Path, check_length, invalid
 from resolvers.inputs.parts import PartInput, to_parts
@@ -20,6 +20,8 @@ _MAX_ARGUMENTS_LENGTH = 2 * 1024 * 1024
 _MAX_ID_LENGTH = 64 * 1024
 """Some gateways put data that a provider needs back into the id of a call."""
 _MAX_NAME_LENGTH = 1024
+CACHE_MARK = "Marks the end of a prefix that the provider should cache."
+CACHE_TTL = "How long the provider should cache the prefix that ends here. It is a mark too. Omit for the provider's default."
 
 
 @strawberry.input(description="A tool call that the model asked for, passed back unchanged.")
@@ -82,7 +84,8 @@ class MessageInput:
         "it back.",
         metadata=UNBOUNDED,
     )
-    cache_up_to: bool = field(description="Marks the end of a prefix that the provider should cache.", default=False)
+    cache_up_to: bool = field(description=CACHE_MARK, default=False)
+    cache_ttl: CacheTtl | None = field(description=CACHE_TTL)
 
     @property
     def pieces(self) -> int:
@@ -106,7 +109,8 @@ class MessageInput:
             tuple(call if call.provider_state else replace(call, provider_state=read.tool_calls.get(call.id)) for call in calls),
             self.tool_result.to_domain((*path, "toolResult")) if self.tool_result is not None else None,
             read.reasoning,
-            self.cache_up_to,
+            self.cache_up_to or self.cache_ttl is not None,
+            self.cache_ttl,
             _to_state(self.provider_state, path) or read.message,
         )
 

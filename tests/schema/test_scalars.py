@@ -50,6 +50,19 @@ class TestDateTime:
         assert print_date_time(parse_date_time(text)) == printed
 
     @pytest.mark.parametrize(
+        ("value", "microsecond"),
+        [
+            ("2026-03-01T00:00:00.1Z", 100_000),
+            ("2026-03-01T00:00:00.123456Z", 123_456),
+            ("2026-03-01T00:00:00.123456789Z", 123_456),
+            ("2026-03-01T00:00:00.999999999+00:00", 999_999),
+            ("2026-03-01T00:00:00.0000009Z", 0),
+        ],
+    )
+    def test_a_fraction_is_cut_to_microseconds(self, value: str, microsecond: int) -> None:
+        assert parse_date_time(value) == datetime(2026, 3, 1, microsecond=microsecond, tzinfo=UTC)
+
+    @pytest.mark.parametrize(
         "value",
         [
             "2026-03-01T00:00:00",
@@ -57,7 +70,8 @@ class TestDateTime:
             "2026-03-01 00:00:00Z",
             "2026-13-01T00:00:00Z",
             "2026-03-01T24:00:01Z",
-            "2026-03-01T00:00:00.1234567Z",
+            "2026-03-01T00:00:00.Z",
+            "2026-03-01T00:00:00,5Z",
             "0001-01-01T00:00:00+05:00",
             "20260301T000000Z",
             "２０２６-03-01T00:00:00Z",

@@ -23,6 +23,7 @@ from app.llm.messages import (
     Embedded,
     FinishReason,
     ModelCall,
+    ReasoningEffort,
     StreamPart,
     TextDelta,
     ToolCallDelta,
@@ -33,6 +34,7 @@ from app.llm.providers.answers import READING_ERRORS, WholeAnswer
 from app.llm.providers.bodies import Begun, BrokenAnswer, ErrorAnswer, ParameterRefused
 from app.llm.providers.body_reader import BodyReader
 from app.llm.providers.call_names import CallNames
+from app.llm.providers.efforts import refused_effort
 from app.llm.providers.encoded_request import EncodedRequest
 from app.llm.providers.forced_tool import note_if_not_called
 from app.llm.providers.json_text import FENCED, JsonText, bare_json
@@ -44,7 +46,7 @@ from app.llm.providers.unsupported import Notes
 from app.llm.providers.untaken import Untaken
 from app.llm.providers.upstream import EventStream, Upstream
 from app.llm.providers.usage_mapping import estimated_usage, unanswered_usage
-from app.llm.refused_parameters import Parameters
+from app.llm.refused_parameters import EFFORT, Parameters
 from app.runtime.clock import Clock
 from app.settings import ProviderSettings
 
@@ -250,8 +252,17 @@ class Adapter(ABC):
             try:
                 return await send(request), notes
             except ParameterRefused as refused:
-                if not self.untaken.learn(refused.parameter, call.model, call.reasoning_effort):
+                if not self.untaken.learn(self._refused_name(call, refused), call.model, call.reasoning_effort):
                     raise
+
+    @abstractmethod
+    def settled_effort(self, call: ModelCall) -> ReasoningEffort | None:
+        """Returns the effort that the call is sent with."""
+
+    def _refused_name(self, call: ModelCall, refused: ParameterRefused) -> str:
+        """If a model refuses one effort, the next lower one is tried. The parameter is left out if none is left."""
+        sent = self.settled_effort(call) if refused.parameter == EFFORT and refused.of_value else None
+        return refused.parameter if sent is None else refused_effort(sent)
 
     def _fit(self, call: ModelCall, notes: Notes) -> ModelCall:
         """Returns the call without what other providers put into it and this one does not accept."""

@@ -12,6 +12,7 @@ import httpx2
 
 from app.domain.errors import FailureKind, ProviderError
 from app.llm.providers.sse import EVENT_FIELDS
+from app.llm.refused_parameters import Refusal
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +44,10 @@ class ErrorAnswer(ProviderError):
 class ParameterRefused(ErrorAnswer):
     """A refusal that names one parameter which this model does not take, and which can be left out."""
 
-    def __init__(self, parameter: str, status_code: int, provider_request_id: str | None) -> None:
+    def __init__(self, refusal: Refusal, status_code: int, provider_request_id: str | None) -> None:
         super().__init__(FailureKind.UNSUPPORTED, status_code=status_code, provider_request_id=provider_request_id)
-        self.parameter = parameter
+        self.parameter = refusal.parameter
+        self.of_value = refusal.of_value
 
 
 class BrokenAnswer(ProviderError):

@@ -27,11 +27,15 @@ class Notes:
             raise Refused(InvalidInput(f"{self.call.model} does not take {name}.", (name,)))
         self.texts.append(f"{name} was left out: {self.call.model} does not take it.")
 
-    def lower(self, name: str, asked: str, sent: str) -> None:
-        """Notes that the model takes the parameter, but no value as high. Raises like `drop`."""
+    def change(self, name: str, asked: str, sent: str) -> None:
+        """Notes that the model takes the parameter, but not the value asked for. Raises like `drop`."""
         if self.call.unsupported is UnsupportedPolicy.REFUSE:
             raise Refused(InvalidInput(f"{self.call.model} does not take {name} {asked}.", (name,)))
-        self.texts.append(f"{name} was lowered from {asked} to {sent}: {self.call.model} does not take more.")
+        self.texts.append(f"{name} was changed from {asked} to {sent}: {self.call.model} does not take {asked}.")
+
+    def settle(self, name: str, asked: str, sent: str) -> None:
+        if asked != sent:
+            self.change(name, asked, sent)
 
     def add(self, text: str) -> None:
         if text not in self.texts:

@@ -340,7 +340,7 @@ class Upstream:
         words = failures.error_words(said)
         kind = look_up(self._kind, response.status_code, words.error_type, words.code, words.message)
         request_id = self.request_id(response)
-        parameter = self._sdk.parameters.refused(kind, response.status_code, words, said)
+        refusal = self._sdk.parameters.refused(kind, response.status_code, words, said)
         failure = (
             ErrorAnswer(
                 kind,
@@ -349,8 +349,8 @@ class Upstream:
                 provider_request_id=request_id,
                 rate_limits=self.rate_limits(response),
             )
-            if parameter is None
-            else ParameterRefused(parameter, response.status_code, request_id)
+            if refusal is None
+            else ParameterRefused(refusal, response.status_code, request_id)
         )
         failure.billed = counts_of(body)
         return failure

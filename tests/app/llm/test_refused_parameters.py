@@ -16,7 +16,8 @@ OPENAI = Parameters(
 def refused(body: object, status: int = 400) -> str | None:
     words = error_words(body)
     kind = look_up(ProviderKindName.OPENAI_COMPATIBLE, status, words.error_type, words.code, words.message)
-    return OPENAI.refused(kind, status, words, body)
+    found = OPENAI.refused(kind, status, words, body)
+    return None if found is None else found.parameter
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,8 @@ from app.domain.problems import InvalidInput
 from app.domain.usage import Label
 from app.gateway.completions import CacheMode, CachePolicy, CompletionRequest
 from app.llm.messages import (
+    AskedTier,
+    CacheTtl,
     ImageUrl,
     InlineImage,
     InlinePdf,
@@ -22,9 +24,11 @@ from app.llm.messages import (
     NamedTool,
     PdfUrl,
     ProviderState,
+    ReasoningEffort,
     Role,
     Text,
     TextDocument,
+    Tool,
     ToolCall,
     ToolChoiceMode,
     ToolResult,
@@ -179,6 +183,22 @@ class TestAGoodInput:
         assert read(responseFormat={"jsonObject": True}).response_format == JsonObjectFormat()
         schema = {"name": "total", "schema": {"type": "object"}}
         assert read(responseFormat={"jsonSchema": schema}).response_format == JsonSchemaFormat("total", {"type": "object"})
+
+    def test_what_a_tool_and_a_schema_may_have(self) -> None:
+        tool = {"name": "n", "parameters": {}, "strict": True, "cacheUpTo": True, "cacheTtl": "ONE_HOUR"}
+        assert read(tools=[tool]).tools == (Tool("n", {}, None, True, True, CacheTtl.ONE_HOUR),)
+        form = read(responseFormat={"jsonSchema": {"name": "n", "schema": {}, "strict": False}}).response_format
+        assert form == JsonSchemaFormat("n", {}, False)
+
+    def test_a_time_to_live_is_a_cache_mark_too(self) -> None:
+        marked = message(role="USER", text="Hi", cacheTtl="FIVE_MINUTES")
+        assert (marked.cache_up_to, marked.cache_ttl) == (True, CacheTtl.FIVE_MINUTES)
+        assert read(tools=[{"name": "n", "parameters": {}, "cacheTtl": "ONE_HOUR"}]).tools[0].cache_up_to
+
+    def test_tiers_efforts_and_parallel_calls_may_be_asked_for(self) -> None:
+        request = read(serviceTier="FLEX", reasoningEffort="XHIGH", parallelToolCalls=False)
+        assert (request.service_tier, request.reasoning_effort) == (AskedTier.FLEX, ReasoningEffort.XHIGH)
+        assert request.parallel_tool_calls is False
 
     def test_a_mode_of_choice_needs_no_name(self) -> None:
         assert read(toolChoice={"mode": "NONE"}).tool_choice is ToolChoiceMode.NONE

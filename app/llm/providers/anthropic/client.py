@@ -9,10 +9,17 @@ from anthropic import APIConnectionError, APIStatusError, AsyncAnthropic, Defaul
 
 from app.domain.errors import FailureKind, ProviderError
 from app.domain.usage import TokenUsage
-from app.llm.messages import EmbedCall, Embedded, JsonSchemaFormat, ModelCall
+from app.llm.messages import AskedTier, EmbedCall, Embedded, JsonSchemaFormat, ModelCall, ReasoningEffort
 from app.llm.providers.adapter import Adapter
 from app.llm.providers.answers import WholeAnswer
-from app.llm.providers.anthropic.request import REFUSABLE, encode_request, sampling
+from app.llm.providers.anthropic.request import (
+    FAST_BETA,
+    REFUSABLE,
+    encode_request,
+    has_open_object,
+    needs_sampling_version,
+    settled_effort,
+)
 from app.llm.providers.anthropic.response import read_answer, read_billed
 from app.llm.providers.anthropic.stream import AnthropicStream
 from app.llm.providers.call_names import CallNames
@@ -24,7 +31,7 @@ from app.runtime.clock import Clock
 from app.settings import ProviderSettings
 
 _BASE_URL = "https://api.anthropic.com"
-_SAMPLING_VERSION = (("anthropic-version", "2023-06-01"),)
+_SAMPLING_VERSION: tuple[tuple[str, str], ...] = (("anthropic-version", "2023-06-01"),)
 """The last version of the API that has `temperature` and `top_p`. Our requests have nothing else that changed later."""
 _KEY_OF_EACH_REQUEST = "-"
 """The SDK requires a key when it is created. The real one goes with each request."""
@@ -69,7 +76,13 @@ class AnthropicProvider(Adapter):
     def encode(self, call: ModelCall, notes: Notes, *, stream: bool) -> EncodedRequest:
         untaken = self.untaken.of(call.model, call.reasoning_effort)
         body = encode_request(call, notes, _native_format(call), untaken, stream=stream)
-        return EncodedRequest(body, _SAMPLING_VERSION if sampling(call, untaken) else ())
+        headers = _SAMPLING_VERSION if needs_sampling_version(call, untaken) else ()
+        if call.service_tier is AskedTier.FAST:
+            headers = (*headers, ("anthropic-beta", FAST_BETA))
+        return EncodedRequest(body, headers)
+
+    def settled_effort(self, call: ModelCall) -> ReasoningEffort | None:
+        return settled_effort(call, self.untaken.of(call.model, call.reasoning_effort))
 
     def read_answer(self, raw: bytes, call: ModelCall, notes: Notes) -> WholeAnswer:
         return read_answer(raw, call, notes)
@@ -95,19 +108,9 @@ def _native_format(call: ModelCall) -> dict[str, Any] | None:
 def _native_schema(schema: Mapping[str, Any]) -> dict[str, Any] | None:
     """Translates the schema into the API's dialect, in which all objects are closed. Returns None if that would change the
     meaning."""
-    if _has_open_object(schema):
+    if has_open_object(schema):
         return None
     try:
         return transform_schema(dict(schema))
     except (ValueError, TypeError, AttributeError, AssertionError):
         return None
-
-
-def _has_open_object(value: object) -> bool:
-    if isinstance(value, Mapping):
-        if value.get("type") == "object":
-            opened = value.get("additionalProperties", False) is not False or "patternProperties" in value
-            if opened or not value.get("properties"):
-                return True
-        return any(map(_has_open_object, value.values()))
-    return isinstance(value, list) and any(map(_has_open_object, value))

@@ -10,6 +10,8 @@ from typing import Any, TypeAlias
 import msgspec
 
 from app.llm.messages import (
+    AskedTier,
+    CacheTtl,
     ImageUrl,
     InlineImage,
     InlinePdf,
@@ -24,13 +26,17 @@ from app.llm.messages import (
     Role,
     Text,
     TextDocument,
+    Tool,
     ToolCall,
     ToolChoiceMode,
 )
+from app.llm.providers.efforts import settle_effort
 from app.llm.providers.forced_tool import is_forced, leave_the_choice
 from app.llm.providers.opaque_fields import RawFields, fields_of, read_field
-from app.llm.providers.unsupported import OTHER_REASONING, Notes, refuse
-from app.llm.refused_parameters import Parameters
+from app.llm.providers.options import add_options
+from app.llm.providers.unsupported import OTHER_REASONING, Notes, not_taken, refuse
+from app.llm.refused_parameters import EFFORT, Parameters
+from app.settings import ProviderKindName
 
 REASONING_FORMAT = "anthropic"
 JSON_TOOL = "json_answer"
@@ -42,11 +48,18 @@ CALL_FIELDS = frozenset({"cache_control", "id", "input", "name", "type"})
 TEXT_FIELDS = frozenset({"cache_control", "citations", "text", "type"})
 """What is read of a tool_use and of a text block. Other fields are the provider's state."""
 
+Block: TypeAlias = "dict[str, Any]"
 _CACHE_MARKS = 4
-_EPHEMERAL = {"type": "ephemeral"}
 _CHOICES = {ToolChoiceMode.AUTO: "auto", ToolChoiceMode.NONE: "none", ToolChoiceMode.REQUIRED: "any"}
-_EFFORTS = {ReasoningEffort.LOW: "low", ReasoningEffort.MEDIUM: "medium", ReasoningEffort.HIGH: "high"}
-_BUDGETS = {ReasoningEffort.LOW: 1024, ReasoningEffort.MEDIUM: 4096, ReasoningEffort.HIGH: 16_384}
+_BUDGETS = {
+    ReasoningEffort.LOW: 1024,
+    ReasoningEffort.MEDIUM: 4096,
+    ReasoningEffort.HIGH: 16_384,
+    ReasoningEffort.XHIGH: 32_768,
+    ReasoningEffort.MAX: 65_536,
+}
+_TAKEN = frozenset({ReasoningEffort.NONE, *_BUDGETS})
+_NO_XHIGH = re.compile(r"claude-[a-z]+-4[-.]6(?!\d)")
 _MIN_BUDGET = 1024
 _BY_BUDGET = re.compile(r"-(3(-[57])?|4|4-0|4-1|4-5)(-\d{8})?$|-3-|-4-20\d{6}$")
 """Models whose thinking is limited in tokens. Later models take an effort instead."""
@@ -55,11 +68,19 @@ _SAMPLED = re.compile(r"claude-(instant|[123](?!\d)|[a-z]+-4(?!\d|[-.]([7-9]|\d\
 """Claude models that take a temperature or topP. Models from 4.7 on refuse both."""
 _ONE_SAMPLED = re.compile(r"claude-(opus-4[-.]1|[a-z]+-4[-.][56])(?!\d)")
 """Models that take only one of the two."""
+_NOT_STRICT = "The provider takes it as strict only if every object of the schema is closed."
 _MAX_TEMPERATURE = 1.0
 _MIN_TOP_P_THINKING = 0.95
-REFUSABLE = Parameters(asked=frozenset({"temperature", "tool_choice", "top_p"}))
-
-Block: TypeAlias = "dict[str, Any]"
+FAST_BETA = "fast-mode-2026-02-01"
+_TIERS: Mapping[AskedTier, Block] = {
+    AskedTier.STANDARD: {"service_tier": "standard_only"},
+    AskedTier.PRIORITY: {"service_tier": "auto"},
+    AskedTier.FAST: {"speed": "fast"},
+}
+REFUSABLE = Parameters(
+    own=frozenset({"service_tier", "speed", "disable_parallel_tool_use"}),
+    asked=frozenset({"temperature", "tool_choice", "top_p", "strict"}),
+)
 
 
 def encode_request(
@@ -68,7 +89,8 @@ def encode_request(
     """`native_schema` is the requested schema in the API's dialect; None if the dialect cannot express it. `untaken` are
     parameters that this model has refused before. Raises Refused(InvalidInput) if the protocol cannot express the call."""
     body: dict[str, Any] = {"model": call.model, "max_tokens": call.max_output_tokens}
-    marks = _Marks(sum(message.cache_up_to for message in call.messages), notes)
+    marks = _Marks(sum(tool.cache_up_to for tool in call.tools) + sum(each.cache_up_to for each in call.messages), notes)
+    tools = [_tool(tool, place, marks, notes, untaken) for place, tool in enumerate(call.tools)]
     leading = next((index for index, message in enumerate(call.messages) if message.role is not Role.SYSTEM), len(call.messages))
     if leading:
         body["system"] = _short([block for message in call.messages[:leading] for block in _system(message, marks)])
@@ -77,9 +99,10 @@ def encode_request(
         body["stop_sequences"] = call.stop
     body |= sampling(call, untaken)
     _note_sampling(call, body, notes)
-    _reason(call, body, notes)
-    may_force = "tool_choice" not in untaken and body.get("thinking", {}).get("type") not in {"enabled", "adaptive"}
-    _tools(call, body, _json_tool(call, body, native_schema), notes, may_force=may_force)
+    _reason(call, body, notes, untaken)
+    _tier(call, body, notes, untaken)
+    _tools(body, tools, _json_tool(call, body, native_schema), notes, untaken)
+    add_options(body, call, ProviderKindName.ANTHROPIC, notes)
     if stream:
         body["stream"] = True
     try:
@@ -88,15 +111,19 @@ def encode_request(
         raise refuse("The text contains half of a surrogate pair.", ("messages",)) from None
 
 
+def needs_sampling_version(call: ModelCall, untaken: Set[str]) -> bool:
+    return bool(sampling(call, untaken)) or "top_k" in (call.provider_options or {}).get(ProviderKindName.ANTHROPIC.value, {})
+
+
 def sampling(call: ModelCall, untaken: Set[str]) -> dict[str, float]:
     """Returns those of `temperature` and `top_p` that the model takes. Only the old version of the API has them. While a Claude
     model thinks, its temperature is fixed and top_p has a minimum."""
     if "claude" in call.model and not _SAMPLED.search(call.model):
         return {}
     taken: dict[str, float] = {}
-    if call.temperature is not None and "temperature" not in untaken and not thinks(call):
+    if call.temperature is not None and "temperature" not in untaken and not thinks(call, untaken):
         taken["temperature"] = min(call.temperature, _MAX_TEMPERATURE)
-    if call.top_p is not None and "top_p" not in untaken and (not thinks(call) or call.top_p >= _MIN_TOP_P_THINKING):
+    if call.top_p is not None and "top_p" not in untaken and (not thinks(call, untaken) or call.top_p >= _MIN_TOP_P_THINKING):
         taken["top_p"] = call.top_p
     if len(taken) > 1 and _ONE_SAMPLED.search(call.model):
         del taken["top_p"]
@@ -108,7 +135,7 @@ def _note_sampling(call: ModelCall, body: Block, notes: Notes) -> None:
         if value is not None and sent not in body:
             notes.drop(name)
     if call.temperature is not None and call.temperature > body.get("temperature", call.temperature):
-        notes.lower("temperature", f"{call.temperature:g}", f"{_MAX_TEMPERATURE:g}")
+        notes.change("temperature", f"{call.temperature:g}", f"{_MAX_TEMPERATURE:g}")
     if call.seed is not None:
         notes.drop("seed")
 
@@ -118,17 +145,28 @@ class _Marks:
 
     def __init__(self, wanted: int, notes: Notes) -> None:
         self._skip = max(0, wanted - _CACHE_MARKS)
+        self._notes = notes
+        self._short = False
         if self._skip:
             notes.add(f"Only the last {_CACHE_MARKS} cache marks were sent: the provider takes no more.")
 
-    def put(self, message: Message, blocks: list[Block]) -> list[Block]:
-        if not message.cache_up_to or not blocks:
+    def put(self, marked: Message | Tool, blocks: list[Block]) -> list[Block]:
+        if not marked.cache_up_to or not blocks:
             return blocks
         if self._skip:
             self._skip -= 1
         else:
-            blocks[-1]["cache_control"] = _EPHEMERAL
+            blocks[-1]["cache_control"] = self._control(marked.cache_ttl)
         return blocks
+
+    def _control(self, ttl: CacheTtl | None) -> Block:
+        """The API refuses a mark of an hour after one of five minutes, which is the default."""
+        if ttl is CacheTtl.ONE_HOUR and not self._short:
+            return {"type": "ephemeral", "ttl": ttl.value}
+        if ttl is CacheTtl.ONE_HOUR:
+            self._notes.add("cacheTtl ONE_HOUR was changed to FIVE_MINUTES: an earlier cache mark is kept no longer.")
+        self._short = True
+        return {"type": "ephemeral"}
 
 
 def _system(message: Message, marks: _Marks) -> list[Block]:
@@ -250,23 +288,45 @@ def _short(blocks: list[Block]) -> str | list[Block]:
     return blocks
 
 
-def thinks(call: ModelCall) -> bool:
-    return call.reasoning_effort not in {None, ReasoningEffort.NONE}
+def settled_effort(call: ModelCall, untaken: Set[str]) -> ReasoningEffort | None:
+    if call.reasoning_effort is None:
+        return None
+    taken = _TAKEN - {ReasoningEffort.XHIGH} if _NO_XHIGH.search(call.model) else _TAKEN
+    return settle_effort(call.reasoning_effort, untaken, taken)
 
 
-def _reason(call: ModelCall, body: dict[str, Any], notes: Notes) -> None:
-    effort = call.reasoning_effort
-    if effort is None:
+def thinks(call: ModelCall, untaken: Set[str]) -> bool:
+    return settled_effort(call, untaken) not in {None, ReasoningEffort.NONE}
+
+
+def _reason(call: ModelCall, body: dict[str, Any], notes: Notes, untaken: Set[str]) -> None:
+    asked = call.reasoning_effort
+    if asked is None:
         return
+    effort = None if EFFORT in untaken else settled_effort(call, untaken)
+    if effort is None:
+        notes.drop("reasoningEffort")
+        return
+    notes.settle("reasoningEffort", asked.value, effort.value)
     if effort is ReasoningEffort.NONE:
         body["thinking"] = {"type": "disabled"}
     elif not _BY_BUDGET.search(call.model):
         body["thinking"] = {"type": "adaptive"}
-        body["output_config"] = {"effort": _EFFORTS[effort]}
+        body["output_config"] = {"effort": effort.value.lower()}
     elif call.max_output_tokens > _MIN_BUDGET:
         body["thinking"] = {"type": "enabled", "budget_tokens": min(_BUDGETS[effort], call.max_output_tokens - 1)}
     else:
         notes.add(f"reasoningEffort was left out: {call.model} needs an output cap above {_MIN_BUDGET} tokens to reason.")
+
+
+def _tier(call: ModelCall, body: dict[str, Any], notes: Notes, untaken: Set[str]) -> None:
+    if call.service_tier is None:
+        return
+    fields = _TIERS.get(call.service_tier)
+    if fields is None or not untaken.isdisjoint(fields):
+        notes.drop("serviceTier")
+    else:
+        body |= fields
 
 
 def _json_tool(call: ModelCall, body: dict[str, Any], native_schema: Mapping[str, Any] | None) -> Block | None:
@@ -277,20 +337,33 @@ def _json_tool(call: ModelCall, body: dict[str, Any], native_schema: Mapping[str
     if native_schema is not None:
         body.setdefault("output_config", {})["format"] = {"type": "json_schema", "schema": native_schema}
         return None
+    if isinstance(wanted, JsonSchemaFormat) and wanted.strict:
+        raise not_taken(_NOT_STRICT, ("responseFormat", "jsonSchema", "strict"))
     schema = wanted.schema if isinstance(wanted, JsonSchemaFormat) else {"type": "object"}
     if schema.get("type") != "object":
         raise refuse(f"{call.model} takes this schema only with an object at its root.", ("responseFormat",))
     return {"name": JSON_TOOL, "description": "Gives the whole answer, as one JSON object.", "input_schema": schema}
 
 
-def _tools(call: ModelCall, body: dict[str, Any], json_tool: Block | None, notes: Notes, *, may_force: bool) -> None:
+def _tool(tool: Tool, place: int, marks: _Marks, notes: Notes, untaken: Set[str]) -> Block:
+    block: Block = {"name": tool.name, "input_schema": tool.parameters}
+    if tool.description is not None:
+        block["description"] = tool.description
+    if tool.strict:
+        if "strict" in untaken:
+            notes.drop("strict")
+        elif not _is_closed(tool.parameters):
+            raise not_taken(_NOT_STRICT, ("tools", str(place), "strict"))
+        else:
+            block["strict"] = True
+    marks.put(tool, [block])
+    return block
+
+
+def _tools(body: dict[str, Any], tools: list[Block], json_tool: Block | None, notes: Notes, untaken: Set[str]) -> None:
     """The API does not allow that a reasoning model is forced to use a tool."""
-    tools: list[Block] = []
-    for tool in call.tools:
-        entry: Block = {"name": tool.name, "input_schema": tool.parameters}
-        if tool.description is not None:
-            entry["description"] = tool.description
-        tools.append(entry)
+    call = notes.call
+    may_force = "tool_choice" not in untaken and body.get("thinking", {}).get("type") not in {"enabled", "adaptive"}
     choice = call.tool_choice
     if not may_force and is_forced(call):
         leave_the_choice(notes)
@@ -301,10 +374,21 @@ def _tools(call: ModelCall, body: dict[str, Any], json_tool: Block | None, notes
         body["tool_choice"] = _json_choice(call, may_force=may_force)
     elif choice is not None and tools:
         body["tool_choice"] = {"type": _CHOICES[choice]}
+    if tools and call.parallel_tool_calls is False:
+        _one_at_a_time(body, notes, untaken)
     if json_tool is not None:
-        tools.append(json_tool)
+        tools = [*tools, json_tool]
     if tools:
         body["tools"] = tools
+
+
+def _one_at_a_time(body: dict[str, Any], notes: Notes, untaken: Set[str]) -> None:
+    if "disable_parallel_tool_use" in untaken:
+        notes.drop("parallelToolCalls")
+        return
+    choice = body.setdefault("tool_choice", {"type": "auto"})
+    if choice["type"] != "none":
+        choice["disable_parallel_tool_use"] = True
 
 
 def _json_choice(call: ModelCall, *, may_force: bool) -> Block:
@@ -313,3 +397,22 @@ def _json_choice(call: ModelCall, *, may_force: bool) -> Block:
     if call.tools and call.tool_choice is not ToolChoiceMode.NONE:
         return {"type": "any"}
     return {"type": "tool", "name": JSON_TOOL}
+
+
+def _is_closed(value: object) -> bool:
+    """Strict tools must say so of each of their objects."""
+    if isinstance(value, Mapping):
+        if value.get("type") == "object" and value.get("additionalProperties") is not False:
+            return False
+        return all(map(_is_closed, value.values()))
+    return not isinstance(value, list) or all(map(_is_closed, value))
+
+
+def has_open_object(value: object) -> bool:
+    if isinstance(value, Mapping):
+        if value.get("type") == "object":
+            opened = value.get("additionalProperties", False) is not False or "patternProperties" in value
+            if opened or not value.get("properties"):
+                return True
+        return any(map(has_open_object, value.values()))
+    return isinstance(value, list) and any(map(has_open_object, value))

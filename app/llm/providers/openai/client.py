@@ -8,12 +8,13 @@ from openai import APIConnectionError, APIStatusError, AsyncOpenAI, DefaultAioHt
 
 from app.domain.errors import FailureKind, ProviderError
 from app.domain.usage import TokenUsage
-from app.llm.messages import EmbedCall, Embedded, ModelCall
+from app.llm.messages import EmbedCall, Embedded, ModelCall, ReasoningEffort
 from app.llm.providers.adapter import Adapter
 from app.llm.providers.answer_timeouts import embedding_timeout, silence_deadline
 from app.llm.providers.answers import WholeAnswer
 from app.llm.providers.bodies import Begun, BrokenAnswer, ErrorAnswer, ParameterRefused
 from app.llm.providers.call_names import CallNames
+from app.llm.providers.efforts import settle_effort
 from app.llm.providers.encoded_request import EncodedRequest
 from app.llm.providers.keyring import build_keyring
 from app.llm.providers.openai.request import REFUSABLE, encode_embedding, encode_request
@@ -68,6 +69,10 @@ class OpenAIProvider(Adapter):
     def encode(self, call: ModelCall, notes: Notes, *, stream: bool) -> EncodedRequest:
         untaken = self.untaken.of(call.model, call.reasoning_effort)
         return EncodedRequest(encode_request(call, notes, untaken, official=self._official, stream=stream))
+
+    def settled_effort(self, call: ModelCall) -> ReasoningEffort | None:
+        untaken = self.untaken.of(call.model, call.reasoning_effort)
+        return None if call.reasoning_effort is None else settle_effort(call.reasoning_effort, untaken)
 
     def read_answer(self, raw: bytes, call: ModelCall, notes: Notes) -> WholeAnswer:
         return read_answer(raw, call, notes)

@@ -10,6 +10,8 @@ from typing import Any, TypeAlias
 import msgspec
 
 from app.llm.messages import (
+    AskedTier,
+    CacheTtl,
     EmbedCall,
     ImageUrl,
     InlineImage,
@@ -20,7 +22,6 @@ from app.llm.messages import (
     NamedTool,
     Part,
     PdfUrl,
-    ReasoningEffort,
     Role,
     Text,
     TextDocument,
@@ -29,10 +30,13 @@ from app.llm.messages import (
     ToolChoice,
     ToolChoiceMode,
 )
+from app.llm.providers.efforts import settle_effort
 from app.llm.providers.forced_tool import is_forced, leave_the_choice
 from app.llm.providers.opaque_fields import fields_of, read_field
+from app.llm.providers.options import add_options
 from app.llm.providers.unsupported import OTHER_REASONING, Notes, not_taken, refuse
 from app.llm.refused_parameters import Parameters
+from app.settings import ProviderKindName
 
 REASONING_FORMAT = "openai-compatible"
 REASONING_FIELDS = ("reasoning_content", "reasoning")
@@ -44,12 +48,14 @@ PARAMETERS = {
     "seed": "seed",
     "stop": "stop",
     "reasoning_effort": "reasoningEffort",
+    "parallel_tool_calls": "parallelToolCalls",
+    "service_tier": "serviceTier",
 }
 """Parameters that may be left out for a model, each with its name in the input."""
 _CAPS = ("max_completion_tokens", "max_tokens")
 REFUSABLE = Parameters(
-    own=frozenset({"stream_options", "encoding_format", "prompt_cache_breakpoint"}),
-    asked=frozenset({*PARAMETERS, *_CAPS, "tool_choice"}),
+    own=frozenset({"stream_options", "encoding_format", "prompt_cache_breakpoint", "parallel_tool_calls", "service_tier"}),
+    asked=frozenset({"temperature", "top_p", "seed", "stop", "reasoning_effort", "strict", "tool_choice", *_CAPS}),
 )
 """If a server refuses one name of the output cap, the other one is sent."""
 
@@ -62,16 +68,12 @@ FUNCTION_FIELDS = frozenset({"arguments", "name"})
 
 _ROLES = {Role.SYSTEM: "system", Role.USER: "user"}
 _CHOICES = {ToolChoiceMode.AUTO: "auto", ToolChoiceMode.NONE: "none", ToolChoiceMode.REQUIRED: "required"}
-_EFFORTS = {
-    ReasoningEffort.NONE: "none",
-    ReasoningEffort.LOW: "low",
-    ReasoningEffort.MEDIUM: "medium",
-    ReasoningEffort.HIGH: "high",
-}
+_TIERS = {AskedTier.STANDARD: "default", AskedTier.FLEX: "flex", AskedTier.PRIORITY: "priority", AskedTier.FAST: "fast"}
 _CACHE_MARKS = re.compile(r"^gpt-(5\.([6-9]|\d\d)|[6-9]|\d\d)")
 """Models that take explicit cache marks. Earlier ones cache by themselves."""
 _SAYS_JSON = "Answer in JSON."
 _FILE_NAME = "document.pdf"
+_NOT_STRICT = "The provider takes it as strict only if every object lists all its properties as required and is closed."
 _NO_ADDRESS = "The provider takes no address of a PDF, only the PDF itself."
 
 Block: TypeAlias = "dict[str, Any]"
@@ -87,20 +89,17 @@ def encode_request(call: ModelCall, notes: Notes, untaken: Set[str], *, official
         "messages": list(_messages(call.messages, notes, marks=marks, official=official)),
         _cap(untaken, official=official): call.max_output_tokens,
     }
-    for name, value in _parameters(call).items():
-        if name in untaken:
+    for name, value in _parameters(call, untaken).items():
+        if value is None or name in untaken:
             notes.drop(PARAMETERS[name])
         else:
             body[name] = value
-    if call.tools:
-        body["tools"] = [{"type": "function", "function": _function(tool)} for tool in call.tools]
-        if call.tool_choice is not None and "tool_choice" not in untaken:
-            body["tool_choice"] = _choice(call.tool_choice)
-        elif is_forced(call):
-            leave_the_choice(notes)
-        elif call.tool_choice is ToolChoiceMode.NONE:
-            notes.drop("toolChoice")
-    _format(call, body, notes)
+    if call.reasoning_effort is not None and "reasoning_effort" in body:
+        notes.settle("reasoningEffort", call.reasoning_effort.value, body["reasoning_effort"].upper())
+    _tools(call, body, notes, untaken, official=official)
+    _format(call, body, notes, untaken, official=official)
+    _note_caching(call, notes)
+    add_options(body, call, ProviderKindName.OPENAI if official else ProviderKindName.OPENAI_COMPATIBLE, notes)
     if stream:
         body["stream"] = True
         if "stream_options" not in untaken:
@@ -130,22 +129,57 @@ def _encode(body: dict[str, Any]) -> bytes:
         raise refuse("The text contains half of a surrogate pair.", ("messages",)) from None
 
 
-def _parameters(call: ModelCall) -> dict[str, Any]:
-    wanted = {
+def _parameters(call: ModelCall, untaken: Set[str]) -> dict[str, Any]:
+    """Those that the call has. None if the model takes no value of it."""
+    found: dict[str, Any] = {
         "temperature": call.temperature,
         "top_p": call.top_p,
         "seed": call.seed,
         "stop": call.stop or None,
-        "reasoning_effort": _EFFORTS[call.reasoning_effort] if call.reasoning_effort is not None else None,
+        "parallel_tool_calls": call.parallel_tool_calls if call.tools else None,
+        "service_tier": None if call.service_tier is None else _TIERS[call.service_tier],
     }
-    return {name: value for name, value in wanted.items() if value is not None}
+    found = {name: value for name, value in found.items() if value is not None}
+    if call.reasoning_effort is not None:
+        effort = settle_effort(call.reasoning_effort, untaken)
+        found["reasoning_effort"] = None if effort is None else effort.value.lower()
+    return found
 
 
-def _function(tool: Tool) -> Block:
+def _tools(call: ModelCall, body: Block, notes: Notes, untaken: Set[str], *, official: bool) -> None:
+    if not call.tools:
+        return
+    body["tools"] = [
+        {"type": "function", "function": _function(tool, place, notes, untaken, official=official)}
+        for place, tool in enumerate(call.tools)
+    ]
+    if call.tool_choice is not None and "tool_choice" not in untaken:
+        body["tool_choice"] = _choice(call.tool_choice)
+    elif is_forced(call):
+        leave_the_choice(notes)
+    elif call.tool_choice is ToolChoiceMode.NONE:
+        notes.drop("toolChoice")
+
+
+def _function(tool: Tool, place: int, notes: Notes, untaken: Set[str], *, official: bool) -> Block:
     function: Block = {"name": tool.name, "parameters": tool.parameters}
     if tool.description is not None:
         function["description"] = tool.description
+    if tool.strict is not None and "strict" in untaken:
+        notes.drop("strict")
+    elif tool.strict is not None:
+        if tool.strict and official and not _is_strict(tool.parameters):
+            raise not_taken(_NOT_STRICT, ("tools", str(place), "strict"))
+        function["strict"] = tool.strict
     return function
+
+
+def _note_caching(call: ModelCall, notes: Notes) -> None:
+    """The provider caches by itself, some minutes long, and tools with what follows them."""
+    if any(tool.cache_up_to for tool in call.tools):
+        notes.add("The cache marks of tools were left out: the provider caches tools without them.")
+    if CacheTtl.ONE_HOUR in {*(tool.cache_ttl for tool in call.tools), *(message.cache_ttl for message in call.messages)}:
+        notes.drop("cacheTtl")
 
 
 def _choice(choice: ToolChoice) -> str | Block:
@@ -254,15 +288,19 @@ def _tool_call(made: ToolCall) -> Block:
     return {"id": made.id, "type": "function", "function": function, **beside}
 
 
-def _format(call: ModelCall, body: dict[str, Any], notes: Notes) -> None:
+def _format(call: ModelCall, body: dict[str, Any], notes: Notes, untaken: Set[str], *, official: bool) -> None:
     wanted = call.response_format
     if wanted is None:
         return
     if isinstance(wanted, JsonSchemaFormat):
-        body["response_format"] = {
-            "type": "json_schema",
-            "json_schema": {"name": wanted.name, "schema": wanted.schema, "strict": _is_strict(wanted.schema)},
-        }
+        schema: Block = {"name": wanted.name, "schema": wanted.schema}
+        if "strict" not in untaken:
+            schema["strict"] = _is_strict(wanted.schema) if wanted.strict is None else wanted.strict
+        elif wanted.strict is not None:
+            notes.drop("strict")
+        if wanted.strict and official and not _is_strict(wanted.schema):
+            raise not_taken(_NOT_STRICT, ("responseFormat", "jsonSchema", "strict"))
+        body["response_format"] = {"type": "json_schema", "json_schema": schema}
         return
     body["response_format"] = {"type": "json_object"}
     if not any("json" in part.text.lower() for message in call.messages for part in message.parts if isinstance(part, Text)):

@@ -271,7 +271,7 @@ class TestSampling:
         body, notes = encoded_as_sampled(call(OLDER, temperature=1.5))
 
         assert body["temperature"] == 1
-        assert notes == [f"temperature was lowered from 1.5 to 1: {OLDER} does not take more."]
+        assert notes == [f"temperature was changed from 1.5 to 1: {OLDER} does not take 1.5."]
 
     def test_above_what_the_provider_takes_is_refused_where_the_route_says_so(self) -> None:
         with pytest.raises(Refused):

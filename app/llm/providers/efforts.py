@@ -1,0 +1,26 @@
+"""Which reasoning effort a model is sent: the one asked for, or else the nearest lower one that it takes.
+
+What a model takes is known, or is learned from its refusals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Set
+
+from app.llm.messages import ReasoningEffort
+
+_ASCENDING = tuple(ReasoningEffort)
+ALL_EFFORTS = frozenset(ReasoningEffort)
+
+
+def refused_effort(effort: ReasoningEffort) -> str:
+    """The name of an effort among the parameters that a model has refused."""
+    return f"effort {effort.value}"
+
+
+def settle_effort(asked: ReasoningEffort, untaken: Set[str], taken: Set[ReasoningEffort] = ALL_EFFORTS) -> ReasoningEffort | None:
+    """None if the model takes no effort as low. Instead of MINIMAL a model that always reasons is sent LOW."""
+    candidates = [*reversed(_ASCENDING[: _ASCENDING.index(asked) + 1])]
+    if asked is ReasoningEffort.MINIMAL:
+        candidates.append(ReasoningEffort.LOW)
+    return next((each for each in candidates if each in taken and refused_effort(each) not in untaken), None)
