@@ -28,6 +28,7 @@ from app.gateway.completions import (
     Completion,
     CompletionRequest,
     CompletionStatus,
+    OnClientLeave,
     prompt_texts,
 )
 from app.gateway.embeddings import EmbeddingsRequest
@@ -45,6 +46,7 @@ from app.llm.messages import (
     ModelCall,
     NamedTool,
     PdfUrl,
+    ProviderState,
     ReasoningEffort,
     Role,
     Text,
@@ -104,6 +106,9 @@ ELSEWHERE: dict[str, tuple[Any, Any]] = {
     "labels": ((), (Label("team", "heat"),)),
     "timeout": (None, timedelta(seconds=1)),
     "idempotency_key": ("k", "l"),
+    "restart": (False, True),
+    "stream_reasoning": (False, True),
+    "on_client_leave": tuple(OnClientLeave),
 }
 INSIDE: dict[str, Any] = {
     "role": Role.SYSTEM,
@@ -123,6 +128,7 @@ INSIDE: dict[str, Any] = {
     "is_error": True,
     "data": "y",
     "pages": 2,
+    "provider_state": ProviderState("a", "openai", "{}"),
 }
 
 
@@ -253,7 +259,8 @@ class TestAPlan:
     async def test_hands_every_field_of_the_request_to_the_provider(self, calls: Calls) -> None:
         """A new field of the request is one of the call to the provider too, or stands here."""
         ours = {"model", "min_output_tokens", "routing", "cache", "agent", "labels", "timeout", "idempotency_key"}
-        for name in {each.name for each in dataclass_fields(CompletionRequest)} - ours - {"max_output_tokens"}:
+        ours |= {"max_output_tokens", "restart", "stream_reasoning", "on_client_leave"}
+        for name in {each.name for each in dataclass_fields(CompletionRequest)} - ours:
             value = ELSEWHERE[name][1]
             assert getattr((await calls.plan(replace(QUESTION, **{name: value}))).template, name) == value, name
 
