@@ -119,7 +119,7 @@ class PlannedCall(Generic[Template]):
         )
 
     def priced(self, attempt: Attempt) -> Attempt:
-        """An estimated usage does not say which tier served it: the dearer is charged of the usual one and the one asked for."""
+        """An estimate does not say which tier served it. Of the usual tier and the asked one the more expensive is charged."""
         usage = attempt.usage
         if usage is None:
             return attempt

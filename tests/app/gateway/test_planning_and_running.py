@@ -2,11 +2,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import fields as dataclass_fields
 from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
-from typing import Any
 
 import pytest
 
@@ -23,12 +21,11 @@ from app.domain.errors import FailureKind, Forbidden, ProviderError, Refused
 from app.domain.ids import new_uuid
 from app.domain.money import ZERO
 from app.domain.problems import InvalidInput, ProblemCode
-from app.domain.usage import Label, ServiceTier, TokenUsage
+from app.domain.usage import ServiceTier, TokenUsage
 from app.gateway.completions import (
     Completion,
     CompletionRequest,
     CompletionStatus,
-    OnClientLeave,
     prompt_texts,
 )
 from app.gateway.embeddings import EmbeddingsRequest
@@ -36,18 +33,13 @@ from app.gateway.media import IMAGE_TOKENS, PAGE_TOKENS, UNSEEN_PDF_PAGES
 from app.gateway.planning import CallPlanner, PlannedCall
 from app.gateway.running import RunningCompletion
 from app.llm.messages import (
-    AskedTier,
     CacheTtl,
     FinishReason,
     ImageUrl,
     InlinePdf,
-    JsonSchemaFormat,
     Message,
     ModelCall,
-    NamedTool,
     PdfUrl,
-    ProviderState,
-    ReasoningEffort,
     Role,
     Text,
     TextDelta,
@@ -61,7 +53,6 @@ from app.llm.providers.scripted import Fail, Reply, Step, text_answer
 from app.llm.routing import ProvidersFailed, RateLimited, RoutingPreference, RoutingStrategy, Target
 from app.runtime.clock import SystemClock
 from app.runtime.offload import Offload
-from app.runtime.request_hash import digest
 from app.settings import DatabaseSettings, ModelSettings, PriceSettings, Settings
 from tests.app.access.principals import principal
 from tests.app.llm.fleets import HELLO, Bench, fail
@@ -77,59 +68,6 @@ A, B = Target("a", "m"), Target("b", "n")
 NO_ROOM = RateLimited("No room.", timedelta(seconds=1), "a")
 CANNOT_SAY = InvalidInput("m does not take seed.", ("seed",))
 QUESTION = asked("What is new?", model=None, cap=100)
-
-
-TOOL = Tool("now", {"type": "object"})
-RESULT = ToolResult("1", "Rome")
-MESSAGE = Message(Role.USER, (Text("Hi"),))
-FORMAT = JsonSchemaFormat("total", {"type": "object"})
-PDF = InlinePdf("x", 1)
-ELSEWHERE: dict[str, tuple[Any, Any]] = {
-    "messages": ((MESSAGE,), (Message(Role.USER, (Text("Ho"),)),)),
-    "model": ("a/m", "b/n"),
-    "tools": ((), (TOOL,)),
-    "tool_choice": (None, NamedTool("now")),
-    "response_format": (None, FORMAT),
-    "max_output_tokens": (1, 2),
-    "min_output_tokens": (None, 1),
-    "reasoning_effort": (ReasoningEffort.HIGH, ReasoningEffort.MAX),
-    "temperature": (None, 0.0),
-    "top_p": (None, 1.0),
-    "stop": ((), ("a",)),
-    "seed": (None, 0),
-    "parallel_tool_calls": (None, False),
-    "service_tier": (AskedTier.FLEX, AskedTier.FAST),
-    "provider_options": (None, {"openai": {"verbosity": "low"}}),
-    "routing": (RoutingPreference(), RoutingPreference(only=("a",))),
-    "cache": (None, CachePolicy()),
-    "agent": (None, "research"),
-    "labels": ((), (Label("team", "heat"),)),
-    "timeout": (None, timedelta(seconds=1)),
-    "idempotency_key": ("k", "l"),
-    "restart": (False, True),
-    "stream_reasoning": (False, True),
-    "on_client_leave": tuple(OnClientLeave),
-}
-INSIDE: dict[str, Any] = {
-    "role": Role.SYSTEM,
-    "parts": (Text("Ho"),),
-    "tool_calls": (ToolCall("1", "now", "{}"),),
-    "tool_result": RESULT,
-    "reasoning": {"thought": "hm"},
-    "cache_up_to": True,
-    "cache_ttl": CacheTtl.ONE_HOUR,
-    "name": "other",
-    "parameters": {"type": "array"},
-    "schema": {"type": "array"},
-    "description": "Says the time.",
-    "strict": False,
-    "id": "2",
-    "content": "Bern",
-    "is_error": True,
-    "data": "y",
-    "pages": 2,
-    "provider_state": ProviderState("a", "openai", "{}"),
-}
 
 
 class Calls:
@@ -256,34 +194,26 @@ class TestAPlan:
         without, with_image = [await calls.plan(request) for request in (QUESTION, seen)]
         assert with_image.input_tokens(A) - without.input_tokens(A) == IMAGE_TOKENS
 
-    async def test_hands_every_field_of_the_request_to_the_provider(self, calls: Calls) -> None:
-        """A new field of the request is one of the call to the provider too, or stands here."""
-        ours = {"model", "min_output_tokens", "routing", "cache", "agent", "labels", "timeout", "idempotency_key"}
-        ours |= {"max_output_tokens", "restart", "stream_reasoning", "on_client_leave"}
-        for name in {each.name for each in dataclass_fields(CompletionRequest)} - ours:
-            value = ELSEWHERE[name][1]
-            assert getattr((await calls.plan(replace(QUESTION, **{name: value}))).template, name) == value, name
-
     @pytest.mark.parametrize(("model", "more"), [("gpt-5.5", Decimal("2.5")), ("gpt-5-mini", Decimal("1.8"))])
     async def test_holds_the_price_of_the_tier_it_asks_for(self, calls: Calls, model: str, more: Decimal) -> None:
         call = replace(await calls.plan(), prices=PriceBook(Settings()))
-        usual, dear, cheap = [
+        usual, fast, cheap = [
             replace(call, service_tier=tier).estimate(Target("openai", model))
             for tier in (ServiceTier.STANDARD, ServiceTier.PRIORITY, ServiceTier.FLEX)
         ]
         assert usual.output_token_usd is not None
         assert usual.input_usd is not None
-        assert (dear.output_token_usd, dear.input_usd) == (usual.output_token_usd * more, usual.input_usd * more)
+        assert (fast.output_token_usd, fast.input_usd) == (usual.output_token_usd * more, usual.input_usd * more)
         assert (cheap.output_token_usd, cheap.input_usd) == (usual.output_token_usd, usual.input_usd)
 
     async def test_holds_the_price_of_a_cache_of_an_hour(self, calls: Calls) -> None:
         marked = replace(QUESTION.messages[0], cache_up_to=True, cache_ttl=CacheTtl.ONE_HOUR)
         plain, kept = [await calls.plan(request) for request in (QUESTION, replace(QUESTION, messages=(marked,)))]
         claude = Target("anthropic", "claude-sonnet-5-5")
-        usual, dear = [replace(call, prices=PriceBook(Settings())).estimate(claude).input_usd for call in (plain, kept)]
+        usual, hour = [replace(call, prices=PriceBook(Settings())).estimate(claude).input_usd for call in (plain, kept)]
         assert usual is not None
-        assert dear is not None
-        assert dear / usual == Decimal(2) / Decimal("1.25")
+        assert hour is not None
+        assert hour / usual == Decimal(2) / Decimal("1.25")
 
     async def test_counts_documents_by_their_pages_or_their_text(self, calls: Calls) -> None:
         asked = QUESTION.messages[0].parts
@@ -344,21 +274,6 @@ class TestAnIdempotencyKey:
         assert len({key.request_hash for key in keys if key is not None}) == 4
         assert keys[0] == keys[1]
 
-    @pytest.mark.parametrize("name", [each.name for each in dataclass_fields(CompletionRequest)])
-    async def test_changes_with_every_field_of_the_request(self, name: str) -> None:
-        """A new field needs another value here, so it cannot be forgotten in the hash."""
-        one, other = ELSEWHERE[name]
-        assert digest(replace(QUESTION, **{name: one})) != digest(replace(QUESTION, **{name: other}))
-
-    @pytest.mark.parametrize(
-        ("whole", "name"),
-        [(whole, each.name) for whole in (MESSAGE, TOOL, RESULT, FORMAT, PDF) for each in dataclass_fields(whole)],
-        ids=lambda value: value if isinstance(value, str) else type(value).__name__,
-    )
-    async def test_changes_with_every_field_inside_the_request(self, whole: Any, name: str) -> None:
-        other = replace(whole, **{name: INSIDE[name]})
-        assert digest(whole) != digest(other)
-
     async def test_is_none_where_the_call_brings_none(self, calls: Calls) -> None:
         assert (await calls.plan()).idempotency is None
 
@@ -385,7 +300,7 @@ class TestTheCheapestTarget:
 
 
 class TestAnAttempt:
-    async def test_is_charged_for_the_dearer_tier_where_none_is_known(self, calls: Calls) -> None:
+    async def test_is_charged_for_the_more_expensive_tier_if_none_is_known(self, calls: Calls) -> None:
         call = replace(await calls.plan(), prices=PriceBook(Settings()), service_tier=ServiceTier.PRIORITY)
         usage = TokenUsage(uncached_input_tokens=1000, visible_output_tokens=100, confirmed=False)
         attempt = Attempt(
