@@ -130,7 +130,7 @@ def _encode(body: dict[str, Any]) -> bytes:
 
 
 def _parameters(call: ModelCall, untaken: Set[str]) -> dict[str, Any]:
-    """Those that the call has. None if the model takes no value of it."""
+    """Returns the parameters that the call has. One whose value the model does not take is None."""
     found: dict[str, Any] = {
         "temperature": call.temperature,
         "top_p": call.top_p,
