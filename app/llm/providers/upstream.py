@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import ssl
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import partial
+from functools import cache, partial
 from typing import Any, TypeAlias, TypeVar, cast
 
 import aiohttp
@@ -84,7 +85,15 @@ def client_options(settings: ProviderSettings) -> dict[str, Any]:
         "timeout": httpx2.Timeout(connect=connect, read=None, write=None, pool=connect + POOL_WAIT_SECONDS),
         "follow_redirects": False,
         "trust_env": not settings.simulated,
+        "verify": _certificates(trust_env=not settings.simulated),
     }
+
+
+@cache
+def _certificates(*, trust_env: bool) -> ssl.SSLContext:
+    """The certificate authorities that this machine trusts. They are read once in a process, because that takes most of the time
+    of building a client."""
+    return httpx2.create_ssl_context(trust_env=trust_env)
 
 
 def connecting_timeout(usual_seconds: float, seconds: float) -> httpx2.Timeout:
