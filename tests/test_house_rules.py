@@ -7,6 +7,7 @@ import re
 import subprocess
 import tomllib
 from fnmatch import fnmatch
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,7 @@ PUBLIC_ALL_THE_SAME = {"_replace": "named tuples", "_request_id": "the providers
 SETTERS = {"setattr", "getattr", "delattr"}
 
 
+@cache
 def tracked_files() -> list[Path]:
     """What git tracks, or, outside a checkout, every file that is not somebody's cache."""
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
@@ -64,6 +66,28 @@ def tracked_files() -> list[Path]:
 
 def python_files() -> list[Path]:
     return [path for path in tracked_files() if path.suffix == ".py"]
+
+
+@cache
+def read(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
+
+
+@cache
+def found_in(path: Path) -> tuple[list[str], list[str]]:
+    """Its functions that are too long, and the private names of other objects in it. The tree itself is not kept, it is large."""
+    nodes = [*ast.walk(ast.parse(read(path)))]
+    where = path.relative_to(ROOT)
+    long = [
+        f"{where}:{node.lineno} {node.name}: {length}"
+        for node in nodes
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and (length := (node.end_lineno or node.lineno) - node.lineno + 1) > MAX_FUNCTION_LINES
+    ]
+    private = [
+        f"{where}:{node.lineno} {name}" for node in nodes if isinstance(node, ast.expr | ast.stmt) for name in private_names(node)
+    ]
+    return long, private
 
 
 def without_allowed(name: str, line: str) -> str:
@@ -78,19 +102,12 @@ class TestSizes:
         long = {
             str(path.relative_to(ROOT)): length
             for path in tracked_files()
-            if path.suffix in SOURCE_ENDINGS and (length := len(path.read_text().splitlines())) > MAX_FILE_LINES
+            if path.suffix in SOURCE_ENDINGS and (length := len(read(path).splitlines())) > MAX_FILE_LINES
         }
         assert long == {}
 
     def test_no_function_is_longer_than_sixty_lines(self) -> None:
-        long = {
-            f"{path.relative_to(ROOT)}:{node.lineno} {node.name}": length
-            for path in python_files()
-            for node in ast.walk(ast.parse(path.read_text()))
-            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-            and (length := (node.end_lineno or node.lineno) - node.lineno + 1) > MAX_FUNCTION_LINES
-        }
-        assert long == {}
+        assert [each for path in python_files() for each in found_in(path)[0]] == []
 
 
 def is_private(name: str) -> bool:
@@ -117,14 +134,8 @@ def private_names(node: ast.AST) -> list[str]:
 class TestPrivateNames:
     def test_tests_reach_no_private_name_of_another_object(self) -> None:
         """What a test needs is injected, such as a Clock, or it is public."""
-        found = [
-            f"{path.relative_to(ROOT)}:{node.lineno} {name}"
-            for path in python_files()
-            if path.is_relative_to(ROOT / "tests") and path != ROOT / "tests" / "core_schema.py"
-            for node in ast.walk(ast.parse(path.read_text()))
-            if isinstance(node, ast.expr | ast.stmt)
-            for name in private_names(node)
-        ]
+        tests = [path for path in python_files() if path.is_relative_to(ROOT / "tests")]
+        found = [each for path in tests if path != ROOT / "tests" / "core_schema.py" for each in found_in(path)[1]]
         assert found == []
 
     @pytest.mark.parametrize(
@@ -163,9 +174,7 @@ class TestWhatIsNeverCommitted:
         found = [
             str(path.relative_to(ROOT))
             for path in tracked_files()
-            if path != Path(__file__)
-            and path.suffix not in {".png", ".ico"}
-            and re.search(pattern, path.read_text(), re.MULTILINE)
+            if path != Path(__file__) and path.suffix not in {".png", ".ico"} and re.search(pattern, read(path), re.MULTILINE)
         ]
         assert found == []
 
@@ -180,7 +189,7 @@ class TestWords:
             for path in tracked_files()
             if path.suffix in WORD_ENDINGS and path != Path(__file__)
             for name in [path.relative_to(ROOT).as_posix()]
-            if re.search(pattern, text := path.read_text(encoding="utf-8"))
+            if re.search(pattern, text := read(path))
             for number, line in enumerate(text.splitlines(), 1)
             if re.search(pattern, without_allowed(name, line))
         ]
@@ -223,4 +232,4 @@ class TestImportContracts:
 
     def test_every_package_says_what_lives_there(self) -> None:
         packages = [path for path in (ROOT / "app").rglob("__init__.py") if "__pycache__" not in path.parts]
-        assert [str(path) for path in packages if ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) is None] == []
+        assert [str(path) for path in packages if ast.get_docstring(ast.parse(read(path))) is None] == []
