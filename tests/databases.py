@@ -1,9 +1,8 @@
-"""Databases of tests: a migrated template with the partitions of these months, copies of it, and one that is like a new copy
-whenever a test gets it.
+"""Databases of tests: a migrated template, copies of it, and one that is like a new copy whenever a test gets it.
 
 A new copy costs more than most tests do. So the database of one test is emptied for the next: its rows go, those of the template
-come back, its sequences start anew. What a test did to the schema, a connection that it left, or a size that it has reached makes
-a new copy instead.
+come back, its sequences start anew, and further partitions are dropped. What else a test did to the schema, a connection that it
+left, or a size that it has reached makes a new copy instead.
 """
 
 from __future__ import annotations
@@ -16,15 +15,12 @@ from dataclasses import dataclass
 
 import asyncpg
 
-from app.costs.maintenance import MONTHS_AHEAD
 from app.db.migrate import migrate, serving_role
 
 _TEMPLATE = "migrated"
 _MAX_GROWTH_BYTES = 4 * 2**20
 _SECONDS_TO_LEAVE = 0.5
 
-_MAKE_PARTITIONS = "select make_usage_partition(now() + make_interval(months => month)) from generate_series(0, $1::int) as month"
-"""As the first server on a database does."""
 _SCHEMA = """
 select md5(string_agg(part, ',' order by part)) from (
     select format('%s %s %s %s %s', oid, relname, relowner, relacl, reloptions) from pg_class where oid >= 16384
@@ -42,6 +38,7 @@ select md5(string_agg(part, ',' order by part)) from (
 ) as parts (part)
 """
 """Changes with whatever is made, changed or dropped, but not with a truncated table."""
+_PARTITIONS = "select oid::regclass::text from pg_class where oid >= 16384 and relkind = 'r' and relispartition"
 _TABLES = """
 select oid::regclass::text from pg_class
 where oid >= 16384 and relkind in ('r', 'p') and not relispartition
@@ -71,6 +68,7 @@ class _Blank:
 
     schema: str
     bytes: int
+    partitions: frozenset[str]
     refill: str
 
 
@@ -86,7 +84,7 @@ class DatabaseServer:
         self._blank: _Blank | None = None
         self._emptied: str | None = None
         self._execute(f"create database {_TEMPLATE}")
-        self._runner.run(self._prepare_template(serving_role(service)))
+        self._runner.run(migrate(f"{self.owner}/{_TEMPLATE}", serving=serving_role(service)))
 
     def close(self) -> None:
         self._runner.run(self._admin.close())
@@ -102,7 +100,11 @@ class DatabaseServer:
         """The name of a database that is as a new copy is."""
         name, self._emptied = self._emptied or self._make(), None
         yield name
-        if self._runner.run(self._empty(name)):
+        try:
+            emptied = self._runner.run(self._empty(name))
+        except asyncpg.ObjectNotInPrerequisiteStateError:  # it takes no connections any more
+            emptied = False
+        if emptied:
             self._emptied = name
         else:
             self._execute(f"drop database {name} with (force)")
@@ -118,20 +120,17 @@ class DatabaseServer:
             self._blank = self._runner.run(self._look(name))
         return name
 
-    async def _prepare_template(self, serving: str) -> None:
-        await migrate(f"{self.owner}/{_TEMPLATE}", serving=serving)
-        async with self._connected(_TEMPLATE) as connection:
-            await connection.execute(_MAKE_PARTITIONS, MONTHS_AHEAD)
-
     async def _look(self, name: str) -> _Blank:
         async with self._connected(name) as connection:
             tables = [table for (table,) in await connection.fetch(_TABLES)]
             rows = [await connection.fetchval(_ROWS.format(table=table)) for table in tables]
             sequences = [statement for (statement,) in await connection.fetch(_SEQUENCES)]
+            partitions = [partition for (partition,) in await connection.fetch(_PARTITIONS)]
             deletions = [f"delete from {table}" for table in tables]
             return _Blank(
                 schema=await connection.fetchval(_SCHEMA),
                 bytes=await connection.fetchval("select pg_database_size(current_database())"),
+                partitions=frozenset(partitions),
                 refill=";".join([*deletions, *filter(None, rows), *sequences]),
             )
 
@@ -144,6 +143,9 @@ class DatabaseServer:
                 if time.monotonic() > deadline:
                     return False
                 await asyncio.sleep(0.002)
+            made = [partition for (partition,) in await connection.fetch(_PARTITIONS) if partition not in self._blank.partitions]
+            if made:
+                await connection.execute(f"drop table {', '.join(made)}")
             if await connection.fetchval(_SCHEMA) != self._blank.schema:
                 return False
             if await connection.fetchval("select pg_database_size(current_database())") > self._blank.bytes + _MAX_GROWTH_BYTES:

@@ -21,6 +21,8 @@ pytestmark = pytest.mark.anyio
 BUDGET = NewBudget("b", BudgetScope(tenant="acme"), Decimal(10))
 BEFORE = "0012"
 BACK = """
+    drop table cache_entries, cache_evictions, cache_invalidations;
+    delete from maintenance where task = 'cache';
     drop function write_admissions;
     drop type ledger_admitted, ledger_hold;
     alter table maintenance rename to upkeep;

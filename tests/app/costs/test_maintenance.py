@@ -21,12 +21,6 @@ from tests.clocks import ManualClock
 
 pytestmark = pytest.mark.anyio
 
-DROP_PARTITIONS = """do $$ declare part regclass; begin
-    for part in select inhrelid from pg_inherits where inhparent = 'usage_records'::regclass loop
-        if part <> 'partitions.usage_records_rest'::regclass then execute format('drop table %s', part); end if;
-    end loop;
-end $$"""
-
 
 async def scalar(sessions: Sessions, statement: str) -> object:
     async with sessions.write() as session:
@@ -35,7 +29,6 @@ async def scalar(sessions: Sessions, statement: str) -> object:
 
 class TestTidy:
     async def test_records_that_came_before_their_partition_are_moved_into_it(self, sessions: Sessions, owner: Sessions) -> None:
-        await execute(owner, DROP_PARTITIONS)
         now = datetime.now(UTC)
         await write(sessions, [record(now), record(now - timedelta(days=400))])
         assert await scalar(owner, "select count(*) from partitions.usage_records_rest") == 2
