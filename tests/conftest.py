@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from redis import Redis
 
 from app.embedded.stores import PrivateStores
 from tests.databases import DatabaseServer
@@ -49,7 +50,10 @@ def postgres_owner_url(database_server: DatabaseServer, _shared: str) -> str:
 
 
 @pytest.fixture
-def _database(database_server: DatabaseServer) -> Iterator[str]:
+def _database(database_server: DatabaseServer, valkey_url: str) -> Iterator[str]:
+    """Valkey is emptied with it, for what is kept there belongs to what was in a database."""
+    with Redis.from_url(valkey_url) as valkey:
+        valkey.flushdb()
     with database_server.lend() as name:
         yield name
 
