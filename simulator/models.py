@@ -19,8 +19,8 @@ _TO_MAX = (*_TO_XHIGH, "max")
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """`efforts` are those that it takes, empty for none. `takes_tiers` says whether faster and slower tiers are sold for it. Only
-    embedding models have `dimensions`. `reasons` says whether the model thinks unless it is asked not to."""
+    """`efforts` are the efforts that the model takes, empty for none. `takes_tiers` says whether it has faster and slower
+    tiers. Only embedding models have `dimensions`. `reasons` says whether the model thinks unless it is asked not to."""
 
     name: str
     context_tokens: int

@@ -22,7 +22,7 @@ _CACHE_STEP_TOKENS = 128
 _CACHE_SECONDS = 1800.0
 _MAX_STOPS = 4
 _SERVED = {"auto": "default", "default": "default", "flex": "flex", "priority": "priority", "fast": "priority"}
-"""The tier that an answer names, by the one asked for."""
+"""The tier that an answer names, by the requested tier."""
 _PDF_DATA = "data:application/pdf;base64,"
 _EFFORT_TOKENS = {"none": 0, "minimal": 8, "low": 16, "medium": 32, "high": 64, "xhigh": 96, "max": 128}
 

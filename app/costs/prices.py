@@ -32,7 +32,7 @@ _TERMS: Mapping[tuple[str, ServiceTier], PriceContext] = {
 """What the public list calls the tiers. A tier that is missing here has no prices of its own there."""
 _FASTER = frozenset({ServiceTier.PRIORITY, ServiceTier.FAST})
 _FASTER_FACTOR = Decimal("2.5")
-"""The most that the public list has for a faster tier, in relation to the usual price (gpt-5.5, priority)."""
+"""The highest price of a faster tier in the public list, as a multiple of the usual price (gpt-5.5, priority)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +84,8 @@ class Rates:
         )
 
     def input_cost(self, tokens: int, *, for_an_hour: bool = False) -> Decimal:
-        """The most that `tokens` of input can cost. Providers may write a prefix to their cache and charge for it; `for_an_hour`
-        if the prompt has marks of an hour."""
+        """The most that `tokens` of input can cost. Providers may write a prefix to their cache and charge for it.
+        `for_an_hour` is True if the prompt has cache marks of an hour."""
         tier = self.tier(tokens)
         hour_usd = tier.cache_write_1h_usd if for_an_hour else ZERO
         return round_usd(max(tier.input_usd, tier.cache_write_5m_usd, hour_usd) * tokens)
@@ -100,7 +100,7 @@ class Rates:
 
 @dataclass(frozen=True, slots=True)
 class WorstCase:
-    """The most that a call can cost whichever of its possible tiers serves it."""
+    """The worst-case prices of a call: those of the most expensive tier that may serve it."""
 
     rates: tuple[Rates, ...]
     factor: Decimal = Decimal(1)

@@ -1,4 +1,4 @@
-"""What the gateway gives again: completions and vectors, over one cache."""
+"""What the gateway returns from the cache: completions and vectors, over one cache."""
 
 from __future__ import annotations
 

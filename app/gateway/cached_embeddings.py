@@ -1,7 +1,7 @@
-"""Vectors that are given again, text by text, for callers that ask for it with `cache`.
+"""Vectors from the cache, text by text, for callers that ask for it with `cache`.
 
-Only the texts without a stored vector are sent, to the target that made the stored ones: two models' vectors never meet in one
-answer. If that target cannot answer, all texts are embedded anew, wherever the route leads.
+Only the texts without a stored vector are sent, to the target that made the stored ones, because the vectors of two models
+never appear in one answer. If that target cannot answer, all texts are embedded again, at any target of the route.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ from app.runtime.request_hash import digest
 
 Merge: TypeAlias = Callable[[Embeddings], Embeddings]
 Run: TypeAlias = Callable[[PlannedCall[EmbedCall], Merge | None], Awaitable[EmbeddingsOutcome]]
-"""Makes the vectors of a planned call, and the answer of them and the stored ones."""
+"""Makes the vectors of a planned call, and joins them with the stored ones."""
 Admit: TypeAlias = Callable[[PlannedCall[EmbedCall]], Awaitable[Admitted | EmbeddingsOutcome]]
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """`keys` by text, for vectors of `target`."""
+    """`keys` are by text, for vectors of `target`."""
 
     request: EmbeddingsRequest
     policy: CachePolicy
@@ -168,7 +168,7 @@ class CachedEmbeddings:
         return outcome
 
     def _settlement(self, outcome: EmbeddingsOutcome, call: PlannedCall[EmbedCall], hits: Mapping[str, Hit]) -> Settlement:
-        """One usage record, with what was saved."""
+        """One usage record with what was saved."""
         assert outcome.embeddings is not None
         costs = [hit.entry.cost_usd for hit in hits.values()]
         attempt = Attempt(

@@ -119,7 +119,8 @@ class PlannedCall(Generic[Template]):
         )
 
     def priced(self, attempt: Attempt) -> Attempt:
-        """An estimate does not say which tier served it. Of the usual tier and the asked one the more expensive is charged."""
+        """An estimate does not show which tier served the call. The more expensive one of the usual and the requested tier is
+        charged."""
         usage = attempt.usage
         if usage is None:
             return attempt

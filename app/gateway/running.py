@@ -206,7 +206,7 @@ class RunningEmbeddings(RunningCall[EmbedCall]):
         clock: Clock,
         merge: Callable[[Embeddings], Embeddings] | None = None,
     ) -> None:
-        """`merge` makes the answer of the vectors that this call makes."""
+        """`merge` makes the answer from the vectors of this call."""
         super().__init__(call, admitted, ledger, clock)
         self._merge = merge
 

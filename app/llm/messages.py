@@ -164,7 +164,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """`parameters` is a JSON Schema. If `strict`, the arguments must match it exactly; None: as the provider does by itself."""
+    """`parameters` is a JSON Schema. If `strict` is true, the arguments must match it exactly. None leaves it to the provider."""
 
     name: str
     parameters: Mapping[str, Json]
@@ -189,7 +189,7 @@ class JsonObjectFormat:
 
 @dataclass(frozen=True, slots=True)
 class JsonSchemaFormat:
-    """`strict` None: strict if the provider's strict dialect can express the schema."""
+    """If `strict` is None, the answer is strict if the provider's strict dialect can express the schema."""
 
     name: str
     schema: Mapping[str, Json]

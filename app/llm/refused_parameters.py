@@ -47,7 +47,7 @@ _MAX_DEPTH = 4
 
 
 EFFORT = "reasoning_effort"
-"""The name of the reasoning effort here, whatever a protocol calls it."""
+"""Our name for the reasoning effort, in every protocol."""
 _EFFORT_WORDS = re.compile(r"output_config\.effort|reasoning[._]effort|\beffort (?:level|parameter|value)|['\"`]effort['\"`]")
 _OF_VALUE = (
     "supported values",
@@ -62,7 +62,7 @@ _OF_VALUE = (
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """`of_value`: another value of the parameter may be taken."""
+    """If `of_value` is true, another value of the parameter may be accepted."""
 
     parameter: str
     of_value: bool = False

@@ -1,7 +1,8 @@
-"""Fields that a caller adds to the request to a provider. One that GreenLang sets itself, or that could cost more, is refused.
+"""Fields that a caller adds to the request to a provider. A field is refused if GreenLang sets it itself, or if it could cost
+more.
 
-Providers bill by the model, the caps, the number of answers, the tier, and what tools of their own do. A field that sets one of
-them, by whatever name, would spend money that no budget holds. Names are compared without regard to their case and separators.
+Providers bill by the model, the caps, the number of answers, the tier, and the work of their own tools. If a field sets one of
+these, under any name, it would spend money that no budget holds. Names are compared without case and separators.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ _COSTS_BELOW = re.compile(
     r"|candidatecount|bestof|num(completions|choices|generations|returnsequences)"
 )
 _FREE = frozenset({"metadata", "logit_bias", "logitbias"})
-"""Their fields are names of the caller's own."""
+"""The fields of these options have names that the caller chooses."""
 
 
 def to_provider_options(value: object) -> Mapping[str, Mapping[str, Json]] | None:

@@ -1,4 +1,4 @@
-"""Which reasoning effort a model is sent: the one asked for, or else the nearest lower one that it takes.
+"""The reasoning effort that a model is sent: the requested one, or else the nearest lower one that it takes.
 
 What a model takes is known, or is learned from its refusals.
 """
@@ -19,7 +19,7 @@ def refused_effort(effort: ReasoningEffort) -> str:
 
 
 def settle_effort(asked: ReasoningEffort, untaken: Set[str], taken: Set[ReasoningEffort] = ALL_EFFORTS) -> ReasoningEffort | None:
-    """None if the model takes no effort as low. Instead of MINIMAL a model that always reasons is sent LOW."""
+    """None if the model takes no effort that low. A model that always reasons is sent LOW instead of MINIMAL."""
     candidates = [*reversed(_ASCENDING[: _ASCENDING.index(asked) + 1])]
     if asked is ReasoningEffort.MINIMAL:
         candidates.append(ReasoningEffort.LOW)

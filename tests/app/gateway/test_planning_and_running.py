@@ -346,16 +346,16 @@ class TestARunningCall:
 
     async def test_costs_all_its_attempts_together(self, make: MakeCalls) -> None:
         spent = TokenUsage(uncached_input_tokens=1000, visible_output_tokens=10)
-        calls = make(a=[Fail(ProviderError(FailureKind.TRUNCATED, usage=spent))] * 2)
+        calls = make(a=[Fail(ProviderError(FailureKind.TRUNCATED, usage=spent))])
         running = await calls.begin()
         answering = asyncio.create_task(calls.answer(running))
         await calls.bench.clock.advance(10)
         completion = await answering
         assert (completion.provider, completion.model, completion.text) == ("b", "n", "hello there")
         prices = [attempt.cost_usd for attempt in completion.attempts]
-        assert prices == [Decimal("0.00102"), Decimal("0.00102"), Decimal("0.00006")]
-        assert completion.cost_usd == Decimal("0.0021")
-        assert completion.usage == spent + spent + TokenUsage(uncached_input_tokens=10, visible_output_tokens=2)
+        assert prices == [Decimal("0.00102"), Decimal("0.00006")]
+        assert completion.cost_usd == Decimal("0.00108")
+        assert completion.usage == spent + TokenUsage(uncached_input_tokens=10, visible_output_tokens=2)
 
     async def test_has_no_cost_where_one_attempt_has_no_price(self, calls: Calls) -> None:
         running = await calls.begin()

@@ -160,7 +160,7 @@ class _Marks:
         return blocks
 
     def _control(self, ttl: CacheTtl | None) -> Block:
-        """The API refuses a mark of an hour after one of five minutes, which is the default."""
+        """The API refuses a mark of an hour after a mark of five minutes, which is the default."""
         if ttl is CacheTtl.ONE_HOUR and not self._short:
             return {"type": "ephemeral", "ttl": ttl.value}
         if ttl is CacheTtl.ONE_HOUR:
@@ -400,7 +400,7 @@ def _json_choice(call: ModelCall, *, may_force: bool) -> Block:
 
 
 def _is_closed(value: object) -> bool:
-    """Strict tools must say so of each of their objects."""
+    """Every object of a strict tool must have `additionalProperties: false`."""
     if isinstance(value, Mapping):
         if value.get("type") == "object" and value.get("additionalProperties") is not False:
             return False

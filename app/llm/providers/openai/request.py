@@ -175,7 +175,7 @@ def _function(tool: Tool, place: int, notes: Notes, untaken: Set[str], *, offici
 
 
 def _note_caching(call: ModelCall, notes: Notes) -> None:
-    """The provider caches by itself, some minutes long, and tools with what follows them."""
+    """The provider caches by itself for some minutes. It caches tools together with what follows them."""
     if any(tool.cache_up_to for tool in call.tools):
         notes.add("The cache marks of tools were left out: the provider caches tools without them.")
     if CacheTtl.ONE_HOUR in {*(tool.cache_ttl for tool in call.tools), *(message.cache_ttl for message in call.messages)}:
