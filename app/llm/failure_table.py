@@ -8,14 +8,18 @@ balance, a model that takes no images and a wrong prompt. docs/failures.md is ma
 
 from __future__ import annotations
 
+import re
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
 from app.domain.errors import FailureKind
+from app.llm.quoted_words import unquoted
 from app.settings import ProviderKindName
 
 MAX_WORDS_READ = 2000
-"""The characters of a message that are searched for words."""
+"""Characters of a message, without what it quotes."""
+_NOT_OF_THE_INPUT = re.compile(r"key|auth|token\b|account|^model$", re.IGNORECASE)
+_NOT_THE_INPUT = frozenset({FailureKind.KEY_REFUSED, FailureKind.RATE_LIMITED, FailureKind.OVERLOADED})
 _CLIENT = range(400, 500)
 _OWN = frozenset({400, 401, 402, 403, 404, 406, 410, 412, 413, 418, 421, 422, 451})
 _INPUT = frozenset({400, 422})
@@ -43,8 +47,13 @@ class Row:
     statuses: Container[int] | None = None
     kinds: frozenset[ProviderKindName] | None = None
     streamed: bool = True
+    blames_input: bool = True
 
-    def fits(self, kind: ProviderKindName | None, status: int | None, names: Sequence[str], message: str) -> bool:
+    def fits(
+        self, kind: ProviderKindName | None, status: int | None, names: Sequence[str], message: str, *, names_input: bool = False
+    ) -> bool:
+        if names_input and not self.blames_input:
+            return False
         if self.kinds is not None and kind is not None and kind not in self.kinds:
             return False
         if status is None:
@@ -62,7 +71,8 @@ def _named(failure: FailureKind, source: str, *names: str, statuses: Container[i
 
 
 def _said(failure: FailureKind, source: str, *words: str, statuses: Container[int] = _OWN) -> Row:
-    return Row(failure, source, words=words, statuses=statuses)
+    """Words about the account, the key or the server count only if the error names no part of the input."""
+    return Row(failure, source, words=words, statuses=statuses, blames_input=failure not in _NOT_THE_INPUT)
 
 
 def _status(failure: FailureKind, source: str, *statuses: int) -> Row:
@@ -185,6 +195,7 @@ _BY_NAME = (
         "extra_forbidden",
         "string_above_max_length",
         "array_above_max_length",
+        "integer_above_max_value",
         "tool_use_failed",
         "json_validate_failed",
     ),
@@ -196,6 +207,26 @@ _BY_NAME = (
         "internal_server_error",
         "timeout_error",
         statuses=_CLIENT,
+    ),
+)
+
+_OF_INPUT = (
+    Row(
+        FailureKind.BAD_REQUEST,
+        f"{_OPENAI_ERRORS}: a part of the input is wrong",
+        frozenset(
+            {
+                "invalid_base64",
+                "invalid_function_parameters",
+                "invalid_image",
+                "invalid_image_format",
+                "invalid_image_url",
+                "invalid_json_schema",
+                "invalid_type",
+                "missing_required_parameter",
+            }
+        ),
+        statuses=_INPUT,
     ),
 )
 
@@ -248,7 +279,10 @@ _BY_WORDS = (
         "api key is invalid",
         "api key has been",
         "invalid x-api-key",
-        "invalid token",
+        "invalid access token",
+        "invalid auth token",
+        "invalid bearer token",
+        "invalid token provided",
         "invalid credentials",
         "token has expired",
         "authentication fail",
@@ -430,15 +464,24 @@ _BY_STATUS = (
     Row(FailureKind.SERVER_ERROR, f"{_HTTP}: any other status, and any other error inside a stream"),
 )
 
-TABLE: tuple[Row, ...] = (*_BY_NAME, *_BY_WORDS, *_BY_STATUS)
+TABLE: tuple[Row, ...] = (*_BY_NAME, *_OF_INPUT, *_BY_WORDS, *_BY_STATUS)
 
 
 def look_up(
-    kind: ProviderKindName | None, status: int | None, error_type: str | None, code: str | None, message: str | None
+    kind: ProviderKindName | None,
+    status: int | None,
+    error_type: str | None,
+    code: str | None,
+    message: str | None,
+    *,
+    parameter: str | None = None,
 ) -> FailureKind:
-    """`status` is None, or 200, for an error inside a stream. `kind` is None if the provider's kind is not known."""
+    """`status` is None, or 200, for an error inside a stream. `kind` is None if the provider's kind is not known. `parameter` is
+    the part of the input that the error names."""
     if status is not None and status < 300:
         status = None
     names = [name.lower() for name in (code, error_type) if name]
-    said = (message or "")[:MAX_WORDS_READ].lower().replace("\u2019", "'")
-    return next((row.failure for row in TABLE if row.fits(kind, status, names, said)), FailureKind.SERVER_ERROR)
+    said = unquoted(message or "")[:MAX_WORDS_READ].lower().replace("\u2019", "'")
+    names_input = parameter is not None and _NOT_OF_THE_INPUT.search(parameter) is None
+    found = (row.failure for row in TABLE if row.fits(kind, status, names, said, names_input=names_input))
+    return next(found, FailureKind.SERVER_ERROR)

@@ -18,6 +18,7 @@ import httpx2
 from app.domain.errors import FailureKind, ProviderError
 from app.domain.usage import RateLimitReport
 from app.llm.failure_table import look_up
+from app.llm.quoted_words import quoted_error
 from app.settings import ProviderKindName
 
 _log = logging.getLogger(__name__)
@@ -61,17 +62,39 @@ def error_words(body: object) -> ErrorWords:
             break
         body = inner
     if isinstance(body, str):
-        return ErrorWords(message=body)
+        return _with_quoted(ErrorWords(message=body))
     if not isinstance(body, Mapping):
         return ErrorWords()
     code = body.get("code", body.get("error_code"))
-    return ErrorWords(
+    words = ErrorWords(
         error_type=_text(body.get("type")) or _text(body.get("error_type")) or _text(body.get("__type")),
         code=_text(code) or _text(body.get("status")),
         message=_message(body),
-        parameter=_text(body.get("param")),
+        parameter=_text(body.get("param")) or _last_name(body.get("loc")),
         status=_status(code),
     )
+    return _with_quoted(words)
+
+
+def _with_quoted(words: ErrorWords) -> ErrorWords:
+    """With the error of the provider behind it that a gateway has in its message."""
+    quoted = quoted_error(words.message or "")
+    if words.message is None or quoted is None or not tells_failure(quoted):
+        return words
+    inner = error_words(quoted)
+    return ErrorWords(
+        error_type=inner.error_type or words.error_type,
+        code=inner.code or words.code,
+        message=f"{words.message.partition('{')[0]}{inner.message or ''}",
+        parameter=inner.parameter or words.parameter,
+        status=words.status or inner.status,
+    )
+
+
+def _last_name(place: object) -> str | None:
+    """`["body", "messages", 0]` is about the messages."""
+    names = [name for name in place if isinstance(name, str) and name != "body"] if isinstance(place, list) else []
+    return names[-1] if names else None
 
 
 def tells_failure(body: Mapping[str, object]) -> bool:
@@ -116,7 +139,7 @@ def _text(value: object) -> str | None:
 def stream_failure(error: object, provider_request_id: str | None, kind: ProviderKindName | None = None) -> ProviderError:
     """The failure that an error object reports in an answer with HTTP status 200. Compatible servers put a status in `code`."""
     words = error_words(error)
-    failure = look_up(kind, words.status, words.error_type, words.code, words.message)
+    failure = look_up(kind, words.status, words.error_type, words.code, words.message, parameter=words.parameter)
     return ProviderError(failure, status_code=words.status or 200, provider_request_id=provider_request_id)
 
 

@@ -347,7 +347,7 @@ class Upstream:
             except Malformed:
                 pass
         words = failures.error_words(said)
-        kind = look_up(self._kind, response.status_code, words.error_type, words.code, words.message)
+        kind = look_up(self._kind, response.status_code, words.error_type, words.code, words.message, parameter=words.parameter)
         request_id = self.request_id(response)
         refusal = self._sdk.parameters.refused(kind, response.status_code, words, said)
         failure = (

@@ -28,7 +28,8 @@ _READING = """
 ## How an error is read
 
 The first row that fits decides. A status is looked at only if the answer has one of its own: an error inside a stream has none.
-Codes, types and words are compared in lower case.
+Codes, types and words are compared in lower case. Words that a message quotes do not count, because they may be the caller's; the
+error of a provider that a gateway quotes is read.
 
 """
 _CHARGED = {
@@ -68,6 +69,8 @@ def _condition(row: Row) -> str:
         found.append("status " + ", ".join(map(str, sorted(row.statuses))))
     if row.names:
         found.append("code or type " + ", ".join(f"`{name}`" for name in sorted(row.names)))
+    if not row.blames_input:
+        found.append("no parameter is named")
     if row.words:
         found.append("words " + ", ".join(f'"{word}"' for word in row.words))
     return "; ".join(found) or "anything else"

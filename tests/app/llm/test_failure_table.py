@@ -197,6 +197,62 @@ class TestOtherServersErrors:
         assert look_up(ProviderKindName.OPENAI_COMPATIBLE, status, error_type, code, message) is failure
 
 
+class TestAFaultOfTheInput:
+    """Quoted words, and words beside the name of a part of the input, set no key aside and limit no target."""
+
+    @pytest.mark.parametrize(
+        "message",
+        [
+            "Invalid schema for function 'f': 'payment method' is not of type 'object'",
+            'Invalid value: "rate limit". Supported values are: "a", "b".',
+            "Invalid 'tools[0].function.name': 'context window' does not match the pattern",
+            "Unexpected text `api key not valid` in the stop sequence",
+            "The name \u201cunauthorized\u201d is not a valid identifier",
+            "The name \u2018model not found, don\u2019t ask\u2019 is not a valid identifier",
+            "The name \u00abunsupported\u00bb is not a valid identifier",
+            "The text 'it isn't an overloaded model, is it' has a wrong form",
+            'Wrong element {"text": "please explain the rate limit of HTTP", "n": [{"a": "too many requests"}]}',
+            "Wrong element {text: the usage limit, of: [credit balance]}",
+            'Cut value: "please tell me about the billing limit and the rate li',
+            "Failed to parse grammar: invalid token at position 4",
+            "Invalid 'metadata': the key 'past due' has a wrong form",
+        ],
+    )
+    def test_is_not_about_what_it_quotes(self, message: str) -> None:
+        assert look_up(ProviderKindName.OPENAI, 400, "invalid_request_error", None, message) is K.BAD_REQUEST
+        assert look_up(ProviderKindName.ANTHROPIC, 400, "invalid_request_error", None, message) is K.BAD_REQUEST
+
+    @pytest.mark.parametrize("parameter", ["messages", "tools[0].function.name", "response_format", "metadata.plan"])
+    @pytest.mark.parametrize("message", ["rate limit has a wrong form", "usage limit is no name", "overloaded is no enum value"])
+    def test_is_what_an_error_is_that_names_a_part_of_it(self, parameter: str, message: str) -> None:
+        assert look_up(None, 400, "invalid_request_error", None, message, parameter=parameter) is K.BAD_REQUEST
+
+    @pytest.mark.parametrize(
+        "code", ["invalid_function_parameters", "invalid_json_schema", "missing_required_parameter", "invalid_image_url"]
+    )
+    def test_is_what_its_code_says_before_any_words(self, code: str) -> None:
+        assert look_up(None, 400, "invalid_request_error", code, "Your payment method is unsupported") is K.BAD_REQUEST
+
+    @pytest.mark.parametrize(
+        ("message", "parameter", "failure"),
+        [
+            ('"Your credit balance is too low"', None, K.KEY_REFUSED),
+            ("'Rate limit exceeded'", None, K.RATE_LIMITED),
+            ("Rate limit reached for model 'x' in organization 'y' on tokens per minute", None, K.RATE_LIMITED),
+            ("The API key isn't right: invalid api key 'sk-x'", None, K.KEY_REFUSED),
+            ("Incorrect API key provided", "api_key", K.KEY_REFUSED),
+            ("The users' rate limit and the model's one are reached", None, K.RATE_LIMITED),
+            ("unknown variant `image_url`, expected `text`", "messages", K.UNSUPPORTED),
+            ("'temperature' is not supported with this model", "temperature", K.UNSUPPORTED),
+            ("This model's maximum context length is 4096 tokens", "messages", K.CONTEXT_TOO_LONG),
+        ],
+    )
+    def test_is_not_what_an_error_is_that_says_something_else_itself(
+        self, message: str, parameter: str | None, failure: FailureKind
+    ) -> None:
+        assert look_up(None, 400, "invalid_request_error", None, message, parameter=parameter) is failure
+
+
 class TestTheTable:
     def test_has_a_source_for_every_row(self) -> None:
         assert all(row.source for row in TABLE)

@@ -6,6 +6,7 @@ import pytest
 
 from app.domain.errors import FailureKind
 from app.domain.usage import RateLimitReport
+from app.llm.failure_table import look_up
 from app.llm.failures import ErrorWords, error_words, rate_limits, retry_after, stream_failure, tells_failure
 
 NOW = datetime(2026, 11, 22, 12, 0, 0, tzinfo=UTC)
@@ -80,6 +81,41 @@ class TestAnErrorBody:
         error = stream_failure({"code": 429, "message": "slow down"}, "req_1")
 
         assert (error.kind, error.status_code, error.provider_request_id) == (FailureKind.RATE_LIMITED, 429, "req_1")
+
+
+class TestAGatewaysMessage:
+    @pytest.mark.parametrize(
+        ("message", "kind"),
+        [
+            ("Error code: 400 - {'error': {'message': 'Your credit balance is too low', 'type': 'x'}}", FailureKind.KEY_REFUSED),
+            ('litellm.BadRequestError: {"error":{"message":"no","code":"insufficient_quota"}}', FailureKind.KEY_REFUSED),
+            ('{"error": {"message": "Rate limit exceeded"}}', FailureKind.RATE_LIMITED),
+            ('Provider says {"type":"error","error":{"type":"overloaded_error","message":"no"}}.', FailureKind.OVERLOADED),
+            ("{'message': \"API key isn't set: no api key\", 'code': 400}", FailureKind.KEY_REFUSED),
+        ],
+    )
+    def test_is_read_for_the_error_of_the_provider_behind_it(self, message: str, kind: FailureKind) -> None:
+        words = error_words({"error": {"message": message, "type": "invalid_request_error"}})
+        failure = look_up(None, 400, words.error_type, words.code, words.message, parameter=words.parameter)
+        assert failure is kind
+
+    @pytest.mark.parametrize(
+        "message",
+        [
+            'Invalid value: \'{"error": {"message": "rate limit"}}\'',
+            "Invalid value: \"{'error': {'message': 'rate limit'}}\"",
+            "Wrong element {'text': 'rate limit'}",
+            "Wrong {" + "[" * 5000,
+            "Wrong " + "{'a':" * 3000 + "1" + "}" * 3000,
+        ],
+    )
+    def test_is_not_read_for_what_it_quotes(self, message: str) -> None:
+        words = error_words({"message": message, "type": "invalid_request_error"})
+        assert look_up(None, 400, words.error_type, words.code, words.message) is FailureKind.BAD_REQUEST
+
+    def test_of_a_validation_names_the_part_of_the_input(self) -> None:
+        body = {"detail": [{"type": "enum", "loc": ["body", "messages", 0, "role"], "msg": "usage limit is no role"}]}
+        assert error_words(body).parameter == "role"
 
 
 class TestRetryAfter:
