@@ -9,13 +9,19 @@ from ipaddress import ip_network
 from typing import Annotated, TypeAlias
 from urllib.parse import SplitResult, urlsplit
 
+import idna
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer
 
+from app.domain.hosts import is_written_in_full
 from app.runtime.clock import time_zone
 from app.settings.durations import format_duration, parse_duration
 
 _MAX_CACHE_TIME = timedelta(days=30)
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]*", re.ASCII)
+_LABEL = re.compile(r"[a-zA-Z0-9_-]{1,63}", re.ASCII)
+_FOUR_NUMBERS = re.compile(r"[0-9]+(?:\.[0-9]+){3}", re.ASCII)
+_MAX_HOST = 254
+"""With a dot at the end."""
 
 
 def _positive(length: timedelta) -> timedelta:
@@ -52,7 +58,24 @@ def _address(text: str) -> SplitResult:
         raise ValueError('an address is "http://host…" or "https://host…"')
     if not text.isprintable() or " " in text:
         raise ValueError("an address has no blanks and no characters that cannot be printed")
+    if parts.port == 0:
+        raise ValueError("an address has a port from 1 to 65535, or none")
+    if not _is_host(parts.hostname):
+        raise ValueError(
+            "the host of an address is an IP address or a name; each part of a name has 1 to 63 letters, digits, - and _"
+        )
     return parts
+
+
+def _is_host(host: str) -> bool:
+    """Whether an HTTP client takes it: an address, or a name in ASCII or in the letters of any script (IDNA)."""
+    if ":" in host or _FOUR_NUMBERS.fullmatch(host):
+        return is_written_in_full(host.partition("%")[0])
+    try:
+        name = host if host.isascii() else idna.encode(host.lower()).decode()
+    except UnicodeError:
+        return False
+    return len(name) <= _MAX_HOST and all(map(_LABEL.fullmatch, name.removesuffix(".").split(".")))
 
 
 def _url(text: str) -> str:

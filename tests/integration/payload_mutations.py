@@ -151,13 +151,15 @@ def encode_events(events: Sequence[object], *, done: bool) -> bytes:
 
 @dataclass(frozen=True)
 class Payload:
-    """`cut`: the connection is dropped before the announced end. `is_field` where only values of fields were changed."""
+    """`cut`: the connection is dropped before the announced end. `is_field`: only values of fields were changed. `is_billed`: the
+    provider made an answer, or says what it cost."""
 
     status: int
     headers: tuple[tuple[str, str], ...]
     body: bytes
     cut: bool = False
     is_field: bool = False
+    is_billed: bool = False
 
 
 _JSON = ("Content-Type", "application/json")
@@ -198,7 +200,7 @@ class Mutator:
 
     def payload(self) -> Payload:
         make = self._random.choices(
-            (self._fields, self._shape, self._bytes, self._error, self._disorder), weights=(60, 10, 12, 10, 8)
+            (self._fields, self._shape, self._bytes, self._error, self._disorder, self._billed), weights=(54, 9, 11, 9, 7, 10)
         )[0]
         return make()
 
@@ -243,6 +245,33 @@ class Mutator:
             )
         )
         return Payload(200, self._headers(streamed=self._streamed), body, cut=cut)
+
+    def _billed(self) -> Payload:
+        """A whole answer or an error with figures, in forms that nobody should send."""
+        if self._streamed:
+            return self._shape()
+        whole, error = self._whole(), {"message": "Provider returned error", "code": 502}
+        good, usage = encode(whole), whole["usage"]
+        events = [*self._events()[: self._random.randrange(4, 6)], {"type": "error", "error": error}]
+        alone = {"total_tokens": 1500}
+        bodies: tuple[tuple[int, bytes], ...] = (
+            (200, good[:-1] + b',"x":[NaN,-Infinity,1e400,' + b"9" * 6000 + b"]}"),
+            (200, good[:-1] + b',"x":' + b"[" * 60_000 + b"]" * 60_000 + b"}"),
+            (200, good[:-1] + b',"x":"\\d\n\x01\xff"}'),
+            (200, good + self._random.choice((b"\n\0", b"}", b"\ngarbage", b"\n" + good))),
+            (200, self._random.choice((b"[" + good + b"]", encode(good.decode()), b": PROCESSING\n\n" + good))),
+            (200, good.decode().encode(self._random.choice(("utf-16", "utf-16-le", "utf-32")))),
+            (200, encode({**whole, "usage": self._random.choice((alone, [{}, usage], [[usage]]))})),
+            (200, encode({"error": error, "usage": self._random.choice((usage, alone))})),
+            (self._random.choice(_STATUSES), encode({"error": error, "usage": self._random.choice((usage, alone))})),
+            (200, encode_events(events, done=False)),
+            (200, good),
+        )
+        status, body = self._random.choice(bodies)
+        header = self._random.choice((("X-Debug", "y" * 9000), ("Content-Encoding", "gzip"), None)) if body == good else None
+        cut = body == good and header is None
+        headers = (_JSON,) if header is None else (_JSON, header)
+        return Payload(status, headers, body[: 0 if cut else None], cut=cut, is_billed=True)
 
     def _error(self) -> Payload:
         """With a status of its own, with 200, or inside a stream."""

@@ -21,7 +21,7 @@ import aiohttp
 import pytest
 
 from tests.integration.fuzzing_provider import GOOD, FuzzingProvider, start_fuzzing_provider
-from tests.integration.payload_mutations import TEXT
+from tests.integration.payload_mutations import TEXT, Payload
 from tests.servers import RunningServer, start_server
 
 pytestmark = pytest.mark.timeout(480)
@@ -134,10 +134,13 @@ class Seen:
     left_open: int
     provider: FuzzingProvider
 
-    def describe(self, ending: Ending) -> str:
+    def payload(self, ending: Ending) -> Payload:
+        """What the first attempt got."""
         case = ending.case
-        payload = self.provider.payload(case.number, 0, anthropic=case.provider == "anthropic", streamed=case.streamed)
-        return f"seed {self.seed}, {case}: {payload} became {ending}"
+        return self.provider.payload(case.number, 0, anthropic=case.provider == "anthropic", streamed=case.streamed)
+
+    def describe(self, ending: Ending) -> str:
+        return f"seed {self.seed}, {ending.case}: {self.payload(ending)} became {ending}"
 
 
 @pytest.fixture(scope="module")
@@ -245,9 +248,7 @@ class TestAFuzzedProvider:
 
     def test_never_makes_the_call_itself_wrong_by_a_field(self, seen: Seen) -> None:
         for ending in seen.endings:
-            case = ending.case
-            payload = seen.provider.payload(case.number, 0, anthropic=case.provider == "anthropic", streamed=case.streamed)
-            if payload.is_field and ending.problem is not None:
+            if seen.payload(ending).is_field and ending.problem is not None:
                 assert ending.problem["code"] not in FINAL, seen.describe(ending)
 
     def test_shows_the_text_that_it_answers(self, seen: Seen) -> None:
@@ -265,6 +266,13 @@ class TestAFuzzedProvider:
             for attempt in ending.attempts:
                 assert Decimal(attempt["costUsd"] or 0) < MAX_COST, seen.describe(ending)
         assert all(record["usage"]["outputTokens"] < CAP for record in seen.records)
+
+    def test_costs_something_whenever_it_billed_and_is_not_asked_again(self, seen: Seen) -> None:
+        found = [(ending, payload) for ending in seen.endings if (payload := seen.payload(ending)).is_billed]
+        assert len(found) > CASES // 50
+        for ending, payload in found:
+            assert Decimal(ending.attempts[0]["costUsd"] or 0) > 0, seen.describe(ending)
+            assert payload.cut or seen.sent[ending.case.number, "odd"] == 1, seen.describe(ending)
 
     def test_has_every_attempt_in_the_ledger(self, seen: Seen) -> None:
         sent = Counter(model for (_, model), times in seen.sent.items() for _ in range(times))

@@ -17,6 +17,7 @@ from app.costs.queries import CostFilter
 from app.domain.attempts import AttemptOutcome
 from app.domain.paging import PageRequest
 from app.gateway.completions import Completion
+from app.llm.providers.answer_timeouts import whole_answer_timeout
 from app.llm.resilience.breaker import BreakerStatus
 from app.llm.routing import parse_target
 from app.runtime.clock import SystemClock
@@ -76,3 +77,20 @@ async def test_are_neither_cut_nor_paid_twice_unless_the_call_has_too_little_tim
     assert in_haste.model == OPENAI.partition("/")[2]
     made = {attempt.key for completion in (with_another, alone, in_haste) for attempt in completion.attempts}
     assert {record.key for record in page.nodes} == made
+
+
+async def test_that_never_come_leave_time_for_another_target_also_with_a_large_cap(
+    database_url: str, valkey_url: str, tmp_path: Path
+) -> None:
+    """After 11 s for 4,096 tokens, and never after more than half of the time that the call has: 4 s of 8."""
+    with start_simulator() as simulator:
+        simulator.post({"operation": "completion", "model": ANTHROPIC.partition("/")[2], "fault": "silent", "count": None})
+        settings = Stores.emptied(database_url, valkey_url, tmp_path).settings(simulator, timeouts=TENTH)
+        async with build_services(settings, SystemClock(), Estimator(), PriceBook(settings)) as services:
+            unhurried, in_haste = await asyncio.gather(ask(services, "default"), ask(services, "default", seconds=8))
+    patience = whole_answer_timeout(TENTH, 4096).total_seconds()
+    for completion, most in ((unhurried, patience), (in_haste, 4.0)):
+        silent, answered = completion.attempts
+        assert (silent.outcome, answered.outcome) == (AttemptOutcome.TIMED_OUT, AttemptOutcome.SUCCEEDED)
+        assert most - 0.5 <= silent.latency_ms / 1000 <= most + 2
+        assert completion.model == OPENAI.partition("/")[2]

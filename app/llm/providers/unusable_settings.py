@@ -1,4 +1,4 @@
-"""Finds settings of a provider that no request can use: a key that is no valid header, an address without a valid host name.
+"""Finds keys of a provider that no request can use, because they are no valid header.
 
 A server starts with them all the same, because the other targets of a route can answer. Calls to such a provider fail with a
 typed error, and nothing is sent. The start and `doctor` report where each one is.
@@ -7,7 +7,6 @@ typed error, and nothing is sent. The start and `doctor` report where each one i
 from __future__ import annotations
 
 from collections.abc import Iterator
-from urllib.parse import urlsplit
 
 from app.domain.errors import SettingsError
 from app.settings import ProviderSettings, Settings
@@ -27,8 +26,6 @@ def doubts(settings: Settings) -> Iterator[tuple[str, str]]:
 
 
 def provider_doubts(provider: ProviderSettings) -> Iterator[tuple[str, str]]:
-    if provider.base_url is not None and not _is_host(urlsplit(provider.base_url).hostname or ""):
-        yield "base_url", "its host is not a valid name: each part between two dots has 1 to 63 characters"
     for number, reference in enumerate(provider.api_keys):
         try:
             secret = reference.reveal()
@@ -36,10 +33,3 @@ def provider_doubts(provider: ProviderSettings) -> Iterator[tuple[str, str]]:
             continue
         if not is_header_value(secret):
             yield f"api_keys[{number}]", "a key must be one line of printable ASCII characters"
-
-
-def _is_host(name: str) -> bool:
-    try:
-        return bool(name.encode("idna"))
-    except UnicodeError:
-        return False
