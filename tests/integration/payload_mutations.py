@@ -247,7 +247,7 @@ class Mutator:
         return Payload(200, self._headers(streamed=self._streamed), body, cut=cut)
 
     def _billed(self) -> Payload:
-        """A whole answer or an error with figures, in forms that nobody should send."""
+        """A whole answer or an error with figures, in forms that no server should send."""
         if self._streamed:
             return self._shape()
         whole, error = self._whole(), {"message": "Provider returned error", "code": 502}

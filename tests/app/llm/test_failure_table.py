@@ -198,7 +198,7 @@ class TestOtherServersErrors:
 
 
 class TestAFaultOfTheInput:
-    """Quoted words, and words beside the name of a part of the input, set no key aside and limit no target."""
+    """Quoted words, and words beside the name of a part of the input, take no key out of use and limit no target."""
 
     @pytest.mark.parametrize(
         "message",
