@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from app.llm.messages import FinishReason, ToolCallDelta
 from app.llm.providers.answers import REPEATED_ID, WholeAnswer
@@ -211,3 +214,54 @@ class TestArgumentsThatAreNoJson:
         in_pieces = [piece(0, "a", "weather"), *(piece(0, None, None, each) for each in text)]
         for answer, _ in (streamed(in_pieces), read([piece(0, "a", "weather", text)])):
             assert said(answer) == [("weather", text)]
+
+
+@dataclass(frozen=True)
+class Style:
+    """How a server numbers and names the pieces of its calls."""
+
+    index: str
+    call_id: str
+    name: str
+
+    def pieces(self, place: int, made: tuple[str, list[str]]) -> list[object]:
+        name, cut = made
+        index = {"right": place, "always 0": 0, "none": None}[self.index]
+        header = [] if self.name == "every piece" else [(True, "")]
+        texts = [*header, *((not header and not number, text) for number, text in enumerate(cut))]
+        return [
+            piece(
+                index,
+                f"call_{place}" if self.call_id == "every piece" or (first and self.call_id == "first piece") else None,
+                name if first or self.name == "every piece" else None,
+                text,
+            )
+            for first, text in texts
+        ]
+
+
+STYLES = [
+    Style(index, call_id, name)
+    for index in ("right", "always 0", "none")
+    for call_id in ("first piece", "every piece", "none")
+    for name in ("first piece", "every piece")
+]
+
+
+@st.composite
+def cut_arguments(draw: st.DrawFn) -> list[str]:
+    text = json.dumps(
+        draw(st.dictionaries(st.text(max_size=4), st.text(max_size=6) | st.integers(), max_size=3)), ensure_ascii=False
+    )
+    places = sorted(draw(st.sets(st.integers(1, len(text) - 1), max_size=4)))
+    return [text[start:end] for start, end in zip([0, *places], [*places, len(text)], strict=True)]
+
+
+class TestAnyNumberOfCalls:
+    @pytest.mark.parametrize("style", STYLES, ids=lambda style: f"{style.index}-{style.call_id}-{style.name}")
+    @given(calls=st.lists(st.tuples(st.sampled_from(["weather", "time"]), cut_arguments()), min_size=1, max_size=5))
+    @settings(max_examples=15)
+    def test_come_whole_however_a_server_numbers_and_cuts_them(self, style: Style, calls: list[tuple[str, list[str]]]) -> None:
+        answer, _ = streamed([each for place, made in enumerate(calls) for each in style.pieces(place, made)])
+        wanted = [(name, "".join(cut).replace("\0", "\ufffd")) for name, cut in calls]
+        assert said(answer) == wanted
