@@ -141,6 +141,8 @@ def _check(body: Body, model: Model) -> None:
         )
     _check_tools(body)
     _check_format(body)
+    if model.always_thinks and body.thinking is not None and body.thinking.type in {"disabled", "enabled"}:
+        raise Rejected(400, f'"thinking.type.{body.thinking.type}" is not supported for this model.')
     effort = body.output_config.effort if body.output_config is not None else None
     if effort is not None and effort not in model.efforts:
         raise Rejected(400, f"This model does not support effort level '{effort}'. Supported levels: {', '.join(model.efforts)}.")

@@ -20,7 +20,8 @@ _TO_MAX = (*_TO_XHIGH, "max")
 @dataclass(frozen=True, slots=True)
 class Model:
     """`efforts` are the efforts that the model takes, empty for none. `takes_tiers` says whether it has faster and slower
-    tiers. Only embedding models have `dimensions`. `reasons` says whether the model thinks unless it is asked not to."""
+    tiers. Only embedding models have `dimensions`. `reasons` says whether the model thinks unless it is asked not to,
+    `always_thinks` whether it cannot be asked not to."""
 
     name: str
     context_tokens: int
@@ -32,6 +33,7 @@ class Model:
     efforts: tuple[str, ...] = ALL_EFFORTS
     takes_tiers: bool = True
     takes_prefill: bool = False
+    always_thinks: bool = False
     reports_cache_writes: bool = False
 
 
@@ -73,6 +75,7 @@ _PATTERNS: dict[ProviderName, tuple[tuple[re.Pattern[str], Model], ...]] = {
             re.compile(r"claude-[a-z]+-4-6(-.*)?"),
             Model("", _MILLION, 128_000, takes_one_sampling=True, efforts=(*_LOW_TO_HIGH, "max")),
         ),
+        (re.compile(r"claude-(fable|mythos)-\d.*"), Model("", _MILLION, 128_000, takes_sampling=False, always_thinks=True)),
         (re.compile(r"claude-.*"), Model("", _MILLION, 128_000, takes_sampling=False)),
         (re.compile(r"sim-.*"), Model("", 200_000, takes_prefill=True)),
     ),

@@ -48,7 +48,11 @@ _MAX_DEPTH = 4
 
 EFFORT = "reasoning_effort"
 """Our name for the reasoning effort, in every protocol."""
-_EFFORT_WORDS = re.compile(r"output_config\.effort|reasoning[._]effort|\beffort (?:level|parameter|value)|['\"`]effort['\"`]")
+_EFFORT_WORDS = re.compile(
+    r"output_config\.effort|reasoning[._]effort|\beffort (?:level|parameter|value)|['\"`]effort['\"`]|thinking\.type"
+)
+_NOT_TURNED_OFF = re.compile(r"\bthinking\b.{0,12}\bdisabled\b|\bdisabl\w+ (?:extended )?(?:thinking|reasoning)\b")
+"""The effort NONE is refused: the model always reasons."""
 _OF_VALUE = (
     "supported values",
     "input should be",
@@ -87,6 +91,8 @@ class Parameters:
         if "top_p" in self.asked and _BOTH.search(said):
             return Refusal("top_p")
         named = [self._known(found["name"]) for found in self._names.finditer(said)]
+        if _NOT_TURNED_OFF.search(said) and any(word in said for word in (*_REFUSING, "cannot be")):
+            return Refusal(EFFORT, of_value=True)
         if _EFFORT_WORDS.search(said):
             named.insert(0, EFFORT)
         for name in (parameter, self._known(_location(body)), *named):

@@ -114,6 +114,33 @@ class TestRefusedRequest:
             )
         assert refused.value.type == "invalid_request_error"
 
+    @pytest.mark.parametrize("kind", ["disabled", "enabled"])
+    async def test_thinking_of_a_model_that_always_thinks_is_not_the_callers(
+        self, anthropic_client: AsyncAnthropic, kind: str
+    ) -> None:
+        with pytest.raises(anthropic.BadRequestError, match=f'"thinking.type.{kind}" is not supported for this model'):
+            await anthropic_client.messages.create(
+                model="claude-fable-5",
+                max_tokens=9,
+                messages=[{"role": "user", "content": "a"}],
+                extra_body={"thinking": {"type": kind}},
+            )
+
+    @pytest.mark.parametrize("kind", ["enabled", "adaptive"])
+    async def test_a_model_that_thinks_is_not_forced_to_use_a_tool(self, anthropic_client: AsyncAnthropic, kind: str) -> None:
+        body = {
+            "thinking": {"type": kind, "budget_tokens": 1024} if kind == "enabled" else {"type": kind},
+            "tools": [{"name": "now", "input_schema": {"type": "object"}}],
+            "tool_choice": {"type": "any"},
+        }
+        with pytest.raises(anthropic.BadRequestError, match="Thinking may not be enabled when tool_choice forces tool use"):
+            await anthropic_client.messages.create(
+                model=MODEL,
+                max_tokens=2000,
+                messages=[{"role": "user", "content": "a"}],
+                extra_body=body,
+            )
+
     @pytest.mark.parametrize(
         ("model", "body", "message"),
         [

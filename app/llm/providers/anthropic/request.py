@@ -59,6 +59,8 @@ _BUDGETS = {
     ReasoningEffort.MAX: 65_536,
 }
 _TAKEN = frozenset({ReasoningEffort.NONE, *_BUDGETS})
+_ALWAYS_THINKS = re.compile(r"claude-(fable|mythos)-\d")
+"""Models whose thinking cannot be turned off."""
 _NO_XHIGH = re.compile(r"claude-[a-z]+-4[-.]6(?!\d)")
 _MIN_BUDGET = 1024
 _BY_BUDGET = re.compile(r"-(3(-[57])?|4|4-0|4-1|4-5)(-\d{8})?$|-3-|-4-20\d{6}$")
@@ -292,6 +294,8 @@ def settled_effort(call: ModelCall, untaken: Set[str]) -> ReasoningEffort | None
     if call.reasoning_effort is None:
         return None
     taken = _TAKEN - {ReasoningEffort.XHIGH} if _NO_XHIGH.search(call.model) else _TAKEN
+    if _ALWAYS_THINKS.search(call.model):
+        taken -= {ReasoningEffort.NONE}
     return settle_effort(call.reasoning_effort, untaken, taken)
 
 
