@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from app.domain.errors import FailureKind
@@ -38,6 +38,7 @@ _REFUSING = (
     "not implemented",
     "deprecated",
     "cannot find field",
+    "please remove",
 )
 _BOTH = re.compile(r"\btemperature\b.{0,30}\btop_p\b.{0,30}\bboth\b|\bboth\b.{0,30}\btemperature\b.{0,30}\btop_p\b")
 _PLAIN = frozenset({"stop", "seed"})
@@ -80,6 +81,9 @@ class Parameters:
     own: frozenset[str] = frozenset()
     asked: frozenset[str] = frozenset()
 
+    def and_asked(self, more: frozenset[str]) -> Parameters:
+        return replace(self, asked=self.asked | more) if more else self
+
     def refused(self, kind: FailureKind, status: int, words: ErrorWords, body: object) -> Refusal | None:
         """Returns the parameter that the error refuses; None if it refuses none of these, or has another reason."""
         parameter = self._known(words.parameter)
@@ -119,7 +123,7 @@ class Parameters:
     def _names(self) -> re.Pattern[str]:
         each = [
             rf"(?:(?<=['\"`]){name}(?=['\"`])|^{name}(?=:)|(?<=: ){name}$)" if name in _PLAIN else rf"(?<![\w-]){name}(?![\w-])"
-            for name in sorted(self.own | self.asked, key=len, reverse=True)
+            for name in map(re.escape, sorted(self.own | self.asked, key=len, reverse=True))
         ]
         return re.compile(f"(?P<name>{'|'.join(each) or '(?!)'})")
 

@@ -38,7 +38,7 @@ from app.llm.providers.efforts import refused_effort
 from app.llm.providers.encoded_request import EncodedRequest
 from app.llm.providers.forced_tool import note_if_not_called
 from app.llm.providers.json_text import FENCED, JsonText, bare_json
-from app.llm.providers.opaque_fields import Maker
+from app.llm.providers.opaque_fields import Maker, given_back, without_fields
 from app.llm.providers.schema_check import AnswerCheck, SchemaChecks
 from app.llm.providers.stream_phase import Phase
 from app.llm.providers.stream_reader import StreamReader
@@ -265,8 +265,9 @@ class Adapter(ABC):
         return refused.parameter if sent is None else refused_effort(sent)
 
     def _fit(self, call: ModelCall, notes: Notes) -> ModelCall:
-        """Returns the call without what other providers put into it and this one does not accept."""
+        """Returns the call without what providers put into it and this one does not accept."""
         call = self._maker.with_own_state(call, notes)
+        call = without_fields(call, self.untaken.of(call.model, call.reasoning_effort) & given_back(call), notes)
         return call if self.call_names is None else self.call_names.fit(call, notes)
 
     async def _read(self, source: EventStream, reader: StreamReader) -> tuple[Sequence[ContentDelta], ProviderError | None, bool]:

@@ -102,6 +102,43 @@ class Maker:
         return None
 
 
+def given_back(call: ModelCall) -> frozenset[str]:
+    """Names of the fields that the provider itself made, and that the call gives back to it."""
+    found: set[str] = set()
+    for message in call.messages:
+        if isinstance(message.reasoning, dict):
+            found |= message.reasoning.keys()
+        found.update(fields_of(message, frozenset()))
+        for made in message.tool_calls:
+            found.update(fields_of(made, frozenset()))
+    return frozenset(found - {"format"})
+
+
+def without_fields(call: ModelCall, refused: Set[str], notes: Notes) -> ModelCall:
+    """The call without the fields that its provider makes and then refuses."""
+    if not refused:
+        return call
+    notes.add(f"Fields of earlier answers were left out: {call.model} does not take {', '.join(sorted(refused))} back.")
+    return replace(call, messages=tuple(_without(message, refused) for message in call.messages))
+
+
+def _without(message: Message, refused: Set[str]) -> Message:
+    reasoning = message.reasoning
+    if isinstance(reasoning, dict):
+        reasoning = {name: value for name, value in reasoning.items() if name not in refused}
+    return replace(
+        message,
+        reasoning=reasoning,
+        provider_state=_state_without(message, refused),
+        tool_calls=tuple(replace(made, provider_state=_state_without(made, refused)) for made in message.tool_calls),
+    )
+
+
+def _state_without(holder: Message | ToolCall, refused: Set[str]) -> ProviderState | None:
+    state = holder.provider_state
+    return None if state is None else replace(state, fields=msgspec.json.encode(fields_of(holder, refused)).decode())
+
+
 def _has_state(message: Message) -> bool:
     return message.provider_state is not None or any(made.provider_state is not None for made in message.tool_calls)
 

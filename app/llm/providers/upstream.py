@@ -139,7 +139,7 @@ class Upstream:
             await self._acquire(deadline, holder)
             began_at = self._clock.monotonic()
             try:
-                await self._within(partial(self._whole, path, request, begun), key, deadline, answer_timeout)
+                await self._within(partial(self._whole, path, request, begun), key, deadline, answer_timeout, request.given_back)
                 return begun[0]
             except ProviderError as failure:
                 if not begun:
@@ -189,7 +189,9 @@ class Upstream:
             await self._acquire(silence_deadline, holder)
             wait = FirstTokenWait(self._clock.monotonic() + first_token.total_seconds(), silence_deadline)
             try:
-                response = await self._within(partial(self._head, path, request), key, silence_deadline, first_token)
+                response = await self._within(
+                    partial(self._head, path, request), key, silence_deadline, first_token, request.given_back
+                )
             except BaseException:
                 self._pool.give_back(holder)
                 raise
@@ -293,7 +295,12 @@ class Upstream:
             raise ProviderError(kind) from None
 
     async def _within(
-        self, ask: Callable[[Options], Awaitable[httpx2.Response]], key: ApiKey, deadline: float, allowed: timedelta
+        self,
+        ask: Callable[[Options], Awaitable[httpx2.Response]],
+        key: ApiKey,
+        deadline: float,
+        allowed: timedelta,
+        given_back: frozenset[str] = frozenset(),
     ) -> httpx2.Response:
         """If a limit passes before there is a connection, the error says so: nothing was sent, so nothing is billed."""
         seconds, kind = self.remaining(deadline, allowed.total_seconds(), FailureKind.FIRST_TOKEN_TIMEOUT)
@@ -310,11 +317,11 @@ class Upstream:
                 return await ask(options)
         except self._sdk.status_error as error:
             refused = cast("Any", error)
-            raise self._refusal(refused.response, refused.body) from None
+            raise self._refusal(refused.response, refused.body, given_back) from None
         except (TimeoutError, self._sdk.connection_error, *_TRANSPORT_ERRORS, ValueError) as error:
             response = self._heads.get(task)
             if response is not None:
-                raise self._refusal(response, None) from None
+                raise self._refusal(response, None, given_back) from None
             if isinstance(error, TimeoutError):
                 raise ProviderError(kind, unanswered_seconds=-self.until(began_at)) from None
             if isinstance(error, ValueError) and task not in self._heads:
@@ -338,7 +345,7 @@ class Upstream:
         if not response.is_success:
             self._heads[asyncio.current_task()] = response
 
-    def _refusal(self, response: httpx2.Response, said: object) -> ErrorAnswer:
+    def _refusal(self, response: httpx2.Response, said: object, given_back: frozenset[str]) -> ErrorAnswer:
         """`said` is the body as the SDK has read it."""
         body: Mapping[str, object] = {}
         if said is not None:
@@ -349,7 +356,7 @@ class Upstream:
         words = failures.error_words(said)
         kind = look_up(self._kind, response.status_code, words.error_type, words.code, words.message, parameter=words.parameter)
         request_id = self.request_id(response)
-        refusal = self._sdk.parameters.refused(kind, response.status_code, words, said)
+        refusal = self._sdk.parameters.and_asked(given_back).refused(kind, response.status_code, words, said)
         failure = (
             ErrorAnswer(
                 kind,

@@ -17,6 +17,7 @@ from app.llm.providers.call_names import CallNames
 from app.llm.providers.efforts import settle_effort
 from app.llm.providers.encoded_request import EncodedRequest
 from app.llm.providers.keyring import build_keyring
+from app.llm.providers.opaque_fields import given_back
 from app.llm.providers.openai.request import REFUSABLE, encode_embedding, encode_request
 from app.llm.providers.openai.response import read_answer, read_billed, read_embeddings
 from app.llm.providers.openai.stream import OpenAIStream
@@ -68,7 +69,8 @@ class OpenAIProvider(Adapter):
 
     def encode(self, call: ModelCall, notes: Notes, *, stream: bool) -> EncodedRequest:
         untaken = self.untaken.of(call.model, call.reasoning_effort)
-        return EncodedRequest(encode_request(call, notes, untaken, official=self._official, stream=stream))
+        body = encode_request(call, notes, untaken, official=self._official, stream=stream)
+        return EncodedRequest(body, given_back=given_back(call))
 
     def settled_effort(self, call: ModelCall) -> ReasoningEffort | None:
         untaken = self.untaken.of(call.model, call.reasoning_effort)
