@@ -46,7 +46,7 @@ def made_by_migrations() -> dict[str, tuple[str, str]]:
 def changed_since_made(sources: dict[str, str]) -> list[str]:
     made = made_by_migrations()
     return [
-        f"{name}.sql is not what revision {revision} made of it: name it in the REPLACES of a new migration, with {digest(source)}"
+        f"{name}.sql is not what revision {revision} made of it: name it in REPLACES of a new migration, with {digest(source)}"
         for name, source in sources.items()
         for recorded, revision in [made.get(name, ("", "none"))]
         if recorded != digest(source)
