@@ -68,6 +68,7 @@ WHOLE = """mutation($input: CompletionInput!) { completionCreate(input: $input) 
   ... on Problem { message } } }"""
 STREAM = """subscription($input: CompletionInput!) { completionStream(input: $input) { __typename
   ... on CompletionDelta { text }
+  ... on CompletionRestarted { attempt { id } }
   ... on CompletionFinished { completion { text costUsd attempts { model costUsd usage { totalTokens } } } }
   ... on CompletionFailed { problem { __typename ... on ProvidersFailed { code attempts { model reason costUsd } } } } } }"""
 RECORDS = """query($filter: CostFilter!, $after: Cursor) { usageRecords(filter: $filter, first: 100, after: $after) {
@@ -89,6 +90,10 @@ class Case:
         return bool(self.number & 2)
 
     @property
+    def restart(self) -> bool:
+        return bool(self.number & 8)
+
+    @property
     def model(self) -> str:
         return f"{self.provider}-with-another" if self.number & 4 else f"{self.provider}/odd"
 
@@ -100,6 +105,7 @@ class Ending:
     case: Case
     data: dict[str, Any] = field(default_factory=dict)
     shown: str = ""
+    restarts: int = 0
     seconds: float = 0.0
     errors: list[Any] = field(default_factory=list)
 
@@ -190,7 +196,7 @@ async def ask_all(server: RunningServer) -> tuple[list[Ending], list[dict[str, A
 
 def variables(case: Case) -> dict[str, Any]:
     messages = [{"role": "USER", "text": f"Case {case.number}"}]
-    return {"input": {"model": case.model, "messages": messages, "maxOutputTokens": CAP}}
+    return {"input": {"model": case.model, "messages": messages, "maxOutputTokens": CAP, "restart": case.restart}}
 
 
 async def whole(session: aiohttp.ClientSession, url: str, case: Case) -> Ending:
@@ -208,6 +214,8 @@ async def stream(session: aiohttp.ClientSession, url: str, case: Case) -> Ending
             event = json.loads(line[5:])
             ending.errors += event.get("errors", [])
             ending.data = (event.get("data") or {}).get("completionStream") or {}
+            if ending.data.get("__typename") == "CompletionRestarted":
+                ending.shown, ending.restarts = "", ending.restarts + 1
             ending.shown += ending.data.get("text", "") if ending.data.get("__typename") == "CompletionDelta" else ""
     return ending
 
@@ -240,9 +248,11 @@ class TestAFuzzedProvider:
             assert ending.problem is None or ending.problem.get("code"), seen.describe(ending)
 
     def test_is_left_for_another_target(self, seen: Seen) -> None:
-        """Unless a part of the answer was shown, or the provider says that the call itself is wrong."""
+        """Unless a part of the answer was shown and the caller wants no other, or the provider says that the call itself is
+        wrong."""
         for ending in seen.endings:
-            if ending.problem is None or ending.shown or "with-another" not in ending.case.model:
+            was_shown = ending.shown and not ending.case.restart
+            if ending.problem is None or was_shown or "with-another" not in ending.case.model:
                 continue
             assert ending.problem["code"] in FINAL, seen.describe(ending)
 
@@ -258,6 +268,10 @@ class TestAFuzzedProvider:
             if ending.case.streamed and ending.completion["text"] is not None:
                 assert ending.shown == ending.completion["text"], seen.describe(ending)
         assert sum(ending.completion["text"] == TEXT for ending in answered if ending.completion) > CASES // 2
+
+    def test_begins_anew_only_for_those_who_ask(self, seen: Seen) -> None:
+        assert not any(ending.restarts for ending in seen.endings if not ending.case.restart)
+        assert CASES < 200 or any(ending.restarts for ending in seen.endings)
 
     def test_costs_something_for_an_answer_and_never_the_cap(self, seen: Seen) -> None:
         for ending in seen.endings:

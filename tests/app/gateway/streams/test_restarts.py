@@ -8,6 +8,7 @@ from contextlib import aclosing
 from dataclasses import replace
 
 import pytest
+from redis import Redis
 
 from app.access.principal import Scope
 from app.domain.attempts import AttemptOutcome
@@ -33,7 +34,7 @@ from tests.app.access.principals import principal
 from tests.app.conftest import OpenProcess
 from tests.app.gateway.streams.test_streams import all_of, last, numbers, text_of
 from tests.app.gateway.test_gateway import Held
-from tests.services import ANTHROPIC, OPENAI, asked
+from tests.services import ANTHROPIC, OPENAI, Stores, asked
 from tests.simulators import RunningSimulator, StepFields
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
@@ -222,6 +223,18 @@ class TestReasoning:
         assert ("thinking", reasoning_of(events)) in spoken(completion.reasoning)
         other = await open_process()
         assert await all_of(other.gateway.events(completion.key, None, ACME)) == events
+
+    async def test_is_sealed_in_the_log_as_text_is(self, services: Services, stores: Stores, simulator: RunningSimulator) -> None:
+        said: Json = {"tokens": 10, "thinking_tokens": 30, "thinking_field": "reasoning"}
+        simulator.post({"operation": "completion", "answer": said})
+        events = await all_of(services.gateway.stream(replace(asked(model=OPENAI), stream_reasoning=True), ACME))
+        with Redis.from_url(stores.valkey_url) as server:
+            [log] = [key for key in server.scan_iter("greenlang:stream:*") if server.type(key) == b"stream"]
+            entries = [fields[b"e"] for _, fields in server.xrange(log)]
+        assert len(entries) == len(events)
+        words = {word.encode() for word in (reasoning_of(events) + text_of(events)).split() if len(word) > 4}
+        assert words
+        assert not any(word in entry for word in words for entry in entries)
 
     @pytest.mark.parametrize("model", [ANTHROPIC, OPENAI])
     async def test_does_not_stream_unasked(self, services: Services, simulator: RunningSimulator, model: str) -> None:
