@@ -166,12 +166,15 @@ class Gateway:
         cached: CachedCompletions,
         begin: Callable[..., Awaitable[tuple[EventLog | Completion, asyncio.Task[Completion] | None]]],
     ) -> EventLog | Completion:
-        """Begins a call as `_begin` does. While another caller's call makes the same answer, this one waits for its end."""
+        """Begins a call as `_begin` does. While another caller's call makes the same answer, this one waits for its end. A caller
+        that leaves meanwhile and asked for that has its call cancelled as soon as it begins."""
         begun: asyncio.Future[EventLog | Completion] = asyncio.get_running_loop().create_future()
 
         async def run(call: PlannedCall[ModelCall], hit: Hit | None = None) -> Completion:
             found, task = await begin(call, hit)
-            if not begun.done():
+            if begun.cancelled() and isinstance(found, EventLog):
+                self._completions.cancel(found.key)
+            elif not begun.done():
                 begun.set_result(found)
             if isinstance(found, Completion):
                 return found
@@ -185,7 +188,13 @@ class Gateway:
         self._answering.add(answering)
         answering.add_done_callback(self._answered)
         either: tuple[asyncio.Future[Any], ...] = (answering, begun)
-        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        try:
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            is_left = request.on_client_leave is OnClientLeave.CANCEL and not begun.cancel()
+            if is_left and isinstance(log := begun.result(), EventLog):
+                self._completions.cancel(log.key)
+            raise
         return begun.result() if begun.done() else await answering
 
     async def stream(self, request: CompletionRequest, principal: Principal) -> AsyncGenerator[CompletionEvent, None]:

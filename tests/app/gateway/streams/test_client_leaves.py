@@ -11,7 +11,7 @@ import pytest
 
 from app.access.principal import Scope
 from app.domain.money import ZERO
-from app.gateway.completions import Completion, CompletionStatus, OnClientLeave
+from app.gateway.completions import CachePolicy, Completion, CompletionStatus, OnClientLeave
 from app.gateway.streams.events import (
     CompletionCancelled,
     CompletionDelta,
@@ -74,6 +74,30 @@ class TestAClientThatAskedForCancel:
         again = await services.gateway.start(request, ACME)
         events = await all_of(services.gateway.events(again.key, None, ACME))
         assert isinstance(events[-1], CompletionCancelled)
+
+    async def test_makes_no_call_of_its_own_after_it_waited_for_another_answer(
+        self, services: Services, simulator: RunningSimulator
+    ) -> None:
+        budget = await Held(services).begin()
+        simulator.post(SLOW)
+        request = replace(LEAVING, cache=CachePolicy())
+        async with aclosing(services.gateway.stream(request, ACME)) as events:
+            started = await anext(events)
+            assert isinstance(started, CompletionStarted)
+            waiting = asyncio.create_task(all_of(services.gateway.stream(request, ACME)))
+            for _ in range(10):
+                await services.gateway.completion(started.key, ACME)
+            waiting.cancel()
+            await asyncio.gather(waiting, return_exceptions=True)
+            assert isinstance(await anext(events), CompletionDelta)
+        first = await ended(services, started)
+        assert first.status is CompletionStatus.CANCELLED
+        async with asyncio.timeout(10):
+            held = None
+            while held != ZERO:
+                held, spent = await budget.figures()
+        assert spent == first.cost_usd
+        assert len(await seen_by(simulator)) == 1
 
     async def test_ends_it_for_those_who_watch_as_well(self, services: Services, simulator: RunningSimulator) -> None:
         simulator.post(SLOW)
