@@ -238,7 +238,8 @@ class TestReasoningEffort:
             ("gpt-5-mini", MAX, "high"),
             ("o3", MINIMAL, "low"),
             ("o3", XHIGH, "high"),
-            ("o3", NONE, None),
+            ("o3", NONE, "low"),
+            ("gpt-5-mini", NONE, "minimal"),
             ("gpt-4.1-mini", HIGH, None),
         ],
     )
