@@ -18,7 +18,7 @@ from app.settings.durations import format_duration, parse_duration
 
 _MAX_CACHE_TIME = timedelta(days=30)
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]*", re.ASCII)
-_LABEL = re.compile(r"[a-zA-Z0-9_-]{1,63}", re.ASCII)
+_LABEL = re.compile(r"[a-zA-Z0-9_-]{0,63}", re.ASCII)
 _FOUR_NUMBERS = re.compile(r"[0-9]+(?:\.[0-9]+){3}", re.ASCII)
 _MAX_HOST = 254
 """With a dot at the end."""
@@ -62,20 +62,21 @@ def _address(text: str) -> SplitResult:
         raise ValueError("an address has a port from 1 to 65535, or none")
     if not _is_host(parts.hostname):
         raise ValueError(
-            "the host of an address is an IP address or a name; each part of a name has 1 to 63 letters, digits, - and _"
+            "the host of an address is an IP address or a name; each part of a name has up to 63 letters, digits, - and _"
         )
     return parts
 
 
 def _is_host(host: str) -> bool:
-    """Whether an HTTP client takes it: an address, or a name in ASCII or in the letters of any script (IDNA)."""
+    """Whether an HTTP client takes it: an address, or a name in ASCII or in the letters of any script (IDNA). A name with an
+    empty part is taken, and found by no look-up: the start reports it, and the other targets of a route go on."""
     if ":" in host or _FOUR_NUMBERS.fullmatch(host):
         return is_written_in_full(host.partition("%")[0])
     try:
         name = host if host.isascii() else idna.encode(host.lower()).decode()
     except UnicodeError:
         return False
-    return len(name) <= _MAX_HOST and all(map(_LABEL.fullmatch, name.removesuffix(".").split(".")))
+    return len(name) <= _MAX_HOST and name.strip(".") != "" and all(map(_LABEL.fullmatch, name.split(".")))
 
 
 def _url(text: str) -> str:

@@ -19,7 +19,7 @@ from app.llm.providers.stream_reader import StreamReader
 from app.llm.providers.unsupported import Notes
 from app.llm.providers.usage_figures import may_have_figures
 from app.llm.providers.usage_mapping import salvaged_usage
-from app.llm.providers.wire_text import REPAIRED, Malformed, as_utf8
+from app.llm.providers.wire_text import REPAIRED, Malformed, as_utf8, is_json
 
 
 class WireProtocol(Protocol):
@@ -50,7 +50,7 @@ class BodyReader:
         except READING_ERRORS:
             if reader.started:
                 raise
-        answer = self._protocol.read_answer(payloads[0], call, notes)
+        answer = self._protocol.read_answer(raw if _begins_object(raw) else payloads[0], call, notes)
         if not (answer.text or answer.tool_calls):
             raise Malformed
         notes.add(REPAIRED)
@@ -113,8 +113,9 @@ def _payloads(raw: bytes) -> list[bytes]:
         return [*events.feed(raw), *events.flush()]
     if not _begins_object(raw) or b"\n{" not in raw:
         return []
-    lines = [line for line in raw.splitlines() if line.strip()]
-    return lines if all(map(_begins_object, lines)) else []
+    if is_json(raw):
+        return []
+    return [line for line in raw.splitlines() if _begins_object(line)]
 
 
 def _begins_object(raw: bytes) -> bool:

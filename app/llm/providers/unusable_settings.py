@@ -1,4 +1,4 @@
-"""Finds keys of a provider that no request can use, because they are no valid header.
+"""Finds settings of a provider that no request can use: a key that is no valid header, a host name with an empty part.
 
 A server starts with them all the same, because the other targets of a route can answer. Calls to such a provider fail with a
 typed error, and nothing is sent. The start and `doctor` report where each one is.
@@ -7,6 +7,7 @@ typed error, and nothing is sent. The start and `doctor` report where each one i
 from __future__ import annotations
 
 from collections.abc import Iterator
+from urllib.parse import urlsplit
 
 from app.domain.errors import SettingsError
 from app.settings import ProviderSettings, Settings
@@ -26,6 +27,9 @@ def doubts(settings: Settings) -> Iterator[tuple[str, str]]:
 
 
 def provider_doubts(provider: ProviderSettings) -> Iterator[tuple[str, str]]:
+    host = urlsplit(provider.base_url or "").hostname or ""
+    if not all(host.removesuffix(".").split(".")) and provider.base_url is not None:
+        yield "base_url", "its host has an empty part between two dots, so it cannot be looked up"
     for number, reference in enumerate(provider.api_keys):
         try:
             secret = reference.reveal()

@@ -114,7 +114,7 @@ def as_utf8(raw: bytes) -> bytes:
 def _decode_loosely(raw: bytes) -> Any:
     text = _ESCAPES.sub(_repair, as_utf8(raw)).decode("utf-8", "replace")
     start = text.find("{")
-    before = text[: max(start, 0)].strip()
+    before = "".join(line for line in text[: max(start, 0)].splitlines() if not line.startswith(":")).strip()
     if start < 0 or len(before) > _MAX_PREFIX or "<" in before or '"' in before:
         raise Malformed
     text = _ESCAPE.sub(_valid_escape, text[start:])
@@ -166,6 +166,15 @@ _LOOSE = json.JSONDecoder(strict=False, parse_constant=lambda _: None, parse_flo
 def _repair(match: re.Match[bytes]) -> bytes:
     found = match.group()
     return rb"\ufffd" if len(found) == _LONE else found
+
+
+def is_json(raw: bytes) -> bool:
+    """Whether the body is one JSON value, without any repair."""
+    try:
+        _ANY.decode(raw)
+    except DECODING_ERRORS:
+        return False
+    return True
 
 
 def is_text(raw: bytes) -> bool:

@@ -85,6 +85,8 @@ def read_answer(raw: bytes, call: ModelCall, notes: Notes) -> WholeAnswer:
             raise _billed_failure(body, body, call)
         raise Malformed
     finish = finish_word(choice.get("finish_reason"))
+    if is_repaired and finish is None and "message" not in choice and "delta" in choice:  # the first of several events
+        raise Malformed
     if choice.get("error") and finish in {None, "error"}:
         raise _billed_failure(choice, body, call)
     parts = read_message(_message(choice, finish), notes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -76,7 +77,7 @@ def almost_json(good: bytes) -> Iterator[tuple[str, bytes]]:
     yield "a brace after it", good + b"}"
     yield "a comma too many", inner + b",}"
     yield "an anti-hijacking prefix", b")]}',\n" + good
-    yield "comments before it", b": PROCESSING\n\n: PROCESSING\n\n" + good
+    yield "comments before it", b": PROCESSING\n\n" * 20 + good
     yield "a list around it", b"[" + good + b"]"
     yield "a text around it", encode(good.decode())
     yield "UTF-16", good.decode().encode("utf-16")
@@ -131,6 +132,20 @@ class TestABodyOfEvents:
         for raw in (encode_events(EVENTS[kind], done=True), self.lines(kind), self.lines(kind).replace(b"\n", b"\r\n\r\n")):
             answer, _ = read(protocol, raw)
             assert (answer.text, answer.usage.output_tokens, answer.usage.confirmed) == (TEXT, 500, True)
+
+    @pytest.mark.parametrize("odd", [b"\n\0", b"\ngarbage", b"\n]", b"\n\n: bye"])
+    def test_with_another_line_is_never_only_its_first_event(self, protocol: Adapter, kind: ProviderKindName, odd: bytes) -> None:
+        assert read(protocol, self.lines(kind) + odd)[0].text == TEXT
+
+    def test_without_line_ends_is_never_only_its_first_event(self, protocol: Adapter, kind: ProviderKindName) -> None:
+        events = EVENTS[kind] if kind is ANTHROPIC else EVENTS[kind][1:]
+        with pytest.raises(READING_ERRORS):
+            read(protocol, b"".join(map(encode, events)))
+
+    def test_is_no_object_that_is_written_with_line_ends(self, protocol: Adapter, kind: ProviderKindName) -> None:
+        raw = json.dumps(GOOD[kind], indent=0).encode()
+        for body in (raw, raw[:-1] + b',"x":NaN}'):
+            assert read(protocol, body)[0].text == TEXT
 
     def test_that_is_cut_costs_what_came_and_no_figure_of_its_start_is_confirmed(
         self, protocol: Adapter, kind: ProviderKindName
