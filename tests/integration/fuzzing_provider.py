@@ -15,11 +15,14 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from random import Random
 from threading import Thread
+from typing import TypeVar
 
 import msgspec
 
 from tests.integration.payload_mutations import Mutator, Payload, good_payload
+from tests.integration.stream_mutations import StreamMutator, StreamPayload
 
+P = TypeVar("P", bound="FuzzingProvider")
 GOOD = "good"
 _NUMBER = re.compile(rb"Case (\d+)")
 _LENGTH = re.compile(rb"content-length: (\d+)", re.IGNORECASE)
@@ -62,8 +65,11 @@ class FuzzingProvider:
             announced = len(payload.body) + (10 if payload.cut else 0)
             lines = [f"HTTP/1.1 {payload.status} {_phrase(payload.status)}", f"Content-Length: {announced}"]
             lines += [f"{name}: {value}" for name, value in payload.headers]
-            writer.write("\r\n".join([*lines, "", ""]).encode() + payload.body)
-            await writer.drain()
+            writer.write("\r\n".join([*lines, "", ""]).encode())
+            for piece in payload.pieces:
+                writer.write(piece)
+                await writer.drain()
+                await asyncio.sleep(0)
         finally:
             self.open -= 1
         return not payload.cut
@@ -85,9 +91,16 @@ def _phrase(status: int) -> str:
     return HTTPStatus(status).phrase if status in {each.value for each in HTTPStatus} else "Odd"
 
 
+class StreamFuzzingProvider(FuzzingProvider):
+    """Answers with the streams of `stream_mutations`."""
+
+    def payload(self, number: int, attempt: int, *, anthropic: bool, streamed: bool) -> StreamPayload:
+        assert streamed
+        return StreamMutator(Random(f"{self.seed}/{number}/{attempt}"), anthropic=anthropic).payload()
+
+
 @contextmanager
-def start_fuzzing_provider(seed: int) -> Iterator[FuzzingProvider]:
-    provider = FuzzingProvider(seed)
+def start_fuzzing_provider(provider: P) -> Iterator[P]:
     loop = asyncio.new_event_loop()
 
     async def listen() -> asyncio.Server:

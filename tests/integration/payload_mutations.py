@@ -161,6 +161,11 @@ class Payload:
     is_field: bool = False
     is_billed: bool = False
 
+    @property
+    def pieces(self) -> Sequence[bytes]:
+        """The body as it is written."""
+        return (self.body,)
+
 
 _JSON = ("Content-Type", "application/json")
 _EVENTS = ("Content-Type", "text/event-stream")

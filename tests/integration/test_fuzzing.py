@@ -153,7 +153,7 @@ class Seen:
 def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seen]:
     folder = tmp_path_factory.mktemp("fuzzing")
     logging.getLogger(__name__).warning("FUZZING_SEED=%s", SEED)
-    with start_fuzzing_provider(SEED) as provider:
+    with start_fuzzing_provider(FuzzingProvider(SEED)) as provider:
         yield run(provider, folder)
 
 

@@ -160,7 +160,7 @@ class StreamReader(ABC):
         except TooDeep:
             is_cut = False
         except Malformed:
-            is_cut = payload.lstrip().startswith((b"{", b"[")) and not self.complete
+            is_cut = payload.lstrip().startswith((b"{", b"[")) and not self.certain
         if is_cut or may_hold_words(payload):
             raise Malformed
         self._notes.add(ODD_EVENT)

@@ -199,6 +199,15 @@ def clean(text: str) -> str:
     return text
 
 
+def without_half(text: str) -> str:
+    """Clean, and without the first half of a surrogate pair at its end."""
+    return clean(text[:-1] if _ends_in_half(text) else text)
+
+
+def _ends_in_half(text: str) -> bool:
+    return bool(text) and "\ud800" <= text[-1] <= "\udbff"
+
+
 class TextPieces:
     """A text that comes in pieces. If the two halves of a surrogate pair come in separate pieces, they become one character."""
 
@@ -211,7 +220,7 @@ class TextPieces:
     def take(self, piece: str) -> str:
         """Returns what the piece adds, cleaned for storage. It is empty if the piece is only the first half of a character."""
         piece = self._half + piece
-        self._half = piece[-1] if piece and "\ud800" <= piece[-1] <= "\udbff" else ""
+        self._half = piece[-1] if _ends_in_half(piece) else ""
         piece = clean(piece[:-1] if self._half else piece)
         self._pieces.append(piece)
         return piece

@@ -19,14 +19,14 @@ from app.llm import failures
 from app.llm.messages import ContentDelta, ModelCall, ReasoningDelta, TextDelta
 from app.llm.providers.answers import WholeAnswer
 from app.llm.providers.opaque_fields import Fields, join
-from app.llm.providers.openai.content import ODD_FIELD, CallPiece, MessageParts, read_message
+from app.llm.providers.openai.content import CallPiece, MessageParts, read_message
 from app.llm.providers.openai.response import WITHOUT_WORDS, build_answer, finish_word, require_words
 from app.llm.providers.openai.tool_calls import ToolCallAssembly
 from app.llm.providers.stream_reader import Mark, StreamReader, may_hold_words
 from app.llm.providers.unsupported import Notes
 from app.llm.providers.usage_figures import may_have_figures, merged, openai_figures_of
 from app.llm.providers.usage_mapping import estimated_usage, openai_usage
-from app.llm.providers.wire_text import DECODING_ERRORS, Malformed, TextPieces, clean, decode, decode_loosely, word
+from app.llm.providers.wire_text import DECODING_ERRORS, Malformed, TextPieces, clean, decode, decode_loosely, without_half, word
 
 OTHER_CHOICE = "The provider gave more than one answer; only the first one was used."
 _NOTHING = msgspec.Raw(b"null")
@@ -212,15 +212,16 @@ class OpenAIStream(StreamReader):
             self._leave_out(piece)
 
     def _rest_of(self, text: str) -> str:
-        """Returns only the new part of a message that repeats what was received. A message that differs from the received
-        deltas repeats them in other words."""
-        so_far = self._texts.text
+        """Returns only the new part of a message that repeats what was received. Raises Malformed if it differs from the received
+        deltas."""
+        so_far, text = self._texts.text, without_half(text)
         if so_far and text.startswith(so_far):
             return text[len(so_far) :]
-        if self._has_deltas:
-            self._notes.add(ODD_FIELD)
-            return ""
-        return text
+        if not self._has_deltas:
+            return text
+        if text.strip() != so_far.strip():
+            raise Malformed
+        return ""
 
     def _read_finish(self, finish: str | None, choice: Mapping[str, object]) -> Mark | None:
         if choice.get("error") and finish in {None, "error"}:

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from app.llm.providers.openai.content import ODD_FIELD
 from app.llm.providers.openai.stream import OTHER_CHOICE, OpenAIStream
 from app.llm.providers.unsupported import Notes
 from app.llm.providers.wire_text import Malformed
@@ -85,10 +84,23 @@ class TestAMessageThatRepeatsWhatHasCome:
         answer, notes = whole(OpenAIStream, [*events, LAST, DONE])
         assert (answer.text, notes) == ("Good day", [])
 
-    def test_in_other_words_is_left_out_with_a_note(self) -> None:
+    def test_adds_nothing_without_the_white_space_around_it(self) -> None:
         last = {"choices": [{"index": 0, "message": {"content": "Good day"}, "finish_reason": "stop"}]}
         answer, notes = whole(OpenAIStream, [chunk(" Good"), chunk(" day "), last, LAST])
-        assert (answer.text, notes) == (" Good day ", [ODD_FIELD])
+        assert (answer.text, notes) == (" Good day ", [])
+
+    @pytest.mark.parametrize("text", ["Good night", "to you", "Good"])
+    def test_in_other_words_than_the_deltas_makes_the_answer_malformed(self, text: str) -> None:
+        last = {"choices": [{"index": 0, "message": {"content": text}, "finish_reason": "stop"}]}
+        with pytest.raises(Malformed):
+            whole(OpenAIStream, [chunk("Good"), chunk(" day"), last, LAST])
+
+    @pytest.mark.parametrize("character", ["\\u0000", "\\ud83d\\ude00"])
+    def test_adds_only_what_is_new_after_characters_that_are_replaced(self, character: str) -> None:
+        snapshots = ["Good " + character, "Good " + character + " day"]
+        events = [b'{"choices":[{"index":0,"message":{"content":"%b"}}]}' % text.encode() for text in snapshots]
+        text = whole(OpenAIStream, [*events, chunk(finish="stop"), LAST])[0].text or ""
+        assert text.replace("\ufffd", "?").replace("\U0001f600", "?") == "Good ? day"
 
     def test_may_be_pieces(self) -> None:
         events = [{"choices": [{"index": 0, "message": {"content": text}}]} for text in ("Good ", "day ", "to you")]
