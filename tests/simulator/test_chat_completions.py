@@ -275,6 +275,22 @@ class TestTools:
                 "/chat/completions", cast_to=object, body={"model": MODEL, "messages": [{"role": role, "content": [part]}]}
             )
 
+    @pytest.mark.parametrize(
+        ("model", "fields", "message"),
+        [
+            ("gpt-5.4-mini", {"reasoning_effort": "max"}, "Supported values are"),
+            ("o3", {"reasoning_effort": "none"}, "Supported values are"),
+            ("gpt-4.1-mini", {"reasoning_effort": "low"}, "Unrecognized request argument"),
+            ("gpt-4.1-mini", {"service_tier": "flex"}, "Invalid service_tier"),
+            ("gpt-5.4-mini", {"service_tier": "express"}, "Invalid service_tier"),
+        ],
+    )
+    async def test_a_field_that_the_model_does_not_take_is_refused(
+        self, openai_client: AsyncOpenAI, model: str, fields: dict[str, object], message: str
+    ) -> None:
+        with pytest.raises(openai.BadRequestError, match=message):
+            await openai_client.post("/chat/completions", cast_to=object, body={"model": model, "messages": said("a"), **fields})
+
 
 class TestPromptCache:
     LONG = "The manual of the plant. " * 100

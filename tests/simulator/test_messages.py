@@ -191,6 +191,34 @@ class TestRefusedRequest:
                 "/v1/messages", cast_to=object, body={"model": "sim-small", "max_tokens": 9, "messages": asked}
             )
 
+    @pytest.mark.parametrize(
+        ("model", "fields", "message"),
+        [
+            ("claude-opus-4-6", {"output_config": {"effort": "xhigh"}}, "does not support effort level 'xhigh'"),
+            ("claude-haiku-5-5", {"speed": "fast"}, "fast mode is not supported"),
+            ("claude-opus-5-5", {"service_tier": "flex"}, "service_tier"),
+            (
+                "claude-opus-5-5",
+                {"tools": [{"name": "a", "strict": True, "input_schema": {"type": "object", "properties": {}}}]},
+                "'additionalProperties' must be set to false",
+            ),
+            (
+                "claude-opus-5-5",
+                {
+                    "tools": [{"name": "a", "input_schema": {}, "cache_control": {"type": "ephemeral"}}],
+                    "system": [{"type": "text", "text": "b", "cache_control": {"type": "ephemeral", "ttl": "1h"}}],
+                },
+                "ttl='1h' cache_control block must not come after",
+            ),
+        ],
+    )
+    async def test_a_field_that_the_model_does_not_take(
+        self, anthropic_client: AsyncAnthropic, model: str, fields: dict[str, object], message: str
+    ) -> None:
+        body = {"model": model, "max_tokens": 9, "messages": [{"role": "user", "content": "a"}], **fields}
+        with pytest.raises(anthropic.BadRequestError, match=message):
+            await anthropic_client.post("/v1/messages", cast_to=object, body=body)
+
     async def test_max_tokens_is_required(self, anthropic_client: AsyncAnthropic) -> None:
         with pytest.raises(anthropic.BadRequestError, match="max_tokens: Field required"):
             await anthropic_client.post(

@@ -345,7 +345,7 @@ def _json_tool(call: ModelCall, body: dict[str, Any], native_schema: Mapping[str
         raise not_taken(_NOT_STRICT, ("responseFormat", "jsonSchema", "strict"))
     schema = wanted.schema if isinstance(wanted, JsonSchemaFormat) else {"type": "object"}
     if schema.get("type") != "object":
-        raise refuse(f"{call.model} takes this schema only with an object at its root.", ("responseFormat",))
+        raise not_taken(f"{call.model} takes this schema only with an object at its root.", ("responseFormat",))
     return {"name": JSON_TOOL, "description": "Gives the whole answer, as one JSON object.", "input_schema": schema}
 
 
