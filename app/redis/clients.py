@@ -1,32 +1,27 @@
-"""Connections to Redis: one server, Sentinel or Cluster, by their URL.
+"""Clients of Redis: one server, Sentinel or Cluster, by their URL (`addresses.py`).
 
-Redis holds copies and coordination. If it is away, the service gets slower but never fails. No request to Redis takes longer than
-tenths of a second, and after the first failures no caller waits for it until it answers again. The timeouts for a single server
-are measured here, so a delay of our own event loop does not count as one of Redis. Every failure is StoreUnavailable, also the
-refusal of a server that answers and takes no writes.
-
-    redis://host:6379/0   rediss://…   unix:///path
-    redis+sentinel://[user:password@]host:26379,host:26379/service/0
-    redis+cluster://[user:password@]host:6379,host:6379
+Redis holds copies and coordination, so its outage may slow the service down and never break it: no caller waits longer than
+`socket_timeout`, and after the first failures no caller waits for it until it answers again. The time is taken here, so
+that a delay of our own event loop is not taken for one of Redis. Every failure is StoreUnavailable, also the refusal of a server
+that answers and takes no writes.
 """
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import TypeAlias, TypeVar, cast
-from urllib.parse import unquote, urlsplit
+from typing import TypeVar, cast
 
-from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.cluster import ClusterNode, RedisCluster
-from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import Sentinel
-from redis.backoff import NoBackoff
+from redis.asyncio import Redis
+from redis.asyncio.cluster import RedisCluster
 from redis.exceptions import (
     BusyLoadingError,
     ClusterDownError,
+    NoPermissionError,
     NoScriptError,
     OutOfMemoryError,
     ReadOnlyError,
@@ -38,14 +33,17 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from app.domain.errors import SettingsError, StoreUnavailable
+from app.redis.addresses import Topology, parse_address
+from app.redis.connections import POOL_SIZE, Server, close_nodes, open_cluster, open_sentinel, open_server
 from app.runtime.await_timeout import TimeLimit
 from app.runtime.clock import Clock
+from app.runtime.tasks import end_tasks
 from app.settings import RedisSettings
 
-Server: TypeAlias = "Redis | RedisCluster"
+__all__ = ["RedisClient", "Script", "Server", "connect_redis"]
+
 Result = TypeVar("Result")
 
-_POOL_SIZE = 50
 _FAILURES = 3
 _FIRST_PAUSE_SECONDS = 0.5
 _MAX_PAUSE_SECONDS = 2.0
@@ -59,6 +57,7 @@ _AWAY = (
     RedisClusterException,
     TryAgainError,
     BusyLoadingError,
+    NoPermissionError,
 )
 
 _TAKES_NO_WRITES = ("MISCONF ", "NOREPLICAS ")
@@ -76,16 +75,29 @@ class Script:
 class RedisClient:
     """One pool with a breaker. After three failures in a row, one try per pause is allowed."""
 
-    def __init__(self, server: Server, clock: Clock, *, seconds: float | None = None, sentinels: Sequence[Redis] = ()) -> None:
-        """`seconds` is the time limit of every request. None if the server's own sockets have time limits."""
+    def __init__(
+        self,
+        server: Server,
+        clock: Clock,
+        *,
+        seconds: float,
+        setting: str = "redis.url",
+        sentinels: Sequence[Redis] | None = None,
+    ) -> None:
+        """`seconds` is how long a caller waits. `setting` names the server in the log. The pool of a server alone makes callers
+        wait; those of Sentinel and Cluster fail if they have no connection left, so their callers wait here."""
         self._server = server
         self._seconds = seconds
+        self._setting = setting
         self._sentinels = sentinels
         self._clock = clock
         self._failures = 0
         self._pause = _FIRST_PAUSE_SECONDS
         self._closed_until = 0.0
         self._logged_at = float("-inf")
+        self._is_single = sentinels is None and isinstance(server, Redis)
+        self._places = asyncio.Semaphore(POOL_SIZE)
+        self._search: asyncio.Task[None] | None = None
 
     @property
     def available(self) -> bool:
@@ -101,15 +113,14 @@ class RedisClient:
         try:
             result = await self._act(act)
         except _AWAY as error:
-            self._failed()
+            self._failed(error)
             raise StoreUnavailable("Redis") from error
         except ResponseError as error:
             if not _takes_no_writes(error):
                 raise
             self._log_refusal(error)
             raise StoreUnavailable("Redis") from error
-        self._failures = 0
-        self._pause = _FIRST_PAUSE_SECONDS
+        self._succeeded()
         return result
 
     async def evaluate(self, script: Script, key: str, *arguments: str | float | bytes) -> object:
@@ -124,102 +135,83 @@ class RedisClient:
         return await self.execute(act)
 
     async def close(self) -> None:
-        for server in (self._server, *self._sentinels):
+        if self._search is not None:
+            await end_tasks([self._search])
+        for server in (self._server, *(self._sentinels or ())):
             await server.aclose()
+        if isinstance(self._server, RedisCluster):
+            await close_nodes(self._server)
+
+    async def _act(self, act: Callable[[Server], Awaitable[Result]]) -> Result:
+        """Before redis-py knows the nodes of a cluster it sends scripts to any of them, so it looks for the nodes first."""
+        limit = TimeLimit()
+        try:
+            with limit.of(self._seconds):
+                if self._is_single:
+                    return await act(self._server)
+                async with self._places:
+                    if isinstance(self._server, RedisCluster):
+                        await self._server.initialize()
+                    return await act(self._server)
+        except TimeoutError:
+            if not self._is_single:
+                self._start_search()
+            raise
+        finally:
+            limit.close()
+
+    def _start_search(self) -> None:
+        """To ask one Sentinel or node after the other which server it is may take longer than a caller waits."""
+        if self._search is None or self._search.done():
+            self._search = asyncio.create_task(self._find_server())
+
+    async def _find_server(self) -> None:
+        with suppress(*_AWAY):
+            if isinstance(self._server, RedisCluster):
+                await self._server.initialize()
+            else:
+                await self._server.ping()
+
+    def _failed(self, error: Exception) -> None:
+        self._failures += 1
+        if self._failures < _FAILURES:
+            return
+        self._closed_until = self._clock.monotonic() + self._pause
+        self._pause = min(_MAX_PAUSE_SECONDS, self._pause * 2)
+        if self._failures == _FAILURES:
+            reason = str(error) or f"no answer within {self._seconds:g} s"
+            _log.warning("Redis does not answer", extra={"setting": self._setting, "reason": reason})
+
+    def _succeeded(self) -> None:
+        if self._failures >= _FAILURES:
+            _log.warning("Redis answers again", extra={"setting": self._setting})
+        self._failures = 0
+        self._pause = _FIRST_PAUSE_SECONDS
 
     def _log_refusal(self, refusal: ResponseError) -> None:
         now = self._clock.monotonic()
         if now - self._logged_at >= _LOG_EVERY_SECONDS:
             self._logged_at = now
-            _log.warning("Redis takes no writes", extra={"reason": str(refusal)})
-
-    async def _act(self, act: Callable[[Server], Awaitable[Result]]) -> Result:
-        if self._seconds is None:
-            return await act(self._server)
-        limit = TimeLimit()
-        try:
-            with limit.of(self._seconds):
-                return await act(self._server)
-        finally:
-            limit.close()
-
-    def _failed(self) -> None:
-        self._failures += 1
-        if self._failures >= _FAILURES:
-            self._closed_until = self._clock.monotonic() + self._pause
-            self._pause = min(_MAX_PAUSE_SECONDS, self._pause * 2)
+            _log.warning("Redis takes no writes", extra={"setting": self._setting, "reason": str(refusal)})
 
 
 def connect_redis(url: str, settings: RedisSettings, clock: Clock, *, setting: str = "redis.url") -> RedisClient:
-    """`setting` is where the URL is configured. Connects at the first use. Raises SettingsError for a URL of another form."""
-    seconds = settings.socket_timeout.total_seconds()
-    scheme = url.partition("://")[0]
-    if scheme in {"redis", "rediss", "unix"}:
-        pool = BlockingConnectionPool.from_url(
-            url,
-            max_connections=_POOL_SIZE,
-            timeout=None,
-            socket_timeout=None,
-            socket_connect_timeout=None,
-            retry=_retry(),
-        )
-        return RedisClient(Redis.from_pool(pool), clock, seconds=seconds)
-    if scheme == "redis+sentinel":
-        sentinel = _sentinel(url, seconds)
-        return RedisClient(_primary(sentinel, url, seconds), clock, sentinels=sentinel.sentinels)
-    if scheme == "redis+cluster":
-        return RedisClient(_cluster(url, seconds), clock)
-    raise SettingsError(setting, "must begin with redis://, rediss://, unix://, redis+sentinel:// or redis+cluster://")
+    """Connects at the first use. `setting` is where the URL is configured. Raises SettingsError for a URL of another form, and
+    for a file of authorities that cannot be used."""
+    seconds, tls_ca = settings.socket_timeout.total_seconds(), settings.tls_ca
+    address = parse_address(url, setting)
+    if tls_ca is not None and not address.uses_tls:
+        raise SettingsError(f"{setting.rpartition('.')[0]}.tls_ca", f"{setting} uses no TLS; it must begin with rediss")
+    match address.topology:
+        case Topology.SERVER:
+            return RedisClient(open_server(address, tls_ca, setting), clock, seconds=seconds, setting=setting)
+        case Topology.SENTINEL:
+            primary, sentinels = open_sentinel(address, seconds, tls_ca, setting)
+            return RedisClient(primary, clock, seconds=seconds, setting=setting, sentinels=sentinels)
+        case Topology.CLUSTER:
+            return RedisClient(open_cluster(address, seconds, tls_ca, setting), clock, seconds=seconds, setting=setting)
 
 
 def _takes_no_writes(error: ResponseError) -> bool:
     """Whether the server is full, cannot save, or has too few replicas. In a pipeline the text begins with the command."""
     return isinstance(error, OutOfMemoryError) or any(word in str(error) for word in _TAKES_NO_WRITES)
-
-
-def _retry() -> Retry:
-    """One more try on a connection that died in the pool. Never after a timeout, because the server may have acted."""
-    return Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,))
-
-
-def _sentinel(url: str, seconds: float) -> Sentinel:
-    times = {"socket_timeout": seconds, "socket_connect_timeout": seconds}
-    hosts = _hosts(urlsplit(url).netloc, 26379)
-    return Sentinel(hosts, sentinel_kwargs=times)  # type: ignore[no-untyped-call]  # the SDK's own gap
-
-
-def _primary(sentinel: Sentinel, url: str, seconds: float) -> Redis:
-    parts = urlsplit(url)
-    service, _, database = parts.path.strip("/").partition("/")
-    if not service:
-        raise SettingsError("redis.url", "names no service: redis+sentinel://host:26379/service")
-    primary = sentinel.master_for(
-        service,
-        db=int(database or 0),
-        username=unquote(parts.username) if parts.username else None,
-        password=unquote(parts.password) if parts.password else None,
-        max_connections=_POOL_SIZE,
-        retry=_retry(),
-        socket_timeout=seconds,
-        socket_connect_timeout=seconds,
-    )
-    return cast(Redis, primary)
-
-
-def _cluster(url: str, seconds: float) -> RedisCluster:
-    parts = urlsplit(url)
-    return RedisCluster(
-        startup_nodes=[ClusterNode(host, port) for host, port in _hosts(parts.netloc, 6379)],
-        username=unquote(parts.username) if parts.username else None,
-        password=unquote(parts.password) if parts.password else None,
-        socket_timeout=seconds,
-        socket_connect_timeout=seconds,
-        max_connections=_POOL_SIZE,
-    )
-
-
-def _hosts(netloc: str, port: int) -> list[tuple[str, int]]:
-    hosts = [urlsplit(f"//{host}") for host in netloc.rpartition("@")[2].split(",")]
-    if not all(host.hostname for host in hosts):
-        raise SettingsError("redis.url", "has an empty host name")
-    return [(host.hostname or "", host.port or port) for host in hosts]

@@ -84,9 +84,10 @@ class DatabaseSettings(Group):
 
 
 class RedisSettings(Group):
-    """Without `url`, the embedded Valkey runs."""
+    """Without `url`, the embedded Valkey runs. `tls_ca`: a PEM file of the authorities that sign its certificates."""
 
     url: SecretReference | None = None
+    tls_ca: Path | None = None
     socket_timeout: Duration = timedelta(milliseconds=100)
 
 
