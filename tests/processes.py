@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import psutil
 
@@ -38,6 +39,14 @@ def command(process: psutil.Process) -> list[str]:
         return process.cmdline()
     except psutil.NoSuchProcess:
         return []
+
+
+def folder(process: psutil.Process) -> str:
+    """The name of its working directory; nothing where it has just died."""
+    try:
+        return Path(process.cwd()).name
+    except psutil.Error:
+        return ""
 
 
 def kill_all(processes: list[psutil.Process]) -> None:

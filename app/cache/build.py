@@ -20,9 +20,8 @@ from app.domain.usage import CacheTier
 from app.events.relay import Relay
 from app.redis.clients import RedisClient, connect_redis
 from app.runtime.clock import Clock
-from app.secrets.reference import SecretReference
 from app.secrets.sealing import build_sealer
-from app.settings import Settings
+from app.settings import LocalCacheSettings, Settings, SharedCacheSettings
 
 DELETE_EVERY: Final = timedelta(minutes=5)
 
@@ -54,20 +53,18 @@ def build_cache(
     if cache.enabled and cache.memory.enabled:
         tiers.append(PlacedTier(memory, cache.memory.ttl))
 
-    def add(name: CacheTier, url: SecretReference | None, ttl: timedelta, setting: str, *, is_alone: bool) -> None:
-        if url is None:
+    def add(name: CacheTier, server: LocalCacheSettings | SharedCacheSettings, setting: str, *, is_alone: bool) -> None:
+        if server.url is None or not server.enabled:
             return
-        client = clients[name] = connect_redis(url.reveal(), settings.redis, clock, setting=setting)
+        redis_settings = settings.redis.model_copy(update={"tls_ca": server.tls_ca})
+        client = clients[name] = connect_redis(server.url.reveal(), redis_settings, clock, setting=setting)
         stack.push_async_callback(client.close)
-        tier = RedisTier(name, client, codec, clock, max_seconds=ttl.total_seconds(), is_alone=is_alone)
-        tiers.append(PlacedTier(tier, ttl))
+        tier = RedisTier(name, client, codec, clock, max_seconds=server.ttl.total_seconds(), is_alone=is_alone)
+        tiers.append(PlacedTier(tier, server.ttl))
 
     if cache.enabled and settings.content.store:
-        local, shared = cache.local, cache.shared
-        if local.enabled:
-            add(CacheTier.LOCAL_REDIS, local.url, local.ttl, "cache.local.url", is_alone=True)
-        if shared.enabled:
-            add(CacheTier.SHARED_REDIS, shared.url, shared.ttl, "cache.shared.url", is_alone=False)
+        add(CacheTier.LOCAL_REDIS, cache.local, "cache.local.url", is_alone=True)
+        add(CacheTier.SHARED_REDIS, cache.shared, "cache.shared.url", is_alone=False)
         if cache.postgres.enabled:
             tiers.append(PlacedTier(postgres, cache.postgres.ttl, cache.postgres.min_saved_usd))
     invalidations = Invalidations(sessions, relay, clock, on_lost=memory.clear)

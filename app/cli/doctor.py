@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import asyncio
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 from app.cli.configuration import settings_of
 from app.db.engines import build_engines
@@ -15,9 +17,10 @@ from app.health.checks import Check
 from app.health.stores import postgres_check, redis_check
 from app.llm.providers.registry import build_providers
 from app.llm.providers.unusable_settings import doubts
-from app.redis.clients import connect_redis
+from app.redis.clients import Server, connect_redis
 from app.runtime.clock import Clock
-from app.settings import ProviderSettings, Settings
+from app.secrets.reference import SecretReference
+from app.settings import LocalCacheSettings, ProviderSettings, RedisSettings, Settings, SharedCacheSettings
 from app.supervisor.content_key import keeps_content_in_clear
 from app.supervisor.reachable_stores import reachable_stores
 
@@ -70,6 +73,9 @@ def _stores(settings: Settings, clock: Clock) -> Iterator[Finding]:
             redis = "private, in " + str(settings.server.data_dir) if settings.redis.url is None else "as configured"
             yield asyncio.run(_postgres(reached, postgres))
             yield asyncio.run(_redis(reached, clock, redis))
+            for name, tier in (("local", reached.cache.local), ("shared", reached.cache.shared)):
+                if reached.cache.enabled and tier.enabled and tier.url is not None:
+                    yield asyncio.run(_cache_tier(name, tier, reached, clock, is_private=tier.url != _configured(settings, name)))
     except GreenLangError as error:
         yield Finding("stores", False, str(error))
 
@@ -98,6 +104,51 @@ async def _redis(settings: Settings, clock: Clock, where: str) -> Finding:
     except (GreenLangError, TimeoutError) as error:
         return Finding("Redis", False, f"{where}: {_reason(error)}")
     return Finding("Redis", True, where)
+
+
+def _configured(settings: Settings, tier: str) -> SecretReference | None:
+    return settings.cache.local.url if tier == "local" else settings.cache.shared.url
+
+
+async def _cache_tier(
+    name: str, tier: LocalCacheSettings | SharedCacheSettings, settings: Settings, clock: Clock, *, is_private: bool
+) -> Finding:
+    """A tier that is away is a warning: a start needs none."""
+    assert tier.url is not None
+    assert settings.redis.url is not None
+    subject, setting = f"cache.{name}", f"cache.{name}.url"
+    where = f"private, in {settings.server.data_dir}" if is_private else "as configured"
+    own = settings.redis.model_copy(update={"tls_ca": tier.tls_ca})
+    try:
+        server = await _information(tier.url, own, clock, setting)
+    except SettingsError as error:
+        return Finding(subject, False, error.problem)
+    except (GreenLangError, TimeoutError) as error:
+        return Finding(subject, True, f"{where}: {_reason(error)}", warns=True)
+    with suppress(GreenLangError, TimeoutError):
+        if server["run_id"] == (await _information(settings.redis.url, settings.redis, clock, "redis.url"))["run_id"]:
+            problem = "it is the server of redis.url; what it evicts is lost there too, so give the cache a server of its own"
+            return Finding(subject, True, problem, warns=True)
+    if server["maxmemory_policy"] == "noeviction" or not server["maxmemory"]:
+        problem = "it evicts nothing and will be full one day; set maxmemory, and maxmemory-policy to allkeys-lru"
+        return Finding(subject, True, f"{where}: {problem}", warns=True)
+    return Finding(subject, True, f"{where}, {int(server['maxmemory']) / 2**20:.0f} MiB, {server['maxmemory_policy']}")
+
+
+async def _information(url: SecretReference, settings: RedisSettings, clock: Clock, setting: str) -> dict[str, Any]:
+    client = connect_redis(url.reveal(), settings, clock, setting=setting)
+    try:
+        async with asyncio.timeout(_TIMEOUT_SECONDS):
+            return await client.execute(lambda server: _sections(server, "server", "memory"))
+    finally:
+        await client.close()
+
+
+async def _sections(server: Server, *names: str) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name in names:
+        found |= await server.info(name)
+    return found
 
 
 async def _provider(settings: ProviderSettings, clock: Clock) -> Finding:

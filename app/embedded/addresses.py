@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 DATABASE_URL = "database.url"
 OWNER_URL = "database.owner.url"
 REDIS_URL = "redis.url"
+CACHE_URL = "cache.url"
 HOST = "127.0.0.1"
 SERVICE_ROLE = "greenlang_service"
 OWNER_ROLE = "greenlang_owner"
@@ -23,6 +24,7 @@ _FORMS = {
     DATABASE_URL: f"postgresql://{SERVICE_ROLE}:{{password}}@127.0.0.1:{{port}}/postgres",
     OWNER_URL: f"postgresql://{OWNER_ROLE}:{{password}}@127.0.0.1:{{port}}/postgres",
     REDIS_URL: "redis://:{password}@127.0.0.1:{port}/0",
+    CACHE_URL: "redis://:{password}@127.0.0.1:{port}/0",
 }
 
 

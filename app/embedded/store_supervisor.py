@@ -96,6 +96,7 @@ def main() -> int:
     parser.add_argument("--lock", type=int, required=True, help="descriptor of the locked file, held by every store")
     parser.add_argument("--postgres", action="store_true")
     parser.add_argument("--valkey", action="store_true")
+    parser.add_argument("--cache-bytes", type=int, help="runs a second Valkey, for the cache, with this maximum")
     parser.add_argument("--volatile", action="store_true")
     given = parser.parse_args()
     os.umask(0o077)
@@ -105,7 +106,9 @@ def main() -> int:
         if given.postgres:
             stores.append(Postgres(find_postgres(made_by_major(given.data_dir)), given.data_dir, given.volatile))
         if given.valkey:
-            stores.append(Valkey(find_valkey(), given.data_dir, given.volatile))
+            stores.append(Valkey.for_coordination(find_valkey(), given.data_dir, volatile=given.volatile))
+        if given.cache_bytes is not None:
+            stores.append(Valkey.for_cache(find_valkey(), given.data_dir, given.cache_bytes))
         store_supervisor = StoreSupervisor(stores, given.lock)
         store_supervisor.start()
     except GreenLangError as failure:

@@ -19,9 +19,10 @@ from pathlib import Path
 
 from app.domain.errors import GreenLangError
 from app.embedded.account import choose_account
-from app.embedded.addresses import DATABASE_URL, OWNER_URL, REDIS_URL
+from app.embedded.addresses import CACHE_URL, DATABASE_URL, OWNER_URL, REDIS_URL
 from app.embedded.postgres import CLUSTER
 from app.embedded.roles import set_up_again
+from app.embedded.valkey import CACHE_FOLDER, COORDINATION_FOLDER
 from app.secrets.reference import SecretReference
 from app.settings import Settings
 
@@ -38,7 +39,8 @@ class StoresFailed(GreenLangError):
 
 @dataclass(frozen=True, slots=True)
 class StoreAddresses:
-    """Files with the URLs of a data directory's stores: for the serving role, for the migrating role, and for Redis."""
+    """Files with the URLs of a data directory's stores: for the serving role, for the migrating role, for Redis, and for the
+    Redis of the cache."""
 
     data_dir: Path
 
@@ -54,6 +56,14 @@ class StoreAddresses:
     def redis(self) -> SecretReference:
         return SecretReference(file=self.data_dir / REDIS_URL)
 
+    @property
+    def cache(self) -> SecretReference:
+        return SecretReference(file=self.data_dir / CACHE_URL)
+
+    @property
+    def has_cache(self) -> bool:
+        return (self.data_dir / CACHE_URL).is_file()
+
 
 @dataclass(frozen=True, slots=True)
 class PrivateStores(StoreAddresses):
@@ -62,9 +72,11 @@ class PrivateStores(StoreAddresses):
     store_supervisor: subprocess.Popen[str]
 
     @classmethod
-    def launch(cls, data_dir: Path, *, postgres: bool = True, valkey: bool = True, volatile: bool = False) -> PrivateStores:
-        """Returns while the stores start. The caller owns the data directory. Processes of a killed owner that still run in it
-        are ended.
+    def launch(
+        cls, data_dir: Path, *, postgres: bool = True, valkey: bool = True, cache_bytes: int | None = None, volatile: bool = False
+    ) -> PrivateStores:
+        """Returns while the stores start. With `cache_bytes`, a second Valkey runs, for the cache, which holds at most so much.
+        The caller owns the data directory. Processes of a killed owner that still run in it are ended.
 
         Raises SettingsError if no account can run the stores, and StoresFailed if an old process does not end.
         """
@@ -78,6 +90,7 @@ class PrivateStores(StoreAddresses):
             wanted = [
                 *(["--postgres"] if postgres else []),
                 *(["--valkey"] if valkey else []),
+                *(["--cache-bytes", str(cache_bytes)] if cache_bytes is not None else []),
                 *(["--volatile"] if volatile else []),
             ]
             program = [sys.executable, "-m", "app.embedded.store_supervisor", "--data-dir", str(data_dir), "--lock", str(lock)]
@@ -126,7 +139,8 @@ class PrivateStores(StoreAddresses):
 
 
 def has_private_store(settings: Settings) -> bool:
-    """Whether a store runs in the data directory itself. Then no other machine shares its content."""
+    """Whether PostgreSQL or the Redis of streams runs in the data directory itself. Then no other machine shares its content. The
+    Redis of the cache does not count: each machine may have one of its own beside shared stores."""
     folder = settings.server.data_dir.resolve()
     named = ((settings.database.primary, DATABASE_URL), (settings.redis.url, REDIS_URL))
     return any(reference is not None and reference.file == folder / name for reference, name in named)
@@ -149,7 +163,8 @@ def _take(lock: int, data_dir: Path) -> None:
 
 
 def _signal_stores(data_dir: Path, sign: signal.Signals) -> None:
-    for file in (data_dir / "postgres" / "postmaster.pid", data_dir / "valkey" / "valkey.pid"):
+    valkeys = (data_dir / folder / "valkey.pid" for folder in (COORDINATION_FOLDER, CACHE_FOLDER))
+    for file in (data_dir / "postgres" / "postmaster.pid", *valkeys):
         with suppress(OSError, ValueError, IndexError):
             pid = int(file.read_text(encoding="utf-8").split()[0])
             if Path(f"/proc/{pid}/comm").read_text(encoding="utf-8").strip() in _STORE_NAMES:

@@ -1,6 +1,8 @@
-"""The private Valkey: append-only file in the data directory, loopback only, a password.
+"""The private Valkeys: on loopback only, each with a password and a folder in the data directory.
 
-Expired keys stay in the file until it is rewritten, so every start rewrites it.
+The first has an append-only file. Expired keys stay in the file until it is rewritten, so every start rewrites it. The second is
+for the cache of answers: it stores nothing on disk, and evicts what was used longest ago. Eviction is a setting of a whole
+server, so the cache never shares one with limits, leases and streams.
 """
 
 from __future__ import annotations
@@ -12,48 +14,62 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from app.embedded.addresses import HOST, REDIS_URL, Address, keep_address, read_address
+from app.embedded.addresses import CACHE_URL, HOST, REDIS_URL, Address, keep_address, read_address
 from app.embedded.child import Child, start_child
 
+COORDINATION_FOLDER = "valkey"
+CACHE_FOLDER = "valkey-cache"
 _START_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class Valkey:
-    """`volatile` stores nothing on disk. Only tests use it."""
+    """Create it with `for_coordination` or `for_cache`. `lines` are its own part of the configuration."""
 
     program: Path
     data_dir: Path
-    volatile: bool = False
+    name: str
+    folder: str
+    url_file: str
+    lines: tuple[str, ...]
+    is_durable: bool
 
-    @property
-    def name(self) -> str:
-        return "Valkey"
+    @classmethod
+    def for_coordination(cls, program: Path, data_dir: Path, *, volatile: bool = False) -> Valkey:
+        """`volatile` stores nothing on disk. Only tests use it."""
+        lines = (f"appendonly {'no' if volatile else 'yes'}",)
+        return cls(program, data_dir, "Valkey", COORDINATION_FOLDER, REDIS_URL, lines, is_durable=not volatile)
+
+    @classmethod
+    def for_cache(cls, program: Path, data_dir: Path, max_bytes: int) -> Valkey:
+        lines = ("appendonly no", f"maxmemory {max_bytes}", "maxmemory-policy allkeys-lru")
+        return cls(program, data_dir, "the cache's Valkey", CACHE_FOLDER, CACHE_URL, lines, is_durable=False)
 
     def prepare(self, _lock: int) -> None:
         """Call it only while no server runs in the folder."""
-        (self.data_dir / "valkey").mkdir(mode=0o700, exist_ok=True)
-        keep_address(self.data_dir / REDIS_URL)
+        (self.data_dir / self.folder).mkdir(mode=0o700, exist_ok=True)
+        keep_address(self.data_dir / self.url_file)
 
     def start(self, lock: int) -> Child:
         """Starts a server and returns when it answers. Raises StoreFailed."""
-        folder = self.data_dir / "valkey"
-        address = read_address(self.data_dir / REDIS_URL)
+        folder = self.data_dir / self.folder
+        address = read_address(self.data_dir / self.url_file)
         lines = [
             f"bind {HOST}",
             f"port {address.port}",
             f"requirepass {address.password}",
             "dir .",
             "pidfile valkey.pid",
-            f"appendonly {'no' if self.volatile else 'yes'}",
             'save ""',
+            *self.lines,
         ]
         configuration = folder / "valkey.conf"
         with os.fdopen(os.open(configuration, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as output:
             output.write("\n".join(lines) + "\n")
-        child = start_child([self.program, configuration], folder, self.data_dir / "log" / "valkey.log", signal.SIGTERM, lock)
+        log = self.data_dir / "log" / f"{self.folder}.log"
+        child = start_child([self.program, configuration], folder, log, signal.SIGTERM, lock)
         child.wait_until(lambda: _is_ready(address), _START_SECONDS)
-        if not self.volatile:
+        if self.is_durable:
             _ask(address, "BGREWRITEAOF")
         return child
 

@@ -234,10 +234,11 @@ class MemoryCacheSettings(Group):
 
 
 class LocalCacheSettings(Group):
-    """Without `url`, an embedded Valkey with `max_bytes` is used."""
+    """Without `url`, a second embedded Valkey runs, which holds at most `max_bytes`."""
 
     enabled: Flag = True
     url: SecretReference | None = None
+    tls_ca: Path | None = None
     max_bytes: Count = 104_857_600
     ttl: CacheTime = timedelta(seconds=300)
 
@@ -247,6 +248,7 @@ class SharedCacheSettings(Group):
 
     enabled: Flag = True
     url: SecretReference | None = None
+    tls_ca: Path | None = None
     ttl: CacheTime = timedelta(hours=1)
 
 

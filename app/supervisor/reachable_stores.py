@@ -6,28 +6,31 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from app.embedded.stores import PrivateStores, StoreAddresses
+from app.embedded.stores import StoreAddresses
 from app.runtime.clock import Clock
 from app.settings import Settings
 from app.supervisor.ownership import DataDirectoryInUse, owned
-from app.supervisor.serve import with_private_stores
+from app.supervisor.private_stores import NeededStores, with_private_stores
 
 
 @contextmanager
 def reachable_stores(settings: Settings, clock: Clock, *, redis: bool) -> Iterator[Settings]:
     """Yields the settings with PostgreSQL's address, and with that of Redis if it is needed. Raises SettingsError and
     StoresFailed."""
-    postgres, valkey = settings.database.primary is None, redis and settings.redis.url is None
-    if not postgres and not valkey:
+    needed = NeededStores.of(settings, redis=redis)
+    if not needed:
         yield settings
         return
     try:
         with owned(settings.server.data_dir, clock) as data_dir:
-            stores = PrivateStores.launch(data_dir, postgres=postgres, valkey=valkey)
+            needed = needed.without_cache_if_impossible(data_dir)
+            stores = needed.launch(data_dir)
             try:
                 stores.wait()
-                yield with_private_stores(settings, stores)
+                yield with_private_stores(settings, stores, cache=needed.cache_bytes is not None)
             finally:
                 stores.stop()
     except DataDirectoryInUse:
-        yield with_private_stores(settings, StoreAddresses(settings.server.data_dir.resolve()))
+        stores_there = StoreAddresses(settings.server.data_dir.resolve())
+        cache = needed.cache_bytes is not None and stores_there.has_cache
+        yield with_private_stores(settings, stores_there, cache=cache)

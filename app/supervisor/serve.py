@@ -27,7 +27,6 @@ from starlette.types import ASGIApp
 from uvicorn.importer import import_from_string
 
 from app.domain.errors import GreenLangError
-from app.embedded.stores import PrivateStores, StoreAddresses
 from app.llm.providers.registry import load_adapters
 from app.llm.providers.unusable_settings import doubts
 from app.runtime.clock import Clock
@@ -37,6 +36,8 @@ from app.supervisor.content_key import keeps_content_in_clear, with_content_key
 from app.supervisor.listening import bind, listen
 from app.supervisor.ownership import owned
 from app.supervisor.preparation import Preparation
+from app.supervisor.private_stores import NeededStores, with_private_stores
+from app.supervisor.redis_urls import check_redis_urls
 from app.supervisor.required_secrets import require_secrets
 from app.supervisor.simulator import SimulatorProcess
 from app.supervisor.supervised_parts import Part, Server, Simulator, Stores, SupervisedParts
@@ -145,12 +146,11 @@ class _Supervisor:
                 "answers are stored unencrypted: configure content.encryption_keys to encrypt them, or content.store = false"
             )
         self._settings = with_content_key(self._settings, self._data_dir)
-        postgres, valkey = self._settings.database.primary is None, self._settings.redis.url is None
-        if postgres or valkey:
-            launch = partial(PrivateStores.launch, self._data_dir, postgres=postgres, valkey=valkey)
-            self._stores = Stores(launch)
-            stores = self._stores.running
-            self._settings = with_private_stores(self._settings, stores)
+        needed = NeededStores.of(self._settings).without_cache_if_impossible(self._data_dir)
+        if needed:
+            self._stores = Stores(partial(needed.launch, self._data_dir))
+            cache = needed.cache_bytes is not None
+            self._settings = with_private_stores(self._settings, self._stores.running, cache=cache)
         if needs_simulator(self._settings):
             os.environ[SIMULATOR_KEY] = "sk-simulator"
             self._simulator = Simulator(partial(SimulatorProcess.launch, self._data_dir / "simulator.jsonl"))
@@ -174,6 +174,7 @@ def serve(settings: Settings, clock: Clock, target: str, announce: Callable[[Sta
     """Returns when a signal has stopped the server and none of its processes is left. Raises GreenLangError if it cannot start,
     SettingsError before it has started anything."""
     require_secrets(settings)
+    check_redis_urls(settings, clock)
     for place, problem in doubts(settings):
         _log.warning("a provider cannot be used", extra={"place": place, "problem": problem})
     raise_open_file_limit()
@@ -196,16 +197,6 @@ def serve(settings: Settings, clock: Clock, target: str, announce: Callable[[Sta
                 supervisor.stop(asked)
             for each in sockets:
                 each.close()
-
-
-def with_private_stores(settings: Settings, stores: StoreAddresses) -> Settings:
-    """Returns the settings with the private stores' addresses if none is configured."""
-    database, redis = settings.database, settings.redis
-    if database.primary is None:
-        database = database.model_copy(update={"primary": stores.database, "owner": stores.owner})
-    if redis.url is None:
-        redis = redis.model_copy(update={"url": stores.redis})
-    return settings.model_copy(update={"database": database, "redis": redis})
 
 
 def raise_open_file_limit() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from tests.drills.agents import until_true
 from tests.drills.test_alerts import followed, make_budgets
-from tests.processes import family, kill_all, named
+from tests.processes import family, folder, kill_all, named
 from tests.servers import RunningServer, start_server
 
 pytestmark = [pytest.mark.anyio, pytest.mark.drill, pytest.mark.timeout(150)]
@@ -20,7 +20,8 @@ KILLS = 3
 async def kill_redis(server: RunningServer, killed: list[int]) -> None:
     """Again whenever its keeper has started another."""
     while True:
-        found = [process for process in named(family(server.process.pid), "valkey-server") if process.pid not in killed]
+        running = named(family(server.process.pid), "valkey-server")
+        found = [each for each in running if each.pid not in killed and folder(each) == "valkey"]
         kill_all(found)
         killed += [process.pid for process in found]
         await asyncio.sleep(1.0)

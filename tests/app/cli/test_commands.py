@@ -168,12 +168,25 @@ class TestDoctor:
     def test_all_well(self, data_dir: Path) -> None:
         done = run("doctor", "--data-dir", data_dir)
         assert done.returncode == 0
-        assert [line.split()[0] for line in done.stdout.splitlines()] == ["ok"] * 4
+        assert [line.split()[0] for line in done.stdout.splitlines()] == ["ok"] * 5
+        assert re.search(r"^ok    cache\.local +private, in .*, 100 MiB, allkeys-lru$", done.stdout, re.MULTILINE)
 
     def test_a_store_that_is_away_fails_alone(self, data_dir: Path, free_tcp_port: int) -> None:
         done = run("doctor", "--data-dir", data_dir, GREENLANG_REDIS__URL=f"redis://127.0.0.1:{free_tcp_port}/0")
         assert done.returncode == 1
         assert [line.split()[:2] for line in done.stdout.splitlines() if line.startswith("FAIL")] == [["FAIL", "Redis"]]
+
+    def test_a_cache_that_evicts_nothing_or_has_no_server_of_its_own_is_a_warning(
+        self, data_dir: Path, valkey_url: str, free_tcp_port: int
+    ) -> None:
+        shared = run("doctor", "--data-dir", data_dir, GREENLANG_CACHE__SHARED__URL=valkey_url)
+        assert re.search(r"^warn  cache\.shared .*evicts nothing", shared.stdout, re.MULTILINE)
+        same = {"GREENLANG_REDIS__URL": valkey_url, "GREENLANG_CACHE__LOCAL__URL": valkey_url}
+        one_server = run("doctor", "--data-dir", data_dir, **same)
+        assert re.search(r"^warn  cache\.local .*server of redis\.url", one_server.stdout, re.MULTILINE)
+        away = run("doctor", "--data-dir", data_dir, GREENLANG_CACHE__LOCAL__URL=f"redis://127.0.0.1:{free_tcp_port}/0")
+        assert re.search(r"^warn  cache\.local .*as configured: Redis does not answer", away.stdout, re.MULTILINE)
+        assert [done.returncode for done in (shared, one_server, away)] == [0, 0, 0]
 
     def test_content_in_clear_in_a_database_of_ones_own_is_a_warning(self, data_dir: Path, postgres_url: str) -> None:
         done = run("doctor", "--data-dir", data_dir, GREENLANG_DATABASE__PRIMARY=postgres_url)

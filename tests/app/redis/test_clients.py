@@ -17,6 +17,9 @@ pytestmark = pytest.mark.anyio
 SETTINGS = RedisSettings(socket_timeout=timedelta(milliseconds=100))
 
 
+OVER_TLS = ["rediss+sentinel://u:p@a,b:1/main?sentinel_user=w&sentinel_password=p%2Fq", "rediss+cluster://u:p@a:1,b"]
+
+
 async def ping(server: Server) -> bool:
     return bool(await server.ping())
 
@@ -60,6 +63,23 @@ class TestAnOutage:
                 await redis.execute(outage)
         assert outage.asked == 3
         assert not redis.available
+        await redis.close()
+
+    async def test_it_is_logged_once_for_each_change_of_state(self, caplog: pytest.LogCaptureFixture) -> None:
+        clock, outage = ManualClock(), _Outage()
+        redis = connect_redis("redis://127.0.0.1:1/0", SETTINGS, clock, setting="cache.local.url")
+        for _ in range(2):
+            outage.away = True
+            for _ in range(30):
+                clock.move(0.7)
+                with pytest.raises(StoreUnavailable):
+                    await redis.execute(outage)
+            outage.away = False
+            clock.move(10)
+            for _ in range(5):
+                await redis.execute(outage)
+        said = [(each.message, each.__dict__["setting"]) for each in caplog.records if each.name == "app.redis.clients"]
+        assert said == [("Redis does not answer", "cache.local.url"), ("Redis answers again", "cache.local.url")] * 2
         await redis.close()
 
     async def test_one_try_is_let_through_a_pause_and_success_opens_the_way(self) -> None:
@@ -151,15 +171,30 @@ class TestUrls:
             "redis+sentinel://,localhost/service",
             "redis+cluster://",
             "localhost:6379",
+            "redis://user:hidden@localhost:port/0",
+            "redis://user:hidden@localhost?db=hidden",
+            "redis://user:hidden@localhost?no_such_option=1",
+            "rediss://user:hidden@localhost?ssl_cert_reqs=hidden",
+            "redis+sentinel://user:hidden@localhost:port/service",
+            "redis+sentinel://user:hidden@localhost/service/database",
+            "redis+sentinel://localhost/service?sentinel_pasword=hidden",
+            "redis+cluster://localhost?sentinel_password=hidden",
         ],
     )
-    async def test_another_form_is_refused_by_name(self, url: str) -> None:
-        with pytest.raises(SettingsError, match=r"redis\.url"):
+    async def test_another_form_is_refused_by_name_and_without_its_secrets(self, url: str) -> None:
+        with pytest.raises(SettingsError, match=r"^redis\.url: ") as refused:
             connect_redis(url, SETTINGS, SystemClock())
+        assert "hidden" not in str(refused.value)
 
     @pytest.mark.parametrize(
         "url",
-        ["rediss://:secret@h:1/2", "unix:///run/redis.sock", "redis+sentinel://u:p@a,b:1/main/3", "redis+cluster://a:1,b:2"],
+        [
+            "rediss://:secret@h:1/2",
+            "unix:///run/redis.sock",
+            "redis+sentinel://u:p@a,b:1/main/3",
+            "redis+cluster://a:1,b:2",
+            *OVER_TLS,
+        ],
     )
     async def test_every_kind_of_server_can_be_named(self, url: str) -> None:
         client = connect_redis(url, SETTINGS, SystemClock())
