@@ -58,7 +58,7 @@ class _Sentinels(Sentinel):
     """Its failure says what the Sentinels answered. Without this, redis-py gives the names of the errors only."""
 
     async def discover_master(self, service_name: str) -> tuple[str, int]:
-        """Of the first Sentinel that knows a primary that is up. That one is asked first the next time."""
+        """Returns the primary that the first Sentinel knows to be up. That Sentinel is asked first the next time."""
         problems: list[str] = []
         for place, sentinel in enumerate(self.sentinels):
             try:
@@ -75,7 +75,7 @@ class _Sentinels(Sentinel):
 
 
 def open_server(address: RedisAddress, tls_ca: Path | None, setting: str) -> Redis:
-    """Without time limits of its own."""
+    """The connections have no time limits of their own."""
     no_limits: Options = {"socket_timeout": None, "socket_connect_timeout": None, "retry": _retry()}
     try:
         pool = BlockingConnectionPool.from_url(address.url, max_connections=POOL_SIZE, timeout=None, **no_limits)
@@ -129,7 +129,8 @@ def open_cluster(address: RedisAddress, seconds: float, tls_ca: Path | None, set
 
 
 async def close_nodes(cluster: RedisCluster) -> None:
-    """Also after a failure, when redis-py's own `aclose` does nothing because it will look for the nodes again."""
+    """Closes the connections also after a failure. Then redis-py's own `aclose` does nothing, because it will look for the nodes
+    again."""
     await cluster.nodes_manager.aclose()
     await cluster.nodes_manager.aclose("startup_nodes")
 

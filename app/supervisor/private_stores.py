@@ -26,7 +26,7 @@ class NeededStores:
 
     @classmethod
     def of(cls, settings: Settings, *, redis: bool = True) -> NeededStores:
-        """Without `redis`, PostgreSQL alone."""
+        """If `redis` is false, only PostgreSQL can be needed."""
         return cls(
             settings.database.primary is None, redis and settings.redis.url is None, _cache_bytes(settings) if redis else None
         )
@@ -35,7 +35,7 @@ class NeededStores:
         return self.postgres or self.valkey or self.cache_bytes is not None
 
     def launch(self, data_dir: Path) -> PrivateStores:
-        """As `PrivateStores.launch`."""
+        """Returns while the stores start. Raises what `PrivateStores.launch` raises."""
         return PrivateStores.launch(data_dir, postgres=self.postgres, valkey=self.valkey, cache_bytes=self.cache_bytes)
 
     def without_cache_if_impossible(self, data_dir: Path) -> NeededStores:

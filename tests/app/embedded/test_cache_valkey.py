@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import stat
 import subprocess
 import sys
@@ -43,6 +42,18 @@ def stores(tmp_path: Path) -> Iterator[PrivateStores]:
     launched = launch(tmp_path / "data")
     yield launched
     launched.stop()
+
+
+@pytest.fixture
+def holder(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """Another process that launched the stores and holds them."""
+    process = subprocess.Popen([sys.executable, "-c", _HOLD, tmp_path / "data"], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    yield process
+    process.kill()
+    process.wait()
+    process.stdout.close()
 
 
 def cache(stores: PrivateStores) -> Redis:
@@ -108,15 +119,12 @@ class TestCacheValkey:
         wait_until(lambda: _pings(stores))
         assert process_of(stores).pid != killed.pid
 
-    def test_ends_with_a_launcher_that_is_killed_and_the_next_one_starts(self, tmp_path: Path) -> None:
-        holder = subprocess.Popen([sys.executable, "-c", _HOLD, tmp_path / "data"], stdout=subprocess.PIPE, text=True)
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == "ready\n"
+    def test_ends_with_a_launcher_that_is_killed_and_the_next_one_starts(
+        self, tmp_path: Path, holder: subprocess.Popen[str]
+    ) -> None:
         everything = family(holder.pid)
         assert "valkey-cache" in {folder(each) for each in everything}
-        holder.send_signal(signal.SIGKILL)
-        holder.wait()
-        holder.stdout.close()
+        holder.kill()
         wait_gone(everything)
         stores = launch(tmp_path / "data")
         assert _pings(stores)
