@@ -1,9 +1,9 @@
 """SQL functions and views. The current source of each is `migrations/functions/NAME.sql`, and there is no other.
 
-A migration names in its `REPLACES` the functions that it adds or changes, each with a digest of its source: a test compares it
-with the file, for a function that changes without a migration stays as it is in every database in use. If arguments or columns
-change, the migration also drops the old form. After the last migration of an upgrade, each named function is made from its file,
-once, so an upgrade over many versions needs no older source. Therefore a migration must not call one.
+A migration names in its `REPLACES` the functions that it adds or changes, each with a digest of its source. A test compares the
+digest with the file, because a function that changes without a migration stays the same in every existing database. If
+arguments or columns change, the migration also drops the old form. After the last migration of an upgrade, each named function
+is made from its file, once, so an upgrade over many versions needs no older source. Therefore a migration must not call one.
 """
 
 from __future__ import annotations

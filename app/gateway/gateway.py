@@ -166,8 +166,8 @@ class Gateway:
         cached: CachedCompletions,
         begin: Callable[..., Awaitable[tuple[EventLog | Completion, asyncio.Task[Completion] | None]]],
     ) -> EventLog | Completion:
-        """Begins a call as `_begin` does. While another caller's call makes the same answer, this one waits for its end. A caller
-        that leaves meanwhile and asked for that has its call cancelled as soon as it begins."""
+        """Begins a call as `_begin` does. While another caller's call makes the same answer, this one waits for its end. If the
+        caller asked for it and leaves while it waits, its call is cancelled as soon as it begins."""
         begun: asyncio.Future[EventLog | Completion] = asyncio.get_running_loop().create_future()
 
         async def run(call: PlannedCall[ModelCall], hit: Hit | None = None) -> Completion:

@@ -17,7 +17,7 @@ from app.llm.quoted_words import unquoted
 from app.settings import ProviderKindName
 
 MAX_WORDS_READ = 2000
-"""Characters of a message, without what it quotes."""
+"""The number of characters of a message that are read, without its quotes."""
 _NOT_OF_THE_INPUT = re.compile(r"key|auth|token\b|account|^model$", re.IGNORECASE)
 _NOT_THE_INPUT = frozenset({FailureKind.KEY_REFUSED, FailureKind.RATE_LIMITED, FailureKind.OVERLOADED})
 _CLIENT = range(400, 500)

@@ -77,7 +77,7 @@ def error_words(body: object) -> ErrorWords:
 
 
 def _with_quoted(words: ErrorWords) -> ErrorWords:
-    """With the error of the provider behind it that a gateway has in its message."""
+    """Adds the error of the provider that a gateway quotes in its message."""
     quoted = quoted_error(words.message or "")
     if words.message is None or quoted is None or not tells_failure(quoted):
         return words
@@ -92,7 +92,7 @@ def _with_quoted(words: ErrorWords) -> ErrorWords:
 
 
 def _last_name(place: object) -> str | None:
-    """`["body", "messages", 0]` is about the messages."""
+    """The part of the input that an error names: `["body", "messages", 0]` means the messages."""
     names = [name for name in place if isinstance(name, str) and name != "body"] if isinstance(place, list) else []
     return names[-1] if names else None
 

@@ -1,7 +1,7 @@
 """What an error message says itself, without what it quotes.
 
 A message may repeat a part of the request: a name, a value, a text of the user. Such words say nothing about the account, the
-key or the server. A gateway, on the other hand, may quote the error of the provider behind it: that one is read.
+key or the server. But if a gateway quotes the error of the provider behind it, that error is read.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _LOOSE = json.JSONDecoder(strict=False)
 
 
 def unquoted(message: str) -> str:
-    """The message without its quoted parts. A message that is one quote as a whole is what it quotes."""
+    """Returns the message without its quoted parts. If the whole message is one quote, its content is returned."""
     message = message[:_MAX_READ]
     left = _QUOTED.sub(_leave_out, message)
     for _ in range(_MAX_BRACES):
@@ -45,7 +45,8 @@ def unquoted(message: str) -> str:
 
 
 def quoted_error(message: str) -> Mapping[str, Any] | None:
-    """The first object in the message, written as JSON or as Python does; None if there is none, or if it is in quotes."""
+    """Returns the first object in the message, written as JSON or in Python's way. None if there is none, or if it is in
+    quotes."""
     start = message.find("{")
     if start < 0 or (start and message[start - 1] in _QUOTES):
         return None

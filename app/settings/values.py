@@ -21,7 +21,7 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9_-]*", re.ASCII)
 _LABEL = re.compile(r"[a-zA-Z0-9_-]{0,63}", re.ASCII)
 _FOUR_NUMBERS = re.compile(r"[0-9]+(?:\.[0-9]+){3}", re.ASCII)
 _MAX_HOST = 254
-"""With a dot at the end."""
+"""The longest host name, with a dot at its end."""
 
 
 def _positive(length: timedelta) -> timedelta:

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class EncodedRequest:
-    """A body, and the headers for this request alone. `given_back` are names of fields in it that the server itself made."""
+    """A body, and the headers for this request alone. `given_back` has the names of fields in the body that the server itself
+    made."""
 
     body: bytes
     headers: tuple[tuple[str, str], ...] = ()

@@ -115,7 +115,7 @@ def given_back(call: ModelCall) -> frozenset[str]:
 
 
 def without_fields(call: ModelCall, refused: Set[str], notes: Notes) -> ModelCall:
-    """The call without the fields that its provider makes and then refuses."""
+    """Returns the call without the fields that its provider makes and then refuses."""
     if not refused:
         return call
     notes.add(f"Fields of earlier answers were left out: {call.model} does not take {', '.join(sorted(refused))} back.")
