@@ -43,7 +43,7 @@ from app.gateway.planning import CallPlanner
 from app.gateway.stored_completions import CompletionReader, StoredCompletions
 from app.gateway.streams.seals import StreamSeals
 from app.gateway.streams.streams import CompletionStreams
-from app.health.checks import Health
+from app.health.checks import Check, Health
 from app.health.stores import postgres_check, redis_check
 from app.llm.fleet import Fleet, build_fleet
 from app.llm.output_limits import OutputLimits
@@ -100,7 +100,7 @@ async def build_services(
         on_end = await stack.enter_async_context(open_traces(settings.telemetry))
         fleet = _open_fleet(settings, clock, redis, metrics, stack)
         keys = await _open_keys(settings, sessions, redis, clock, stack)
-        cache = build_cache(settings, sessions, redis, relay, clock=clock, stack=stack)
+        cache = build_cache(settings, sessions, redis, relay, clock=clock, registry=metrics, stack=stack)
         ledger = _open_ledger(settings, sessions, prices, clock, cache=cache, stack=stack)
         offload = Offload()
         planner = _plan_calls(settings, clock, fleet, prices, estimator, offload=offload)
@@ -147,7 +147,7 @@ async def build_services(
             leases=leases,
             gateway=gateway,
             cache=cache.tiered,
-            health=Health([postgres_check(sessions), redis_check(redis)], clock),
+            health=Health([postgres_check(sessions), redis_check(redis), *_cache_checks(cache)], clock),
             grace=grace,
         )
 
@@ -185,6 +185,10 @@ def _open_ledger(
     further = (("cache", DELETE_EVERY, cache.delete_excess),)
     _start_maintenance(stack, ledger, Maintenance(sessions, clock, settings.content.ttl, further))
     return ledger
+
+
+def _cache_checks(cache: BuiltCache) -> list[Check]:
+    return [redis_check(client, f"cache_{tier.value.lower()}") for tier, client in cache.redis.items()]
 
 
 def _cached_answers(

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
+from prometheus_client import CollectorRegistry
+
 from app.cache.entries import EntryCodec
 from app.cache.figures import CacheFigures
 from app.cache.invalidations import Invalidations, delete_old
@@ -39,7 +41,14 @@ class BuiltCache:
 
 
 def build_cache(
-    settings: Settings, sessions: Sessions, redis: RedisClient, relay: Relay, *, clock: Clock, stack: AsyncExitStack
+    settings: Settings,
+    sessions: Sessions,
+    redis: RedisClient,
+    relay: Relay,
+    *,
+    clock: Clock,
+    registry: CollectorRegistry,
+    stack: AsyncExitStack,
 ) -> BuiltCache:
     """Builds the enabled tiers, from the fastest to the slowest. If content is not to be kept, it stays in memory. The
     processes coordinate through `redis`.
@@ -73,5 +82,5 @@ def build_cache(
         await postgres.delete_excess(cache.postgres.max_bytes)
         await delete_old(sessions)
 
-    figures = CacheFigures(clock, redis)
+    figures = CacheFigures(clock, redis, registry)
     return BuiltCache(TieredCache(tiers, invalidations, clock, figures), clock, invalidations, figures, clients, delete_excess)

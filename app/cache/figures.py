@@ -9,12 +9,13 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import Final, cast
 from uuid import uuid4
 
 import msgspec
+from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from app.cache.tier import TierSize
 from app.domain.errors import StoreUnavailable
@@ -29,6 +30,7 @@ MAX_AGE_SECONDS: Final = 15.0
 MAX_TENANTS: Final = 10_000
 _LATENCIES: Final = 500
 _PLACE: Final = "cache:figures"
+_BUCKETS: Final = (0.00001, 0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5)
 _log = logging.getLogger(__name__)
 
 
@@ -94,13 +96,23 @@ class CacheStats:
         return _rate(self.hits, self.misses)
 
 
-@dataclass(slots=True)
 class CacheFigures:
-    clock: Clock
-    redis: RedisClient
-    _name: str = field(default_factory=lambda: uuid4().hex)
-    _tenants: dict[str, TenantCounts] = field(default_factory=dict)
-    _latencies: dict[CacheTier, deque[float]] = field(default_factory=dict)
+    def __init__(self, clock: Clock, redis: RedisClient, registry: CollectorRegistry) -> None:
+        """`registry` is what /metrics renders. It has no tenants."""
+        self._clock = clock
+        self._redis = redis
+        self._name = uuid4().hex
+        self._tenants: dict[str, TenantCounts] = {}
+        self._latencies: dict[CacheTier, deque[float]] = {}
+        self._lookups = Counter(
+            "greenlang_cache_lookups", "Look-ups of the cache, by tier and outcome.", ("tier", "outcome"), registry=registry
+        )
+        self._seconds = Histogram(
+            "greenlang_cache_lookup_seconds", "How long a tier took to answer.", ("tier",), buckets=_BUCKETS, registry=registry
+        )
+        self._saved = Counter(
+            "greenlang_cache_saved_usd", "US dollars that answers from the cache had cost once.", registry=registry
+        )
 
     def looked_up(self, tenant: str, tier: CacheTier, seconds: float, *, is_hit: bool) -> None:
         """Records one answer of a tier."""
@@ -110,12 +122,15 @@ class CacheFigures:
         else:
             counts.misses += 1
         self._latencies.setdefault(tier, deque(maxlen=_LATENCIES)).append(seconds)
+        self._lookups.labels(tier.value, "hit" if is_hit else "miss").inc()
+        self._seconds.labels(tier.value).observe(seconds)
 
     def missed(self, tenant: str) -> None:
         self._of(tenant).misses += 1
 
     def saved(self, tenant: str, usd: Decimal) -> None:
         self._of(tenant).saved_usd += usd
+        self._saved.inc(float(usd))
 
     async def report(
         self, tenant: str | None, availability: Mapping[CacheTier, bool], sizes: Mapping[CacheTier, TierSize | None]
@@ -134,12 +149,12 @@ class CacheFigures:
     async def run(self) -> None:
         """Shares this process's counts until it is cancelled."""
         while True:
-            await self.clock.sleep(SHARE_SECONDS)
+            await self._clock.sleep(SHARE_SECONDS)
             if self._tenants:
                 await self._share()
 
     async def _share(self) -> None:
-        shared = msgspec.msgpack.encode(_Shared(self.clock.now().timestamp(), self._tenants))
+        shared = msgspec.msgpack.encode(_Shared(self._clock.now().timestamp(), self._tenants))
 
         async def act(server: Server) -> None:
             async with server.pipeline(transaction=False) as pipeline:
@@ -148,7 +163,7 @@ class CacheFigures:
                 await pipeline.execute()
 
         try:
-            await self.redis.execute(act)
+            await self._redis.execute(act)
         except StoreUnavailable:
             _log.debug("the cache's figures are not shared: Redis does not answer")
 
@@ -157,9 +172,9 @@ class CacheFigures:
             return cast("Mapping[bytes, bytes]", await server.hgetall(_PLACE))
 
         found: list[Mapping[str, TenantCounts]] = [self._tenants]
-        oldest = self.clock.now().timestamp() - MAX_AGE_SECONDS
+        oldest = self._clock.now().timestamp() - MAX_AGE_SECONDS
         try:
-            shared = await self.redis.execute(act)
+            shared = await self._redis.execute(act)
         except StoreUnavailable:
             return found
         for name, value in shared.items():

@@ -20,11 +20,11 @@ def postgres_check(sessions: Sessions) -> Check:
     return Check("postgresql", probe, required=True)
 
 
-def redis_check(client: RedisClient) -> Check:
+def redis_check(client: RedisClient, name: str = "redis") -> Check:
     async def probe() -> None:
         await client.execute(_ping)
 
-    return Check("redis", probe)
+    return Check(name, probe)
 
 
 def _ping(server: Server) -> Awaitable[bool]:

@@ -8,6 +8,7 @@ from datetime import timedelta
 from decimal import Decimal
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from app.cache.entries import Entry, EntryCodec
 from app.cache.figures import CacheFigures
@@ -33,7 +34,9 @@ HOUR = timedelta(hours=1)
 
 def figures() -> CacheFigures:
     """Of one process: Redis is away."""
-    return CacheFigures(SystemClock(), connect_redis("redis://127.0.0.1:1/0", RedisSettings(), SystemClock()))
+    return CacheFigures(
+        SystemClock(), connect_redis("redis://127.0.0.1:1/0", RedisSettings(), SystemClock()), CollectorRegistry()
+    )
 
 
 def tiered(tiers: Sequence[Tier], invalidations: Invalidations) -> TieredCache:
