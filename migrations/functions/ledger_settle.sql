@@ -11,6 +11,9 @@
 -- 3. the periods of every budget that is charged or gives back, by budget and start (`charge_budgets`);
 -- 4. the roll-ups, by their key (`write_rollups`).
 --
+-- The usage rows of a late call are looked up by `is not distinct from`, which PostgreSQL cannot use to choose partitions: version 18.6
+-- crashes when it chooses them anew for each row of this query (perform_pruning_base_step).
+--
 -- A new plan for each call looks cheaper for small batches. But planning is most of their cost, so the plan is generic.
 create or replace function ledger_settle(
     settling uuid, retention interval, payers ledger_payer[], prices ledger_price[], calls ledger_call[], attempts ledger_attempt[], documents bytea[]
@@ -37,7 +40,8 @@ begin
                 when c.owner = coalesce(settling, c.owner) and c.status = 'RUNNING' then 'open'
                 when c.owner = settling and c.swept_at is null then 'done'
                 when exists (
-                    select from unnest(attempts) a join usage_records u on u.key = a.key and u.at = q.at where a.call = q.ord
+                    select from unnest(attempts) a join usage_records u on u.key = a.key and u.at is not distinct from q.at
+                    where a.call = q.ord
                 ) then 'done'
                 when c.key is null then 'new'
                 else 'late'

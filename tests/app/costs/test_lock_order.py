@@ -114,6 +114,7 @@ class Crowd:
 
 async def test_no_one_waits_in_a_circle(database_url: str, sessions: Sessions, owner: Sessions) -> None:
     async with owner.write() as session:
+        await session.execute(text("select make_usage_partition(now())"))
         await session.execute(text(DWELL))
         for number, when in enumerate(DWELLS):
             await session.execute(text(f"create trigger dwell{number} after {when} for each statement execute function dwell()"))
