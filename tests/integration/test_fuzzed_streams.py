@@ -40,11 +40,17 @@ class Seen:
 
     def answered_with(self, ending: Ending) -> StreamPayload | None:
         """The stream of the last attempt; None if it was the other target's."""
-        case = ending.case
         if ending.attempts and ending.attempts[-1]["model"] == GOOD:
             return None
-        attempt = self.provider.sent[case.number, "odd"] - 1
-        return self.provider.payload(case.number, attempt, anthropic=case.provider == "anthropic", streamed=True)
+        return self.all_sent(ending)[-1]
+
+    def all_sent(self, ending: Ending) -> list[StreamPayload]:
+        """The streams of all attempts at the odd target. What is shown of a call that may begin anew can be that of any."""
+        case = ending.case
+        return [
+            self.provider.payload(case.number, attempt, anthropic=case.provider == "anthropic", streamed=True)
+            for attempt in range(self.provider.sent[case.number, "odd"])
+        ]
 
     def describe(self, ending: Ending) -> str:
         payload = self.answered_with(ending)
@@ -94,7 +100,8 @@ def check_words(seen: Seen) -> Counter[str]:
             assert ending.completion is not None, seen.describe(ending)
             assert ending.completion["text"] == ending.shown == TEXT, seen.describe(ending)
             continue
-        sent = meaning_of(payload.body, is_anthropic=ending.case.provider == "anthropic", is_cut=payload.cut)
+        is_anthropic = ending.case.provider == "anthropic"
+        sent = meaning_of(payload.body, is_anthropic=is_anthropic, is_cut=payload.cut)
         shown = marks(ending.shown)
         if ending.completion is not None:
             assert (ending.completion["text"] or "") == ending.shown, seen.describe(ending)
@@ -103,7 +110,8 @@ def check_words(seen: Seen) -> Counter[str]:
             assert not sent.is_broken, (sent, seen.describe(ending))
         else:
             assert not payload.is_harmless, seen.describe(ending)
-            assert sent.is_odd or shown == sent.words[: len(shown)], (sent, seen.describe(ending))
+            each = [meaning_of(one.body, is_anthropic=is_anthropic, is_cut=one.cut) for one in seen.all_sent(ending)]
+            assert any(one.is_odd or shown == one.words[: len(shown)] for one in each), (each, seen.describe(ending))
     return counted
 
 
