@@ -34,6 +34,9 @@ from app.settings.groups import (
     StrategyName,
     TelemetrySettings,
     UnsupportedName,
+    VectorSettings,
+    VectorStoreKind,
+    VectorStoreSettings,
     WebhookSettings,
 )
 from app.settings.load import load_settings
@@ -65,6 +68,9 @@ __all__ = [
     "StrategyName",
     "TelemetrySettings",
     "UnsupportedName",
+    "VectorSettings",
+    "VectorStoreKind",
+    "VectorStoreSettings",
     "WebhookSettings",
     "load_settings",
     "needs_simulator",

@@ -10,7 +10,15 @@ from urllib.parse import urlsplit
 
 from app.domain.hosts import is_numeric, is_written_in_full
 from app.settings.defaults import needs_simulator, simulated_providers
-from app.settings.groups import ProviderKindName, ProviderSettings, RouteSettings, Settings
+from app.settings.groups import (
+    PGVECTOR_STORE,
+    ProviderKindName,
+    ProviderSettings,
+    RouteSettings,
+    Settings,
+    VectorSettings,
+    VectorStoreKind,
+)
 from app.settings.shape import Place
 
 Fault: TypeAlias = tuple[Place, str]
@@ -22,6 +30,7 @@ def faults(settings: Settings) -> Iterator[Fault]:
     """Yields each fault with its place and what is allowed."""
     yield from _repeats(("providers",), [provider.name for provider in settings.providers])
     yield from _repeats(("routes",), [route.name for route in settings.routes])
+    yield from _vector_faults(settings.vectors)
     yield from _repeats(("webhooks",), [webhook.url for webhook in settings.webhooks], "url")
     for index, webhook in enumerate(settings.webhooks):
         host = urlsplit(webhook.url).hostname or ""
@@ -52,6 +61,19 @@ def faults(settings: Settings) -> Iterator[Fault]:
         yield ("server", "share_per_key"), "it is more than share_per_tenant: a key cannot hold more than its tenant"
     if settings.limits.trusted_only and settings.limits.trusted_documents is None:
         yield ("limits", "trusted_documents"), "it is required if trusted_only is true: the file with the documents"
+
+
+def _vector_faults(vectors: VectorSettings) -> Iterator[Fault]:
+    names = [store.name for store in vectors.stores]
+    yield from _repeats(("vectors", "stores"), names)
+    known = sorted({PGVECTOR_STORE, *names})
+    if vectors.default_store not in known:
+        yield ("vectors", "default_store"), f"no such store is configured; known are {', '.join(known)}"
+    for index, store in enumerate(vectors.stores):
+        if (store.name == PGVECTOR_STORE) != (store.kind is VectorStoreKind.PGVECTOR):
+            yield ("vectors", "stores", index, "name"), f"{PGVECTOR_STORE} is the name of the one store in the service's database"
+    if vectors.chunk_overlap >= vectors.chunk_tokens:
+        yield ("vectors", "chunk_overlap"), "it must be less than chunk_tokens"
 
 
 def _repeats(place: Place, names: Sequence[str], key: str = "name") -> Iterator[Fault]:

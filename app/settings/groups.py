@@ -295,6 +295,34 @@ class ContentSettings(Group):
     encryption_keys: SecretList = ()
 
 
+PGVECTOR_STORE = "pgvector"
+"""The name of the store in the service's own database, which needs no configuration."""
+
+
+class VectorStoreKind(StrEnum):
+    PGVECTOR = "pgvector"
+    CHROMA = "chroma"
+    PINECONE = "pinecone"
+
+
+class VectorStoreSettings(Group):
+    """`timeout` is the longest that one request to the store may take."""
+
+    name: Name
+    kind: VectorStoreKind
+    timeout: Duration = timedelta(seconds=10)
+
+
+class VectorSettings(Group):
+    """The store `pgvector`, in the service's own database, is always there. Texts are cut into chunks of at most `chunk_tokens`,
+    each of which begins with at most `chunk_overlap` tokens of the one before."""
+
+    default_store: Name = PGVECTOR_STORE
+    stores: tuple[VectorStoreSettings, ...] = ()
+    chunk_tokens: Annotated[int, Field(strict=True, ge=16)] = 512
+    chunk_overlap: CountOrNone = 64
+
+
 class WebhookSettings(Group):
     """Alerts are sent to `url`, signed with `secret`. Addresses that are not public are refused unless `allow_private` is
     true."""
@@ -321,5 +349,6 @@ class Settings(Group):
     cache: CacheSettings = CacheSettings()
     budgets: BudgetSettings = BudgetSettings()
     content: ContentSettings = ContentSettings()
+    vectors: VectorSettings = VectorSettings()
     webhooks: tuple[WebhookSettings, ...] = ()
     telemetry: TelemetrySettings = TelemetrySettings()
