@@ -12,7 +12,7 @@ import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import TypeAlias
+from typing import TypeAlias, TypeGuard
 
 from app.domain.errors import Refused
 from app.domain.problems import InvalidInput
@@ -78,7 +78,7 @@ def filterable(metadata: Mapping[str, object] | None) -> dict[str, Scalar]:
     return {name: value for name, value in (metadata or {}).items() if _is_scalar(value)}
 
 
-def _is_scalar(value: object) -> bool:
+def _is_scalar(value: object) -> TypeGuard[Scalar]:
     if isinstance(value, int) and not isinstance(value, bool):
         return abs(value) <= _MAX_WHOLE
     if isinstance(value, float):
