@@ -12,6 +12,7 @@ from typing import Any
 from app.cli.configuration import settings_of
 from app.db.engines import build_engines
 from app.db.sessions import Sessions
+from app.db.urls import check_database_urls
 from app.domain.errors import FailureKind, GreenLangError, ProviderError, SettingsError
 from app.health.checks import Check
 from app.health.stores import postgres_check, redis_check
@@ -55,6 +56,11 @@ def _examine(options: argparse.Namespace, clock: Clock) -> Iterator[Finding]:
         yield Finding("configuration", False, str(error))
         return
     yield Finding("configuration", True, f"{len(settings.providers)} providers, {len(settings.routes)} routes")
+    try:
+        check_database_urls(settings.database)
+    except SettingsError as error:
+        yield Finding("configuration", False, str(error))
+        return
     for place, problem in doubts(settings):
         yield Finding("configuration", False, f"{place}: {problem}")
     yield from _stores(settings, clock)

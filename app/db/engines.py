@@ -7,43 +7,47 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from sqlalchemy import URL
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
 from app.db.openings import Openings
 from app.db.stall_detector import StallDetector
+from app.db.urls import DatabaseUrl, parse_database_url
 from app.settings import DatabaseSettings
 
 _STALL_SECONDS = 2.0
 """A stalled server does not end a statement that takes too long. We end it after this additional time."""
 
 
-def build_engine(url: str, settings: DatabaseSettings, openings: Openings | None = None) -> AsyncEngine:
-    """`url` is `postgresql://…`. Raises nothing, because the first use connects."""
+def build_engine(url: DatabaseUrl, settings: DatabaseSettings, openings: Openings | None = None) -> AsyncEngine:
+    """Raises nothing, because the first use connects."""
     return create_async_engine(
-        _driver_url(url),
+        driver_url(url),
         pool_size=settings.pool_size,
         max_overflow=settings.max_overflow,
         pool_timeout=settings.pool_timeout.total_seconds(),
         pool_pre_ping=True,
         hide_parameters=True,
-        connect_args=_connect_args(settings, openings or Openings()),
+        connect_args=_connect_args(url, settings, openings or Openings()),
     )
 
 
-def build_stall_detector(url: str, settings: DatabaseSettings, openings: Openings | None = None) -> StallDetector:
-    connect_args = _connect_args(settings, openings or Openings())
+def build_stall_detector(url: DatabaseUrl, settings: DatabaseSettings, openings: Openings | None = None) -> StallDetector:
+    connect_args = _connect_args(url, settings, openings or Openings())
     return StallDetector(
-        create_async_engine(_driver_url(url), poolclass=NullPool, hide_parameters=True, connect_args=connect_args)
+        create_async_engine(driver_url(url), poolclass=NullPool, hide_parameters=True, connect_args=connect_args)
     )
 
 
-def _driver_url(url: str) -> str:
-    return url.replace("postgresql://", "postgresql+asyncpg://", 1)
+def driver_url(url: DatabaseUrl) -> URL:
+    """It says where, for what shows an engine. The driver gets everything from `DatabaseUrl.connect_arguments`."""
+    return URL.create("postgresql+asyncpg", url.user, host=url.hosts[0].name, port=url.hosts[0].port, database=url.database)
 
 
-def _connect_args(settings: DatabaseSettings, openings: Openings) -> dict[str, object]:
+def _connect_args(url: DatabaseUrl, settings: DatabaseSettings, openings: Openings) -> dict[str, object]:
     connect_args: dict[str, object] = {
+        **url.connect_arguments(),
         "async_creator_fn": openings.open,
         "timeout": settings.connect_timeout.total_seconds(),
         "command_timeout": settings.statement_timeout.total_seconds() + _STALL_SECONDS,
@@ -82,9 +86,11 @@ class Engines:
 
 
 def build_engines(primary: str, replicas: Sequence[str], settings: DatabaseSettings) -> Engines:
+    """The URLs are `postgresql://…`. Raises SettingsError."""
     openings = Openings()
-    stall_detectors = {
-        build_engine(url, settings, openings): build_stall_detector(url, settings, openings) for url in (primary, *replicas)
-    }
+    urls = [parse_database_url(primary, "database.primary")]
+    for index, replica in enumerate(replicas):
+        urls += parse_database_url(replica, f"database.replicas[{index}]").servers()
+    stall_detectors = {build_engine(url, settings, openings): build_stall_detector(url, settings, openings) for url in urls}
     first, *others = stall_detectors
     return Engines(first, tuple(others), stall_detectors, openings)

@@ -10,7 +10,6 @@ import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 import asyncpg
 from alembic import command
@@ -22,8 +21,10 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from sqlalchemy.pool import NullPool
 
+from app.db.engines import driver_url
 from app.db.failures import is_unavailable
 from app.db.roles import grant_serving, limit_idle_transactions, risks_of_roles
+from app.db.urls import DatabaseUrl, check_database_urls, parse_database_url
 from app.domain.errors import GreenLangError, SettingsError, StoreUnavailable
 from app.settings import DatabaseSettings
 
@@ -49,14 +50,17 @@ async def prepare_database(settings: DatabaseSettings) -> str:
     Raises StoreUnavailable, SettingsError, DatabaseIsNewer and MayNotMigrate.
     """
     assert settings.primary is not None
+    check_database_urls(settings)
     primary = settings.primary.reveal()
+    place = parse_database_url(primary, "database.primary")
     if settings.owner is None:
-        revision = await migrate(primary)
+        revision = await _migrate(place, None)
     else:
         role = serving_role(primary)
-        await _check_same_database(settings.owner.reveal(), primary)
-        revision = await migrate(settings.owner.reveal(), serving=role)
-    async with _locked(primary) as connection:
+        owner = parse_database_url(settings.owner.reveal(), "database.owner")
+        await _check_same_database(owner, place)
+        revision = await _migrate(owner, role)
+    async with _locked(place) as connection:
         if await connection.run_sync(_revision) != revision:
             raise SettingsError(
                 "database.primary",
@@ -69,8 +73,8 @@ async def prepare_database(settings: DatabaseSettings) -> str:
 
 def serving_role(primary: str) -> str:
     """Returns the name of the serving role from its URL. Raises SettingsError if the URL has none."""
-    name = unquote(urlsplit(primary).username or "")
-    if not name:
+    name = parse_database_url(primary, "database.primary").user
+    if name is None:
         raise SettingsError("database.primary", "its URL must name the role if database.owner is set: postgresql://ROLE:…@…")
     return name
 
@@ -79,6 +83,10 @@ async def migrate(url: str, serving: str | None = None) -> str:
     """Returns the revision of the database at `postgresql://…` after the migration. The role `serving` may then serve with it.
     Raises StoreUnavailable if the server does not answer, DatabaseIsNewer, MayNotMigrate, and SettingsError if `serving` does
     not exist."""
+    return await _migrate(parse_database_url(url, "database.primary"), serving)
+
+
+async def _migrate(url: DatabaseUrl, serving: str | None) -> str:
     async with _locked(url) as connection:
         try:
             revision = await connection.run_sync(_upgrade)
@@ -96,7 +104,7 @@ async def migrate(url: str, serving: str | None = None) -> str:
     return revision
 
 
-async def _check_same_database(owner: str, primary: str) -> None:
+async def _check_same_database(owner: DatabaseUrl, primary: DatabaseUrl) -> None:
     """Runs before either database is changed. A lock of one session cannot be taken by the other if both use the same database.
 
     Raises StoreUnavailable and SettingsError.
@@ -109,7 +117,7 @@ async def _check_same_database(owner: str, primary: str) -> None:
 
 
 @asynccontextmanager
-async def _locked(url: str) -> AsyncIterator[AsyncConnection]:
+async def _locked(url: DatabaseUrl) -> AsyncIterator[AsyncConnection]:
     """One transaction. Only one process at a time prepares the database. Raises StoreUnavailable."""
     async with _transaction(url) as connection:
         await connection.execute(text("select pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
@@ -117,12 +125,13 @@ async def _locked(url: str) -> AsyncIterator[AsyncConnection]:
 
 
 @asynccontextmanager
-async def _transaction(url: str) -> AsyncIterator[AsyncConnection]:
+async def _transaction(url: DatabaseUrl) -> AsyncIterator[AsyncConnection]:
     """Raises StoreUnavailable."""
     engine = create_async_engine(
-        url.replace("postgresql://", "postgresql+asyncpg://", 1),
+        driver_url(url),
         poolclass=NullPool,
         connect_args={
+            **url.connect_arguments(),
             "timeout": _CONNECT_SECONDS,
             "server_settings": {"application_name": "greenlang migrate"},
             "statement_cache_size": 0,

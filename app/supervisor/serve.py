@@ -26,6 +26,7 @@ from typing import NoReturn
 from starlette.types import ASGIApp
 from uvicorn.importer import import_from_string
 
+from app.db.urls import check_database_urls
 from app.domain.errors import GreenLangError
 from app.llm.providers.registry import load_adapters
 from app.llm.providers.unusable_settings import doubts
@@ -174,6 +175,7 @@ def serve(settings: Settings, clock: Clock, target: str, announce: Callable[[Sta
     """Returns when a signal has stopped the server and none of its processes is left. Raises GreenLangError if it cannot start,
     SettingsError before it has started anything."""
     require_secrets(settings)
+    check_database_urls(settings.database)
     check_redis_urls(settings, clock)
     for place, problem in doubts(settings):
         _log.warning("a provider cannot be used", extra={"place": place, "problem": problem})

@@ -61,6 +61,22 @@ class TestConfiguration:
         assert (done.returncode, "GREENLANG_SERVER__PORT" in done.stderr) == (2, True)
 
 
+class TestDatabaseUrl:
+    @pytest.mark.parametrize("command", ["serve", "migrate", "doctor"])
+    def test_an_unknown_parameter_or_an_empty_host_is_named_before_anything_starts(self, command: str, data_dir: Path) -> None:
+        unknown = run(command, "--data-dir", data_dir, GREENLANG_DATABASE__PRIMARY="postgresql://me:hidden@a/db?sslmod=require")
+        wrong = "postgresql://me:hidden@a,/db"
+        empty = run(
+            command, "--data-dir", data_dir, GREENLANG_DATABASE__PRIMARY="postgresql://a/db", GREENLANG_DATABASE__REPLICAS=wrong
+        )
+        code = 1 if command == "doctor" else 2
+        for done, problem in ((unknown, "database.primary: "), (empty, "database.replicas[0]: ")):
+            said = done.stdout + done.stderr
+            assert (done.returncode, problem in said, "hidden" in said) == (code, True, False)
+        assert "unknown parameter sslmod" in unknown.stdout + unknown.stderr
+        assert "host 2 is empty" in empty.stdout + empty.stderr
+
+
 class TestServe:
     def test_a_key_that_is_not_there_is_named_before_anything_starts(self, data_dir: Path, tmp_path: Path) -> None:
         provider = '[[providers]]\nname = "mine"\nkind = "anthropic"\napi_keys = [{ env = "NOT_SET" }]\n'

@@ -12,6 +12,7 @@ from sqlalchemy import text
 from app.db.engines import Engines, build_engine, build_engines, build_stall_detector
 from app.db.sessions import Sessions
 from app.db.stall_detector import StallDetector
+from app.db.urls import parse_database_url
 from app.domain.errors import StoreUnavailable
 from app.embedded.stores import PrivateStores
 from app.settings import DatabaseSettings
@@ -72,14 +73,17 @@ class TestServerThatStandsStill:
 
 class TestServerThatIsBusy:
     async def test_is_waited_for_while_it_answers_others(self, database_url: str) -> None:
-        engine, detector = build_engine(database_url, DatabaseSettings()), _quick_detector(database_url)
+        engine, detector = (
+            build_engine(parse_database_url(database_url, "test"), DatabaseSettings()),
+            _quick_detector(database_url),
+        )
         async with detector.bounded(), engine.connect() as connection:
             await connection.execute(text("select pg_sleep(0.3)"))
         await detector.close()
         await engine.dispose()
 
     async def test_lives_while_it_answers_others_though_no_connection_is_left_to_ask_on(self, database_url: str) -> None:
-        engine = build_engine(database_url, DatabaseSettings())
+        engine = build_engine(parse_database_url(database_url, "test"), DatabaseSettings())
         async with await asyncio.start_server(_say_nothing, "127.0.0.1", 0) as server:
             detector = _quick_detector(f"postgresql://nobody@127.0.0.1:{server.sockets[0].getsockname()[1]}/none")
             detector.look_seconds, detector.answer_seconds = 0.3, 0.3
@@ -110,6 +114,6 @@ async def _say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWrite
 
 
 def _quick_detector(url: str) -> StallDetector:
-    detector = build_stall_detector(url, DatabaseSettings())
+    detector = build_stall_detector(parse_database_url(url, "test"), DatabaseSettings())
     detector.look_seconds = 0.02
     return detector
