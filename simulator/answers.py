@@ -14,6 +14,7 @@ import msgspec
 
 from simulator.faults import HUGE_TOKENS, NO_FAULT, Said, Step
 from simulator.models import Model
+from simulator.quoting import asks_for_quotes, passages, quoting_answer
 from simulator.structured import Json, Schema, instance, wrong_instance
 from simulator.text import CHARS_PER_TOKEN, default_length, prose, tokens_of
 
@@ -106,8 +107,9 @@ class Answer:
 
 
 def said_in(prompt: str) -> tuple[Said | None, str | None]:
-    """Reads a `[[simulator key=value …]]` marker: what to answer, and the name of a fault. Raises ValueError."""
-    marker = _MARKER.search(prompt) if "[[simulator " in prompt else None
+    """Reads a `[[simulator key=value …]]` marker: what to answer, and the name of a fault. One within a passage is only text.
+    Raises ValueError."""
+    marker = _MARKER.search(passages(prompt)[1]) if "[[simulator " in prompt else None
     if marker is None:
         return None, None
     wishes = dict(word.split("=", 1) for word in shlex.split(marker[1]))
@@ -149,7 +151,11 @@ def _text(ask: Ask, said: Said, step: Step) -> str:
         return _dumped(said.json)
     if (ask.schema is not None or ask.json_object) and step.fault != "not_json":
         schema = _decoded(_ANY_OBJECT if ask.schema is None else ask.schema)
-        return _dumped(wrong_instance(schema) if step.fault == "wrong_schema" else instance(schema, ask.seed))
+        if step.fault == "wrong_schema":
+            return _dumped(wrong_instance(schema))
+        return _dumped(
+            quoting_answer(ask.prompt, ask.seed, said.quotes) if asks_for_quotes(schema) else instance(schema, ask.seed)
+        )
     tokens = HUGE_TOKENS if step.fault == "huge" else default_length(ask.seed)
     return prose(ask.seed, tokens if said.tokens is None else said.tokens)
 

@@ -14,6 +14,7 @@ from typing import Literal, TypeAlias
 import msgspec
 
 from simulator.models import ProviderName
+from simulator.quoting import Quotes
 from simulator.structured import Json
 
 Operation: TypeAlias = Literal["completion", "embedding", "models", "count_tokens"]
@@ -56,6 +57,7 @@ class Said(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     tool: str | None = None
     calls: int = 1
     json: Json = None
+    quotes: Quotes = "true"
 
 
 class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
