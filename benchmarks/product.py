@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from os import environ
 from pathlib import Path
@@ -38,13 +38,19 @@ class Product:
 
     def resident_bytes(self) -> int:
         """Of the server's own processes, without the stores and the simulator."""
-        found = 0
+        return sum(process.memory_info().rss for process in self._serving())
+
+    def cpu_seconds(self) -> float:
+        """Used so far by the server's own processes, without the stores and the simulator."""
+        used = [process.cpu_times() for process in self._serving()]
+        return sum(each.user + each.system for each in used)
+
+    def _serving(self) -> list[psutil.Process]:
+        found = []
         for process in (self.process, *self.process.children(recursive=True)):
-            try:
+            with suppress(psutil.NoSuchProcess):
                 if "serve" in process.cmdline():
-                    found += process.memory_info().rss
-            except psutil.NoSuchProcess:
-                continue
+                    found.append(process)
         return found
 
 

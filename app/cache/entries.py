@@ -18,7 +18,7 @@ import msgspec
 from app.cache.keys import EntryKey
 from app.secrets.sealing import Sealer, UnsealError
 
-_VERSION = b"\x01"
+_VERSION = b"\x02"
 _PLAIN, _COMPRESSED = b"\x00", b"\x01"
 _COMPRESS_FROM_BYTES = 2048
 _WORTH_IT = 0.9

@@ -6,6 +6,7 @@ answer.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -128,6 +129,10 @@ class Ledger(Protocol):
     async def settle(self, settlement: Settlement) -> None:
         """Returns when the settlement is committed. Idempotent by call and attempt. Raises StoreUnavailable after a limited
         time; the hold then stays and is swept as unconfirmed."""
+        ...
+
+    async def settle_all(self, settlements: Sequence[Settlement]) -> int:
+        """Settles each, and returns how many could not be settled within a limited time."""
         ...
 
     async def release(self, call: UUID) -> None:

@@ -99,6 +99,10 @@ class PostgresLedger:
     async def settle(self, settlement: Settlement) -> None:
         await self._finish(settlement)
 
+    async def settle_all(self, settlements: Sequence[Settlement]) -> int:
+        results = await asyncio.gather(*map(self._settlements.submit, settlements), return_exceptions=True)
+        return sum(isinstance(result, Exception) for result in results)
+
     async def release(self, call: UUID) -> None:
         """Releases the call, or tries again later if PostgreSQL does not answer."""
         try:

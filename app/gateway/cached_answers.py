@@ -10,6 +10,7 @@ from app.cache.tiered import TieredCache
 from app.costs.holds import Ledger
 from app.gateway.cached_completions import CachedCompletions, Made
 from app.gateway.cached_embeddings import CachedEmbeddings
+from app.gateway.hit_records import HitRecords
 from app.gateway.planning import CallPlanner
 from app.gateway.stored_completions import StoredCompletions
 from app.gateway.stored_embeddings import StoredEmbeddings
@@ -37,8 +38,10 @@ def build_cached_answers(
     documents: StoredCompletions,
     default_ttl: timedelta,
 ) -> CachedAnswers:
+    records = HitRecords(ledger.settle_all, clock)
     vectors = StoredEmbeddings(documents.sealer, documents.keep_content)
-    return CachedAnswers(
-        CachedCompletions(cache, origins, ledger, clock, documents, default_ttl=default_ttl),
-        CachedEmbeddings(cache, planner, ledger, clock, vectors, default_ttl=default_ttl),
+    completions = CachedCompletions(
+        cache, origins, planner, ledger, clock, documents=documents, records=records, default_ttl=default_ttl
     )
+    embeddings = CachedEmbeddings(cache, planner, ledger, clock, documents=vectors, records=records, default_ttl=default_ttl)
+    return CachedAnswers(completions, embeddings)

@@ -10,13 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import logging
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from functools import partial
 from typing import Final, TypeAlias
-
-import msgspec
 
 from app.access.principal import Principal
 from app.cache.entries import Entry
@@ -26,11 +23,13 @@ from app.cache.tiered import Hit, TieredCache
 from app.costs.holds import Admitted, Ledger
 from app.domain.errors import DeadlineExceeded, Refused
 from app.domain.usage import CacheTier
-from app.gateway.cache_hits import given_completion, hit_settlement
+from app.gateway.cache_hits import answer_body, given_completion, hit_settlement
 from app.gateway.completions import CacheMode, CachePolicy, Completion, CompletionRequest, CompletionStatus
-from app.gateway.planning import PlannedCall
+from app.gateway.hit_records import HitRecords
+from app.gateway.planning import AskedCall, CallPlanner, PlannedCall
 from app.gateway.stored_completions import StoredCompletions
 from app.llm.messages import FinishReason, ModelCall
+from app.llm.router import Configured
 from app.llm.routing import ProvidersFailed
 from app.runtime.clock import Clock
 from app.runtime.request_hash import digest
@@ -41,21 +40,49 @@ OF_THE_CALL: Final = frozenset(
 """Fields of a request that do not decide its answer."""
 _WHOLE: Final = frozenset({FinishReason.STOP, FinishReason.TOOL_CALLS})
 
+_DECIDING: Final = tuple(
+    (field.name, None if field.default is dataclasses.MISSING else field.default)
+    for field in dataclasses.fields(CompletionRequest)
+    if field.name not in OF_THE_CALL
+)
+"""The other fields with their defaults."""
+
 Made: TypeAlias = Completion | Hit
 """What an origin call made, or what another process stored."""
+Plan: TypeAlias = Callable[[], Awaitable[PlannedCall[ModelCall]]]
 Run: TypeAlias = Callable[[PlannedCall[ModelCall]], Awaitable[Completion]]
 Admit: TypeAlias = Callable[[PlannedCall[ModelCall]], Awaitable[Admitted | Completion]]
-Give: TypeAlias = Callable[[Hit, PlannedCall[ModelCall]], Awaitable[Completion]]
-_log = logging.getLogger(__name__)
+Give: TypeAlias = Callable[[Hit, "CacheableCall"], Awaitable[Completion]]
 
 
-def cache_key(request: CompletionRequest, call: PlannedCall[ModelCall], principal: Principal) -> EntryKey:
-    """The same for requests that must get the same answer. A key that is bound to an agent shares answers only with that
-    agent."""
-    asked = {field.name: getattr(request, field.name) for field in dataclasses.fields(request) if field.name not in OF_THE_CALL}
-    targets = [str(target) for target in call.plan.targets]
-    hashed = digest((asked, targets, call.max_output_tokens, principal.agent))
-    return entry_key(call.payer.tenant, EntryKind.COMPLETION, request.model or "default", hashed)
+def asked_digest(request: CompletionRequest, route: Configured, agent: str | None) -> bytes:
+    """The same for requests that must get the same answer. `agent` is the one that the key is bound to: such a key shares
+    answers only with that agent. A field with its default value counts as if it did not exist."""
+    asked = {name: value for name, default in _DECIDING if (value := getattr(request, name)) != default}
+    cap = request.max_output_tokens or route.default_max_output_tokens
+    return digest((asked, [str(target) for target in route.targets], cap, agent))
+
+
+class CacheableCall:
+    """A call that may be answered from the cache. It is planned only if a provider or the ledger is needed first."""
+
+    def __init__(
+        self, key: EntryKey, policy: CachePolicy, asked: AskedCall, plan: Plan, *, route: str | None, is_repeatable: bool
+    ) -> None:
+        """`route` is None if the call names its target. A call is repeatable if it has an idempotency key."""
+        self.key = key
+        self.policy = policy
+        self.asked = asked
+        self.route = route
+        self.is_repeatable = is_repeatable
+        self._plan = plan
+        self._planned: PlannedCall[ModelCall] | None = None
+
+    async def planned(self) -> PlannedCall[ModelCall]:
+        """Raises what the planner raises."""
+        if self._planned is None:
+            self._planned = dataclasses.replace(await self._plan(), cache_key=self.key.name)
+        return self._planned
 
 
 class CachedCompletions:
@@ -63,76 +90,84 @@ class CachedCompletions:
         self,
         cache: TieredCache,
         origins: Origins[Made],
+        planner: CallPlanner,
         ledger: Ledger,
         clock: Clock,
-        documents: StoredCompletions,
         *,
+        documents: StoredCompletions,
+        records: HitRecords,
         default_ttl: timedelta,
     ) -> None:
         self._cache = cache
         self._origins = origins
+        self._planner = planner
         self._ledger = ledger
         self._clock = clock
         self._documents = documents
+        self._records = records
         self._default_ttl = default_ttl
-        self._settling: set[asyncio.Task[None]] = set()
 
     def uses_cache(self, request: CompletionRequest) -> bool:
         return request.cache is not None and request.cache.mode is not CacheMode.OFF
 
-    async def complete(
-        self, request: CompletionRequest, call: PlannedCall[ModelCall], principal: Principal, run: Run, admit: Admit
-    ) -> Completion:
+    async def complete(self, request: CompletionRequest, principal: Principal, run: Run, admit: Admit) -> Completion:
         """Returns the completion of `run`, or one with the answer that was stored. `admit` is asked for a hit that has an
-        idempotency key. Raises what `run` raises."""
-        return await self.answer(request, call, principal, run, partial(self._give, admit=admit))
+        idempotency key. Raises what the planner and `run` raise."""
+        asked = self._planner.ask(request, principal)
+        plan = partial(self._planner.plan, request, principal, asked_call=asked)
+        return await self.answer(request, principal, asked, plan, run=run, give=partial(self._give, admit=admit))
 
     async def answer(
-        self, request: CompletionRequest, call: PlannedCall[ModelCall], principal: Principal, run: Run, give: Give
+        self, request: CompletionRequest, principal: Principal, asked: AskedCall, plan: Plan, *, run: Run, give: Give
     ) -> Completion:
-        """Returns the completion of `run`, or of `give` for a hit. Raises what they raise."""
+        """Returns the completion of `run`, or of `give` for a hit. Raises what they and `plan` raise."""
         policy = request.cache
         if policy is None or policy.mode is CacheMode.OFF:
-            return await run(call)
-        key = cache_key(request, call, principal)
-        call = dataclasses.replace(call, cache_key=key.name)
-        make = partial(self._make, key, policy, partial(run, call))
+            return await run(await plan())
+        route = self._planner.configured(request.model)
+        hashed = await self._planner.hash_request(request, partial(asked_digest, request, route, principal.agent))
+        key = entry_key(asked.payer.tenant, EntryKind.COMPLETION, request.model or "default", hashed)
+        is_repeatable = request.idempotency_key is not None
+        call = CacheableCall(key, policy, asked, plan, route=route.route, is_repeatable=is_repeatable)
         if policy.mode is CacheMode.REFRESH:
-            return await make()
+            return await self._make(call, run)
+        return await self._use(call, run, give)
+
+    async def _use(self, call: CacheableCall, run: Run, give: Give) -> Completion:
+        key = call.key
         while True:
             hit = await self._cache.get(key)
             if hit is not None:
                 return await give(hit, call)
+            deadline = (await call.planned()).template.deadline
             origin = self._origins.join(key)
             if origin is None:
-                made = await self._origins.lead(
-                    key, call.template.deadline, find=partial(self._cache.get, key, is_repeat=True), make=make
-                )
+                find, make = partial(self._cache.get, key, is_repeat=True), partial(self._make, call, run)
+                made = await self._origins.lead(key, deadline, find=find, make=make)
                 return made if isinstance(made, Completion) else await give(made, call)
-            shared = await self._shared(origin, call)
+            shared = await self._shared(origin, deadline)
             if isinstance(shared, Hit):
                 return await give(shared, call)
             if shared is not None:
-                return await run(call)
+                return await run(await call.planned())
 
     async def close(self) -> None:
         """Returns when every call has ended and every record of a hit is written."""
         await self._origins.close()
-        while self._settling:
-            await asyncio.wait(self._settling)
+        await self._records.flush()
         await self._cache.flush()
 
-    async def _shared(self, origin: asyncio.Task[Made], call: PlannedCall[ModelCall]) -> Made | None:
+    async def _shared(self, origin: asyncio.Task[Made], deadline: float) -> Made | None:
         """Returns the answer of another caller's call: a completion, if it must not be returned from the cache. None if that
         call ended for a reason that concerns only its own caller."""
         try:
-            made = await self._origins.wait(origin, call.template.deadline)
+            made = await self._origins.wait(origin, deadline)
         except Refused as refused:
             if isinstance(refused.reason, ProvidersFailed):
                 raise
             return None
         except DeadlineExceeded:
-            if self._clock.monotonic() >= call.template.deadline:
+            if self._clock.monotonic() >= deadline:
                 raise
             return None
         if isinstance(made, Hit):
@@ -145,17 +180,16 @@ class CachedCompletions:
             return made
         return Hit(self._entry(made, CachePolicy()), CacheTier.MEMORY, timedelta(0))
 
-    async def _make(self, key: EntryKey, policy: CachePolicy, run: Callable[[], Awaitable[Completion]]) -> Completion:
-        completion = await run()
+    async def _make(self, call: CacheableCall, run: Run) -> Completion:
+        completion = await run(await call.planned())
         if is_storable(completion):
-            await self._cache.put(key, self._entry(completion, policy))
+            await self._cache.put(call.key, self._entry(completion, call.policy))
         return completion
 
     def _entry(self, completion: Completion, policy: CachePolicy) -> Entry:
         now = self._clock.now()
-        body = msgspec.json.encode(dataclasses.replace(completion, attempts=()))
         return Entry(
-            body=body,
+            body=answer_body(completion),
             began_at=completion.created_at,
             stored_at=now,
             expires_at=now + (policy.ttl or self._default_ttl),
@@ -163,25 +197,20 @@ class CachedCompletions:
             cost_usd=completion.cost_usd,
         )
 
-    async def _give(self, hit: Hit, call: PlannedCall[ModelCall], admit: Admit) -> Completion:
-        if call.idempotency is None:
-            given = given_completion(hit, call, self._clock)
-            task = asyncio.create_task(self._ledger.settle(hit_settlement(given, call, self._documents)))
-            self._settling.add(task)
-            task.add_done_callback(self._settled)
+    async def _give(self, hit: Hit, call: CacheableCall, admit: Admit) -> Completion:
+        if not call.is_repeatable:
+            given = self._given(hit, call)
+            self._records.add(hit_settlement(given, call.asked, self._documents))
             return given
-        admission = await admit(call)
+        admission = await admit(await call.planned())
         if isinstance(admission, Completion):
             return admission
-        call = dataclasses.replace(call, key=admission.call)
-        given = given_completion(hit, call, self._clock)
-        await self._ledger.settle(hit_settlement(given, call, self._documents))
+        given = dataclasses.replace(self._given(hit, call), key=admission.call)
+        await self._ledger.settle(hit_settlement(given, call.asked, self._documents))
         return given
 
-    def _settled(self, task: asyncio.Task[None]) -> None:
-        self._settling.discard(task)
-        if not task.cancelled() and task.exception() is not None:
-            _log.warning("the usage record of a cached answer was not written")
+    def _given(self, hit: Hit, call: CacheableCall) -> Completion:
+        return given_completion(hit, call.asked, self._clock, cache_key=call.key.name, route=call.route)
 
 
 def is_storable(completion: Completion) -> bool:

@@ -7,7 +7,6 @@ never appear in one answer. If that target cannot answer, all texts are embedded
 from __future__ import annotations
 
 import asyncio
-import logging
 from array import array
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -27,6 +26,7 @@ from app.domain.money import ZERO
 from app.domain.usage import TokenUsage
 from app.gateway.completions import CacheMode, CachePolicy, CompletionStatus
 from app.gateway.embeddings import Embeddings, EmbeddingsOutcome, EmbeddingsRequest
+from app.gateway.hit_records import HitRecords
 from app.gateway.planning import CallPlanner, PlannedCall
 from app.gateway.stored_embeddings import StoredEmbeddings
 from app.llm.messages import EmbedCall
@@ -38,7 +38,6 @@ Merge: TypeAlias = Callable[[Embeddings], Embeddings]
 Run: TypeAlias = Callable[[PlannedCall[EmbedCall], Merge | None], Awaitable[EmbeddingsOutcome]]
 """Makes the vectors of a planned call, and joins them with the stored ones."""
 Admit: TypeAlias = Callable[[PlannedCall[EmbedCall]], Awaitable[Admitted | EmbeddingsOutcome]]
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +69,9 @@ class CachedEmbeddings:
         planner: CallPlanner,
         ledger: Ledger,
         clock: Clock,
-        documents: StoredEmbeddings,
         *,
+        documents: StoredEmbeddings,
+        records: HitRecords,
         default_ttl: timedelta,
     ) -> None:
         self._cache = cache
@@ -80,7 +80,7 @@ class CachedEmbeddings:
         self._clock = clock
         self._documents = documents
         self._default_ttl = default_ttl
-        self._settling: set[asyncio.Task[None]] = set()
+        self._records = records
 
     async def embed(
         self, request: EmbeddingsRequest, call: PlannedCall[EmbedCall], principal: Principal, run: Run, admit: Admit
@@ -100,8 +100,7 @@ class CachedEmbeddings:
 
     async def close(self) -> None:
         """Returns when every record of a hit is written."""
-        while self._settling:
-            await asyncio.wait(self._settling)
+        await self._records.flush()
 
     async def _hits(self, keys: Mapping[str, EntryKey]) -> dict[str, Hit]:
         found = await asyncio.gather(*(self._cache.get(key) for key in keys.values()))
@@ -162,9 +161,7 @@ class CachedEmbeddings:
             outcome = replace(outcome, key=admission.call)
             await self._ledger.settle(self._settlement(outcome, call, hits))
             return outcome
-        task = asyncio.create_task(self._ledger.settle(self._settlement(outcome, call, hits)))
-        self._settling.add(task)
-        task.add_done_callback(self._settled)
+        self._records.add(self._settlement(outcome, call, hits))
         return outcome
 
     def _settlement(self, outcome: EmbeddingsOutcome, call: PlannedCall[EmbedCall], hits: Mapping[str, Hit]) -> Settlement:
@@ -192,11 +189,6 @@ class CachedEmbeddings:
             cache_tier=next(iter(hits.values())).tier.value,
             saved_usd=sum((cost for cost in costs if cost is not None), ZERO),
         )
-
-    def _settled(self, task: asyncio.Task[None]) -> None:
-        self._settling.discard(task)
-        if not task.cancelled() and task.exception() is not None:
-            _log.warning("the usage record of cached vectors was not written")
 
 
 def _vector(hit: Hit) -> tuple[float, ...]:

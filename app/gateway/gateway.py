@@ -22,7 +22,7 @@ from app.costs.holds import Admitted, Ledger
 from app.domain.errors import Refused
 from app.gateway.cache_hits import RunningHit
 from app.gateway.cached_answers import CachedAnswers
-from app.gateway.cached_completions import CachedCompletions
+from app.gateway.cached_completions import CacheableCall, CachedCompletions
 from app.gateway.cached_embeddings import Merge
 from app.gateway.completions import NO_SUCH_COMPLETION, Completion, CompletionRequest, CompletionStatus, OnClientLeave
 from app.gateway.embeddings import Embeddings, EmbeddingsOutcome, EmbeddingsRequest
@@ -100,11 +100,10 @@ class Gateway:
         """Returns the whole answer after it is committed to the ledger. Raises Refused with the problem, StoreUnavailable,
         Forbidden."""
         async with self._slot(principal):
-            call = await self._planner.plan(request, principal)
             run = partial(self._completions.run_call, create_running=self._running_completion)
-            if self._cached is None:
-                return await run(call)
-            return await self._cached.completions.complete(request, call, principal, run, self._completions.admit_free)
+            if self._cached is None or not self._cached.completions.uses_cache(request):
+                return await run(await self._planner.plan(request, principal))
+            return await self._cached.completions.complete(request, principal, run, self._completions.admit_free)
 
     async def embed(self, request: EmbeddingsRequest, principal: Principal) -> Embeddings:
         """Returns one vector for each text after they are committed to the ledger. Raises the same errors as `complete`."""
@@ -181,10 +180,13 @@ class Gateway:
             assert task is not None
             return await asyncio.shield(task)
 
-        async def give(hit: Hit, call: PlannedCall[ModelCall]) -> Completion:
-            return await run(call, hit)
+        async def give(hit: Hit, cacheable: CacheableCall) -> Completion:
+            return await run(await cacheable.planned(), hit)
 
-        answering = asyncio.create_task(cached.answer(request, call, principal, run, give))
+        async def plan() -> PlannedCall[ModelCall]:
+            return call
+
+        answering = asyncio.create_task(cached.answer(request, principal, call.asked, plan, run=run, give=give))
         self._answering.add(answering)
         answering.add_done_callback(self._answered)
         either: tuple[asyncio.Future[Any], ...] = (answering, begun)
@@ -248,14 +250,11 @@ class Gateway:
     @asynccontextmanager
     async def _slot(self, principal: Principal) -> AsyncIterator[None]:
         """Takes a slot under the key's limits while a call runs. Raises Refused(RateLimited)."""
-        async with AsyncExitStack() as stack:
-            try:
-                await stack.enter_async_context(self._keys.slot(principal))
-            except KeyLimited as limited:
-                raise Refused(
-                    RateLimited("The limit of this API key is reached.", limited.retry_after, limited.scope)
-                ) from limited
-            yield
+        try:
+            async with self._keys.slot(principal):
+                yield
+        except KeyLimited as limited:
+            raise Refused(RateLimited("The limit of this API key is reached.", limited.retry_after, limited.scope)) from limited
 
     def _answered(self, task: asyncio.Task[Completion]) -> None:
         """Errors of the task are not raised here: they were raised for the caller, or they are in the last event of its log."""

@@ -30,7 +30,7 @@ from app.gateway.prompt_cache_affinity import Prompt, PromptCacheAffinity
 from app.llm.fleet import Fleet
 from app.llm.messages import CacheTtl, EmbedCall, ModelCall
 from app.llm.output_limits import OutputLimits
-from app.llm.router import Plan
+from app.llm.router import Configured, Plan
 from app.llm.routing import CallNeeds, RouteCandidate, RoutingPreference, Target
 from app.runtime.clock import Clock
 from app.runtime.offload import LARGE_BYTES, Offload
@@ -70,6 +70,18 @@ class CallRequest(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class AskedCall:
+    """A call before it is planned, which is all that an answer from the cache needs. `started` is in the Clock's monotonic
+    seconds."""
+
+    key: UUID
+    payer: Payer
+    requested_model: str | None
+    started: float
+    started_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class PlannedCall(Generic[Template]):
     """`key_id` is the API key of the caller. `started` is in the Clock's monotonic seconds. The prices are those of the start;
     the settlement uses them too. A call for embeddings has an output cap of 0, because vectors are no output tokens.
@@ -98,6 +110,10 @@ class PlannedCall(Generic[Template]):
     cache_key: str | None = None
     service_tier: ServiceTier = ServiceTier.STANDARD
     caches_for_an_hour: bool = False
+
+    @property
+    def asked(self) -> AskedCall:
+        return AskedCall(self.key, self.payer, self.requested_model, self.started, self.started_at)
 
     def input_tokens(self, target: Target) -> int:
         return self.estimator.corrected(target.provider, target.model, self.counted_tokens) + self.media.tokens
@@ -163,6 +179,17 @@ class CallPlanner:
         self._output_limits = output_limits
         self._caches = PromptCacheAffinity(clock)
 
+    def configured(self, model: str | None) -> Configured:
+        """Returns the route or target that a call asks for. Raises Refused(InvalidInput) if there is none of this name."""
+        return self._fleet.router.configured(model)
+
+    async def hash_request(self, request: CompletionRequest, work: Callable[[], bytes]) -> bytes:
+        """Runs `work`, which hashes the request, where it does not block the event loop."""
+        characters, images = sum(map(len, prompt_texts(request))), find_media(request.messages).count
+        if _is_large(characters // _BYTES_A_TOKEN, images):
+            return await self._offload.run_in_thread(_size(characters // _BYTES_A_TOKEN, images), work)
+        return work()
+
     async def explain(self, request: CompletionRequest, principal: Principal) -> list[RouteCandidate]:
         """Returns every target of the call's route with its place and the reason for it. Nothing is held or sent. Raises the
         same errors as `plan`."""
@@ -175,11 +202,18 @@ class CallPlanner:
         estimate = self._expectation(request, prompt, counted, self._clock.now())
         return self._fleet.router.explain(request.model, request.routing, needs, estimate)
 
-    async def plan(self, request: CompletionRequest, principal: Principal, *, streamed: bool = False) -> PlannedCall[ModelCall]:
-        """Raises Refused(InvalidInput) if no configured target can serve the call, Forbidden if the agent is not the key's
-        own."""
-        started, started_at = self._clock.monotonic(), self._clock.now()
-        payer = _payer(request, principal)
+    def ask(self, request: CallRequest, principal: Principal) -> AskedCall:
+        """Raises Forbidden if the agent is not the key's own."""
+        now = self._clock.now()
+        return AskedCall(new_uuid(now), _payer(request, principal), request.model, self._clock.monotonic(), now)
+
+    async def plan(
+        self, request: CompletionRequest, principal: Principal, *, streamed: bool = False, asked_call: AskedCall | None = None
+    ) -> PlannedCall[ModelCall]:
+        """Plans the call that has begun with `asked_call`, or one that begins now. Raises Refused(InvalidInput) if no configured
+        target can serve the call, Forbidden if the agent is not the key's own."""
+        call = asked_call or self.ask(request, principal)
+        payer, started, started_at = call.payer, call.started, call.started_at
         counted = await self._estimator.count(prompt_texts(request))
         media = find_media(request.messages)
         needs = CallNeeds(input_tokens=counted + media.tokens, streamed=streamed, private_url=find_private_url(request.messages))
@@ -191,7 +225,7 @@ class CallPlanner:
         asked = request.max_output_tokens or plan.default_max_output_tokens
         cap = min(asked, self._output_limits.of(plan.targets[0]))
         return PlannedCall(
-            key=new_uuid(started_at),
+            key=call.key,
             key_id=principal.key_id,
             operation=Operation.COMPLETION,
             requested_model=request.model,
@@ -215,8 +249,8 @@ class CallPlanner:
 
     async def plan_embeddings(self, request: EmbeddingsRequest, principal: Principal) -> PlannedCall[EmbedCall]:
         """Plans as `plan` does. A call that names no model takes the route `embeddings`."""
-        started, started_at = self._clock.monotonic(), self._clock.now()
-        payer = _payer(request, principal)
+        call = self.ask(request, principal)
+        payer, started, started_at = call.payer, call.started, call.started_at
         counted = await self._estimator.count(request.texts)
         plan = self._fleet.router.plan(
             request.model or EMBEDDINGS_ROUTE,
@@ -226,7 +260,7 @@ class CallPlanner:
         )
         deadline = self._deadline(request, plan, started)
         return PlannedCall(
-            key=new_uuid(started_at),
+            key=call.key,
             key_id=principal.key_id,
             operation=Operation.EMBEDDING,
             requested_model=request.model,

@@ -54,6 +54,15 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
+class Configured:
+    """A route as configured, or the one target that a call named; `route` is then None."""
+
+    targets: tuple[Target, ...]
+    route: str | None
+    default_max_output_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
 class Routed:
     answer: Answer
     target: Target
@@ -116,6 +125,12 @@ class Router:
             raise Refused(InvalidInput("No target of the route can serve this call.", (path,), ProblemCode.NO_ROUTE))
         ordered = self._order(route, allowed, preference, needs, estimate)
         return self._plan(route, ordered if preference.fallback else ordered[:1], needs)
+
+    def configured(self, model: str | None) -> Configured:
+        """Returns what `model` stands for, whatever can serve a call now. Raises Refused(InvalidInput) if there is no such route
+        or target."""
+        route, targets = self._candidates(model)
+        return Configured(tuple(targets), None if route is None else route.name, self._default_cap(route))
 
     def explain(
         self, model: str | None, preference: RoutingPreference, needs: CallNeeds, estimate: EstimateCost
@@ -203,9 +218,12 @@ class Router:
 
     def _plan(self, route: Route | None, targets: Sequence[Target], needs: CallNeeds) -> Plan:
         basis = route or self._routes.get(DEFAULT_ROUTE)
-        cap = _DEFAULT_OUTPUT_TOKENS if basis is None else basis.default_max_output_tokens
         unsupported = UnsupportedPolicy.DROP if basis is None else basis.unsupported
-        return Plan(tuple(targets), None if route is None else route.name, cap, unsupported, needs)
+        return Plan(tuple(targets), None if route is None else route.name, self._default_cap(route), unsupported, needs)
+
+    def _default_cap(self, route: Route | None) -> int:
+        basis = route or self._routes.get(DEFAULT_ROUTE)
+        return _DEFAULT_OUTPUT_TOKENS if basis is None else basis.default_max_output_tokens
 
     def _candidates(self, model: str | None) -> tuple[Route | None, list[Target]]:
         """Returns the requested route and its targets, or None and the one target that was named."""

@@ -111,6 +111,25 @@ class TestARepeat:
         assert answer["cache"] is None
         assert calls(simulator) == 2
 
+    async def test_on_a_route_that_takes_turns_is_the_same(self, api: Api, simulator: RunningSimulator) -> None:
+        answers = [await ask(api, routing={"strategy": "ROUND_ROBIN"}) for _ in range(3)]
+        assert [answer["cache"] is None for answer in answers] == [True, False, False]
+        assert calls(simulator) == 1
+
+    async def test_can_be_read_by_its_id_once_its_record_is_written(self, api: Api) -> None:
+        await ask(api)
+        second = await ask(api)
+        query = "query($id: ID!) { completion(id: $id) { id text cacheKey costUsd cache { tier savedUsd } } }"
+        async with asyncio.timeout(10):
+            while (found := (await api.data(query, id=second["id"]))["completion"]) is None:  # noqa: ASYNC110 (the condition is another party's state)
+                await asyncio.sleep(0.02)
+        del second["cache"]["ageSeconds"]
+        assert found == {name: second[name] for name in found}
+
+    async def test_of_a_target_that_does_not_exist_is_refused(self, api: Api) -> None:
+        answer = await ask(api, model="openai/unheard-of")
+        assert (answer["__typename"], answer["code"], answer["path"]) == ("InvalidInput", "NO_ROUTE", ["model"])
+
     async def test_is_given_to_no_other_tenant_or_agent(self, api: Api, simulator: RunningSimulator) -> None:
         await ask(api)
         for caller in (GLOBEX, BOUND, ADMIN):
