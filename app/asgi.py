@@ -31,6 +31,7 @@ from app.graphql.routes import build_graphql_routes
 from app.health.endpoints import build_health_routes
 from app.loaders import Loaders
 from app.runtime.clock import SystemClock
+from app.runtime.lifespan_state import DRAIN, METRICS
 from app.runtime.tasks import count_tasks
 from app.services import Services, build_services
 from app.settings import ServerSettings, Settings
@@ -64,13 +65,13 @@ def create_app(settings: Settings) -> Starlette:
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[dict[str, object]]:
-        """Gives the server the grace period, which begins when the process is asked to stop, and the limits of its
+        """Gives the server what it informs when the process is asked to stop, the metrics, and the limits of its
         connections."""
         async with build_services(settings, SystemClock(), estimator, prices, stream_secret=stream_secret) as services:
             count_tasks(services.metrics)
             app.router.routes.extend(_routes(services))
             with _metrics_port(services.metrics, settings.server):
-                yield {"grace": services.grace, **_connections(settings.server)}
+                yield {DRAIN: services.drain, METRICS: services.metrics, **_connections(settings.server)}
 
     def _routes(services: Services) -> list[BaseRoute]:
         async def authenticate(headers: Mapping[str, str]) -> Principal:
@@ -91,6 +92,7 @@ def create_app(settings: Settings) -> Starlette:
                 clock=services.clock,
                 offload=services.offload,
                 misuse=services.misuse,
+                drain=services.drain,
                 simulated=any(provider.simulated for provider in settings.providers),
             ),
         ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Protocol
@@ -51,8 +51,9 @@ from app.llm.provider_events import ProviderEvents
 from app.llm.providers.registry import build_providers
 from app.redis.clients import RedisClient, connect_redis
 from app.runtime.clock import Clock
+from app.runtime.drain import Drain
 from app.runtime.offload import Offload
-from app.runtime.tasks import Grace, end_tasks
+from app.runtime.tasks import end_tasks
 from app.secrets.sealing import build_sealer
 from app.settings import ContentSettings, Settings
 from app.telemetry.traces import open_traces
@@ -85,8 +86,7 @@ class Services:
     gateway: Gateway
     cache: TieredCache
     health: Health
-    grace: Grace
-    """The grace period for calls that run when the process is asked to stop."""
+    drain: Drain
 
 
 @asynccontextmanager
@@ -95,6 +95,7 @@ async def build_services(
 ) -> AsyncIterator[Services]:
     """Connects at the first use. `stream_secret` is that of StreamSeals. Raises SettingsError."""
     async with AsyncExitStack() as stack:
+        drain = Drain(settings.server.shutdown_grace.total_seconds(), clock.monotonic)
         sessions, redis, relay = _connect(settings, clock, stack)
         metrics, misuse = _open_metrics(settings, clock, stack)
         on_end = await stack.enter_async_context(open_traces(settings.telemetry))
@@ -116,12 +117,11 @@ async def build_services(
             leases=leases,
             completions=completions,
             streams=streams,
+            drain=drain,
             cached=_cached_answers(settings, cache, redis, planner, ledger, documents=documents),
             on_end=on_end,
         )
-        _start_maintenance(stack, leases, seals, streams)
-        grace = Grace(settings.server.shutdown_grace.total_seconds(), clock.monotonic)
-        stack.push_async_callback(gateway.close, grace)
+        _start_maintenance(stack, leases, seals, streams, ends_with=gateway.close)
         alert_events, provider_events = _start_events(stack, settings, clock, sessions, relay=relay, cache=cache, fleet=fleet)
         fleet.start()
         yield Services(
@@ -147,8 +147,8 @@ async def build_services(
             leases=leases,
             gateway=gateway,
             cache=cache.tiered,
-            health=Health([postgres_check(sessions), redis_check(redis), *_cache_checks(cache)], clock),
-            grace=grace,
+            health=Health([postgres_check(sessions), redis_check(redis), *_cache_checks(cache)], clock, drain),
+            drain=drain,
         )
 
 
@@ -218,9 +218,13 @@ class _Maintained(Protocol):
     async def run_maintenance(self) -> None: ...
 
 
-def _start_maintenance(stack: AsyncExitStack, *maintained: _Maintained) -> None:
-    """Each runs as a task until the stack is closed."""
+def _start_maintenance(
+    stack: AsyncExitStack, *maintained: _Maintained, ends_with: Callable[[], Awaitable[None]] | None = None
+) -> None:
+    """Each runs as a task until the stack is closed. `ends_with` is awaited before the tasks end."""
     stack.push_async_callback(end_tasks, [asyncio.create_task(each.run_maintenance()) for each in maintained])
+    if ends_with is not None:
+        stack.push_async_callback(ends_with)
 
 
 def _content(

@@ -38,11 +38,13 @@ from app.access.audience import Audience
 from app.access.principal import Principal
 from app.graphql.routes import build_graphql_routes
 from app.runtime.clock import SystemClock
+from app.runtime.drain import Drain
 from app.runtime.offload import Offload
 from app.settings import Settings
 from app.web.client_address import TrustedProxies
 from app.web.misuse import Misuse
-from app.web.protocols import HttpProtocol, WebSocketProtocol
+from app.web.protocols import HttpProtocol
+from app.web.websocket_protocol import WebSocketProtocol
 
 SUBSCRIBERS = 5000
 EVENTS = 15
@@ -115,6 +117,7 @@ def our_app() -> Starlette:
         clock=SystemClock(),
         offload=Offload(),
         misuse=Misuse(CollectorRegistry(), TrustedProxies(), SystemClock()),
+        drain=Drain(1, SystemClock().monotonic),
     )
 
     async def publish(_request: Request) -> PlainTextResponse:

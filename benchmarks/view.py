@@ -44,6 +44,7 @@ from app.domain.usage import Operation, TokenUsage
 from app.graphql.routes import build_graphql_routes
 from app.loaders import Loaders
 from app.runtime.clock import SystemClock
+from app.runtime.drain import Drain
 from app.runtime.offload import Offload
 from app.services import Services
 from app.settings import Settings
@@ -114,6 +115,7 @@ def ours() -> ASGIApp:
         clock=SystemClock(),
         offload=Offload(),
         misuse=Misuse(CollectorRegistry(), TrustedProxies(), SystemClock()),
+        drain=Drain(1, SystemClock().monotonic),
     )
     return Starlette(routes=routes, middleware=[Middleware(RequestIds), Middleware(SecurityHeaders)])
 

@@ -41,7 +41,7 @@ from app.llm.messages import EmbedCall, ModelCall
 from app.llm.router import Routed, RoutedVectors
 from app.llm.routing import RateLimited
 from app.runtime.clock import Clock
-from app.runtime.tasks import Grace
+from app.runtime.drain import Drain
 from app.telemetry.call_ended import CallListener
 
 CANCEL_POLL_SECONDS = 0.05
@@ -60,6 +60,7 @@ class Gateway:
         leases: Leases,
         completions: CompletionReader,
         streams: CompletionStreams,
+        drain: Drain,
         cached: CachedAnswers | None = None,
         on_end: CallListener | None = None,
     ) -> None:
@@ -71,6 +72,7 @@ class Gateway:
         self._leases = leases
         self._reader = completions
         self._streams = streams
+        self._drain = drain
         self._cached = cached
         self._answering: set[asyncio.Task[Completion]] = set()
         self._pacing = StartPacing(clock)
@@ -193,7 +195,7 @@ class Gateway:
         try:
             await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:
-            is_left = request.on_client_leave is OnClientLeave.CANCEL and not begun.cancel()
+            is_left = self._ends_with_client(request) and not begun.cancel()
             if is_left and isinstance(log := begun.result(), EventLog):
                 self._completions.cancel(log.key)
             raise
@@ -214,8 +216,12 @@ class Gateway:
                 async for event in events:
                     yield event
         finally:
-            if isinstance(found, EventLog) and request.on_client_leave is OnClientLeave.CANCEL:
+            if isinstance(found, EventLog) and self._ends_with_client(request):
                 self._completions.cancel(found.key)
+
+    def _ends_with_client(self, request: CompletionRequest) -> bool:
+        """False while this process stops: it closed the connection itself, and the client goes on elsewhere."""
+        return request.on_client_leave is OnClientLeave.CANCEL and not self._drain.closing
 
     def events(self, key: UUID, after: str | None, principal: Principal) -> AsyncGenerator[CompletionEvent, None]:
         """Yields every event after the cursor once and in order, up to the last one. The call may run in any process."""
@@ -240,10 +246,10 @@ class Gateway:
             found = await self._existing(key, principal)
         return found
 
-    async def close(self, grace: Grace) -> None:
+    async def close(self) -> None:
         """Waits until every call in flight has ended, or until the grace period is over. Calls whose callers have left count
         too."""
-        await asyncio.gather(self._completions.close(grace.left), self._embeddings.close(grace.left))
+        await asyncio.gather(self._completions.close(self._drain), self._embeddings.close(self._drain))
         if self._cached is not None:
             await self._cached.close()
 

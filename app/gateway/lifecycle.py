@@ -42,6 +42,7 @@ from app.llm.messages import EmbedCall, ModelCall
 from app.llm.router import Admit, Observe, Plan
 from app.llm.routing import Target
 from app.runtime.clock import Clock
+from app.runtime.drain import Drain
 from app.telemetry.call_ended import CallEnded, CallListener
 
 JOIN_POLL_SECONDS = 0.1
@@ -227,12 +228,11 @@ class Lifecycle(Generic[Template, Answered, Ended]):
         if run is not None:
             run.answering.cancel()
 
-    async def close(self, seconds: float) -> None:
+    async def close(self, drain: Drain) -> None:
         """Waits until every call in flight is settled, before the clients of the providers are closed. If a call takes longer
-        than `seconds`, reading its answer is cancelled, and the call is settled with what was received."""
+        than the grace period, reading its answer is cancelled, and the call is settled with what was received."""
         runs = list(self._runs.values())
-        if runs:
-            await asyncio.wait([run.task for run in runs], timeout=seconds)
+        await drain.wait(run.task for run in runs)
         for run in runs:
             run.answering.cancel()
         await asyncio.gather(*(run.task for run in runs), return_exceptions=True)

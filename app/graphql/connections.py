@@ -35,6 +35,7 @@ class Ending(Enum):
     KEY_GONE = "the key has expired, was revoked or has other rights now"
     NOT_READING = "the client did not read for too long"
     SILENT = "the client did not answer pings"
+    STOPPING = "this process stops; connect again and go on after the last cursor"
 
 
 class Connection(Protocol):
@@ -43,7 +44,9 @@ class Connection(Protocol):
     principal: Principal
     credentials: Mapping[str, str]
 
-    def end(self, ending: Ending) -> None: ...
+    def end(self, ending: Ending) -> None:
+        """If the process stops, operations that have one answer are still answered."""
+        ...
 
     def sending_since(self) -> float | None:
         """When the current send began, in the Clock's monotonic seconds."""
@@ -82,6 +85,11 @@ class Connections:
             self._counts[key] -= 1
             if not self._counts[key]:
                 del self._counts[key]
+
+    def end_all(self) -> None:
+        """Ends every stream because the process stops."""
+        for connection in list(self._open):
+            connection.end(Ending.STOPPING)
 
     async def _sweep_while_open(self) -> None:
         checking: asyncio.Task[None] | None = None

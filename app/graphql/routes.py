@@ -20,6 +20,7 @@ from app.graphql.http import GraphQLEndpoint, HeaderView, send_json
 from app.graphql.operations import Operations
 from app.graphql.websocket import WebSocketEndpoint
 from app.runtime.clock import Clock
+from app.runtime.drain import Drain
 from app.runtime.offload import Offload
 from app.settings import Settings
 from app.web.capacity import Capacity, Shares
@@ -65,6 +66,7 @@ def build_graphql_routes(
     clock: Clock,
     offload: Offload,
     misuse: Misuse,
+    drain: Drain,
     simulated: bool = False,
 ) -> list[BaseRoute]:
     """`authenticate` takes the request's headers by lower-case name and raises Unauthenticated or StoreUnavailable.
@@ -73,10 +75,12 @@ def build_graphql_routes(
     places, retry_after = server.max_in_flight, server.retry_after
     shares = Shares(server.share_per_key, server.share_per_tenant, server.share_for_admin)
     engine = Engine(schema, settings, make_context, clock=clock, offload=offload, misuse=misuse)
+    connections = Connections(authenticate, clock, per_key=limits.sockets_per_key, send_timeout=limits.send_timeout)
+    drain.on_close(connections.end_all)
     operations = Operations(
         engine,
         authenticate,
-        Connections(authenticate, clock, per_key=limits.sockets_per_key, send_timeout=limits.send_timeout),
+        connections,
         Broadcasts(engine, offload),
         Capacity(places, retry_after, shares),
         Capacity(places, retry_after, shares),

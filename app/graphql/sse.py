@@ -79,9 +79,12 @@ class EventStream:
         self._pumping: asyncio.Task[None] | None = None
         self._ending: Ending | None = None
         self._completed = False
+        self._answers_once = False
         self._pings: set[asyncio.Task[None]] = set()
 
     def end(self, ending: Ending) -> None:
+        if ending is Ending.STOPPING and self._answers_once:
+            return
         self._ending = ending
         if self._pumping is not None:
             self._pumping.cancel()
@@ -98,6 +101,7 @@ class EventStream:
     async def run(self, prepared: Prepared, streamer: Streamer, connections: Connections) -> None:
         """Sends every result as an event until the source or the client ends it. Raises RequestFailed, LimitExceeded and
         Overloaded before anything is sent."""
+        self._answers_once = prepared.operation.kind is not OperationType.SUBSCRIPTION
         with connections.joined(self):
             if not self._claim_last_request():
                 raise failure(Code.BAD_USER_INPUT, "a request that is answered by a stream is the last of its connection", 400)

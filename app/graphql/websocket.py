@@ -78,6 +78,7 @@ class _Operation:
         self.task: asyncio.Task[None] | None = None
         self.membership: tuple[_Member, Subject] | None = None
         self.kept = ExitStack()
+        self.is_subscription = False
 
 
 class _Session:
@@ -108,7 +109,16 @@ class _Session:
     # ------------------------------------------------------------------ as a Connection
     def end(self, ending: Ending) -> None:
         self.ending = self.ending or ending
-        if self._reader is not None:
+        if ending is Ending.STOPPING:
+            self._stop_when_idle()
+        elif self._reader is not None:
+            self._reader.cancel()
+
+    def _stop_when_idle(self) -> None:
+        """Ends the subscriptions, and the socket when the other operations are answered and their answers are sent."""
+        for id_ in [id_ for id_, operation in self._running.items() if operation.is_subscription]:
+            self._forget(id_)
+        if not self._running and self._flusher is None and self._reader is not None:
             self._reader.cancel()
 
     def sending_since(self) -> float | None:
@@ -140,7 +150,7 @@ class _Session:
             if self.ending is None or self._reader is None:
                 raise
             self._reader.uncancel()
-            return ProtocolBroken(4403, self.ending.value)
+            return ProtocolBroken(1012 if self.ending is Ending.STOPPING else 4403, self.ending.value)
         finally:
             self._reader = None
         return None
@@ -233,6 +243,8 @@ class _Session:
             self._room.set()
         finally:
             self._flusher = None
+            if self.ending is Ending.STOPPING:
+                self._stop_when_idle()
 
     def finish_operation(self, id_: str) -> None:
         """The operation has ended by itself."""
@@ -248,6 +260,9 @@ class _Session:
         id_ = id_of(frame)
         operation = self._begin(id_)
         limits = self._operations.limits
+        if self.ending is Ending.STOPPING:
+            self.fail(id_, failed_by(Overloaded(1000), ""))
+            return
         try:
             request = await parse(frame.payload)
         except Malformed:
@@ -281,6 +296,8 @@ class _Session:
         task, operation.task = operation.task, None  # otherwise its traceback keeps it and the request in memory
         if task is not None and task is not asyncio.current_task():
             task.cancel()
+        if self.ending is Ending.STOPPING and not operation.is_subscription:
+            asyncio.get_running_loop().call_soon(self._stop_when_idle)
         return True
 
     async def _run(self, id_: str, operation: _Operation, request: GraphQLRequest) -> None:
@@ -294,6 +311,10 @@ class _Session:
                         payload = await self._engine.execute(prepared, caller)
                     await self._send(next_head(id_), _text(payload))
                     self.finish_operation(id_)
+                    return
+                operation.is_subscription = True
+                if self.ending is Ending.STOPPING:
+                    self._stop_when_idle()
                     return
                 run = await self._engine.admit_operation(prepared, caller)
                 if prepared.audience is None:

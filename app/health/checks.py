@@ -11,6 +11,7 @@ from enum import Enum
 
 from app.domain.errors import GreenLangError
 from app.runtime.clock import Clock
+from app.runtime.drain import Drain
 
 READY_CACHED_SECONDS = 5.0
 STARTED_CACHED_SECONDS = 30.0
@@ -30,6 +31,7 @@ class Check:
 class Verdict(Enum):
     OK = "ok"
     DEGRADED = "degraded"
+    DRAINING = "draining"
     UNAVAILABLE = "unavailable"
 
 
@@ -44,22 +46,29 @@ class Finding:
 @dataclass(frozen=True, slots=True)
 class Report:
     findings: tuple[Finding, ...]
+    draining: bool = False
 
     @property
     def verdict(self) -> Verdict:
+        if self.draining:
+            return Verdict.DRAINING
         if not all(finding.ok for finding in self.findings if finding.required):
             return Verdict.UNAVAILABLE
         return Verdict.OK if all(finding.ok for finding in self.findings) else Verdict.DEGRADED
 
 
 class Health:
-    def __init__(self, checks: Sequence[Check], clock: Clock) -> None:
+    def __init__(self, checks: Sequence[Check], clock: Clock, drain: Drain) -> None:
+        self._drain = drain
         required = [check for check in checks if check.required]
         self._ready = _Cached(checks, READY_CACHED_SECONDS, clock, keep_failures=True)
         self._started = _Cached(required, STARTED_CACHED_SECONDS, clock, keep_failures=False)
 
     async def ready(self) -> Report:
-        """The results of all checks, run in parallel, at most 5 s old. Takes less than a second."""
+        """The results of all checks, run in parallel, at most 5 s old. Takes less than a second. A process that stops checks
+        nothing and says so at once."""
+        if self._drain.begun:
+            return Report((), draining=True)
         return await self._ready.report()
 
     async def started(self) -> Report:

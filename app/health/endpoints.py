@@ -36,5 +36,5 @@ def _answer(report: Report) -> JSONResponse:
     checks = {
         finding.name: {"ok": finding.ok, "required": finding.required, "tookMs": finding.took_ms} for finding in report.findings
     }
-    status = 503 if report.verdict is Verdict.UNAVAILABLE else 200
+    status = 503 if report.verdict in {Verdict.UNAVAILABLE, Verdict.DRAINING} else 200
     return JSONResponse({"status": report.verdict.value, "checks": checks}, status, headers=_UNCACHED)

@@ -3,32 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Gauge
 
 _TIMEOUT_SECONDS = 0.5
-_MIN_SECONDS = 1.0
-"""The time that is left even after the grace period, because running calls must still be settled."""
-
-
-class Grace:
-    """The grace period: running work may go on for `seconds` from the moment the process is asked to stop."""
-
-    def __init__(self, seconds: float, monotonic: Callable[[], float]) -> None:
-        self._seconds = seconds
-        self._monotonic = monotonic
-        self._until = 0.0
-
-    def begin(self) -> None:
-        """Call it when the process is asked to stop."""
-        self._until = self._monotonic() + self._seconds
-
-    @property
-    def left(self) -> float:
-        """Seconds; one second if the grace period has not begun."""
-        return max(_MIN_SECONDS, self._until - self._monotonic())
 
 
 def count_tasks(registry: CollectorRegistry) -> None:

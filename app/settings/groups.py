@@ -64,6 +64,8 @@ class ServerSettings(Group):
     hsts_include_subdomains: Flag = False
     metrics_port: Port | None = None
     shutdown_grace: Delay = timedelta(seconds=20)
+    drain_delay: Delay = timedelta(0)
+    stuck_after: Duration = timedelta(seconds=10)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
 

@@ -19,6 +19,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from multiprocessing.connection import wait
+from multiprocessing.context import ForkProcess
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -34,19 +36,22 @@ from app.runtime.clock import Clock
 from app.settings import Settings
 from app.settings.defaults import SIMULATOR_KEY, needs_simulator, simulated_providers, with_simulator
 from app.supervisor.content_key import keeps_content_in_clear, with_content_key
+from app.supervisor.heartbeat import Heartbeat
 from app.supervisor.listening import bind, listen
 from app.supervisor.ownership import owned
 from app.supervisor.preparation import Preparation
 from app.supervisor.private_stores import NeededStores, with_private_stores
 from app.supervisor.redis_urls import check_redis_urls
 from app.supervisor.required_secrets import require_secrets
+from app.supervisor.restart_counts import RestartCounts
 from app.supervisor.simulator import SimulatorProcess
 from app.supervisor.supervised_parts import Part, Server, Simulator, Stores, SupervisedParts
-from app.supervisor.worker import fork_worker
+from app.supervisor.worker import Supervised, fork_worker
 
 OPEN_FILES = 1 << 18
 _TICK_SECONDS = 0.5
 _MARGIN_SECONDS = 5.0
+_WAIT_SECONDS = 0.1
 _log = logging.getLogger(__name__)
 
 
@@ -85,6 +90,7 @@ class _Supervisor:
         self._has_keys = True
         self._servers: list[Server] = []
         self._ready, self._ready_end = os.pipe()
+        self._restarts = RestartCounts()
 
     def start(self, target: str, sockets: tuple[socket.socket, ...]) -> None:
         """Returns when the server answers. Raises GreenLangError and KeyboardInterrupt. The caller must call `stop` in every
@@ -100,9 +106,12 @@ class _Supervisor:
         gc.freeze()
         gc.enable()
         for number, each in enumerate(sockets, start=1):
-            fork = partial(fork_worker, app, self._settings, each, self._ready_end)
-            self._servers.append(Server(number, fork))
+            fork = partial(self._fork, app, each)
+            self._servers.append(Server(number, fork, self._restarts, self._settings.server.stuck_after.total_seconds()))
         self._await_servers()
+
+    def _fork(self, app: ASGIApp, listening: socket.socket, heartbeat: Heartbeat) -> ForkProcess:
+        return fork_worker(app, self._settings, listening, Supervised(self._ready_end, heartbeat, self._restarts))
 
     def started(self, sockets: tuple[socket.socket, ...]) -> Started:
         """Returns what to announce. Raises GreenLangError. The caller must show it, because a first key is made here and is
@@ -114,24 +123,21 @@ class _Supervisor:
         """Runs until a signal asks to stop."""
         parts: list[Part] = [part for part in (self._stores, self._simulator) if part is not None]
         supervised = SupervisedParts([*parts, *self._servers], self._clock)
+        looked_at = time.monotonic()
         while not asked.times:
             readable, _, _ = select.select([wakeup, self._ready], [], [], _TICK_SECONDS)
             for descriptor in readable:
                 os.read(descriptor, 4096)
+            now = time.monotonic()
+            for server in self._servers:
+                server.kill_if_stuck(now - looked_at)
+            looked_at = now
             supervised.restart_dead()
 
     def stop(self, asked: _Asked) -> None:
-        """Stops everything, in order. A second signal ends the grace period of the server processes."""
-        for server in self._servers:
-            server.running.terminate()
-        wait_seconds = self._settings.server.shutdown_grace.total_seconds() + _MARGIN_SECONDS
-        deadline = time.monotonic() + wait_seconds
-        before = asked.times
-        for server in self._servers:
-            while server.running.is_alive() and time.monotonic() < deadline and asked.times <= max(before, 1):
-                server.running.join(0.1)
-            server.running.kill()
-            server.running.join()
+        """Stops everything, in order. The server processes get the second signal too, which ends their waiting. A third kills
+        them."""
+        self._stop_servers(asked)
         if self._preparation is not None:
             self._preparation.process.kill()
             self._preparation.process.join()
@@ -139,6 +145,24 @@ class _Supervisor:
             self._simulator.running.stop()
         if self._stores is not None:
             self._stores.running.stop()
+
+    def _stop_servers(self, asked: _Asked) -> None:
+        heard = max(asked.times, 1)
+        deadline = time.monotonic() + stop_seconds(self._settings)
+        for server in self._servers:
+            server.running.terminate()
+        while (alive := [server.running for server in self._servers if server.running.is_alive()]) and asked.times <= 2:
+            if time.monotonic() >= deadline:
+                break
+            if asked.times > heard:
+                heard = asked.times
+                deadline = min(deadline, time.monotonic() + _MARGIN_SECONDS)
+                for process in alive:
+                    process.terminate()
+            wait([process.sentinel for process in alive], _WAIT_SECONDS)
+        for server in self._servers:
+            server.running.kill()
+            server.running.join()
 
     def _launch(self) -> None:
         """Starts what takes long, and completes the settings with the content key and the addresses of the stores."""
@@ -181,8 +205,7 @@ def serve(settings: Settings, clock: Clock, target: str, announce: Callable[[Sta
         _log.warning("a provider cannot be used", extra={"place": place, "problem": problem})
     raise_open_file_limit()
     forbid_core_dumps()
-    grace = settings.server.shutdown_grace.total_seconds() + _MARGIN_SECONDS
-    with owned(settings.server.data_dir, clock, wait_seconds=grace) as data_dir:
+    with owned(settings.server.data_dir, clock, wait_seconds=stop_seconds(settings)) as data_dir:
         sockets = bind(settings.server.host, settings.server.port, settings.server.workers)
         supervisor = _Supervisor(settings, data_dir, clock)
         asked = _Asked()
@@ -199,6 +222,12 @@ def serve(settings: Settings, clock: Clock, target: str, announce: Callable[[Sta
                 supervisor.stop(asked)
             for each in sockets:
                 each.close()
+
+
+def stop_seconds(settings: Settings) -> float:
+    """How long a stop takes at most, before what still runs is killed."""
+    server = settings.server
+    return server.drain_delay.total_seconds() + server.shutdown_grace.total_seconds() + _MARGIN_SECONDS
 
 
 def raise_open_file_limit() -> None:

@@ -14,6 +14,8 @@ from urllib.parse import urlsplit
 from app.domain.errors import GreenLangError
 from app.embedded.stores import PrivateStores
 from app.runtime.clock import Clock
+from app.supervisor.heartbeat import Heartbeat
+from app.supervisor.restart_counts import RestartCounts, RestartReason
 from app.supervisor.restarts import Restarts
 from app.supervisor.simulator import SimulatorProcess
 
@@ -75,17 +77,35 @@ class Simulator:
 
 
 class Server:
-    def __init__(self, number: int, fork: Callable[[], ForkProcess]) -> None:
+    """A process whose event loop is silent for `stuck_after` is killed, and then restarted like one that died."""
+
+    def __init__(self, number: int, fork: Callable[[Heartbeat], ForkProcess], counts: RestartCounts, stuck_after: float) -> None:
         self.name = f"server process {number}"
         self._fork = fork
-        self.running = fork()
+        self._counts = counts
+        self._stuck_after = stuck_after
+        self._heartbeat = Heartbeat()
+        self._is_stuck = False
+        self.running = fork(self._heartbeat)
 
     def restart(self) -> None:
+        self._counts.add(RestartReason.STUCK if self._is_stuck else RestartReason.DIED)
+        self._is_stuck = False
         self.running.close()
-        self.running = self._fork()
+        self._heartbeat.restart()
+        self.running = self._fork(self._heartbeat)
 
     def death(self) -> str | None:
         return _exit_status(self.running.exitcode)
+
+    def kill_if_stuck(self, passed_seconds: float) -> None:
+        """`passed_seconds`: since the last call."""
+        silent = self._heartbeat.silence(passed_seconds)
+        if silent < self._stuck_after or self._is_stuck:
+            return
+        self._is_stuck = True
+        _log.error("the event loop is stuck: killed", extra={"part": self.name, "silent_seconds": round(silent, 1)})
+        self.running.kill()
 
 
 class SupervisedParts:

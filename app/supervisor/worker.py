@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import multiprocessing
 import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from multiprocessing.context import ForkProcess
+from types import FrameType
 
 import uvicorn
+from prometheus_client import CollectorRegistry
 from starlette.types import ASGIApp
 
 from app.embedded.parent_death import parent_death_setter
-from app.runtime.tasks import Grace
+from app.runtime.drain import Drain
+from app.runtime.lifespan_state import DRAIN, METRICS
 from app.settings import Settings
-from app.web.protocols import HttpProtocol, WebSocketProtocol
+from app.supervisor.heartbeat import BEAT_SECONDS, Heartbeat
+from app.supervisor.restart_counts import RestartCounts
+from app.web.protocols import LAST_ANSWER, HttpProtocol
+from app.web.websocket_protocol import WebSocketProtocol
 
 KEEP_ALIVE_SECONDS = 75
+
+_TICK_SECONDS = 0.1
+_TICKS_PER_BEAT = round(BEAT_SECONDS / _TICK_SECONDS)
 GARBAGE_THRESHOLDS = (10_000, 10, 20)
 """Thousands of streams are a million objects, and hardly any of them are garbage. With Python's default thresholds, garbage
 collection takes a fifth of the time and pauses everything for half a second at a time."""
@@ -29,28 +41,84 @@ SWITCH_SECONDS = 0.001
 several times per request."""
 
 
+@dataclass(frozen=True, slots=True)
+class Supervised:
+    """What a server process shares with its supervisor. `ready`: a descriptor that gets one byte when the server answers."""
+
+    ready: int
+    heartbeat: Heartbeat
+    restarts: RestartCounts
+
+
 class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, ready: int) -> None:
+    """Stops in steps: from the first signal it is not ready but still accepts connections for `drain_delay`, then it closes its
+    listener and has `shutdown_grace` for what is in flight. A second signal ends both."""
+
+    def __init__(self, config: uvicorn.Config, supervised: Supervised, drain_delay: float) -> None:
         super().__init__(config)
-        self._ready = ready
+        self._supervised = supervised
+        self._drain_delay = drain_delay
+        self._asked = 0
+        self._asked_again = asyncio.Event()
+        self._close_at = 0.0
+        self._drain: Drain | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        os.write(self._ready, b"1")
+        state = self.lifespan.state
+        drain, metrics = state.get(DRAIN), state.get(METRICS)
+        if isinstance(drain, Drain):
+            self._drain = drain
+        if isinstance(metrics, CollectorRegistry):
+            metrics.register(self._supervised.restarts)
+        os.write(self._supervised.ready, b"1")
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 (the signature of uvicorn)
+        self._captured_signals.append(sig)
+        self._asked += 1
+        self.should_exit = not self.started
+        if self._asked > 1:
+            asyncio.get_running_loop().call_soon_threadsafe(self._asked_again.set)
+
+    async def on_tick(self, counter: int) -> bool:
+        if counter % _TICKS_PER_BEAT == 0:
+            self._supervised.heartbeat.beat()
+        if await super().on_tick(counter):
+            return True
+        if not self._asked:
+            return False
+        if self._drain is None or self._asked > 1:
+            return True
+        now = time.monotonic()
+        if not self._drain.begun:
+            self._drain.begin()
+            self._close_at = now + self._drain_delay
+            self.config.encoded_headers.append(LAST_ANSWER)
+            self.server_state.default_headers = [*self.server_state.default_headers, LAST_ANSWER]
+        return now >= self._close_at
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """When the connections are closed, the application gets the rest of the grace period to end its own work."""
-        grace = self.lifespan.state.get("grace")
-        if isinstance(grace, Grace):
-            grace.begin()
-        await super().shutdown(sockets)
+        if self._drain is not None:
+            self._drain.close()
+        watching = asyncio.ensure_future(self._cut_short())
+        try:
+            await super().shutdown(sockets)
+        finally:
+            watching.cancel()
+
+    async def _cut_short(self) -> None:
+        """At the second signal, running requests end and are settled with what was received."""
+        await self._asked_again.wait()
+        if self._drain is not None:
+            self._drain.cut_short()
+        for task in self.server_state.tasks:
+            task.cancel(msg="a second signal ended the grace period")
 
 
-def fork_worker(app: ASGIApp, settings: Settings, listening: socket.socket, ready: int) -> ForkProcess:
-    """Writes one byte to `ready` when the server answers. On SIGTERM it finishes what is in flight, for at most
-    `shutdown_grace`."""
+def fork_worker(app: ASGIApp, settings: Settings, listening: socket.socket, supervised: Supervised) -> ForkProcess:
+    """On SIGTERM the process finishes what is in flight, for at most `drain_delay` and `shutdown_grace`."""
     set_parent_death_signal = parent_death_setter(signal.SIGTERM)
-    arguments = (app, settings, listening, ready, set_parent_death_signal)
+    arguments = (app, settings, listening, supervised, set_parent_death_signal)
     process = multiprocessing.get_context("fork").Process(target=_serve, args=arguments, name="greenlang server")
     process.start()
     return process
@@ -60,7 +128,7 @@ def _serve(
     app: ASGIApp,
     settings: Settings,
     listening: socket.socket,
-    ready: int,
+    supervised: Supervised,
     set_parent_death_signal: Callable[[], None],
 ) -> None:
     signal.set_wakeup_fd(-1)
@@ -85,4 +153,4 @@ def _serve(
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=max(1, round(settings.server.shutdown_grace.total_seconds())),
     )
-    _Server(config, ready).run(sockets=[listening])
+    _Server(config, supervised, settings.server.drain_delay.total_seconds()).run(sockets=[listening])

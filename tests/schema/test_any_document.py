@@ -86,6 +86,7 @@ def served(schema: strawberry.Schema, api: Api) -> Starlette:
             clock=SystemClock(),
             offload=services.offload,
             misuse=services.misuse,
+            drain=services.drain,
         )
     )
 

@@ -16,7 +16,8 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 from websockets.typing import Subprotocol
 
-from app.web.protocols import HttpProtocol, WebSocketProtocol
+from app.web.protocols import HttpProtocol
+from app.web.websocket_protocol import WebSocketProtocol
 from tests.app.graphql.shop import KEY
 
 SUBPROTOCOL = Subprotocol("graphql-transport-ws")

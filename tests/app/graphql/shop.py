@@ -21,6 +21,7 @@ from app.domain.errors import DeadlineExceeded, Forbidden, GreenLangError, Refus
 from app.domain.problems import InvalidInput
 from app.graphql.routes import build_graphql_routes
 from app.runtime.clock import Clock, SystemClock
+from app.runtime.drain import Drain
 from app.runtime.offload import Offload
 from app.settings import Settings
 from app.web.bearer import bearer_token
@@ -284,9 +285,11 @@ class Shop:
     board: Board = field(default_factory=Board)
     metrics: CollectorRegistry = field(default_factory=CollectorRegistry)
     misuse: Misuse = field(init=False)
+    drain: Drain = field(init=False)
 
     def __post_init__(self) -> None:
         self.misuse = Misuse(self.metrics, TrustedProxies(self.settings.server.trusted_proxies), self.clock)
+        self.drain = Drain(1, self.clock.monotonic)
 
     def make_context(self, principal: Principal, request_id: str, allowance: Allowance) -> ShopContext:
         if self.board.no_context is not None:
@@ -304,6 +307,7 @@ class Shop:
             clock=self.clock,
             offload=Offload(),
             misuse=self.misuse,
+            drain=self.drain,
             simulated=self.simulated,
         )
         return Starlette(routes=routes, middleware=[Middleware(RequestIds), Middleware(SecurityHeaders)])

@@ -9,6 +9,7 @@ import pytest
 
 from app.domain.errors import StoreUnavailable
 from app.health.checks import Check, Health, Verdict
+from app.runtime.drain import Drain
 from tests.clocks import ManualClock, settle
 
 pytestmark = pytest.mark.anyio
@@ -36,9 +37,10 @@ class Store:
 class World:
     def __init__(self) -> None:
         self.clock = ManualClock()
+        self.drain = Drain(20, self.clock.monotonic)
         self.needed, self.optional = Store(), Store()
         checks = [Check("needed", self.needed.probe, required=True), Check("optional", self.optional.probe)]
-        self.health = Health(checks, self.clock)
+        self.health = Health(checks, self.clock, self.drain)
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from starlette.types import Message, Scope
 from app.domain.errors import StoreUnavailable
 from app.health.checks import Check, Health
 from app.health.endpoints import build_health_routes
+from app.runtime.drain import Drain
 from tests.clocks import ManualClock
 
 pytestmark = pytest.mark.anyio
@@ -28,8 +29,9 @@ async def _never() -> None:
     await asyncio.Event().wait()
 
 
-async def get(path: str, *checks: Check) -> tuple[int, bytes]:
-    app = Starlette(routes=build_health_routes(Health(checks, ManualClock())))
+async def get(path: str, *checks: Check, drain: Drain | None = None) -> tuple[int, bytes]:
+    drain = drain or Drain(20, ManualClock().monotonic)
+    app = Starlette(routes=build_health_routes(Health(checks, ManualClock(), drain)))
     sent: list[Message] = []
 
     async def receive() -> Message:
@@ -63,3 +65,11 @@ class TestWithoutRedis:
     async def test_it_is_ready_and_says_degraded(self) -> None:
         status, body = await get("/ready", Check("postgresql", _well, required=True), Check("redis", _away))
         assert (status, b'"status":"degraded"' in body) == (200, True)
+
+
+class TestAskedToStop:
+    async def test_it_is_not_ready_and_says_why_without_asking_a_store(self) -> None:
+        drain = Drain(20, ManualClock().monotonic)
+        drain.begin()
+        asked = [await get(path, Check("postgresql", _never, required=True), drain=drain) for path in ("/ready", "/healthz")]
+        assert asked == [(503, b'{"status":"draining","checks":{}}'), (200, b'{"status":"ok"}')]

@@ -4,8 +4,7 @@ import asyncio
 
 import pytest
 
-from app.runtime.tasks import Grace, end_tasks
-from tests.clocks import ManualClock
+from app.runtime.tasks import end_tasks
 
 pytestmark = pytest.mark.anyio
 
@@ -38,20 +37,3 @@ class TestEndingTasks:
 
     async def test_without_tasks_there_is_nothing_to_wait_for(self) -> None:
         await asyncio.wait_for(end_tasks([]), 1)
-
-
-class TestGrace:
-    def test_is_what_is_left_since_the_process_was_asked_to_stop(self) -> None:
-        clock = ManualClock()
-        grace = Grace(20, clock.monotonic)
-        grace.begin()
-        clock.move(5)
-        assert grace.left == 15
-
-    def test_is_never_less_than_a_settlement_needs(self) -> None:
-        clock = ManualClock()
-        grace = Grace(20, clock.monotonic)
-        before = grace.left
-        grace.begin()
-        clock.move(60)
-        assert [before, grace.left] == [1, 1]

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -30,7 +31,11 @@ def create_app(settings: Settings) -> Starlette:
         await asyncio.sleep(float(request.query_params["seconds"]))
         return JSONResponse({"keys": await _count_keys(settings)})
 
-    return Starlette(routes=[Route("/", facts), Route("/slow", slow)])
+    async def block(_: Request) -> JSONResponse:
+        time.sleep(60)  # noqa: ASYNC251 (the event loop is to be stuck)
+        return JSONResponse({})
+
+    return Starlette(routes=[Route("/", facts), Route("/slow", slow), Route("/block", block)])
 
 
 async def _count_keys(settings: Settings) -> int:

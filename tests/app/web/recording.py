@@ -13,7 +13,8 @@ from starlette.types import Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from app.web.protocols import HttpProtocol, WebSocketProtocol
+from app.web.protocols import HttpProtocol
+from app.web.websocket_protocol import WebSocketProtocol
 from tests.app.graphql.serving import eventually
 
 NEXT = b"GET /next HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"

@@ -15,7 +15,8 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request
 
-from app.web.protocols import HEAD_BYTES, HttpProtocol, WebSocketProtocol
+from app.web.protocols import HEAD_BYTES, HttpProtocol
+from app.web.websocket_protocol import WebSocketProtocol
 from tests.app.graphql.serving import serving, settled, socket_client, stream_client, subscription_in_parts
 from tests.app.graphql.shop import KEY, Shop, with_limits
 

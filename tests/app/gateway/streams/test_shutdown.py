@@ -15,7 +15,6 @@ from sqlalchemy import text
 from app.access.principal import Scope
 from app.gateway.completions import CompletionStatus
 from app.gateway.streams.events import CompletionDelta, CompletionStarted
-from app.runtime.tasks import Grace
 from app.services import Services
 from tests.app.access.principals import principal
 from tests.app.conftest import OpenProcess
@@ -57,7 +56,7 @@ class TestClose:
             async with asyncio.timeout(10):
                 while not await running_calls(services):  # noqa: ASYNC110 (the ledger has no notice of an admission)
                     await asyncio.sleep(0.01)
-            closing = asyncio.create_task(services.gateway.close(Grace(0, services.clock.monotonic)))
+            closing = asyncio.create_task(services.gateway.close())
             await asyncio.wait([closing, starting], timeout=1.5)
             assert not closing.done()
             assert not starting.done()
@@ -74,7 +73,7 @@ class TestClose:
         seen = await until(services.gateway.stream(asked(cap=6000), ACME), CompletionDelta)
         started = seen[0]
         assert isinstance(started, CompletionStarted)
-        await services.gateway.close(Grace(0, services.clock.monotonic))
+        await services.gateway.close()
         completion = await services.gateway.completion(started.key, ACME)
         assert completion is not None
         assert completion.status is CompletionStatus.CANCELLED

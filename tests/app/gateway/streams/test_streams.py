@@ -124,6 +124,7 @@ async def late_gateway(services: Services, end: Callable[[UUID], Awaitable[None]
         leases=services.leases,
         completions=LateReader(services.ledger, documents),
         streams=streams,
+        drain=services.drain,
     )
     await redis.close()
 
