@@ -139,6 +139,11 @@ class Ledger(Protocol):
         """Gives back a hold of which nothing was used."""
         ...
 
+    async def earlier(self, payer: Payer, operation: Operation, repeated: IdempotencyKey) -> UUID | None:
+        """Returns the call that has this idempotency key, running or still kept. Nothing is held. Raises Refused(Conflict) if
+        its input was another one, StoreUnavailable."""
+        ...
+
     async def stored(self, call: UUID) -> StoredCall | None:
         """Returns a call of any tenant that is running or still kept."""
         ...

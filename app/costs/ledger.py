@@ -17,8 +17,9 @@ from uuid import UUID, uuid4
 
 from sqlalchemy import Row, text
 
-from app.costs.holds import AdmissionRequest, Admitted, Estimate, Joined, Payer, Settlement, StoredCall
+from app.costs.holds import AdmissionRequest, Admitted, Estimate, IdempotencyKey, Joined, Payer, Settlement, StoredCall
 from app.costs.ledger_batches import (
+    OTHER_INPUT,
     AdmissionBatches,
     HoldTerms,
     OpenCall,
@@ -110,6 +111,14 @@ class PostgresLedger:
         except StoreUnavailable:
             self._doubtful.setdefault(call, 0)
             raise
+
+    async def earlier(self, payer: Payer, operation: Operation, repeated: IdempotencyKey) -> UUID | None:
+        values = {"tenant": payer.tenant, "operation": operation.value, "idempotency_key": repeated.key}
+        async with self._sessions.read(primary=True) as session:
+            row = (await session.execute(_EARLIER, values)).one_or_none()
+        if row is not None and row.request_hash != repeated.request_hash:
+            raise Refused(OTHER_INPUT)
+        return None if row is None else row.key
 
     async def stored(self, call: UUID) -> StoredCall | None:
         async with self._sessions.read(primary=True) as session:
@@ -230,6 +239,10 @@ _STORED = text(
     " expired and swept_at is null as expired"
     " from completions, coalesce(finished_at <= now() - cast(:ttl as interval), false) expired"
     " where key = :key and (expires_at > now() or status = 'RUNNING')"
+)
+_EARLIER = text(
+    "select key, request_hash from completions where tenant = :tenant and operation = :operation"
+    " and idempotency_key = :idempotency_key and (expires_at > now() or status = 'RUNNING')"
 )
 _CHARGED = text(
     "select key, provider, model, outcome, latency_ms, provider_request_id, uncached_input_tokens, cached_input_tokens,"

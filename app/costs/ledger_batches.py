@@ -25,6 +25,7 @@ from app.domain.problems import Conflict, InvalidInput, ProblemCode
 from app.runtime.clock import Clock
 from app.settings import BudgetDefault, BudgetSettings
 
+OTHER_INPUT = Conflict("The idempotency key was used before, with another input.", ProblemCode.IDEMPOTENCY_MISMATCH)
 _ADMIT = "select * from ledger_admit($1, $2, $3, $4::text::jsonb, $5, $6, $7)"
 _SETTLE = "select ledger_settle($1, $2, $3, $4, $5, $6, $7)"
 _BUDGETS = "select * from budget_now where key = any($1)"
@@ -150,7 +151,7 @@ def _reason(
     word: str, estimate: Estimate, budget: Budget | None, needed: Decimal | None, remaining: Decimal | None
 ) -> BudgetExceeded | Conflict | InvalidInput:
     if word == "mismatch":
-        return Conflict("The idempotency key was used before, with another input.", ProblemCode.IDEMPOTENCY_MISMATCH)
+        return OTHER_INPUT
     if budget is None or needed is None or remaining is None:
         return InvalidInput(
             f"{estimate.provider}/{estimate.model} has no price, so no budget can be enforced. Set a price in the configuration.",

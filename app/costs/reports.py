@@ -45,6 +45,7 @@ from app.domain.paging import (
 from app.domain.usage import CacheTier, Label, Operation, TokenUsage
 
 _ROWS, _RECORDS = "costs", "usage"
+_WITH_PUBLIC_ID = frozenset({Operation.COMPLETION, Operation.ANSWER})
 _MAX_PLACES = 64
 _AT_ONCE = 4
 """Building a statement takes milliseconds. After this many the event loop gets a turn."""
@@ -120,8 +121,8 @@ class UsageRecord:
 
     @property
     def completion_id(self) -> str | None:
-        """None for calls that are not completions, because their ids are not public."""
-        if self.completion is None or self.operation is not Operation.COMPLETION:
+        """None for embeddings, because the ids of their calls are not public."""
+        if self.completion is None or self.operation not in _WITH_PUBLIC_ID:
             return None
         return format_id("cmp", self.completion)
 

@@ -16,7 +16,7 @@ from app.costs.holds import Admitted, Ledger, Settlement
 from app.domain.attempts import Attempt, AttemptOutcome
 from app.domain.ids import new_uuid
 from app.domain.money import ZERO
-from app.domain.usage import Operation, TokenUsage
+from app.domain.usage import TokenUsage
 from app.gateway.completions import CacheHit, Completion, CompletionStatus
 from app.gateway.planning import AskedCall, PlannedCall
 from app.gateway.running import RunningCompletion
@@ -93,6 +93,7 @@ def given_completion(hit: Hit, call: AskedCall, clock: Clock, *, cache_key: str,
         labels=call.payer.labels,
         finished_at=clock.now(),
         provider_state=answer.provider_state,
+        passages=call.passages,
     )
 
 
@@ -113,7 +114,7 @@ def hit_settlement(given: Completion, call: AskedCall, documents: StoredCompleti
     assert given.cache is not None
     return Settlement(
         given.key,
-        Operation.COMPLETION,
+        call.operation,
         call.payer,
         (hit_attempt(given, call),),
         given.status.value,

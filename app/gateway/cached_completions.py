@@ -35,7 +35,7 @@ from app.runtime.clock import Clock
 from app.runtime.request_hash import digest
 
 OF_THE_CALL: Final = frozenset(
-    {"cache", "agent", "labels", "timeout", "idempotency_key", "restart", "stream_reasoning", "on_client_leave"}
+    {"cache", "agent", "labels", "timeout", "idempotency_key", "restart", "stream_reasoning", "on_client_leave", "grounding"}
 )
 """Fields of a request that do not decide its answer."""
 _WHOLE: Final = frozenset({FinishReason.STOP, FinishReason.TOOL_CALLS})
@@ -113,7 +113,7 @@ class CachedCompletions:
     async def complete(self, request: CompletionRequest, principal: Principal, run: Run, admit: Admit) -> Completion:
         """Returns the completion of `run`, or one with the answer that was stored. `admit` is asked for a hit that has an
         idempotency key. Raises what the planner and `run` raise."""
-        asked = self._planner.ask(request, principal)
+        asked = self._planner.ask_completion(request, principal)
         plan = partial(self._planner.plan, request, principal, asked_call=asked)
         return await self.answer(request, principal, asked, plan, run=run, give=partial(self._give, admit=admit))
 

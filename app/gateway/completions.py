@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from enum import Enum
@@ -15,8 +15,9 @@ import msgspec
 from app.domain.attempts import Attempt
 from app.domain.ids import format_id
 from app.domain.problems import no_such
-from app.domain.usage import CacheTier, Label, TokenUsage
+from app.domain.usage import CacheTier, Label, Operation, TokenUsage
 from app.gateway.media import part_texts
+from app.gateway.statements import Grounding, PassageReference
 from app.llm.messages import (
     AskedTier,
     FinishReason,
@@ -63,7 +64,8 @@ class CachePolicy:
 
 @dataclass(frozen=True, slots=True)
 class CompletionRequest:
-    """`model` is `provider/model` or a route's name; None is the route `default`."""
+    """`model` is `provider/model` or a route's name; None is the route `default`. `grounding` is that of an answer from
+    passages."""
 
     messages: tuple[Message, ...]
     model: str | None = None
@@ -89,6 +91,21 @@ class CompletionRequest:
     restart: bool = False
     stream_reasoning: bool = False
     on_client_leave: OnClientLeave = OnClientLeave.CONTINUE
+    grounding: Grounding | None = None
+
+    @property
+    def operation(self) -> Operation:
+        return Operation.COMPLETION if self.grounding is None else Operation.ANSWER
+
+    @property
+    def passages(self) -> tuple[PassageReference, ...]:
+        return () if self.grounding is None else self.grounding.passages
+
+    def as_asked(self) -> CompletionRequest:
+        """The part of the request that a repeat has too: without the passages that were found for it."""
+        if self.grounding is None:
+            return self
+        return replace(self, messages=(), grounding=Grounding(self.grounding.asked))
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +118,7 @@ class CacheHit:
 @dataclass(frozen=True, slots=True)
 class Completion:
     """`problem` is a frozen dataclass that says why the call failed. `cost_usd` is None if the price of any attempt is
-    unknown."""
+    unknown. `passages` are those that an answer was made from."""
 
     key: UUID
     status: CompletionStatus
@@ -131,6 +148,7 @@ class Completion:
     labels: tuple[Label, ...] = ()
     finished_at: datetime | None = None
     provider_state: ProviderState | None = None
+    passages: tuple[PassageReference, ...] = ()
 
     @property
     def id(self) -> str:

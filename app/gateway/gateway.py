@@ -107,6 +107,23 @@ class Gateway:
                 return await run(await self._planner.plan(request, principal))
             return await self._cached.completions.complete(request, principal, run, self._completions.admit_free)
 
+    async def earlier(self, request: CompletionRequest, principal: Principal) -> Completion | None:
+        """Returns the completion that came first with the request's idempotency key. None if there is none; then nothing is
+        held or sent. Raises the same errors as `complete`."""
+        return await self._completions.earlier(await self._planner.plan(request, principal))
+
+    async def complete_unasked(self, request: CompletionRequest, principal: Principal, text: str) -> Completion:
+        """Returns a completion with this text. It asks no model and costs nothing. Raises the same errors as `complete`."""
+        async with self._slot(principal):
+            call = await self._planner.plan(request, principal)
+            admission = await self._completions.admit_free(call)
+            if isinstance(admission, Completion):
+                return admission
+            running = self._running_completion(replace(call, key=admission.call), admission)
+            completion = running.finished_unasked(text)
+            await self._completions.settle_unasked(running, completion)
+        return completion
+
     async def embed(self, request: EmbeddingsRequest, principal: Principal) -> Embeddings:
         """Returns one vector for each text after they are committed to the ledger. Raises the same errors as `complete`."""
         async with self._slot(principal):

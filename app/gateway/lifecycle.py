@@ -193,6 +193,19 @@ class Lifecycle(Generic[Template, Answered, Ended]):
         admission = await self.admit_call(call, join, free_estimate(call.plan.targets[0]))
         return admission if isinstance(admission, Admitted) else _without_problem(admission)
 
+    async def earlier(self, call: PlannedCall[Template]) -> Ended | None:
+        """Returns how the call ended that came first with the idempotency key. None if there is none; nothing is held then.
+        Raises as `run_call` does."""
+        if call.idempotency is None:
+            return None
+        key = await self._ledger.earlier(call.payer, call.operation, call.idempotency)
+        ended = None if key is None else await self._wait_for_outcome(key, call.template.deadline)
+        return None if ended is None else _without_problem(ended)
+
+    async def settle_unasked(self, running: Running[Template, Answered, Ended], ended: Ended) -> None:
+        """Ends an admitted call that asks no provider. Raises StoreUnavailable."""
+        await self._settle(running, ended)
+
     async def admit_call(
         self, call: PlannedCall[Template], join: Callable[[UUID], Awaitable[Ended | None]], estimate: Estimate | None = None
     ) -> Admitted | Ended:

@@ -27,6 +27,7 @@ from app.gateway.completions import (
 from app.gateway.embeddings import EmbeddingsRequest
 from app.gateway.media import Media, find_media, find_private_url
 from app.gateway.prompt_cache_affinity import Prompt, PromptCacheAffinity
+from app.gateway.statements import PassageReference
 from app.llm.fleet import Fleet
 from app.llm.messages import CacheTtl, EmbedCall, ModelCall
 from app.llm.output_limits import OutputLimits
@@ -79,6 +80,8 @@ class AskedCall:
     requested_model: str | None
     started: float
     started_at: datetime
+    operation: Operation = Operation.COMPLETION
+    passages: tuple[PassageReference, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,10 +113,11 @@ class PlannedCall(Generic[Template]):
     cache_key: str | None = None
     service_tier: ServiceTier = ServiceTier.STANDARD
     caches_for_an_hour: bool = False
+    passages: tuple[PassageReference, ...] = ()
 
     @property
     def asked(self) -> AskedCall:
-        return AskedCall(self.key, self.payer, self.requested_model, self.started, self.started_at)
+        return AskedCall(self.key, self.payer, self.requested_model, self.started, self.started_at, self.operation, self.passages)
 
     def input_tokens(self, target: Target) -> int:
         return self.estimator.corrected(target.provider, target.model, self.counted_tokens) + self.media.tokens
@@ -207,12 +211,16 @@ class CallPlanner:
         now = self._clock.now()
         return AskedCall(new_uuid(now), _payer(request, principal), request.model, self._clock.monotonic(), now)
 
+    def ask_completion(self, request: CompletionRequest, principal: Principal) -> AskedCall:
+        """Raises as `ask` does."""
+        return replace(self.ask(request, principal), operation=request.operation, passages=request.passages)
+
     async def plan(
         self, request: CompletionRequest, principal: Principal, *, streamed: bool = False, asked_call: AskedCall | None = None
     ) -> PlannedCall[ModelCall]:
         """Plans the call that has begun with `asked_call`, or one that begins now. Raises Refused(InvalidInput) if no configured
         target can serve the call, Forbidden if the agent is not the key's own."""
-        call = asked_call or self.ask(request, principal)
+        call = asked_call or self.ask_completion(request, principal)
         payer, started, started_at = call.payer, call.started, call.started_at
         counted = await self._estimator.count(prompt_texts(request))
         media = find_media(request.messages)
@@ -227,7 +235,7 @@ class CallPlanner:
         return PlannedCall(
             key=call.key,
             key_id=principal.key_id,
-            operation=Operation.COMPLETION,
+            operation=call.operation,
             requested_model=request.model,
             payer=payer,
             plan=plan,
@@ -238,13 +246,14 @@ class CallPlanner:
             estimator=self._estimator,
             output_limits=self._output_limits,
             counted_tokens=counted,
-            idempotency=await self._idempotency(request, payer, counted, media.count),
+            idempotency=await self._idempotency(request.as_asked(), payer, counted, media.count),
             prompt=prompt,
             media=media,
             max_output_tokens=asked,
             min_output_tokens=request.min_output_tokens or max(1, cap // 4),
             service_tier=_service_tier(request),
             caches_for_an_hour=_caches_for_an_hour(request),
+            passages=call.passages,
         )
 
     async def plan_embeddings(self, request: EmbeddingsRequest, principal: Principal) -> PlannedCall[EmbedCall]:

@@ -154,6 +154,10 @@ class RunningCompletion(RunningCall[ModelCall]):
             model=routed.target.model,
         )
 
+    def finished_unasked(self, text: str) -> Completion:
+        """The completion with an answer that no model was asked for."""
+        return replace(self._completion(CompletionStatus.FINISHED), text=text, finish_reason=FinishReason.STOP)
+
     def failed(self, problem: object) -> Completion:
         """If nothing was sent, the problem is the one that prevented it."""
         if self.billed_attempts or not isinstance(problem, InvalidInput | RateLimited):
@@ -194,6 +198,7 @@ class RunningCompletion(RunningCall[ModelCall]):
             agent=call.payer.agent,
             labels=call.payer.labels,
             finished_at=self._clock.now(),
+            passages=call.passages,
         )
 
 

@@ -20,12 +20,14 @@ from app.domain.money import ZERO
 from app.domain.problems import InvalidInput
 from app.domain.usage import Operation
 from app.gateway.completions import Completion, CompletionStatus
+from app.gateway.statements import plain_text, read_statements
 from app.llm.routing import ProvidersFailed, RateLimited
 from app.secrets.sealing import Sealer
 
 _FIELDS = typing.get_type_hints(Completion) | {"reasoning": typing.Any}
 CONTENT_NOT_KEPT = "The content of this completion was not kept."
 OUTCOME_NOT_KEPT = ProvidersFailed("This call failed. How it failed is no longer kept.", (), retryable=False)
+_SHOWN = frozenset({Operation.COMPLETION, Operation.ANSWER})
 ABANDONED = ProvidersFailed("The server that ran this call stopped before the call ended.", (), retryable=True)
 
 
@@ -68,9 +70,10 @@ class CompletionReader:
         """Returns the completion in its present state; None if there is none that the principal may see. Raises
         StoreUnavailable."""
         stored = await self._ledger.stored(key)
-        if stored is None or stored.operation is not Operation.COMPLETION:
+        if stored is None or stored.operation not in _SHOWN or not may_see(principal, stored.tenant, stored.agent):
             return None
-        return self.documents.read(stored) if may_see(principal, stored.tenant, stored.agent) else None
+        completion = self.documents.read(stored)
+        return completion if stored.operation is Operation.COMPLETION else without_quotes(completion)
 
 
 def decode_completion(document: bytes) -> Completion:
@@ -79,6 +82,14 @@ def decode_completion(document: bytes) -> Completion:
     problem = _problem(raw.pop("problem"))
     fields = {name: msgspec.convert(value, _FIELDS[name], strict=False) for name, value in raw.items()}
     return Completion(**fields, problem=problem)
+
+
+def without_quotes(answer: Completion) -> Completion:
+    """An answer from passages as callers see it: what the model said, without quotes that were not checked."""
+    if not answer.passages:
+        return answer
+    statements = read_statements(answer.text)
+    return dataclasses.replace(answer, text=None if answer.text is None else plain_text(statements))
 
 
 def _without_document(stored: StoredCall) -> Completion:

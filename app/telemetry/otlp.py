@@ -19,7 +19,7 @@ from app.domain.attempts import Attempt, AttemptOutcome
 from app.domain.usage import Operation, TokenUsage
 from app.telemetry.call_ended import CallEnded
 
-_OPERATIONS = {Operation.COMPLETION: "chat", Operation.EMBEDDING: "embeddings"}
+_OPERATIONS = {Operation.COMPLETION: "chat", Operation.ANSWER: "chat", Operation.EMBEDDING: "embeddings"}
 _EXPORT_SECONDS = 5
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 

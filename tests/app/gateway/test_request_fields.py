@@ -6,11 +6,13 @@ from dataclasses import fields as dataclass_fields
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
+from uuid import UUID
 
 import pytest
 
 from app.domain.usage import Label
 from app.gateway.completions import CachePolicy, CompletionRequest, OnClientLeave
+from app.gateway.statements import Grounding, PassageReference
 from app.llm.messages import (
     AskedTier,
     CacheTtl,
@@ -60,6 +62,7 @@ ELSEWHERE: dict[str, tuple[Any, Any]] = {
     "restart": (False, True),
     "stream_reasoning": (False, True),
     "on_client_leave": (OnClientLeave.CANCEL, OnClientLeave.CONTINUE),
+    "grounding": (None, Grounding(b"question")),
 }
 INSIDE: dict[str, Any] = {
     "role": Role.SYSTEM,
@@ -86,6 +89,7 @@ KEPT_HERE = {"model", "min_output_tokens", "routing", "cache", "agent", "labels"
     "restart",
     "stream_reasoning",
     "on_client_leave",
+    "grounding",
 }
 """Fields that no provider is sent."""
 
@@ -105,6 +109,16 @@ class TestTheHashChangesWithEveryField:
     def test_inside_the_request(self, whole: Any, name: str) -> None:
         other = replace(whole, **{name: INSIDE[name]})
         assert digest(whole) != digest(other)
+
+
+def test_a_repeat_of_a_question_may_find_other_passages() -> None:
+    first = replace(REQUEST, grounding=Grounding(b"question", (PassageReference(UUID(int=1), 0.9),)))
+    repeat = CompletionRequest((Message(Role.USER, (Text("Other passages"),)),), grounding=Grounding(b"question"))
+
+    assert digest(first.as_asked()) == digest(repeat.as_asked())
+    assert digest(first.as_asked()) != digest(replace(first, grounding=Grounding(b"another")).as_asked())
+    assert digest(first.as_asked()) != digest(replace(first, model="a/m").as_asked())
+    assert REQUEST.as_asked() == REQUEST
 
 
 def test_every_other_field_is_one_of_the_call_to_a_provider() -> None:
