@@ -181,4 +181,5 @@ def _namespace(scope: Scope, body: bytes) -> str:
         except msgspec.DecodeError:
             return ""
         return named.namespace
-    return parse_qs(scope["query_string"].decode("latin-1")).get("namespace", [""])[0]
+    query: str = scope["query_string"].decode("latin-1")
+    return parse_qs(query).get("namespace", [""])[0]

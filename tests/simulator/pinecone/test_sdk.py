@@ -58,7 +58,10 @@ class TestControlPlane:
 
 class TestRecords:
     async def test_what_was_written_is_found_fetched_listed_counted_and_deleted(self, index: AsyncIndex) -> None:
-        vectors = [{"id": "a", "values": [1.0, 0.0], "metadata": {"n": 1}}, {"id": "b", "values": [0.6, 0.8]}]
+        vectors: list[dict[str, object]] = [
+            {"id": "a", "values": [1.0, 0.0], "metadata": {"n": 1}},
+            {"id": "b", "values": [0.6, 0.8]},
+        ]
         assert (await index.upsert(vectors=vectors, namespace="room")).upserted_count == 2
 
         answer = await index.query(vector=[1.0, 0.0], top_k=5, namespace="room", include_metadata=True)
