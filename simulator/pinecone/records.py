@@ -42,7 +42,7 @@ class Visibility:
 
 @dataclass(slots=True)
 class Records:
-    """`names` are the namespaces that were written to and not deleted, also while nobody can read the writes."""
+    """`names` are the namespaces that were written to and not deleted, also while the writes cannot be read yet."""
 
     metric: str
     dimension: int
