@@ -93,9 +93,9 @@ class KeyStore:
         await self.close()
 
     async def start(self) -> None:
-        primary = self._sessions.engines.primary
+        listener = self._sessions.engines.listener
         self._following = (
-            _task(listen(primary, CHANNEL, self._wakeup.set, self._clock)),
+            _task(listen(listener, CHANNEL, self._wakeup.set, self._clock)),
             _task(self._follow()),
         )
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 
 from sqlalchemy import URL
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
@@ -51,23 +52,28 @@ def _connect_args(url: DatabaseUrl, settings: DatabaseSettings, openings: Openin
         "async_creator_fn": openings.open,
         "timeout": settings.connect_timeout.total_seconds(),
         "command_timeout": settings.statement_timeout.total_seconds() + _STALL_SECONDS,
-        "server_settings": {
-            "application_name": "greenlang",
-            "statement_timeout": str(int(settings.statement_timeout.total_seconds() * 1000)),
-        },
+        "server_settings": {"application_name": "greenlang"}
+        | {name: str(limit // timedelta(milliseconds=1)) for name, limit in time_limits(settings).items() if not settings.pooled},
     }
     if not settings.statement_cache:
         connect_args |= {"statement_cache_size": 0, "prepared_statement_cache_size": 0}
     return connect_args
 
 
+def time_limits(settings: DatabaseSettings) -> dict[str, timedelta]:
+    """Parameters of a connection. A pooler refuses them, so they are defaults of the role then."""
+    return {"statement_timeout": settings.statement_timeout, "lock_timeout": settings.lock_timeout}
+
+
 @dataclass(frozen=True)
 class Engines:
-    """`stall_detectors` has one entry for each engine."""
+    """`stall_detectors` has one entry for each engine. `listener` is for LISTEN: a notification does not pass a pooler. It is
+    None if the server can be reached through a pooler alone."""
 
     primary: AsyncEngine
     replicas: tuple[AsyncEngine, ...]
     stall_detectors: Mapping[AsyncEngine, StallDetector]
+    listener: AsyncEngine | None
     openings: Openings = field(default_factory=Openings)
     _turn: itertools.count[int] = field(default_factory=itertools.count)
 
@@ -80,8 +86,9 @@ class Engines:
     async def close(self) -> None:
         for detector in self.stall_detectors.values():
             await detector.close()
-        for engine in (self.primary, *self.replicas):
-            await engine.dispose()
+        for engine in (self.primary, *self.replicas, self.listener):
+            if engine is not None:
+                await engine.dispose()
         await self.openings.close()
 
 
@@ -93,4 +100,15 @@ def build_engines(primary: str, replicas: Sequence[str], settings: DatabaseSetti
         urls += parse_database_url(replica, f"database.replicas[{index}]").servers()
     stall_detectors = {build_engine(url, settings, openings): build_stall_detector(url, settings, openings) for url in urls}
     first, *others = stall_detectors
-    return Engines(first, tuple(others), stall_detectors, openings)
+    return Engines(first, tuple(others), stall_detectors, _listener(first, settings, openings), openings)
+
+
+def _listener(primary: AsyncEngine, settings: DatabaseSettings, openings: Openings) -> AsyncEngine | None:
+    if not settings.pooled:
+        return primary
+    if settings.direct is None:
+        return None
+    url = parse_database_url(settings.direct.reveal(), "database.direct")
+    return create_async_engine(
+        driver_url(url), poolclass=NullPool, hide_parameters=True, connect_args=_connect_args(url, settings, openings)
+    )

@@ -20,7 +20,8 @@ connection."""
 
 
 def is_unavailable(error: BaseException) -> bool:
-    """True if the server is away, shutting down, read-only or out of connections. False if the statement is wrong."""
+    """True if the server is away, shutting down, read-only or out of connections, or if a lock was not free in time. False if the
+    statement is wrong."""
     if isinstance(error, (OSError, TimeoutError, PoolTimeout, InterfaceError, asyncpg.InternalClientError)):
         return True
     if isinstance(error, DBAPIError):
@@ -35,9 +36,15 @@ def is_unavailable(error: BaseException) -> bool:
                 asyncpg.OperatorInterventionError,
                 asyncpg.InsufficientResourcesError,
                 asyncpg.ReadOnlySQLTransactionError,
+                asyncpg.LockNotAvailableError,
             ),
         )
     return isinstance(
         error,
-        (asyncpg.PostgresConnectionError, asyncpg.OperatorInterventionError, asyncpg.InsufficientResourcesError),
+        (
+            asyncpg.PostgresConnectionError,
+            asyncpg.OperatorInterventionError,
+            asyncpg.InsufficientResourcesError,
+            asyncpg.LockNotAvailableError,
+        ),
     )

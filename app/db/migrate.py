@@ -9,6 +9,7 @@ import logging
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from pathlib import Path
 
 import asyncpg
@@ -21,17 +22,20 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from sqlalchemy.pool import NullPool
 
-from app.db.engines import driver_url
+from app.db.engines import driver_url, time_limits
 from app.db.failures import is_unavailable
-from app.db.roles import grant_serving, limit_idle_transactions, risks_of_roles
+from app.db.roles import grant_serving, risks_of_roles, set_role_limits
 from app.db.urls import DatabaseUrl, check_database_urls, parse_database_url
 from app.domain.errors import GreenLangError, SettingsError, StoreUnavailable
+from app.secrets.reference import SecretReference
 from app.settings import DatabaseSettings
 
 _SCRIPTS = Path(__file__).resolve().parents[2] / "migrations"
 _LOCK = 0x677265656E
 _CONNECT_SECONDS = 10
 
+_NO_LIMIT = text("select set_config('statement_timeout', '0', true)")
+"""A migration may take long, also if the role has a limit."""
 _log = logging.getLogger(__name__)
 
 
@@ -51,24 +55,31 @@ async def prepare_database(settings: DatabaseSettings) -> str:
     """
     assert settings.primary is not None
     check_database_urls(settings)
-    primary = settings.primary.reveal()
-    place = parse_database_url(primary, "database.primary")
+    primary = parse_database_url(settings.primary.reveal(), "database.primary")
+    direct = await _same_database("database.direct", settings.direct, primary)
     if settings.owner is None:
-        revision = await _migrate(place, None)
+        revision = await _migrate(direct, None)
     else:
-        role = serving_role(primary)
-        owner = parse_database_url(settings.owner.reveal(), "database.owner")
-        await _check_same_database(owner, place)
-        revision = await _migrate(owner, role)
-    async with _locked(place) as connection:
+        role = serving_role(settings.primary.reveal())
+        revision = await _migrate(await _same_database("database.owner", settings.owner, primary), role)
+    async with _locked(primary) as connection:
         if await connection.run_sync(_revision) != revision:
             raise SettingsError(
                 "database.primary",
                 "its role does not find the tables of database.owner; check the search_path of both roles",
             )
-        if not await limit_idle_transactions(connection, settings.idle_transaction_timeout):
-            _log.warning("the server does not let the role set idle_in_transaction_session_timeout; set it for the role yourself")
+        limits = role_limits(settings)
+        if not await set_role_limits(connection, limits):
+            _log.warning("the server does not let the role set %s; set it for the role yourself", " and ".join(limits))
     return revision
+
+
+def role_limits(settings: DatabaseSettings) -> dict[str, timedelta]:
+    """The time limits that are kept as defaults of the role: all of them if a pooler refuses them for a connection."""
+    limits = {"idle_in_transaction_session_timeout": settings.idle_transaction_timeout}
+    if settings.pooled:
+        limits |= time_limits(settings)
+    return limits
 
 
 def serving_role(primary: str) -> str:
@@ -104,16 +115,21 @@ async def _migrate(url: DatabaseUrl, serving: str | None) -> str:
     return revision
 
 
-async def _check_same_database(owner: DatabaseUrl, primary: DatabaseUrl) -> None:
-    """Runs before either database is changed. A lock of one session cannot be taken by the other if both use the same database.
+async def _same_database(setting: str, reference: SecretReference | None, primary: DatabaseUrl) -> DatabaseUrl:
+    """Returns the URL of `reference`, or `primary` if there is none. Runs before either database is changed. A lock of one
+    session cannot be taken by the other if both use the same database.
 
     Raises StoreUnavailable and SettingsError.
     """
+    if reference is None:
+        return primary
+    url = parse_database_url(reference.reveal(), setting)
     lock = {"lock": secrets.randbits(63)}
-    async with _transaction(owner) as held, _transaction(primary) as other:
+    async with _transaction(url) as held, _transaction(primary) as other:
         await held.execute(text("select pg_advisory_xact_lock(:lock)"), lock)
         if (await other.execute(text("select pg_try_advisory_xact_lock(:lock)"), lock)).scalar_one():
-            raise SettingsError("database.primary", "it leads to another database than database.owner; name the same in both")
+            raise SettingsError("database.primary", f"it leads to another database than {setting}; name the same in both")
+    return url
 
 
 @asynccontextmanager
@@ -140,6 +156,7 @@ async def _transaction(url: DatabaseUrl) -> AsyncIterator[AsyncConnection]:
     )
     try:
         async with engine.begin() as connection:
+            await connection.execute(_NO_LIMIT)
             yield connection
     except (OSError, TimeoutError, DBAPIError) as error:
         if is_unavailable(error):

@@ -1,4 +1,4 @@
-"""The rights of the serving role in a schema that another role owns, and how long its transactions may be idle.
+"""The rights of the serving role in a schema that another role owns, and its time limits.
 
 The owner grants rights after every migration, and only what is missing, so a new table or function is never without its grant.
 Partitions need no grants, because they are read and written through their table.
@@ -6,6 +6,7 @@ Partitions need no grants, because they are read and written through their table
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import timedelta
 
 from sqlalchemy import text
@@ -40,20 +41,22 @@ async def risks_of_roles(connection: AsyncConnection, role: str) -> list[str]:
     return risks
 
 
-async def limit_idle_transactions(connection: AsyncConnection, limit: timedelta) -> bool:
-    """Ends transactions of the connection's own role in this database that are idle for longer. It is a default of the role,
-    not of a connection, because a pooler would refuse the latter or pass it on to another client. Returns False if the server
-    does not let the role set it."""
-    wanted = f"idle_in_transaction_session_timeout={int(limit.total_seconds() * 1000)}"
-    if wanted in ((await connection.execute(_DEFAULTS)).scalar() or ()):
-        return True
-    try:
-        statement = (await connection.execute(_LIMIT_IDLE, {"milliseconds": wanted.partition("=")[2]})).scalar_one()
-        await connection.exec_driver_sql(statement)
-    except DBAPIError as error:
-        if is_unavailable(error):
-            raise
-        return False
+async def set_role_limits(connection: AsyncConnection, limits: Mapping[str, timedelta]) -> bool:
+    """Sets time limits of the connection's own role in this database, by the names of PostgreSQL's settings. They are defaults
+    of the role, not of a connection, because a pooler would refuse the latter or pass them on to another client. Returns False
+    if the server does not let the role set them."""
+    current = (await connection.execute(_DEFAULTS)).scalar() or ()
+    for name, limit in limits.items():
+        milliseconds = str(limit // timedelta(milliseconds=1))
+        if f"{name}={milliseconds}" in current:
+            continue
+        try:
+            statement = (await connection.execute(_SET_LIMIT, {"name": name, "milliseconds": milliseconds})).scalar_one()
+            await connection.exec_driver_sql(statement)
+        except DBAPIError as error:
+            if is_unavailable(error):
+                raise
+            return False
     return True
 
 
@@ -66,9 +69,9 @@ _DEFAULTS = text(
     "select s.setconfig from pg_db_role_setting s join pg_roles r on r.oid = s.setrole"
     " join pg_database d on d.oid = s.setdatabase where r.rolname = current_user and d.datname = current_database()"
 )
-_LIMIT_IDLE = text(
-    "select format('alter role %I in database %I set idle_in_transaction_session_timeout = %L',"
-    " current_user, current_database(), cast(:milliseconds as text))"
+_SET_LIMIT = text(
+    "select format('alter role %I in database %I set %I = %L',"
+    " current_user, current_database(), cast(:name as text), cast(:milliseconds as text))"
 )
 _MISSING_GRANTS = text(
     """

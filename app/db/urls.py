@@ -103,7 +103,7 @@ def parse_database_url(url: str, setting: str) -> DatabaseUrl:
 
 def check_database_urls(settings: DatabaseSettings) -> None:
     """Whether a server answers there does not matter. Raises SettingsError with the place of the first wrong URL."""
-    named = {"database.primary": settings.primary, "database.owner": settings.owner}
+    named = {"database.primary": settings.primary, "database.owner": settings.owner, "database.direct": settings.direct}
     named |= {f"database.replicas[{index}]": replica for index, replica in enumerate(settings.replicas)}
     for setting, url in named.items():
         if url is not None:

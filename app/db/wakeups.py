@@ -1,6 +1,6 @@
 """NOTIFY as a wake-up call. It carries no data: its receiver reads the table again, so a lost notification loses nothing.
 
-It needs its own connection. Through a pooler in transaction mode no notification arrives, and only polling is left.
+It needs its own connection to the server itself. Through a pooler in transaction mode no notification arrives.
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ class Wakeup:
         return self.taken()
 
 
-async def listen(engine: AsyncEngine, channel: str, wake: Callable[[], None], clock: Clock) -> None:
-    """Calls `wake` at every NOTIFY on `channel` and after every connect, because notifications may have been missed. Never
-    returns."""
-    while True:
+async def listen(engine: AsyncEngine | None, channel: str, wake: Callable[[], None], clock: Clock) -> None:
+    """Calls `wake` at every NOTIFY on `channel` and after every connect, because notifications may have been missed. Does not
+    return unless there is no `engine`: then only polling is left."""
+    while engine is not None:
         try:
             async with engine.connect() as connection:
                 await _listen_until_lost(connection, channel, wake, clock)

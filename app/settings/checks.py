@@ -12,6 +12,7 @@ from app.domain.hosts import is_numeric, is_written_in_full
 from app.settings.defaults import needs_simulator, simulated_providers
 from app.settings.groups import (
     PGVECTOR_STORE,
+    DatabaseSettings,
     ProviderKindName,
     ProviderSettings,
     RouteSettings,
@@ -47,16 +48,7 @@ def faults(settings: Settings) -> Iterator[Fault]:
     targets = [f"{provider.name}/{model.name}" for provider in providers for model in provider.models]
     for index, route in enumerate(settings.routes):
         yield from _target_faults(("routes", index), route, targets)
-    if settings.database.owner is not None and settings.database.primary is None:
-        yield (
-            ("database", "owner"),
-            "it needs database.primary, the role that serves; leave both out to run the embedded PostgreSQL",
-        )
-    if settings.database.idle_transaction_timeout <= _MAX_PART_OF_A_FILE:
-        yield (
-            ("database", "idle_transaction_timeout"),
-            "it must be longer than 30s: a slow reader of a cost export may need that long for one part, within a transaction",
-        )
+    yield from _database_faults(settings.database)
     if settings.server.share_per_key > settings.server.share_per_tenant:
         yield ("server", "share_per_key"), "it is more than share_per_tenant: a key cannot hold more than its tenant"
     if settings.limits.trusted_only and settings.limits.trusted_documents is None:
@@ -74,6 +66,21 @@ def _vector_faults(vectors: VectorSettings) -> Iterator[Fault]:
             yield ("vectors", "stores", index, "name"), f"{PGVECTOR_STORE} is the name of the one store in the service's database"
     if vectors.chunk_overlap >= vectors.chunk_tokens:
         yield ("vectors", "chunk_overlap"), "it must be less than chunk_tokens"
+
+
+def _database_faults(database: DatabaseSettings) -> Iterator[Fault]:
+    if database.owner is not None and database.primary is None:
+        yield (
+            ("database", "owner"),
+            "it needs database.primary, the role that serves; leave both out to run the embedded PostgreSQL",
+        )
+    if database.direct is not None and database.primary is None:
+        yield ("database", "direct"), "it needs database.primary, the same server through the pooler"
+    if database.idle_transaction_timeout <= _MAX_PART_OF_A_FILE:
+        yield (
+            ("database", "idle_transaction_timeout"),
+            "it must be longer than 30s: a slow reader of a cost export may need that long for one part, within a transaction",
+        )
 
 
 def _repeats(place: Place, names: Sequence[str], key: str = "name") -> Iterator[Fault]:

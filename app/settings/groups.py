@@ -71,18 +71,25 @@ class ServerSettings(Group):
 
 class DatabaseSettings(Group):
     """Without `primary`, the embedded PostgreSQL runs. Without `owner`, `primary` also migrates. Set `statement_cache = false`
-    for PgBouncer before 1.21."""
+    for PgBouncer before 1.21. `direct` leads to the primary without the pooler."""
 
     primary: SecretReference | None = None
     owner: SecretReference | None = None
+    direct: SecretReference | None = None
     replicas: SecretList = ()
     pool_size: Count = 10
     max_overflow: CountOrNone = 40
     pool_timeout: Duration = timedelta(seconds=5)
     connect_timeout: Duration = timedelta(seconds=2)
     statement_timeout: Duration = timedelta(seconds=30)
+    lock_timeout: Duration = timedelta(seconds=10)
     idle_transaction_timeout: Duration = timedelta(seconds=60)
     statement_cache: Flag = True
+
+    @property
+    def pooled(self) -> bool:
+        """Whether a pooler stands before the server. It refuses time limits as parameters of a connection."""
+        return self.direct is not None or not self.statement_cache
 
 
 class RedisSettings(Group):

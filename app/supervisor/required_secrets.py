@@ -35,6 +35,7 @@ def _references(settings: Settings) -> Iterator[tuple[str, SecretReference]]:
 def _stores(settings: Settings) -> Iterator[tuple[str, SecretReference | None]]:
     yield "database.primary", settings.database.primary
     yield "database.owner", settings.database.owner
+    yield "database.direct", settings.database.direct
     yield "redis.url", settings.redis.url
     yield "cache.local.url", settings.cache.local.url
     yield "cache.shared.url", settings.cache.shared.url

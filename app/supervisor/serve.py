@@ -52,6 +52,10 @@ OPEN_FILES = 1 << 18
 _TICK_SECONDS = 0.5
 _MARGIN_SECONDS = 5.0
 _WAIT_SECONDS = 0.1
+_POLLS = (
+    "database.statement_cache is false and database.direct is not set, so the server polls: changes of keys and events arrive "
+    "later. Set database.direct to the address of PostgreSQL without the pooler."
+)
 _log = logging.getLogger(__name__)
 
 
@@ -201,6 +205,8 @@ def serve(settings: Settings, clock: Clock, target: str, announce: Callable[[Sta
     require_secrets(settings)
     check_database_urls(settings.database)
     check_redis_urls(settings, clock)
+    if settings.database.pooled and settings.database.direct is None:
+        _log.warning(_POLLS)
     for place, problem in doubts(settings):
         _log.warning("a provider cannot be used", extra={"place": place, "problem": problem})
     raise_open_file_limit()
