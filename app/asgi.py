@@ -35,6 +35,8 @@ from app.runtime.lifespan_state import DRAIN, METRICS
 from app.runtime.tasks import count_tasks
 from app.services import Services, build_services
 from app.settings import ServerSettings, Settings
+from app.web.access_log import STATE as REQUEST_METRICS
+from app.web.access_log import AccessLog, RequestMetrics
 from app.web.bearer import bearer_token
 from app.web.capacity import Capacity, Shares
 from app.web.client_address import TrustedProxies
@@ -71,7 +73,12 @@ def create_app(settings: Settings) -> Starlette:
             count_tasks(services.metrics)
             app.router.routes.extend(_routes(services))
             with _metrics_port(services.metrics, settings.server):
-                yield {DRAIN: services.drain, METRICS: services.metrics, **_connections(settings.server)}
+                yield {
+                    DRAIN: services.drain,
+                    METRICS: services.metrics,
+                    REQUEST_METRICS: RequestMetrics(services.metrics),
+                    **_connections(settings.server),
+                }
 
     def _routes(services: Services) -> list[BaseRoute]:
         async def authenticate(headers: Mapping[str, str]) -> Principal:
@@ -124,7 +131,7 @@ def _middleware(server: ServerSettings) -> list[Middleware]:
     behind_tls = (server.public_url or "").startswith("https://")
     is_https = _always if behind_tls else TrustedProxies(server.trusted_proxies).is_https
     security = Middleware(SecurityHeaders, is_https, include_subdomains=server.hsts_include_subdomains)
-    found = [Middleware(RequestIds), security]
+    found = [Middleware(RequestIds), Middleware(AccessLog, SystemClock(), is_logged=server.access_log), security]
     if server.allowed_origins:
         found.append(
             Middleware(

@@ -29,7 +29,7 @@ def run(options: argparse.Namespace, clock: Clock) -> int:
     if options.stop_with_parent:
         die_with_parent(signal.SIGTERM)
     settings = settings_of(options)
-    configure_logging(settings.server.log_level)
+    configure_logging(settings.server.log_level, settings.server.log_format)
     if is_exposed(settings.server):
         _log.warning(_EXPOSED, settings.server.host)
     serve(settings, clock, APPLICATION, announce)

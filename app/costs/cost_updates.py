@@ -18,6 +18,7 @@ from app.domain.paging import encode_cursor
 from app.domain.problems import InvalidInput
 from app.events.heartbeat import HEARTBEAT_SECONDS, Heartbeat
 from app.runtime.clock import Clock
+from app.runtime.tasks import create_shared_task
 
 MIN_INTERVAL, MAX_INTERVAL = timedelta(milliseconds=100), timedelta(hours=1)
 _CURSOR = "costUpdates"
@@ -90,7 +91,7 @@ class _Scope:
         self._latest: CostReport | None = None
         self._failure: Exception | None = None
         self._changed = asyncio.Event()
-        self._task = asyncio.create_task(self._compute())
+        self._task = create_shared_task(self._compute())
 
     def join(self, interval: timedelta) -> None:
         """If a follower's interval is shorter than all others, the totals are computed anew, so it gets nothing older than its

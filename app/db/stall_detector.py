@@ -14,6 +14,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.db.failures import DATABASE_ERRORS
+from app.runtime.tasks import create_shared_task
 
 LOOK_SECONDS = 2.0
 ANSWER_SECONDS = 3.0
@@ -47,7 +48,7 @@ class StallDetector:
     def ask(self) -> asyncio.Task[bool]:
         """The task's result is True if the server answers anything."""
         if self._asking is None or self._asking.done():
-            self._asking = asyncio.create_task(self._ask())
+            self._asking = create_shared_task(self._ask())
         return self._asking
 
     async def close(self) -> None:

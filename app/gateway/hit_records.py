@@ -13,6 +13,7 @@ from typing import Final
 
 from app.costs.holds import Settlement
 from app.runtime.clock import Clock
+from app.runtime.tasks import create_shared_task
 
 DELAY_SECONDS: Final = 0.5
 MAX_DELAY_SECONDS: Final = 1.0
@@ -36,7 +37,7 @@ class HitRecords:
         if len(self._waiting) >= MAX_WAITING:
             self._write()
         elif self._pause is None:
-            self._pause = asyncio.create_task(self._write_later())
+            self._pause = create_shared_task(self._write_later())
 
     async def flush(self) -> None:
         """Returns when every record is written, or PostgreSQL has not answered for too long."""

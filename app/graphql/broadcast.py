@@ -21,6 +21,7 @@ from app.graphql.engine import Caller, Engine, Prepared, Run
 from app.graphql.errors import RequestFailed, failed_by
 from app.runtime.offload import Offload
 from app.runtime.request_hash import digest
+from app.runtime.tasks import create_shared_task
 
 _AT_ONCE = 200
 _SMALL = 16 * 1024
@@ -70,7 +71,7 @@ class Broadcasts:
         share = self._shares.get(subject)
         if share is None:
             share = self._shares[subject] = _Share()
-            share.task = asyncio.create_task(self._serve(subject, share, run, caller))
+            share.task = create_shared_task(self._serve(subject, share, run, caller))
         share.members.add(member)
         if share.opened.done():
             self._engine.greet(prepared, run, caller)

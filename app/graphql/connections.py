@@ -20,6 +20,7 @@ from uuid import UUID
 from app.access.principal import Principal
 from app.domain.errors import GreenLangError, LimitExceeded, Unauthenticated
 from app.runtime.clock import Clock
+from app.runtime.tasks import create_shared_task
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +78,7 @@ class Connections:
         self._counts[key] += 1
         self._open[connection] = self._clock.monotonic() + PING_SECONDS
         if self._sweeper is None:
-            self._sweeper = asyncio.create_task(self._sweep_while_open())
+            self._sweeper = create_shared_task(self._sweep_while_open())
         try:
             yield
         finally:

@@ -72,6 +72,10 @@ class Operation:
     uses: Uses
 
     @property
+    def name(self) -> str | None:
+        return self.node.name.value if self.node.name else None
+
+    @property
     def may_be_read_by_get(self) -> bool:
         return self.kind is not OperationType.MUTATION and not self.spends
 

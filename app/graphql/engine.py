@@ -212,7 +212,7 @@ class Engine:
             self._schema,
             prepared.document.node,
             raw_variable_values=dict(variables) if variables else None,
-            operation_name=prepared.operation.node.name.value if prepared.operation.node.name else None,
+            operation_name=prepared.operation.name,
             hide_suggestions=self._production and Scope.ADMIN not in caller.principal.scopes,
         )
         if isinstance(built, list):

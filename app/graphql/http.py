@@ -25,6 +25,7 @@ from app.graphql.engine import Caller, Payload, Prepared
 from app.graphql.errors import Code, RequestFailed, failed_by, failure
 from app.graphql.operations import Operations, holder_of
 from app.graphql.sse import EventStream, Streamer
+from app.web.access_log import OPERATION
 from app.web.misuse import Door, Origin
 from app.web.protocols import KNOWN, extension
 from app.web.request_ids import request_id_of
@@ -115,6 +116,7 @@ class GraphQLEndpoint:
         async with self._request(scope, headers, receive, caller) as request:
             with places.one():
                 prepared = await self._engine.prepare(request, caller)
+                scope["state"][OPERATION] = prepared.operation.name
                 streamed = prepared.operation.kind is OperationType.SUBSCRIPTION
                 if streamed and not is_named(MediaType.EVENT_STREAM, headers.get("accept")):
                     raise failure(Code.NOT_ACCEPTABLE, STREAM_HINT, 406)
@@ -150,6 +152,7 @@ class GraphQLEndpoint:
     async def _prepared(self, scope: Scope, headers: HeaderView, receive: Receive, caller: Caller) -> Prepared:
         async with self._request(scope, headers, receive, caller) as request:
             prepared = await self._engine.prepare(request, caller)
+            scope["state"][OPERATION] = prepared.operation.name
             check_method_of(prepared, scope["method"])
             return prepared
 

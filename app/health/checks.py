@@ -12,6 +12,7 @@ from enum import Enum
 from app.domain.errors import GreenLangError
 from app.runtime.clock import Clock
 from app.runtime.drain import Drain
+from app.runtime.tasks import create_shared_task
 
 READY_CACHED_SECONDS = 5.0
 STARTED_CACHED_SECONDS = 30.0
@@ -91,7 +92,7 @@ class _Cached:
         if self._kept is not None and self._clock.monotonic() - self._kept[1] < self._seconds:
             return self._kept[0]
         if self._running is None:
-            self._running = asyncio.ensure_future(self._run())
+            self._running = create_shared_task(self._run())
             self._running.add_done_callback(self._forget)
         return await asyncio.shield(self._running)
 

@@ -37,7 +37,7 @@ from app.redis.addresses import Topology, parse_address
 from app.redis.connections import POOL_SIZE, Server, close_nodes, open_cluster, open_sentinel, open_server
 from app.runtime.await_timeout import TimeLimit
 from app.runtime.clock import Clock
-from app.runtime.tasks import end_tasks
+from app.runtime.tasks import create_shared_task, end_tasks
 from app.settings import RedisSettings
 
 __all__ = ["RedisClient", "Script", "Server", "connect_redis"]
@@ -163,7 +163,7 @@ class RedisClient:
     def _start_search(self) -> None:
         """To ask one Sentinel or node after the other which server it is may take longer than a caller waits."""
         if self._search is None or self._search.done():
-            self._search = asyncio.create_task(self._find_server())
+            self._search = create_shared_task(self._find_server())
 
     async def _find_server(self) -> None:
         with suppress(*_AWAY):

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Hashable, Sequence
 from typing import Generic, TypeVar
 
 from app.domain.errors import StoreUnavailable
+from app.runtime.tasks import create_shared_task
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -42,7 +43,7 @@ class Batcher(Generic[Item, Result]):
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, future))
         if self._draining is None:
-            self._draining = asyncio.create_task(self._drain())
+            self._draining = create_shared_task(self._drain())
         return future
 
     async def settled(self) -> None:

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Coroutine, Iterable
+from contextvars import Context
+from typing import Any, TypeVar
 
 from prometheus_client import CollectorRegistry, Gauge
 
 _TIMEOUT_SECONDS = 0.5
+T = TypeVar("T")
+
+
+def create_shared_task(work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+    """Starts a task that works for many callers. It does not inherit the context of the one that made it necessary, so its log
+    lines do not carry that caller's request id."""
+    return asyncio.create_task(work, context=Context())
 
 
 def count_tasks(registry: CollectorRegistry) -> None:

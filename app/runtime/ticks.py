@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable
 
 from app.runtime.clock import Clock
+from app.runtime.tasks import create_shared_task
 
 MIN_WAIT, MAX_WAIT = 0.025, 0.5
 """In seconds."""
@@ -54,7 +55,7 @@ class Ticks:
     def _put(self, tick: int, call: Callable[[], object]) -> None:
         self._due.setdefault(tick, []).append(call)
         if self._ticking is None:
-            self._ticking = asyncio.create_task(self._tick())
+            self._ticking = create_shared_task(self._tick())
 
     async def _tick(self) -> None:
         loop = asyncio.get_running_loop()

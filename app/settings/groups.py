@@ -67,6 +67,8 @@ class ServerSettings(Group):
     drain_delay: Delay = timedelta(0)
     stuck_after: Duration = timedelta(seconds=10)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["auto", "json", "text"] = "auto"
+    access_log: Flag = False
 
 
 class DatabaseSettings(Group):

@@ -1,4 +1,4 @@
-"""Logs as one JSON object per line, never with content or keys."""
+"""Logs as one line per event, never with content or keys: JSON, or readable text on a terminal."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import logging
 import sys
 from dataclasses import dataclass
 from typing import Final
+
+from app.telemetry.request_id import RequestIdFilter
 
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 
@@ -19,12 +21,28 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
-        entry.update((key, value) for key, value in record.__dict__.items() if key not in _STANDARD)
+        entry.update(_fields(record))
         if record.exc_info:
             entry["exception"] = self.formatException(record.exc_info)
         return json.dumps(entry, default=str)
 
 
+class TextFormatter(logging.Formatter):
+    """For a person at a terminal. Values are written as JSON, so a line break in one stays in its line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        at, fields = self.formatTime(record, "%H:%M:%S"), _fields(record)
+        known = " ".join(f"{key}={json.dumps(value, default=str)}" for key, value in fields.items())
+        message = record.getMessage().encode("unicode_escape").decode("ascii")
+        line = f"{at} {record.levelname.lower():<7} {message}{'  ' + known if known else ''}"
+        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+
+
+def _fields(record: logging.LogRecord) -> dict[str, object]:
+    return {key: value for key, value in record.__dict__.items() if key not in _STANDARD}
+
+
+ACCESS_LOG: Final = "app.web.access_log"
 MAX_LINES_A_MINUTE: Final = 60
 
 
@@ -32,7 +50,7 @@ class BoundedLines(logging.Filter):
     """Limits the lines per minute from one place in the code, so that many bad requests cannot fill a disk.
 
     The last line that passes says that others are left out (`more`). The first line of a later minute says how many were left
-    out (`left_out`).
+    out (`left_out`). The access log is not limited, because its operator asked for every request.
     """
 
     def __init__(self, lines: int = MAX_LINES_A_MINUTE) -> None:
@@ -41,6 +59,8 @@ class BoundedLines(logging.Filter):
         self._places: dict[tuple[str, int], _Minute] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
+        if record.name == ACCESS_LOG:
+            return True
         place = record.pathname, record.lineno
         minute = self._places.get(place)
         if minute is None or abs(record.created - minute.since) >= 60:
@@ -66,10 +86,13 @@ OURS = ("app", "resolvers", "schema")
 and frames."""
 
 
-def configure_logging(level: str) -> None:
+def configure_logging(level: str, form: str = "json") -> None:
+    """`form` is json, text, or auto: text if standard error is a terminal."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonFormatter())
+    is_text = form == "text" or (form == "auto" and sys.stderr.isatty())
+    handler.setFormatter(TextFormatter() if is_text else JsonFormatter())
     handler.addFilter(BoundedLines())
+    handler.addFilter(RequestIdFilter())
     wanted: int = logging.getLevelNamesMapping()[level.upper()]
     logging.basicConfig(level=max(logging.WARNING, wanted), handlers=[handler], force=True)
     for name in OURS:

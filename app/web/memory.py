@@ -13,6 +13,7 @@ from collections.abc import Callable
 from datetime import timedelta
 
 from app.runtime.clock import Clock
+from app.runtime.tasks import create_shared_task
 from app.web.capacity import Capacity, Holder, Shares
 
 LARGE_BYTES = 4 * 1024 * 1024
@@ -50,7 +51,7 @@ class BodyCapacity(Capacity):
         if self.in_flight >= LARGE_BYTES:
             self._large = True
             if self._resting is None:
-                self._resting = asyncio.create_task(self._trim_at_rest())
+                self._resting = create_shared_task(self._trim_at_rest())
 
     async def _trim_at_rest(self) -> None:
         try:

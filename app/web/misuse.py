@@ -20,7 +20,7 @@ from starlette.types import Scope
 
 from app.domain.errors import Forbidden, ForeignOrigin, RefusedKey, Unauthenticated
 from app.runtime.clock import Clock
-from app.runtime.tasks import end_tasks
+from app.runtime.tasks import create_shared_task, end_tasks
 from app.web.client_address import TrustedProxies
 
 WINDOW_SECONDS: Final = 60.0
@@ -87,7 +87,7 @@ class Misuse:
             self._sample = _Sample(reason, origin, hint)
         if self._window is None:
             self._warn()
-            self._window = asyncio.create_task(self._warn_while_they_come())
+            self._window = create_shared_task(self._warn_while_they_come())
 
     async def close(self) -> None:
         if self._window is not None:

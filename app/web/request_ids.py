@@ -7,6 +7,8 @@ import uuid
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.telemetry.request_id import REQUEST_ID
+
 HEADER = b"x-request-id"
 _SANE = re.compile(rb"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}")
 
@@ -38,6 +40,7 @@ class RequestIds:
             await self._app(scope, receive, send)
             return
         request_id = _asked_for(scope) or uuid.uuid4().hex
+        REQUEST_ID.set(request_id)
         scope.setdefault("state", {})["request_id"] = request_id
         header = (HEADER, request_id.encode("ascii"))
 

@@ -21,6 +21,7 @@ from app.domain.errors import ProviderError, Refused
 from app.domain.usage import TokenUsage
 from app.llm.routing import RateLimited
 from app.runtime.clock import Clock
+from app.runtime.tasks import create_shared_task
 from app.settings import ProviderLimits, ProviderSettings
 
 _MIN_WAIT = 0.001
@@ -349,7 +350,7 @@ class Limiter:
         self._waiting += 1
         self._woken.set()
         if self._pump is None or self._pump.done():
-            self._pump = asyncio.create_task(self._serve())
+            self._pump = create_shared_task(self._serve())
             self._pump.add_done_callback(self._served)
         try:
             granted = await waiter.granted

@@ -7,7 +7,7 @@ from io import StringIO
 
 import pytest
 
-from app.telemetry.logging import MAX_LINES_A_MINUTE, OURS, BoundedLines, JsonFormatter, configure_logging
+from app.telemetry.logging import MAX_LINES_A_MINUTE, OURS, BoundedLines, JsonFormatter, TextFormatter, configure_logging
 
 
 def record(at: float, line: int = 1, message: str = "a bad request") -> logging.LogRecord:
@@ -95,3 +95,19 @@ class TestLevel:
         said = capsys.readouterr().err
         assert "it warns" not in said
         assert said.count("it fails") == 2
+
+
+class TestForms:
+    def test_text_has_one_line_whatever_is_in_it(self) -> None:
+        line = TextFormatter().format(logging.makeLogRecord({"msg": "a\nb", "levelname": "INFO", "path": "/x\n\x00\ud800"}))
+        assert line.endswith('info    a\\nb  path="/x\\n\\u0000\\ud800"')
+
+    def test_is_json_if_standard_error_is_no_terminal(self, root_logger: logging.Logger) -> None:
+        configure_logging("info", "auto")
+        (handler,) = root_logger.handlers
+        assert isinstance(handler.formatter, JsonFormatter)
+
+    def test_is_text_if_asked_for(self, root_logger: logging.Logger) -> None:
+        configure_logging("info", "text")
+        (handler,) = root_logger.handlers
+        assert isinstance(handler.formatter, TextFormatter)
