@@ -64,14 +64,15 @@ class Served:
     async def shared(self) -> None:
         _log.warning("for all")
 
-    async def get(self, path: str, **headers: str) -> None:
+    async def get(self, path: str, status: int = 200, request_id: str = "") -> None:
+        headers = {"x-request-id": request_id}
         answer = await Client(self.app, "sk-secret", accept=None, headers=headers).send(method="GET", path=path)
-        assert answer.status == 200
+        assert answer.status == status
 
 
 class TestALine:
     async def test_says_what_was_asked_and_how_it_was_answered(self, lines: StringIO) -> None:
-        await Served().get("/graphql", **{"x-request-id": "abc"})
+        await Served().get("/graphql", request_id="abc")
         line = logged(lines)[-1]
         assert {key: line[key] for key in ("method", "path", "status", "bytes", "ms", "request_id", "operation")} == {
             "method": "GET",
@@ -89,7 +90,7 @@ class TestALine:
         assert [line["message"] for line in logged(lines)] == ["inside", "for all"]
 
     async def test_of_an_odd_path_stays_one_line_of_json(self, lines: StringIO) -> None:
-        await Served().get("/a\r\n{}\x00\u2028" + "b" * 10_000)
+        await Served().get("/a\r\n{}\x00\u2028" + "b" * 10_000, 404)
         (*_, line) = logged(lines)
         assert str(line["path"]).startswith("/a\r\n{}\x00\u2028b")
         assert len(str(line["path"])) == 256
@@ -97,7 +98,7 @@ class TestALine:
 
 class TestTheRequestId:
     async def test_is_in_every_line_that_the_request_causes_but_not_in_those_of_shared_work(self, lines: StringIO) -> None:
-        await Served().get("/graphql", **{"x-request-id": "abc"})
+        await Served().get("/graphql", request_id="abc")
         assert [(line["message"], line.get("request_id")) for line in logged(lines)] == [
             ("inside", "abc"),
             ("for all", None),
