@@ -24,6 +24,7 @@ from app.costs.cost_updates import CostUpdates
 from app.costs.estimate import Estimator
 from app.costs.export import CostExports
 from app.costs.forecast import Forecasts
+from app.costs.label_rollups import FILL_EVERY, LabelRollups
 from app.costs.ledger import PostgresLedger
 from app.costs.maintenance import Maintenance
 from app.costs.prices import PriceBook
@@ -182,7 +183,7 @@ def _open_ledger(
 ) -> PostgresLedger:
     ledger = PostgresLedger(sessions, clock, settings, prices)
     stack.push_async_callback(ledger.close)
-    further = (("cache", DELETE_EVERY, cache.delete_excess),)
+    further = (("cache", DELETE_EVERY, cache.delete_excess), ("labels", FILL_EVERY, LabelRollups(sessions, clock).fill))
     _start_maintenance(stack, ledger, Maintenance(sessions, clock, settings.content.ttl, further))
     return ledger
 

@@ -33,13 +33,13 @@ from app.costs.export_rows import (
     record_row,
     total_row,
 )
+from app.costs.label_rollups import read_segments
 from app.costs.queries import CostDimension, CostFilter, CostQuery
 from app.costs.report_statements import (
     costs_statement,
     dimension_names,
     groups_statement,
     record_conditions,
-    segments_of,
 )
 from app.db.sessions import ReadSession, Sessions
 from app.db.tables.access import api_keys
@@ -145,7 +145,8 @@ class CostExports:
             async for piece in rows:
                 yield piece
             totals = CostQuery(ticket.filter)
-            found = (await session.execute(costs_statement(totals, segments_of(totals), None))).mappings().one()
+            segments = await read_segments(session, totals)
+            found = (await session.execute(costs_statement(totals, segments, None))).mappings().one()
         yield writer.rows("total", [total_row(found, len(columns))])
 
     async def _signer_of(self, version: int) -> _Signer:
@@ -233,7 +234,7 @@ async def _records(session: ReadSession, where: CostFilter, writer: RowWriter) -
 
 async def _groups(session: ReadSession, query: CostQuery, writer: RowWriter) -> AsyncGenerator[bytes, None]:
     names = dimension_names(query)
-    statement = groups_statement(query, segments_of(query))
+    statement = groups_statement(query, await read_segments(session, query))
     async with session.stream(statement, execution_options={"yield_per": BATCH}) as result:
         async for batch in result.mappings().partitions():
             yield writer.rows("group", (group_row(row, names) for row in batch))

@@ -40,6 +40,31 @@ def cover(start: datetime, end: datetime, grains: Sequence[int]) -> Iterator[Seg
     yield from cover(last, end, finer)
 
 
+def cover_except(
+    start: datetime, end: datetime, grains: Sequence[int], gaps: Sequence[tuple[datetime, datetime]]
+) -> list[Segment]:
+    """Returns segments as `cover` does, with raw records for the gaps. `gaps` are in order and do not overlap."""
+    found, at = list[Segment](), start
+    for gap_start, gap_end in gaps:
+        first, last = max(at, min(gap_start, end)), max(at, min(gap_end, end))
+        found += cover(at, first, grains)
+        if first < last:
+            found.append(Segment(None, first, last))
+        at = last
+    found += cover(at, end, grains)
+    return _join_raw(found)
+
+
+def _join_raw(segments: Sequence[Segment]) -> list[Segment]:
+    joined: list[Segment] = []
+    for segment in segments:
+        if joined and segment.grain is None and joined[-1].grain is None:
+            joined[-1] = Segment(None, joined[-1].start, segment.end)
+        else:
+            joined.append(segment)
+    return joined
+
+
 def grains_within(zone: ZoneInfo, start: datetime, end: datetime, *, hours: bool) -> tuple[int, ...]:
     """Returns the grains that never cross a local midnight of the zone in that span (or, with `hours`, the start of a local
     hour)."""

@@ -105,5 +105,10 @@ class CostQuery:
             raise Refused(InvalidInput("To sort by PERIOD, group by HOUR, DAY or MONTH.", ("orderBy", "field")))
 
     @property
+    def label_keys(self) -> frozenset[str]:
+        """The keys of all labels that the query filters or groups by."""
+        return frozenset([*(label.key for label in self.filter.labels), *([] if self.label_key is None else [self.label_key])])
+
+    @property
     def time(self) -> CostDimension | None:
         return next(iter(TIMES.intersection(self.group_by)), None)

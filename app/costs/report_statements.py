@@ -1,5 +1,5 @@
-"""The SQL of cost reports. It reads roll-ups if they are exact, and raw records for partial hours or days at the ends and for
-filters by label."""
+"""The SQL of cost reports. It reads roll-ups if they are exact, and raw records for partial hours or days at the ends. A report
+with one label reads the roll-ups of labels."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from sqlalchemy import (
     cast,
     func,
     literal,
+    null,
     or_,
     select,
     true,
@@ -29,7 +30,7 @@ from sqlalchemy import (
 
 from app.costs.periods import DAY, HOUR, QUARTER, Segment, cover, grains_within
 from app.costs.queries import CostDimension, CostFilter, CostOrderField, CostQuery, Direction
-from app.db.tables.usage import usage_records, usage_rollups
+from app.db.tables.usage import label_rollups, usage_records, usage_rollups
 
 Element: TypeAlias = ColumnElement[Any]
 """Any, because the columns of a statement that is built at run time have no types of their own."""
@@ -64,6 +65,9 @@ _NAMES = {
 }
 
 
+_NO_LABEL: Element = cast(null(), Text)
+
+
 def dimension_names(query: CostQuery) -> tuple[str, ...]:
     return tuple(_NAMES[dimension] for dimension in query.group_by)
 
@@ -72,7 +76,7 @@ def costs_statement(query: CostQuery, segments: Sequence[Segment], after: tuple[
     """Returns one row per row of the page, with the totals beside it (`total_…`), or one row with `place` null if the page is
     empty."""
     names = dimension_names(query)
-    grouped = _grouped(query, segments).cte("grouped")
+    grouped = _grouped(query, _parts(query, segments)).cte("grouped")
     totals = select(*(func.coalesce(func.sum(grouped.c[name]), 0).label(f"total_{name}") for name in MEASURES)).subquery()
     page = _page(query, names, grouped, after)
     return (
@@ -84,15 +88,16 @@ def costs_statement(query: CostQuery, segments: Sequence[Segment], after: tuple[
 
 def groups_statement(query: CostQuery, segments: Sequence[Segment]) -> Rows:
     """Returns every row of the report, in the order of its dimensions."""
-    grouped = _grouped(query, segments).subquery()
+    grouped = _grouped(query, _parts(query, segments)).subquery()
     return select(*grouped.c).order_by(*(grouped.c[name].asc().nulls_first() for name in dimension_names(query)))
 
 
-def _grouped(query: CostQuery, segments: Sequence[Segment]) -> Rows:
-    parts = union_all(*(_part(query, segment) for segment in segments)).subquery()
-    dimensions = [parts.c[name] for name in dimension_names(query)]
-    sums = [func.coalesce(func.sum(parts.c[name]), 0).label(name) for name in MEASURES]
-    return select(*dimensions, *sums).group_by(*dimensions)
+def _grouped(query: CostQuery, parts: Sequence[Rows]) -> Rows:
+    """A group without requests is left out: its records were all replaced."""
+    joined = union_all(*parts).subquery()
+    dimensions = [joined.c[name] for name in dimension_names(query)]
+    sums = [func.coalesce(func.sum(joined.c[name]), 0).label(name) for name in MEASURES]
+    return select(*dimensions, *sums).group_by(*dimensions).having(func.sum(joined.c.requests) != 0)
 
 
 def record_conditions(filter_: CostFilter, start: ColumnElement[bool] | None = None) -> list[ColumnElement[bool]]:
@@ -107,27 +112,51 @@ def record_conditions(filter_: CostFilter, start: ColumnElement[bool] | None = N
 
 
 def segments_of(query: CostQuery) -> list[Segment]:
-    """The coarsest cover that answers the query exactly."""
+    """The coarsest cover that answers a query without labels exactly."""
+    return list(cover(query.filter.start, query.filter.end, grains_of(query)))
+
+
+def grains_of(query: CostQuery) -> tuple[int, ...]:
+    """The grains of roll-ups that answer the query exactly."""
     where = query.filter
-    if where.labels or CostDimension.LABEL in query.group_by:
-        return [Segment(None, where.start, where.end)]
-    grains: tuple[int, ...] = (DAY, HOUR, QUARTER)
-    if query.time is not None:
-        grains = grains_within(where.zone, where.start, where.end, hours=query.time is CostDimension.HOUR)
-    return list(cover(where.start, where.end, grains))
+    if query.time is None:
+        return (DAY, HOUR, QUARTER)
+    return grains_within(where.zone, where.start, where.end, hours=query.time is CostDimension.HOUR)
 
 
-def _part(query: CostQuery, segment: Segment) -> Rows:
-    if segment.grain is None:
-        return _raw_part(query, segment)
-    rollups = usage_rollups.c
-    conditions = [
-        rollups.grain == segment.grain,
-        rollups.bucket >= segment.start,
-        rollups.bucket < segment.end,
-        *_conditions(query.filter, usage_rollups),
+def _parts(query: CostQuery, segments: Sequence[Segment]) -> list[Rows]:
+    raw = [_raw_part(query, segment) for segment in segments if segment.grain is None]
+    rolled = [segment for segment in segments if segment.grain is not None]
+    if not rolled or not query.label_keys:
+        return [*raw, *(_rollup_part(query, segment, usage_rollups) for segment in rolled)]
+    labelled = [_rollup_part(query, segment, label_rollups) for segment in rolled]
+    if query.label_key is None or query.filter.labels:
+        return [*raw, *labelled]
+    return [*raw, *_with_unlabelled(query, rolled, labelled)]
+
+
+def _with_unlabelled(query: CostQuery, segments: Sequence[Segment], labelled: Sequence[Rows]) -> list[Rows]:
+    """The calls without the label are all calls less those with it."""
+    sums = _grouped(query, labelled).cte("labelled")
+    taken = [
+        _NO_LABEL.label(name) if name == "label" else (-sums.c[name]).label(name) if name in MEASURES else sums.c[name]
+        for name in (*dimension_names(query), *MEASURES)
     ]
-    return select(*_dimensions(query, usage_rollups, rollups.bucket), *(rollups[name].label(name) for name in MEASURES)).where(
+    return [select(*sums.c), select(*taken), *(_rollup_part(query, segment, usage_rollups) for segment in segments)]
+
+
+def _rollup_part(query: CostQuery, segment: Segment, table: Table) -> Rows:
+    columns = table.c
+    conditions = [
+        columns.grain == segment.grain,
+        columns.bucket >= segment.start,
+        columns.bucket < segment.end,
+        *_conditions(query.filter, table),
+    ]
+    if table is label_rollups:
+        (key,) = query.label_keys
+        conditions += [columns.label_key == key, *(columns.label_value == label.value for label in query.filter.labels)]
+    return select(*_dimensions(query, table, columns.bucket), *(columns[name].label(name) for name in MEASURES)).where(
         *conditions
     )
 
@@ -170,8 +199,7 @@ def _dimensions(query: CostQuery, table: Table, moment: Element) -> list[Element
 
 def _dimension(dimension: CostDimension, query: CostQuery, table: Table, moment: Element) -> Element:
     if dimension is CostDimension.LABEL:
-        label: Element = usage_records.c.labels[query.label_key].astext
-        return label
+        return _label(query, table)
     if dimension is CostDimension.AGENT:
         return func.nullif(table.c.agent, "")
     if query.time is not dimension:
@@ -183,6 +211,15 @@ def _dimension(dimension: CostDimension, query: CostQuery, table: Table, moment:
         return _local_hour(moment, zone)
     local = func.date_trunc(unit, func.timezone(zone, moment))
     return func.local_instant(local, zone, type_=DateTime(timezone=True))
+
+
+def _label(query: CostQuery, table: Table) -> Element:
+    if table is label_rollups:
+        return label_rollups.c.label_value
+    if table is usage_rollups:
+        return _NO_LABEL
+    label: Element = usage_records.c.labels[query.label_key].astext
+    return label
 
 
 def _local_hour(moment: Element, zone: str) -> Element:

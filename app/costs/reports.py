@@ -15,6 +15,7 @@ from uuid import UUID
 
 from sqlalchemy import RowMapping, select, tuple_
 
+from app.costs.label_rollups import read_segments
 from app.costs.prices import PriceUsed
 from app.costs.queries import CostFilter, CostQuery
 from app.costs.report_statements import (
@@ -24,7 +25,6 @@ from app.costs.report_statements import (
     costs_statement,
     dimension_names,
     record_conditions,
-    segments_of,
 )
 from app.db.sessions import Sessions
 from app.db.tables.usage import usage_records
@@ -139,7 +139,7 @@ class CostReports:
     async def costs(self, query: CostQuery) -> CostReport:
         """Raises Refused(InvalidInput) for a cursor of another list."""
         async with self._at_once, self._sessions.read() as session:
-            statement = costs_statement(query, segments_of(query), _after(query.page))
+            statement = costs_statement(query, await read_segments(session, query), _after(query.page))
             rows = (await session.execute(statement)).mappings().all()
         names = dimension_names(query)
         found = [(_row(row, names), _place(row)) for row in rows if row[PLACE] is not None]

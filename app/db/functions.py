@@ -36,6 +36,7 @@ IN_ORDER = (
     "remove_estimates",
     "charge_budgets",
     "write_rollups",
+    "mark_stale_labels",
     "close_calls",
     "ledger_settle",
     "ledger_sweep",
@@ -48,6 +49,9 @@ IN_ORDER = (
     "provider_changed",
     "share_stream_keys",
     "cache_invalidate",
+    "fill_label_rollups",
+    "extend_label_rollups",
+    "refresh_label_rollups",
 )
 """Each function comes after those that its definition needs."""
 

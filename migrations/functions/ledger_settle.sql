@@ -9,7 +9,7 @@
 -- 1. the ledger, shared;
 -- 2. the calls, by key: what is decided about a call stays true until it is written;
 -- 3. the periods of every budget that is charged or gives back, by budget and start (`charge_budgets`);
--- 4. the roll-ups, by their key (`write_rollups`).
+-- 4. the roll-ups, by their key (`write_rollups`). Label roll-ups are not written: their quarters are marked (`mark_stale_labels`).
 --
 -- The usage rows of a late call are looked up by `is not distinct from`, which PostgreSQL cannot use to choose partitions: version 18.6
 -- crashes when it chooses them anew for each row of this query (perform_pruning_base_step).
@@ -73,6 +73,7 @@ begin
     end if;
     perform charge_budgets(sums, h_budget, h_start, h_usd);
     perform write_rollups(sums);
+    perform mark_stale_labels(sums);
     perform close_calls(settling, retention, payers, found_calls, documents);
 end
 $$;

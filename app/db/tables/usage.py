@@ -1,14 +1,47 @@
-"""Usage records, one per attempt, partitioned by month; and their sums by 15 minutes, hour and day of UTC.
+"""Usage records, one per attempt, partitioned by month; and their sums by 15 minutes, hour and day of UTC, of all records and of
+each label.
 
 `at` is the admission of the call, in database time. It decides the budgets' period, so it also decides the roll-ups' period.
 """
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Boolean, Column, Double, Index, Numeric, PrimaryKeyConstraint, SmallInteger, Table, Text, Uuid
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Double,
+    Index,
+    Numeric,
+    PrimaryKeyConstraint,
+    SmallInteger,
+    Table,
+    Text,
+    Uuid,
+)
 from sqlalchemy.dialects.postgresql import JSONB, TIMESTAMP
 
 from app.db.tables.metadata import metadata
+
+
+def _sums() -> list[Column[Any]]:
+    """Any: whole numbers and decimals."""
+    return [
+        Column("requests", BigInteger, nullable=False),
+        Column("failures", BigInteger, nullable=False),
+        Column("cache_hits", BigInteger, nullable=False),
+        Column("unpriced_requests", BigInteger, nullable=False),
+        Column("input_tokens", BigInteger, nullable=False),
+        Column("output_tokens", BigInteger, nullable=False),
+        Column("cached_input_tokens", BigInteger, nullable=False),
+        Column("reasoning_tokens", BigInteger, nullable=False),
+        Column("cost_usd", Numeric(30, 12), nullable=False),
+        Column("saved_usd", Numeric(30, 12), nullable=False),
+        Column("unconfirmed_usd", Numeric(30, 12), nullable=False),
+    ]
+
 
 usage_records = Table(
     "usage_records",
@@ -57,17 +90,25 @@ usage_rollups = Table(
     Column("model", Text, nullable=False),
     Column("agent", Text, nullable=False),
     Column("operation", Text, nullable=False),
-    Column("requests", BigInteger, nullable=False),
-    Column("failures", BigInteger, nullable=False),
-    Column("cache_hits", BigInteger, nullable=False),
-    Column("unpriced_requests", BigInteger, nullable=False),
-    Column("input_tokens", BigInteger, nullable=False),
-    Column("output_tokens", BigInteger, nullable=False),
-    Column("cached_input_tokens", BigInteger, nullable=False),
-    Column("reasoning_tokens", BigInteger, nullable=False),
-    Column("cost_usd", Numeric(30, 12), nullable=False),
-    Column("saved_usd", Numeric(30, 12), nullable=False),
-    Column("unconfirmed_usd", Numeric(30, 12), nullable=False),
+    *_sums(),
     PrimaryKeyConstraint("grain", "tenant", "bucket", "provider", "model", "agent", "operation"),
 )
 Index("ix_usage_rollups_bucket", usage_rollups.c.grain, usage_rollups.c.bucket)
+
+label_rollups = Table(
+    "label_rollups",
+    metadata,
+    Column("grain", SmallInteger, nullable=False),
+    Column("tenant", Text, nullable=False),
+    Column("label_key", Text, nullable=False),
+    Column("bucket", TIMESTAMP(timezone=True), nullable=False),
+    Column("place", Uuid, nullable=False),
+    Column("label_value", Text, nullable=False),
+    Column("provider", Text, nullable=False),
+    Column("model", Text, nullable=False),
+    Column("agent", Text, nullable=False),
+    Column("operation", Text, nullable=False),
+    *_sums(),
+    PrimaryKeyConstraint("grain", "tenant", "label_key", "bucket", "place"),
+)
+Index("ix_label_rollups_bucket", label_rollups.c.grain, label_rollups.c.bucket)

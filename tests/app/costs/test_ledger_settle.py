@@ -22,7 +22,8 @@ BUDGET = NewBudget("b", BudgetScope(tenant="acme"), Decimal(10))
 BEFORE = "0012"
 BACK = """
     drop table cache_entries, cache_evictions, cache_invalidations;
-    delete from maintenance where task = 'cache';
+    drop table label_rollups, label_rollups_filled, label_rollups_stale;
+    delete from maintenance where task in ('cache', 'labels');
     drop function write_admissions;
     drop type ledger_admitted, ledger_hold;
     alter table maintenance rename to upkeep;
