@@ -22,6 +22,7 @@ BUDGET = NewBudget("b", BudgetScope(tenant="acme"), Decimal(10))
 BEFORE = "0012"
 BACK = """
     drop table cache_entries, cache_evictions, cache_invalidations;
+    drop table chunks, documents, collections;
     drop table label_rollups, label_rollups_filled, label_rollups_stale;
     delete from maintenance where task in ('cache', 'labels');
     drop function write_admissions;

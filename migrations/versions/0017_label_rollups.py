@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from app.db.sql_files import execute_file
 
-revision = "0016"
-down_revision = "0015"
+revision = "0017"
+down_revision = "0016"
 REPLACES = {
     "mark_stale_labels": "170bcb586f6a3545",
     "ledger_settle": "6544a0dc5864f16f",
@@ -16,4 +16,4 @@ REPLACES = {
 
 
 def upgrade() -> None:
-    execute_file("0016_label_rollups.sql")
+    execute_file("0017_label_rollups.sql")
