@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -98,11 +99,11 @@ class TestRollUps:
     async def test_say_what_the_records_say_for_every_filter_and_grouping(self, sessions: Sessions) -> None:
         await write(sessions, labelled_week())
         await fill(sessions)
-        filters: list[dict[str, object]] = [
-            {},
-            {"tenants": ("acme", "other"), "models": ("gpt-5",)},
-            {"agents": ("writer", "reader"), "operations": (Operation.COMPLETION,)},
-            {"tenants": ()},
+        filters = [
+            span(time_zone="Asia/Kathmandu"),
+            span(tenants=("acme", "other"), models=("gpt-5",)),
+            span(agents=("writer", "reader"), operations=(Operation.COMPLETION,)),
+            span(tenants=()),
         ]
         labels = [(), (Label("team", "red"),), (Label("stage", "none"),)]
         groups: list[tuple[tuple[D, ...], str | None]] = [
@@ -113,8 +114,8 @@ class TestRollUps:
             ((D.LABEL,), "unknown"),
         ]
         seen = rows = 0
-        for more, given, (by, key) in itertools.product(filters, labels, groups):
-            query = CostQuery(span(labels=given, time_zone="Asia/Kathmandu", **more), by, key, page=ALL)
+        for where, given, (by, key) in itertools.product(filters, labels, groups):
+            query = CostQuery(replace(where, labels=given), by, key, page=ALL)
             rolled, raw, segments = await both(sessions, query)
             assert rolled == raw, query
             rows += len(rolled)
