@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 from typing import Any, TypeAlias
+from weakref import WeakSet
 
 import asyncpg
 
@@ -17,17 +18,25 @@ class Openings:
 
     def __init__(self) -> None:
         self._abandoned: set[asyncio.Task[None]] = set()
+        self._open: WeakSet[Connection] = WeakSet()
 
     async def open(self, *args: Any, **options: Any) -> Connection:
         """Takes the arguments of `asyncpg.connect`, and raises its errors."""
         opening = asyncio.ensure_future(asyncpg.connect(*args, **options))
         try:
-            return await asyncio.shield(opening)
+            connection = await asyncio.shield(opening)
         except asyncio.CancelledError:
             closing = asyncio.ensure_future(_close(opening))
             self._abandoned.add(closing)
             closing.add_done_callback(self._abandoned.discard)
             raise
+        self._open.add(connection)
+        return connection
+
+    def terminate(self) -> None:
+        """Breaks every connection that is open, at once. A statement that runs on one ends with an error."""
+        for connection in tuple(self._open):
+            connection.terminate()
 
     async def close(self) -> None:
         """Waits for what is still being opened, at most as long as a connection may take to open."""
