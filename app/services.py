@@ -45,7 +45,7 @@ from app.gateway.stored_completions import CompletionReader, StoredCompletions
 from app.gateway.streams.seals import StreamSeals
 from app.gateway.streams.streams import CompletionStreams
 from app.health.checks import Check, Health
-from app.health.stores import postgres_check, redis_check
+from app.health.stores import postgres_checks, redis_check
 from app.llm.fleet import Fleet, build_fleet
 from app.llm.output_limits import OutputLimits
 from app.llm.provider_events import ProviderEvents
@@ -148,7 +148,7 @@ async def build_services(
             leases=leases,
             gateway=gateway,
             cache=cache.tiered,
-            health=Health([postgres_check(sessions), redis_check(redis), *_cache_checks(cache)], clock, drain),
+            health=Health([*postgres_checks(sessions), redis_check(redis), *_cache_checks(cache)], clock, drain),
             drain=drain,
         )
 
@@ -257,7 +257,7 @@ def _connect(settings: Settings, clock: Clock, stack: AsyncExitStack) -> tuple[S
     redis, blocking = (connect_redis(settings.redis.url.reveal(), each, clock) for each in (settings.redis, blocking_settings))
     for client in (redis, blocking):
         stack.push_async_callback(client.close)
-    sessions = Sessions(engines)
+    sessions = Sessions(engines, settings.database.max_staleness)
     return sessions, redis, Relay(sessions, clock, streams=RedisStreams(redis, blocking))
 
 

@@ -89,7 +89,7 @@ async def in_database(sessions: Sessions, query: CostQuery) -> float:
     statement = costs_statement(query, segments_of(query), None)
     compiled = statement.compile(sessions.engines.primary.sync_engine, compile_kwargs={"literal_binds": True})
     times: list[float] = []
-    async with sessions.read() as session:
+    async with sessions.statements() as session:
         for _ in range(REPEATS):
             plan = (await session.exec_driver_sql(f"explain (analyze, timing off, format json) {compiled}")).scalar_one()
             times.append(plan[0]["Planning Time"] + plan[0]["Execution Time"])

@@ -93,9 +93,8 @@ class KeyStore:
         await self.close()
 
     async def start(self) -> None:
-        listener = self._sessions.engines.listener
         self._following = (
-            _task(listen(listener, CHANNEL, self._wakeup.set, self._clock)),
+            _task(listen(self._sessions.engines.listening, CHANNEL, self._wakeup.set, self._clock)),
             _task(self._follow()),
         )
 

@@ -15,7 +15,7 @@ from app.db.sessions import Sessions
 from app.db.urls import check_database_urls
 from app.domain.errors import FailureKind, GreenLangError, ProviderError, SettingsError
 from app.health.checks import Check
-from app.health.stores import postgres_check, redis_check
+from app.health.stores import postgres_checks, redis_check
 from app.llm.providers.registry import build_providers
 from app.llm.providers.unusable_settings import doubts
 from app.redis.clients import Server, connect_redis
@@ -91,7 +91,8 @@ async def _postgres(settings: Settings, where: str) -> Finding:
     try:
         engines = build_engines(settings.database.primary.reveal(), (), settings.database)
         try:
-            await _within(postgres_check(Sessions(engines)))
+            for check in postgres_checks(Sessions(engines)):
+                await _within(check)
         finally:
             await engines.close()
     except (GreenLangError, TimeoutError) as error:

@@ -141,9 +141,10 @@ class CostReports:
         async with self._at_once, self._sessions.read() as session:
             statement = costs_statement(query, await read_segments(session, query), _after(query.page))
             rows = (await session.execute(statement)).mappings().all()
+            as_of = session.as_of or rows[0]["as_of"]
         names = dimension_names(query)
         found = [(_row(row, names), _place(row)) for row in rows if row[PLACE] is not None]
-        return CostReport(rows[0]["as_of"], CostTotals(**_measures(rows[0], "total_")), _page(query.page, found))
+        return CostReport(as_of, CostTotals(**_measures(rows[0], "total_")), _page(query.page, found))
 
     async def records(self, where: CostFilter, request: PageRequest) -> Page[UsageRecord]:
         """Returns the newest records first."""

@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.db.engines import Engines
 from app.db.failures import DATABASE_ERRORS, is_unavailable
+from app.db.servers import Server
 from app.domain.errors import StoreUnavailable
 from app.runtime.clock import Clock
 
@@ -36,6 +37,7 @@ class Statements:
         self._max_outage = max_outage.total_seconds()
         self._connection: AsyncConnection | None = None
         self._driver: asyncpg.Connection[asyncpg.Record] | None = None
+        self._server: Server | None = None
         self._turn = asyncio.Lock()
 
     async def fetch(self, statement: str, *arguments: object) -> list[asyncpg.Record]:
@@ -53,14 +55,14 @@ class Statements:
                     if collisions > COLLISIONS_ALLOWED:
                         raise
                     continue
-                except DATABASE_ERRORS as error:
-                    if not (is_unavailable(error) or isinstance(error, asyncpg.InterfaceError)):
+                except (StoreUnavailable, *DATABASE_ERRORS) as error:
+                    if not isinstance(error, (StoreUnavailable, asyncpg.InterfaceError)) and not is_unavailable(error):
                         raise
                     await self._drop()
                     if self._clock.monotonic() + pause > until:
                         raise StoreUnavailable("PostgreSQL") from error
                     _log.warning("the ledger waits for PostgreSQL", extra={"reason": type(error).__name__})
-                await self._clock.sleep(pause)
+                await self._engines.wait_for_change(pause, self._clock)
                 pause = min(pause * 2, MAX_PAUSE_SECONDS)
 
     async def close(self) -> None:
@@ -72,7 +74,8 @@ class Statements:
     async def _connect(self, until: float) -> asyncpg.Connection[asyncpg.Record]:
         """The time is limited, because the pool tests a connection before it is used, and a stalled server does not answer."""
         async with asyncio.timeout(max(FIRST_PAUSE_SECONDS, until - self._clock.monotonic())):
-            self._connection = await self._engines.primary.connect()
+            self._server = await self._engines.writer()
+            self._connection = await self._server.engine.connect()
             driver: asyncpg.Connection[asyncpg.Record] | None = (await self._connection.get_raw_connection()).driver_connection
         assert driver is not None
         self._driver = driver
@@ -80,6 +83,8 @@ class Statements:
 
     async def _drop(self) -> None:
         connection, self._connection, self._driver = self._connection, None, None
+        if self._server is not None:
+            self._engines.doubt(self._server)
         if connection is not None:
             await connection.invalidate()
             await connection.close()

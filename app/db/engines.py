@@ -1,20 +1,24 @@
-"""Connections to the primary and its replicas. Each server has one engine: the driver does not balance a list of hosts in one
-URL, so reads are spread here."""
+"""Connections to the servers of PostgreSQL. Each has one engine. Which of them is the primary, and which replica a read goes to,
+is found out here: the driver would take the first server that answers."""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 
 from sqlalchemy import URL
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
+from app.db.demotion import leave_demoted_servers
 from app.db.openings import Openings
+from app.db.server_watch import ServerWatch
+from app.db.servers import Server, Servers
 from app.db.stall_detector import StallDetector
 from app.db.urls import DatabaseUrl, parse_database_url
+from app.domain.errors import SettingsError
+from app.runtime.clock import Clock
 from app.settings import DatabaseSettings
 
 _STALL_SECONDS = 2.0
@@ -67,48 +71,85 @@ def time_limits(settings: DatabaseSettings) -> dict[str, timedelta]:
 
 @dataclass(frozen=True)
 class Engines:
-    """`stall_detectors` has one entry for each engine. `listener` is for LISTEN: a notification does not pass a pooler. It is
-    None if the server can be reached through a pooler alone."""
+    """With one host there is no `watch`: that host is the primary, whatever it says. `pooled`: notifications do not arrive
+    through the servers' addresses. `direct` leads past the pooler; None if there is no such way."""
 
-    primary: AsyncEngine
-    replicas: tuple[AsyncEngine, ...]
-    stall_detectors: Mapping[AsyncEngine, StallDetector]
-    listener: AsyncEngine | None
-    openings: Openings = field(default_factory=Openings)
-    _turn: itertools.count[int] = field(default_factory=itertools.count)
+    servers: Servers
+    watch: ServerWatch | None
+    direct: AsyncEngine | None = None
+    pooled: bool = False
 
-    def reader(self) -> AsyncEngine:
-        """Returns the next replica in turn, or the primary if there is none."""
-        if not self.replicas:
-            return self.primary
-        return self.replicas[next(self._turn) % len(self.replicas)]
+    @property
+    def primary(self) -> AsyncEngine:
+        """Raises StoreUnavailable while there is no primary."""
+        return (self.servers.every[0] if self.watch is None else self.servers.known_primary()).engine
+
+    async def writer(self) -> Server:
+        """The primary. Raises StoreUnavailable while there is none."""
+        if self.watch is None:
+            return self.servers.every[0]
+        return await self.watch.primary()
+
+    async def listening(self) -> AsyncEngine | None:
+        """Where NOTIFY arrives; None if the servers can be reached through a pooler alone. Raises StoreUnavailable while there
+        is no primary."""
+        if self.pooled:
+            return self.direct
+        return (await self.writer()).engine
+
+    async def wait_for_change(self, seconds: float, clock: Clock) -> None:
+        """Returns after `seconds`, or sooner if a server has changed its role."""
+        if self.watch is None:
+            await clock.sleep(seconds)
+        else:
+            await self.watch.change(seconds)
+
+    def doubt(self, server: Server) -> None:
+        """Call it when a server has failed a statement."""
+        if self.watch is not None:
+            self.watch.doubt(server)
 
     async def close(self) -> None:
-        for detector in self.stall_detectors.values():
-            await detector.close()
-        for engine in (self.primary, *self.replicas, self.listener):
-            if engine is not None:
-                await engine.dispose()
-        await self.openings.close()
+        if self.watch is not None:
+            await self.watch.close()
+        for server in self.servers.every:
+            await server.close()
+        if self.direct is not None:
+            await self.direct.dispose()
 
 
 def build_engines(primary: str, replicas: Sequence[str], settings: DatabaseSettings) -> Engines:
-    """The URLs are `postgresql://…`. Raises SettingsError."""
-    openings = Openings()
-    urls = [parse_database_url(primary, "database.primary")]
+    """The URLs are `postgresql://…`, each with one host or several. Raises SettingsError."""
+    urls = server_urls(primary, replicas)
+    servers = Servers([_build_server(url, settings) for url in urls])
+    watch = ServerWatch(servers, settings) if len(urls) > 1 else None
+    return Engines(servers, watch, _direct(settings), settings.pooled)
+
+
+def server_urls(primary: str, replicas: Sequence[str]) -> list[DatabaseUrl]:
+    """One URL for each host; a host that is named twice is there once. Raises SettingsError."""
+    first = parse_database_url(primary, "database.primary")
+    urls = {url.hosts[0]: url for url in first.servers()}
     for index, replica in enumerate(replicas):
-        urls += parse_database_url(replica, f"database.replicas[{index}]").servers()
-    stall_detectors = {build_engine(url, settings, openings): build_stall_detector(url, settings, openings) for url in urls}
-    first, *others = stall_detectors
-    return Engines(first, tuple(others), stall_detectors, _listener(first, settings, openings), openings)
+        setting = f"database.replicas[{index}]"
+        for url in parse_database_url(replica, setting).servers():
+            if url.database != first.database:
+                raise SettingsError(setting, f"{url.hosts[0]} is a replica of another database than that of database.primary")
+            urls.setdefault(url.hosts[0], url)
+    return list(urls.values())
 
 
-def _listener(primary: AsyncEngine, settings: DatabaseSettings, openings: Openings) -> AsyncEngine | None:
-    if not settings.pooled:
-        return primary
+def _build_server(url: DatabaseUrl, settings: DatabaseSettings) -> Server:
+    openings = Openings()
+    engine = build_engine(url, settings, openings)
+    leave_demoted_servers(engine, openings)
+    return Server(url, engine, build_stall_detector(url, settings, openings), openings)
+
+
+def _direct(settings: DatabaseSettings) -> AsyncEngine | None:
     if settings.direct is None:
         return None
     url = parse_database_url(settings.direct.reveal(), "database.direct")
     return create_async_engine(
-        driver_url(url), poolclass=NullPool, hide_parameters=True, connect_args=_connect_args(url, settings, openings)
+        driver_url(url), poolclass=NullPool, hide_parameters=True, connect_args=_connect_args(url, settings, Openings())
     )

@@ -18,6 +18,21 @@ DATABASE_ERRORS = (
 """What talking to PostgreSQL raises. asyncpg raises InternalClientError between the server's last message and the end of the
 connection."""
 
+_UNAVAILABLE = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.ReadOnlySQLTransactionError,
+    asyncpg.LockNotAvailableError,
+)
+
+
+def driver_error(error: BaseException) -> BaseException:
+    """What asyncpg raised, if SQLAlchemy has raised it again."""
+    if isinstance(error, DBAPIError) and error.orig is not None and error.orig.__cause__ is not None:
+        return error.orig.__cause__
+    return error
+
 
 def is_unavailable(error: BaseException) -> bool:
     """True if the server is away, shutting down, read-only or out of connections, or if a lock was not free in time. False if the
@@ -27,24 +42,5 @@ def is_unavailable(error: BaseException) -> bool:
     if isinstance(error, DBAPIError):
         if error.connection_invalidated or isinstance(error, OperationalError):
             return True
-        cause = error.orig.__cause__ if error.orig is not None else None
-        return isinstance(
-            cause,
-            (
-                asyncpg.PostgresConnectionError,
-                asyncpg.InterfaceError,
-                asyncpg.OperatorInterventionError,
-                asyncpg.InsufficientResourcesError,
-                asyncpg.ReadOnlySQLTransactionError,
-                asyncpg.LockNotAvailableError,
-            ),
-        )
-    return isinstance(
-        error,
-        (
-            asyncpg.PostgresConnectionError,
-            asyncpg.OperatorInterventionError,
-            asyncpg.InsufficientResourcesError,
-            asyncpg.LockNotAvailableError,
-        ),
-    )
+        return isinstance(driver_error(error), (*_UNAVAILABLE, asyncpg.InterfaceError))
+    return isinstance(error, _UNAVAILABLE)

@@ -19,12 +19,13 @@ class Openings:
     def __init__(self) -> None:
         self._abandoned: set[asyncio.Task[None]] = set()
         self._open: WeakSet[Connection] = WeakSet()
+        self._retired: WeakSet[Connection] = WeakSet()
 
     async def open(self, *args: Any, **options: Any) -> Connection:
         """Takes the arguments of `asyncpg.connect`, and raises its errors."""
         opening = asyncio.ensure_future(asyncpg.connect(*args, **options))
         try:
-            connection = await asyncio.shield(opening)
+            connection: Connection = await asyncio.shield(opening)
         except asyncio.CancelledError:
             closing = asyncio.ensure_future(_close(opening))
             self._abandoned.add(closing)
@@ -32,6 +33,13 @@ class Openings:
             raise
         self._open.add(connection)
         return connection
+
+    def retire(self) -> None:
+        """Every connection that is open now is used to the end of its session and not taken from a pool again."""
+        self._retired.update(self._open)
+
+    def has_retired(self, connection: object) -> bool:
+        return bool(self._retired) and connection in self._retired
 
     def terminate(self) -> None:
         """Breaks every connection that is open, at once. A statement that runs on one ends with an error."""

@@ -5,12 +5,13 @@ on another server once. A statement whose rows are read one after the other is n
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext
 from datetime import datetime, timedelta
-from typing import Any, TypeAlias, TypeVarTuple, Unpack, overload
+from typing import Any, TypeAlias, TypeVarTuple, overload
 
 import asyncpg
-from sqlalchemy import CursorResult, Executable
+from sqlalchemy import CursorResult, Executable, ScalarResult
+from sqlalchemy.engine.interfaces import CoreExecuteOptionsParameter
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncResult
 from sqlalchemy.sql.selectable import TypedReturnsRows
@@ -36,25 +37,29 @@ class ReadSession:
         self._connection: AsyncConnection | None = connection
 
     @overload
-    async def execute(
-        self, statement: TypedReturnsRows[Unpack[Columns]], parameters: Parameters = None
-    ) -> CursorResult[Unpack[Columns]]: ...
+    async def execute(self, statement: TypedReturnsRows[*Columns], parameters: Parameters = None) -> CursorResult[*Columns]: ...
 
     @overload
-    async def execute(self, statement: Executable, parameters: Parameters = None) -> CursorResult[Unpack[AnyRow]]: ...
+    async def execute(self, statement: Executable, parameters: Parameters = None) -> CursorResult[*AnyRow]: ...
 
-    async def execute(self, statement: Executable, parameters: Parameters = None) -> CursorResult[Unpack[AnyRow]]:
+    async def execute(self, statement: Executable, parameters: Parameters = None) -> CursorResult[*AnyRow]:
         assert self._connection is not None
         return await self._connection.execute(statement, parameters)
 
-    def stream(self, statement: Executable, batch: int) -> AbstractAsyncContextManager[AsyncResult[Unpack[AnyRow]]]:
-        """Rows as the server gives them, `batch` at a time."""
+    async def scalars(self, statement: Executable, parameters: Parameters = None) -> ScalarResult[Any]:
+        return (await self.execute(statement, parameters)).scalars()
+
+    def stream(
+        self, statement: Executable, *, execution_options: CoreExecuteOptionsParameter
+    ) -> AbstractAsyncContextManager[AsyncResult[*AnyRow]]:
+        """Rows as the server gives them."""
         assert self._connection is not None
-        return self._connection.stream(statement, execution_options={"yield_per": batch})
+        return self._connection.stream(statement, execution_options=execution_options)
 
 
 class RepeatingReadSession(ReadSession):
-    """Connects with its first statement. Close it. With `shared`, the time of each statement alone is limited."""
+    """Connects with its first statement. Close it. With `shared`, the time of each statement alone is limited. On another
+    server, the earlier statements of the session are run again first, because they may be settings."""
 
     def __init__(self, watch: ServerWatch, max_staleness: timedelta, position: int | None, *, shared: bool) -> None:
         self.as_of = None
@@ -65,34 +70,35 @@ class RepeatingReadSession(ReadSession):
         self._connection = None
         self._server: Server | None = None
         self._failed: Server | None = None
-        self._has_given = False
+        self._done: list[tuple[Executable, Parameters]] = []
 
-    async def execute(self, statement: Executable, parameters: Parameters = None) -> CursorResult[Unpack[AnyRow]]:
+    async def execute(self, statement: Executable, parameters: Parameters = None) -> CursorResult[*AnyRow]:
         try:
             result = await self._execute(statement, parameters)
         except DATABASE_ERRORS as error:
             await self._leave(error)
             result = await self._execute(statement, parameters)
-        self._has_given = True
+        self._done.append((statement, parameters))
         return result
 
     @asynccontextmanager
-    async def stream(self, statement: Executable, batch: int) -> AsyncIterator[AsyncResult[Unpack[AnyRow]]]:
-        try:
-            opened = await self._open(statement, batch)
-        except DATABASE_ERRORS as error:
-            await self._leave(error)
-            opened = await self._open(statement, batch)
-        result, context = opened
-        self._has_given = True
-        try:
-            yield result
-        except DATABASE_ERRORS as error:
-            if self._server is not None and _shows_failure(error):
-                self._watch.doubt(self._server)
-            raise
-        finally:
-            await context.__aexit__(None, None, None)
+    async def stream(
+        self, statement: Executable, *, execution_options: CoreExecuteOptionsParameter
+    ) -> AsyncIterator[AsyncResult[*AnyRow]]:
+        async with AsyncExitStack() as stack:
+            try:
+                context = (await self._connect()).stream(statement, execution_options=execution_options)
+                result = await stack.enter_async_context(context)
+            except DATABASE_ERRORS as error:
+                await self._leave(error)
+                context = (await self._connect()).stream(statement, execution_options=execution_options)
+                result = await stack.enter_async_context(context)
+            try:
+                yield result
+            except DATABASE_ERRORS as error:
+                if self._server is not None and _shows_failure(error):
+                    self._watch.doubt(self._server)
+                raise
 
     async def close(self) -> None:
         connection, self._connection, server, self._server = self._connection, None, self._server, None
@@ -101,18 +107,19 @@ class RepeatingReadSession(ReadSession):
         if connection is not None:
             await connection.__aexit__(None, None, None)
 
-    async def _execute(self, statement: Executable, parameters: Parameters) -> CursorResult[Unpack[AnyRow]]:
+    async def _execute(self, statement: Executable, parameters: Parameters) -> CursorResult[*AnyRow]:
         server = self._server or self._choose()
         async with nullcontext() if self._shared else server.stall_detector.bounded():
-            connection = self._connection or await self._connect(server)
+            connection = self._connection or await self._connect()
             return await connection.execute(statement, parameters)
 
-    async def _open(
-        self, statement: Executable, batch: int
-    ) -> tuple[AsyncResult[Unpack[AnyRow]], AbstractAsyncContextManager[AsyncResult[Unpack[AnyRow]]]]:
-        connection = self._connection or await self._connect(self._server or self._choose())
-        context = connection.stream(statement, execution_options={"yield_per": batch})
-        return await context.__aenter__(), context
+    async def _connect(self) -> AsyncConnection:
+        if self._connection is None:
+            server = self._server or self._choose()
+            self._connection = await server.engine.connect()
+            for statement, parameters in self._done:
+                await self._connection.execute(statement, parameters)
+        return self._connection
 
     def _choose(self) -> Server:
         """Raises StoreUnavailable if no server is left."""
@@ -124,37 +131,31 @@ class RepeatingReadSession(ReadSession):
         server.reads += 1
         self._server = server
         self.as_of = None if server is servers.primary else server.as_of
-        if self._has_given and server.state is not None:
-            self._position = max(self._position or 0, server.state.position)
         return server
 
-    async def _connect(self, server: Server) -> AsyncConnection:
-        self._connection = await server.engine.connect()
-        return self._connection
-
     async def _leave(self, error: BaseException) -> None:
-        """Gives the server up, so that the statement is repeated on another one. Raises the error if it must not be."""
+        """Gives the server up, so that the statement is repeated on another one. Raises the error if it must not be. After a
+        first result, the other server must show at least as much as this one."""
         server, connection = self._server, self._connection
-        if server is None or self._failed is not None or not _may_be_repeated(error, server, self._watch, connection):
+        if server is None or self._failed is not None or not self._may_be_repeated(error):
             raise error
         self._failed = server
-        if self._has_given and server.state is not None:
+        if self._done and server.state is not None:
             self._position = max(self._position or 0, server.state.position)
-        if connection is not None and _shows_failure(error):
-            await connection.invalidate()
-        if connection is None or _shows_failure(error):
+        if _shows_failure(error):
             self._watch.doubt(server)
+            if connection is not None:
+                await connection.invalidate()
         await self.close()
 
-
-def _may_be_repeated(error: BaseException, server: Server, watch: ServerWatch, connection: AsyncConnection | None) -> bool:
-    """Whatever fails while connecting concerns that server alone. A statement that took too long would do so elsewhere too."""
-    cause = driver_error(error)
-    if connection is None:
-        return True
-    if isinstance(cause, _CANCELLED_BY_RECOVERY):
-        return server is not watch.servers.primary
-    return is_unavailable(error) and not isinstance(cause, asyncpg.QueryCanceledError)
+    def _may_be_repeated(self, error: BaseException) -> bool:
+        """Whatever fails while connecting concerns that server alone. A statement that took too long would do so elsewhere."""
+        cause = driver_error(error)
+        if self._connection is None:
+            return True
+        if isinstance(cause, _CANCELLED_BY_RECOVERY):
+            return self._server is not self._watch.servers.primary
+        return is_unavailable(error) and not isinstance(cause, asyncpg.QueryCanceledError)
 
 
 def _shows_failure(error: BaseException) -> bool:

@@ -17,7 +17,6 @@ from app.db.failures import DATABASE_ERRORS
 from app.db.openings import Connection, Openings
 from app.db.server_state import ask_state
 from app.db.servers import Server, ServerRole, Servers
-from app.domain.errors import StoreUnavailable
 from app.runtime.tasks import end_tasks
 from app.settings import DatabaseSettings
 
@@ -27,7 +26,6 @@ SEARCH_SECONDS: Final = 0.1
 ANSWER_SECONDS: Final = 2.0
 LATE_SECONDS: Final = 0.5
 FIRST_ANSWER_SECONDS: Final = 5.0
-_USED: Final = frozenset({ServerRole.PRIMARY, ServerRole.REPLICA})
 _log = logging.getLogger(__name__)
 
 
@@ -40,7 +38,6 @@ class ServerWatch:
         self._statement_cache_size = 100 if settings.statement_cache else 0
         self._openings = Openings()
         self._tasks: list[asyncio.Task[None]] = []
-        self._emptying: set[asyncio.Task[None]] = set()
         self._soon = {server: asyncio.Event() for server in servers.every}
         self._asked = asyncio.Event()
         self._changed = asyncio.Event()
@@ -58,9 +55,7 @@ class ServerWatch:
     async def primary(self) -> Server:
         """Raises StoreUnavailable while there is no primary."""
         await self.first_answers()
-        if self.servers.primary is None:
-            raise StoreUnavailable("PostgreSQL has no primary and")
-        return self.servers.primary
+        return self.servers.known_primary()
 
     async def change(self, seconds: float) -> None:
         """Returns when a server has changed its role, and after `seconds` at the latest."""
@@ -78,7 +73,7 @@ class ServerWatch:
             event.set()
 
     async def close(self) -> None:
-        await end_tasks([*self._tasks, *self._emptying])
+        await end_tasks(self._tasks)
         self._openings.terminate()
         await self._openings.close()
 
@@ -137,9 +132,10 @@ class ServerWatch:
 
     def _take_change(self, changed: Collection[Server]) -> None:
         for server in changed:
-            task = asyncio.create_task(server.renew() if server.role in _USED else server.empty())
-            self._emptying.add(task)
-            task.add_done_callback(self._emptying.discard)
+            if server.role is ServerRole.PRIMARY:
+                server.renew_connections()
+            else:
+                server.end_connections()
         self._changed.set()
         self._changed = asyncio.Event()
         self.look()

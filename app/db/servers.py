@@ -21,15 +21,17 @@ from app.db.openings import Openings
 from app.db.server_state import ServerState
 from app.db.stall_detector import StallDetector
 from app.db.urls import DatabaseUrl
+from app.domain.errors import StoreUnavailable
 
+NO_PRIMARY = "PostgreSQL has no primary that"
 _KEPT_SAMPLES = 900
 _log = logging.getLogger(__name__)
 
 
 class ServerRole(Enum):
-    """ALIAS: the primary under another name. OLD_PRIMARY: it takes writes on a timeline that was left. CONFLICTING: another server takes writes on the same timeline.
-    DIVERGED: a standby that has replayed what the present primary does not have. FOREIGN: a server of another cluster or
-    database."""
+    """ALIAS: the primary under another name. OLD_PRIMARY: it takes writes on a timeline that was left. CONFLICTING: another
+    server takes writes on the same timeline. DIVERGED: a standby that has replayed what the present primary does not have.
+    FOREIGN: a server of another cluster or database."""
 
     GONE = "gone"
     PRIMARY = "primary"
@@ -46,8 +48,9 @@ _WRONG = frozenset({ServerRole.OLD_PRIMARY, ServerRole.CONFLICTING, ServerRole.D
 
 @dataclass(eq=False)
 class Server:
-    """One host. `state` is its last answer; None if it did not answer. `is_doubtful`: it has failed
-    a statement or takes long to answer, and is not chosen until it answers. `as_of` is the moment up to which it shows every commit. `reads` are under way."""
+    """One host. `state` is its last answer; None if it did not answer. `is_doubtful`: it has failed a statement or takes long to
+    answer, and is not chosen until it answers. `as_of` is the moment up to which it shows every commit. `follows` is the
+    newest timeline that it is known to be on. `reads` are under way."""
 
     url: DatabaseUrl
     engine: AsyncEngine
@@ -67,16 +70,13 @@ class Server:
     def name(self) -> str:
         return str(self.url.hosts[0])
 
-    async def empty(self) -> None:
+    def end_connections(self) -> None:
         """Ends every connection at once, also those in use, because the server answers no more or may not be written to."""
         self.openings.terminate()
-        await self.engine.dispose(close=False)
 
-    async def renew(self) -> None:
-        """New connections from now on. What runs on the old ones ends by itself, unless the server was the primary."""
-        if self.role is not ServerRole.PRIMARY:
-            self.openings.terminate()
-        await self.engine.dispose(close=self.role is ServerRole.PRIMARY)
+    def renew_connections(self) -> None:
+        """New sessions get new connections. What runs on the old ones ends by itself."""
+        self.openings.retire()
 
     async def close(self) -> None:
         await self.stall_detector.close()
@@ -124,6 +124,12 @@ class Servers:
         return self.primary is not None and all(
             server.as_of is not None for server in self.every if server.role is ServerRole.REPLICA
         )
+
+    def known_primary(self) -> Server:
+        """Raises StoreUnavailable while there is none."""
+        if self.primary is None:
+            raise StoreUnavailable(NO_PRIMARY)
+        return self.primary
 
     def answered(self, server: Server, state: ServerState) -> None:
         server.state, server.was_asked, server.is_doubtful = state, True, False
@@ -264,9 +270,7 @@ class Servers:
 
     def _log_primary(self, old: Server | None, found: Server | None) -> None:
         names = {"was": None if old is None else old.name, "is": None if found is None else found.name}
-        if found is None and any(server.role is ServerRole.CONFLICTING for server in self.every):
-            _log.error("two primaries take writes on one timeline; nothing is written until one of them is gone", extra=names)
-        elif found is None:
+        if found is None:
             _log.warning("PostgreSQL has no primary; reads go on", extra=names)
         else:
             _log.warning("PostgreSQL has a primary", extra=names | {"timeline": self._highest_timeline})
@@ -283,7 +287,9 @@ def _different(servers: Sequence[Server]) -> list[Server]:
 
 def _log_role(server: Server, before: ServerRole) -> None:
     names = {"server": server.name, "was": before.value, "is": server.role.value}
-    if server.role in _WRONG:
+    if server.role is ServerRole.CONFLICTING:
+        _log.error("two primaries take writes on one timeline; nothing is written until one of them is gone", extra=names)
+    elif server.role in _WRONG:
         _log.error("a PostgreSQL server is not used", extra=names)
     elif server.role is ServerRole.GONE:
         _log.warning("a PostgreSQL server does not answer", extra=names | {"reason": server.reason})

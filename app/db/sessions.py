@@ -9,15 +9,19 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import NewType
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.db.engines import Engines
 from app.db.failures import DATABASE_ERRORS, is_unavailable
+from app.db.read_sessions import ReadSession, RepeatingReadSession
+from app.db.servers import Server
 from app.domain.errors import StoreUnavailable
 
-ReadSession = NewType("ReadSession", AsyncConnection)
+__all__ = ["ReadSession", "Sessions", "WriteSession"]
+
 WriteSession = NewType("WriteSession", AsyncConnection)
 
 
@@ -33,28 +37,55 @@ async def _translating() -> AsyncIterator[None]:
 
 @dataclass(frozen=True)
 class Sessions:
+    """`max_staleness` is how far behind the primary a replica may be that answers reads."""
+
     engines: Engines
+    max_staleness: timedelta = timedelta(seconds=10)
 
     @asynccontextmanager
-    async def read(self, *, primary: bool = False, shared: bool = False) -> AsyncIterator[ReadSession]:
-        """One snapshot. Use `primary` if the caller must see its own writes. Use `shared` if a generator holds the session
+    async def read(
+        self, *, primary: bool = False, shared: bool = False, max_staleness: timedelta | None = None
+    ) -> AsyncIterator[ReadSession]:
+        """One transaction that only reads, on a replica that is at most `max_staleness` behind, or on the primary if there is
+        none. Use `primary` if the caller must see what others have just written. Use `shared` if a generator holds the session
         while other code runs. Then only the time of each statement is limited, because a limit on the session would interrupt
         other code."""
-        engine = self.engines.primary if primary else self.engines.reader()
-        detector = nullcontext() if shared else self.engines.stall_detectors[engine].bounded()
-        async with _translating(), detector, engine.connect() as connection:
-            yield ReadSession(connection)
+        watch = self.engines.watch
+        if watch is not None and not primary:
+            await watch.first_answers()
+            session = RepeatingReadSession(watch, max_staleness or self.max_staleness, None, shared=shared)
+            async with _translating():
+                try:
+                    yield session
+                finally:
+                    await session.close()
+            return
+        async with _translating():
+            server = await self.engines.writer()
+            detector = nullcontext() if shared else server.stall_detector.bounded()
+            async with detector, server.engine.connect() as connection:
+                yield ReadSession(connection)
 
     @asynccontextmanager
     async def write(self) -> AsyncIterator[WriteSession]:
         """One transaction on the primary. It is committed at the end, and rolled back on an error."""
-        primary = self.engines.primary
-        async with _translating(), self.engines.stall_detectors[primary].bounded(), primary.begin() as connection:
+        async with self._writing() as server, server.engine.begin() as connection:
             yield WriteSession(connection)
 
     @asynccontextmanager
     async def statements(self) -> AsyncIterator[WriteSession]:
         """Each statement is its own transaction on the primary, so a process that stalls in between holds no lock."""
-        primary = self.engines.primary
-        async with _translating(), self.engines.stall_detectors[primary].bounded(), primary.connect() as connection:
+        async with self._writing() as server, server.engine.connect() as connection:
             yield WriteSession(await connection.execution_options(isolation_level="AUTOCOMMIT"))
+
+    @asynccontextmanager
+    async def _writing(self) -> AsyncIterator[Server]:
+        async with _translating():
+            server = await self.engines.writer()
+            try:
+                async with server.stall_detector.bounded():
+                    yield server
+            except DATABASE_ERRORS as error:
+                if is_unavailable(error):
+                    self.engines.doubt(server)
+                raise

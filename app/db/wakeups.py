@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.db.failures import DATABASE_ERRORS
+from app.domain.errors import StoreUnavailable
 from app.runtime.clock import Clock
 
 RECONNECT_SECONDS = 1.0
@@ -48,14 +49,19 @@ class Wakeup:
         return self.taken()
 
 
-async def listen(engine: AsyncEngine | None, channel: str, wake: Callable[[], None], clock: Clock) -> None:
-    """Calls `wake` at every NOTIFY on `channel` and after every connect, because notifications may have been missed. Does not
-    return unless there is no `engine`: then only polling is left."""
-    while engine is not None:
+async def listen(
+    find_engine: Callable[[], Awaitable[AsyncEngine | None]], channel: str, wake: Callable[[], None], clock: Clock
+) -> None:
+    """Asks for the engine before every connect. Calls `wake` at every NOTIFY on `channel` and after every connect, because
+    notifications may have been missed. Does not return unless there is no engine: then only polling is left."""
+    while True:
         try:
+            engine = await find_engine()
+            if engine is None:
+                return
             async with engine.connect() as connection:
                 await _listen_until_lost(connection, channel, wake, clock)
-        except DATABASE_ERRORS as error:
+        except (StoreUnavailable, *DATABASE_ERRORS) as error:
             _log.warning("not listening", extra={"channel": channel, "reason": type(error).__name__})
         await clock.sleep(RECONNECT_SECONDS)
 

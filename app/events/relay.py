@@ -79,7 +79,7 @@ class Relay:
 
     async def run(self) -> None:
         """Sequences, reads and publishes until it is cancelled."""
-        listening = listen(self._sessions.engines.listener, CHANNEL, self.wake, self._clock)
+        listening = listen(self._sessions.engines.listening, CHANNEL, self.wake, self._clock)
         tasks = [asyncio.create_task(each) for each in (listening, self._work(), self.beat(), self._forget())]
         try:
             await asyncio.gather(*tasks)

@@ -12,12 +12,19 @@ from app.health.checks import Check
 from app.redis.clients import RedisClient, Server
 
 
-def postgres_check(sessions: Sessions) -> Check:
+def postgres_checks(sessions: Sessions) -> list[Check]:
+    """One server that answers is required. With several servers, the lack of a primary is a check of its own: it would not help
+    to take the process out of service, because it still answers reads."""
+
     async def probe() -> None:
-        async with sessions.read(primary=True) as session:
+        async with sessions.read() as session:
             await session.execute(text("select 1"))
 
-    return Check("postgresql", probe, required=True)
+    async def find_primary() -> None:
+        await sessions.engines.writer()
+
+    checks = [Check("postgresql", probe, required=True)]
+    return checks if sessions.engines.watch is None else [*checks, Check("postgresql_primary", find_primary)]
 
 
 def redis_check(client: RedisClient, name: str = "redis") -> Check:

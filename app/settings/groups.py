@@ -72,13 +72,15 @@ class ServerSettings(Group):
 
 
 class DatabaseSettings(Group):
-    """Without `primary`, the embedded PostgreSQL runs. Without `owner`, `primary` also migrates. Set `statement_cache = false`
-    for PgBouncer before 1.21. `direct` leads to the primary without the pooler."""
+    """Without `primary`, the embedded PostgreSQL runs. Without `owner`, `primary` also migrates. `max_staleness` is how far a
+    replica that answers reads may be behind. Set `statement_cache = false` for PgBouncer before 1.21. `direct` leads to the
+    primary without the pooler."""
 
     primary: SecretReference | None = None
     owner: SecretReference | None = None
     direct: SecretReference | None = None
     replicas: SecretList = ()
+    max_staleness: Duration = timedelta(seconds=10)
     pool_size: Count = 10
     max_overflow: CountOrNone = 40
     pool_timeout: Duration = timedelta(seconds=5)

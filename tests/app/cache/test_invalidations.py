@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from sqlalchemy import text
 
 from app.cache.invalidations import MAX_KEPT, Invalidations, Selector, SelectorKind, delete_old
 from app.db.engines import build_engines
@@ -142,5 +143,5 @@ async def test_those_older_than_any_entry_are_deleted(sessions: Sessions) -> Non
         await session.exec_driver_sql("update cache_invalidations set at = at - interval '40 days' where tenant = 'acme'")
     await delete_old(sessions)
     async with sessions.read() as session:
-        rows = await session.exec_driver_sql("select tenant from cache_invalidations")
+        rows = await session.execute(text("select tenant from cache_invalidations"))
         assert rows.scalars().all() == ["rival"]

@@ -181,9 +181,11 @@ class CountedReads(Sessions):
     of_primary: list[bool] = field(default_factory=list)
 
     @asynccontextmanager
-    async def read(self, *, primary: bool = False, shared: bool = False) -> AsyncIterator[ReadSession]:
+    async def read(
+        self, *, primary: bool = False, shared: bool = False, max_staleness: timedelta | None = None
+    ) -> AsyncIterator[ReadSession]:
         self.of_primary.append(primary)
-        async with super().read(primary=primary, shared=shared) as session:
+        async with super().read(primary=primary, shared=shared, max_staleness=max_staleness) as session:
             yield session
 
 
