@@ -102,7 +102,7 @@ class Node:
 
     def stop(self) -> None:
         """In order, as an operator would."""
-        self._end(signal.SIGINT)
+        self.end(signal.SIGINT)
 
     def kill(self) -> None:
         """All its processes, at once."""
@@ -117,7 +117,7 @@ class Node:
         with frozen(family(self.process.pid)):
             yield
 
-    def _end(self, sign: signal.Signals) -> None:
+    def end(self, sign: signal.Signals) -> None:
         if self.process is None:
             return
         everything = family(self.process.pid)
@@ -201,7 +201,7 @@ class Cluster:
                 with suppress(psutil.NoSuchProcess):
                     for process in family(node.process.pid):
                         process.resume()
-                node._end(signal.SIGQUIT)
+                node.end(signal.SIGQUIT)
 
 
 _RECEIVED = "select (coalesce(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn()) - '0/0'::pg_lsn)::text"

@@ -21,6 +21,7 @@ from app.domain.errors import StoreUnavailable
 from app.health.checks import Health, Verdict
 from app.health.stores import postgres_checks
 from app.runtime.clock import SystemClock
+from app.runtime.drain import Drain
 from app.runtime.tasks import end_tasks
 from app.settings import DatabaseSettings
 from tests.clusters import SERVICE, Cluster, Node, running_cluster
@@ -53,7 +54,7 @@ def sessions(engines: Engines) -> Sessions:
 
 async def until(holds: Callable[[], bool], seconds: float = WAIT_SECONDS) -> None:
     async with asyncio.timeout(seconds):
-        while not holds():
+        while not holds():  # noqa: ASYNC110 (the condition is another party's state)
             await asyncio.sleep(0.02)
 
 
@@ -81,6 +82,11 @@ async def written_again(sessions: Sessions) -> str:
                 return await write(sessions)
             except StoreUnavailable:
                 await asyncio.sleep(0.05)
+
+
+async def verdict(sessions: Sessions) -> Verdict:
+    clock = SystemClock()
+    return (await Health(postgres_checks(sessions), clock, Drain(20, clock.monotonic)).ready()).verdict
 
 
 @asynccontextmanager
@@ -166,14 +172,14 @@ class TestPrimaryDies:
         await end_tasks([listening])
 
     async def test_the_process_is_degraded_and_not_taken_out_of_service(self, cluster: Cluster, sessions: Sessions) -> None:
-        assert (await Health(postgres_checks(sessions), SystemClock()).ready()).verdict is Verdict.OK
+        assert await verdict(sessions) is Verdict.OK
         cluster.primary.kill()
         await until(lambda: sessions.engines.servers.primary is None)
-        assert (await Health(postgres_checks(sessions), SystemClock()).ready()).verdict is Verdict.DEGRADED
+        assert await verdict(sessions) is Verdict.DEGRADED
         for replica in cluster.replicas:
             replica.kill()
         await until(lambda: all(server.role is ServerRole.GONE for server in sessions.engines.servers.every))
-        assert (await Health(postgres_checks(sessions), SystemClock()).ready()).verdict is Verdict.UNAVAILABLE
+        assert await verdict(sessions) is Verdict.UNAVAILABLE
 
 
 class TestReplicaFails:
