@@ -65,7 +65,7 @@ async def engines(settings: DatabaseSettings, pooled_url: str) -> AsyncIterator[
 class TestNotifications:
     async def test_arrive_on_the_direct_connection(self, engines: Engines) -> None:
         woken = asyncio.Event()
-        listening = asyncio.create_task(listen(engines.listener, "test_channel", woken.set, SystemClock()))
+        listening = asyncio.create_task(listen(engines.listening, "test_channel", woken.set, SystemClock()))
         await asyncio.wait_for(woken.wait(), 10)
         woken.clear()
         async with Sessions(engines).write() as session:
@@ -76,9 +76,9 @@ class TestNotifications:
     async def test_are_not_waited_for_if_the_pooler_is_all_there_is(self, settings: DatabaseSettings, owner_url: str) -> None:
         alone = settings.model_copy(update={"direct": None, "owner": None, "primary": settings.owner})
         engines = build_engines(owner_url, [], alone)
-        await listen(engines.listener, "test_channel", lambda: None, SystemClock())
+        await listen(engines.listening, "test_channel", lambda: None, SystemClock())
         await engines.close()
-        assert engines.listener is None
+        assert await engines.listening() is None
 
 
 class TestMigration:
@@ -151,8 +151,9 @@ class TestStatements:
 
 async def _reconnected(engines: Engines) -> None:
     """The pooler opens its connections anew, so that they have the limits of the role."""
-    assert engines.listener is not None
-    async with engines.listener.connect() as connection:
+    listener = await engines.listening()
+    assert listener is not None
+    async with listener.connect() as connection:
         await connection.execute(
             text(
                 "select pg_terminate_backend(pid) from pg_stat_activity where pid <> pg_backend_pid() and usename = current_user"
