@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 from prometheus_client import CollectorRegistry
@@ -44,10 +45,11 @@ from app.gateway.planning import CallPlanner
 from app.gateway.stored_completions import CompletionReader, StoredCompletions
 from app.gateway.streams.seals import StreamSeals
 from app.gateway.streams.streams import CompletionStreams
-from app.health.checks import Check, Health
+from app.health.checks import Check, Down, Health
 from app.health.stores import postgres_checks, redis_check
 from app.llm.fleet import Fleet, build_fleet
 from app.llm.output_limits import OutputLimits
+from app.llm.probes import HealthStatus
 from app.llm.provider_events import ProviderEvents
 from app.llm.providers.registry import build_providers
 from app.redis.clients import RedisClient, connect_redis
@@ -148,7 +150,7 @@ async def build_services(
             leases=leases,
             gateway=gateway,
             cache=cache.tiered,
-            health=Health([*postgres_checks(sessions), redis_check(redis), *_cache_checks(cache)], clock, drain),
+            health=Health([*_store_checks(sessions, redis, cache), *_provider_checks(fleet)], clock, drain),
             drain=drain,
         )
 
@@ -188,8 +190,20 @@ def _open_ledger(
     return ledger
 
 
-def _cache_checks(cache: BuiltCache) -> list[Check]:
-    return [redis_check(client, f"cache_{tier.value.lower()}") for tier, client in cache.redis.items()]
+def _provider_checks(fleet: Fleet) -> list[Check]:
+    """What the monitors know, at no cost. A provider that is down makes the process degraded."""
+
+    async def probe(name: str) -> None:
+        status = fleet.provider(name)
+        if status is not None and status.health is HealthStatus.DOWN:
+            raise Down(name)
+
+    return [Check(f"provider_{status.name}", partial(probe, status.name)) for status in fleet.providers()]
+
+
+def _store_checks(sessions: Sessions, redis: RedisClient, cache: BuiltCache) -> list[Check]:
+    of_the_cache = [redis_check(client, f"cache_{tier.value.lower()}") for tier, client in cache.redis.items()]
+    return [*postgres_checks(sessions), redis_check(redis), *of_the_cache]
 
 
 def _cached_answers(

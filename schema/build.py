@@ -13,6 +13,7 @@ from schema.cost_updates import CostSubscriptions
 from schema.costs import CostQueries
 from schema.embeddings import EmbeddingMutations
 from schema.exports import ExportMutations
+from schema.health import HealthQueries
 from schema.inputs import plan_inputs
 from schema.node import NodeQueries
 from schema.permissions import enforce
@@ -24,7 +25,15 @@ from schema.viewer import ViewerQueries
 
 @strawberry.type(description="Queries.")
 class Query(
-    NodeQueries, ViewerQueries, CompletionQueries, ProviderQueries, CostQueries, BudgetQueries, AlertQueries, CacheQueries
+    NodeQueries,
+    ViewerQueries,
+    CompletionQueries,
+    ProviderQueries,
+    CostQueries,
+    BudgetQueries,
+    AlertQueries,
+    CacheQueries,
+    HealthQueries,
 ):
     pass
 

@@ -33,6 +33,7 @@ PERMISSIONS: Mapping[tuple[str, str], Permission] = {
     ("Query", "completion"): Scope.COMPLETIONS,
     ("Query", "costForecast"): Scope.COSTS,
     ("Query", "costs"): Scope.COSTS,
+    ("Query", "health"): Scope.ADMIN,
     ("Query", "models"): Scope.PROVIDERS,
     ("Query", "node"): Rule.ANY_KEY,  # each kind of node asks for its own scope
     ("Query", "providers"): Scope.PROVIDERS,
@@ -93,6 +94,8 @@ PERMISSIONS: Mapping[tuple[str, str], Permission] = {
     ("Deleted", EVERY_FIELD): Rule.WITH_PARENT,
     ("Embeddings", EVERY_FIELD): Rule.WITH_PARENT,
     ("ForecastDay", EVERY_FIELD): Rule.WITH_PARENT,
+    ("Health", EVERY_FIELD): Rule.WITH_PARENT,
+    ("HealthCheck", EVERY_FIELD): Rule.WITH_PARENT,
     ("Heartbeat", EVERY_FIELD): Rule.WITH_PARENT,
     ("InvalidInput", EVERY_FIELD): Rule.WITH_PARENT,
     ("Label", EVERY_FIELD): Rule.WITH_PARENT,

@@ -6,10 +6,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
-from app.domain.errors import GreenLangError
+from app.domain.errors import GreenLangError, StoreUnavailable
 from app.runtime.clock import Clock
 from app.runtime.drain import Drain
 from app.runtime.tasks import create_shared_task
@@ -29,6 +29,10 @@ class Check:
     required: bool = False
 
 
+class Down(GreenLangError):
+    """Its monitor knows that it is down. The check asked nothing itself."""
+
+
 class Verdict(Enum):
     OK = "ok"
     DEGRADED = "degraded"
@@ -42,20 +46,25 @@ class Finding:
     ok: bool
     required: bool
     took_ms: float
+    reason: str | None = None
+    """Why it is not well, as a category; never an address or a text of the store."""
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    findings: tuple[Finding, ...]
+    checks: tuple[Finding, ...]
     draining: bool = False
 
     @property
     def verdict(self) -> Verdict:
-        if self.draining:
-            return Verdict.DRAINING
-        if not all(finding.ok for finding in self.findings if finding.required):
+        return Verdict.DRAINING if self.draining else self.checked
+
+    @property
+    def checked(self) -> Verdict:
+        """What the checks say, also while the process drains."""
+        if not all(finding.ok for finding in self.checks if finding.required):
             return Verdict.UNAVAILABLE
-        return Verdict.OK if all(finding.ok for finding in self.findings) else Verdict.DEGRADED
+        return Verdict.OK if all(finding.ok for finding in self.checks) else Verdict.DEGRADED
 
 
 class Health:
@@ -71,6 +80,10 @@ class Health:
         if self._drain.begun:
             return Report((), draining=True)
         return await self._ready.report()
+
+    async def details(self) -> Report:
+        """What `ready` says, with the checks also while the process drains."""
+        return replace(await self._ready.report(), draining=self._drain.begun)
 
     async def started(self) -> Report:
         """The results of the required checks: fresh until they have passed once, then at most 30 s old."""
@@ -119,4 +132,13 @@ async def _find(check: Check, clock: Clock) -> Finding:
     error = probe.exception() if probe.done() and not probe.cancelled() else TimeoutError()
     if error is not None and not isinstance(error, (GreenLangError, TimeoutError)):
         _log.error("a health check failed", exc_info=error, extra={"check": check.name})
-    return Finding(check.name, error is None, check.required, round((clock.monotonic() - begun) * 1000, 3))
+    took_ms = round((clock.monotonic() - begun) * 1000, 3)
+    return Finding(check.name, error is None, check.required, took_ms, None if error is None else _reason(error))
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    if isinstance(error, StoreUnavailable):
+        return "unavailable"
+    return "down" if isinstance(error, Down) else "the check failed"

@@ -34,7 +34,7 @@ async def _alive(_: Request) -> Response:
 
 def _answer(report: Report) -> JSONResponse:
     checks = {
-        finding.name: {"ok": finding.ok, "required": finding.required, "tookMs": finding.took_ms} for finding in report.findings
+        finding.name: {"ok": finding.ok, "required": finding.required, "tookMs": finding.took_ms} for finding in report.checks
     }
     status = 503 if report.verdict in {Verdict.UNAVAILABLE, Verdict.DRAINING} else 200
     return JSONResponse({"status": report.verdict.value, "checks": checks}, status, headers=_UNCACHED)

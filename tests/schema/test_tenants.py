@@ -43,6 +43,7 @@ DOCUMENTS = {
     "Query.completion": f'{{ completion(id: "x") {TYPENAME} }}',
     "Query.costForecast": f"{{ costForecast(filter: {PERIOD}) {TYPENAME} }}",
     "Query.costs": f"{{ costs(filter: {PERIOD}) {TYPENAME} }}",
+    "Query.health": f"{{ health {TYPENAME} }}",
     "Query.models": f"{{ models {TYPENAME} }}",
     "Query.providers": f"{{ providers {TYPENAME} }}",
     "Query.routeExplain": f"{{ routeExplain(input: {ASK}) {TYPENAME} }}",

@@ -60,7 +60,7 @@ class TestReady:
         world.optional.away = True
         report = await world.health.ready()
         assert report.verdict is Verdict.DEGRADED
-        assert {finding.name: finding.ok for finding in report.findings} == {"needed": True, "optional": False}
+        assert {finding.name: finding.ok for finding in report.checks} == {"needed": True, "optional": False}
 
     async def test_a_store_that_says_nothing_costs_less_than_a_second(self, world: World) -> None:
         world.needed.silent = world.optional.silent = True
@@ -119,3 +119,22 @@ class TestStarted:
     async def test_what_it_can_serve_without_is_not_asked(self, world: World) -> None:
         await world.health.started()
         assert world.optional.asked == 0
+
+
+class TestReasons:
+    async def test_are_categories_and_never_the_text_of_a_store(self, world: World) -> None:
+        world.needed.away = True
+        world.optional.broken = True
+        found = {finding.name: finding.reason for finding in (await world.health.details()).checks}
+        assert found == {"needed": "unavailable", "optional": "the check failed"}
+
+    async def test_are_given_also_while_the_process_drains(self, world: World) -> None:
+        world.optional.away = True
+        world.drain.begin()
+        report = await world.health.details()
+        assert (report.draining, report.checked, report.verdict) == (True, Verdict.DEGRADED, Verdict.DRAINING)
+
+    async def test_ten_thousand_probes_at_once_are_one_run_of_the_checks(self, world: World) -> None:
+        reports = await asyncio.gather(*(world.health.ready() for _ in range(10_000)))
+        assert {report.verdict for report in reports} == {Verdict.OK}
+        assert (world.needed.asked, world.optional.asked) == (1, 1)
