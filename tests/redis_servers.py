@@ -110,22 +110,37 @@ class RedisServers:
             yield url, process
 
     @asynccontextmanager
-    async def cluster(self, nodes: int) -> AsyncIterator[str]:
-        """The URL of one node, once all agree. Each has its part of the slots, and no replica."""
-        ports, bus = free_ports(nodes), free_ports(nodes)
+    async def cluster(self, nodes: int, replicas: int = 0) -> AsyncIterator[tuple[str, list[subprocess.Popen[bytes]]]]:
+        """The URL of one node, once all agree, and the processes of the primaries. Each of these has its part of the slots, and
+        so many replicas."""
+        count = nodes * (1 + replicas)
+        ports, bus = free_ports(count), free_ports(count)
         part = -(-SLOTS // nodes)
         async with AsyncExitStack() as stack:
-            for port, other in zip(ports, bus, strict=True):
-                stack.enter_context(self.server(port, "cluster-enabled yes", f"cluster-port {other}", *self.data))
+            processes = [
+                stack.enter_context(
+                    self.server(port, "cluster-enabled yes", f"cluster-port {other}", "cluster-node-timeout 1000", *self.data)
+                )
+                for port, other in zip(ports, bus, strict=True)
+            ]
             urls = [f"{self.scheme}://{self.login}127.0.0.1:{port}/0" for port in ports]
             clients = [await stack.enter_async_context(self.connected(url)) for url in urls]
             for index, node in enumerate(clients):
                 await until_true(node, _answers)
-                await _command(node, "CLUSTER", "ADDSLOTSRANGE", index * part, min(SLOTS, (index + 1) * part) - 1)
+                if index < nodes:
+                    await _command(node, "CLUSTER", "ADDSLOTSRANGE", index * part, min(SLOTS, (index + 1) * part) - 1)
                 await _command(node, "CLUSTER", "MEET", "127.0.0.1", ports[0], bus[0])
             for node in clients:
-                await until_true(node, lambda server: _knows_all_nodes(server, nodes))
-            yield f"{self.scheme}+cluster://{self.login}127.0.0.1:{ports[0]}"
+                await until_true(node, lambda server: _knows_all_nodes(server, nodes, count))
+            for index, node in enumerate(clients[nodes:]):
+                primary = await _command(clients[index % nodes], "CLUSTER", "MYID")
+                assert isinstance(primary, bytes)
+                await _command(node, "CLUSTER", "REPLICATE", primary.decode())
+            for node in clients[:nodes]:
+                await until_true(node, lambda server: _are_caught_up(server, replicas))
+            for node in clients:
+                await until_true(node, lambda server: _knows_all_replicas(server, nodes * replicas))
+            yield f"{self.scheme}+cluster://{self.login}127.0.0.1:{ports[0]},127.0.0.1:{ports[-1]}", processes[:nodes]
 
     @asynccontextmanager
     async def connected(self, url: str) -> AsyncIterator[RedisClient]:
@@ -162,10 +177,16 @@ async def _are_caught_up(server: Server, replicas: int) -> bool:
     return all(replica.get("state") == "online" and replica.get("offset") == found["master_repl_offset"] for replica in each)
 
 
-async def _knows_all_nodes(server: Server, nodes: int) -> bool:
+async def _knows_all_nodes(server: Server, primaries: int, nodes: int) -> bool:
     information: Any = await server.execute_command("CLUSTER INFO")
     slots: Any = await server.execute_command("CLUSTER SLOTS")
-    return information["cluster_state"] == "ok" and len(slots) == nodes
+    is_whole = information["cluster_state"] == "ok" and len(slots) == primaries
+    return is_whole and int(information["cluster_known_nodes"]) == nodes
+
+
+async def _knows_all_replicas(server: Server, replicas: int) -> bool:
+    nodes: Any = await server.execute_command("CLUSTER NODES")
+    return sum("slave" in node["flags"] for node in nodes.values()) == replicas
 
 
 async def _know_all(server: Server, replicas: int) -> bool:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from datetime import timedelta
 
 from sqlalchemy import text
@@ -10,23 +12,29 @@ from sqlalchemy import text
 from app.cache.entries import Entry, EntryCodec
 from app.cache.keys import EntryKey
 from app.cache.tier import TierSize
-from app.db.sessions import Sessions
+from app.db.sessions import ReadSession, Sessions, WriteSession
+from app.domain.errors import StoreUnavailable
 from app.domain.usage import CacheTier
 
 _DELETED_AT_ONCE = 1000
+_log = logging.getLogger(__name__)
 
 
 class PostgresTier:
     name = CacheTier.POSTGRES
-    available = True
 
     def __init__(self, sessions: Sessions, codec: EntryCodec) -> None:
         self._sessions = sessions
         self._codec = codec
+        self._is_away = False
+
+    @property
+    def available(self) -> bool:
+        return not self._is_away
 
     async def get(self, key: EntryKey) -> Entry | None:
         """Removes a damaged entry."""
-        async with self._sessions.read(primary=True) as session:
+        async with self._read() as session:
             stored: bytes | None = (await session.execute(_GET, {"tenant": key.tenant, "name": key.name})).scalar()
         if stored is None:
             return None
@@ -36,7 +44,7 @@ class PostgresTier:
         return entry
 
     async def put(self, key: EntryKey, entry: Entry, seconds: float) -> None:
-        async with self._sessions.statements() as session:
+        async with self._write() as session:
             await session.execute(
                 _PUT,
                 {
@@ -49,25 +57,51 @@ class PostgresTier:
             )
 
     async def remove(self, tenant: str, names: Sequence[str]) -> None:
-        async with self._sessions.statements() as session:
+        async with self._write() as session:
             await session.execute(_REMOVE, {"tenant": tenant, "names": list(names)})
 
     async def tags_by_name(self, tenant: str) -> Mapping[str, Sequence[str]]:
-        async with self._sessions.read(primary=True) as session:
+        async with self._read() as session:
             rows = await session.execute(_TAGS, {"tenant": tenant})
             return {row.name: row.tags for row in rows}
 
     async def size(self) -> TierSize:
-        async with self._sessions.read() as session:
+        async with self._read(primary=False) as session:
             row = (await session.execute(_SIZE)).one()
         return TierSize(row.entries, row.bytes, row.evictions)
 
     async def delete_excess(self, max_bytes: int) -> None:
         """Deletes expired entries, then those that expire first, until the rest fits. Raises StoreUnavailable."""
-        async with self._sessions.statements() as session:
+        async with self._write() as session:
             while (await session.execute(_DELETE_EXPIRED, {"most": _DELETED_AT_ONCE})).rowcount == _DELETED_AT_ONCE:
                 pass
             await session.execute(_DELETE_EXCESS, {"max_bytes": max_bytes})
+
+    @asynccontextmanager
+    async def _read(self, *, primary: bool = True) -> AsyncIterator[ReadSession]:
+        with self._noting():
+            async with self._sessions.read(primary=primary) as session:
+                yield session
+
+    @asynccontextmanager
+    async def _write(self) -> AsyncIterator[WriteSession]:
+        with self._noting():
+            async with self._sessions.statements() as session:
+                yield session
+
+    @contextmanager
+    def _noting(self) -> Iterator[None]:
+        """Notes whether PostgreSQL is away, with one line in the log for each change."""
+        try:
+            yield
+        except StoreUnavailable:
+            if not self._is_away:
+                _log.warning("the cache's tier in PostgreSQL does not answer")
+            self._is_away = True
+            raise
+        if self._is_away:
+            _log.warning("the cache's tier in PostgreSQL answers again")
+        self._is_away = False
 
 
 _GET = text("select value from cache_entries where tenant = :tenant and name = :name and expires_at > clock_timestamp()")

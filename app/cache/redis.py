@@ -70,7 +70,7 @@ class RedisTier:
                 pipeline.pexpire(names, int(self._max_seconds * 1000) + 1000)
                 await pipeline.execute()
 
-        await self._redis.execute(act)
+        await self._redis.execute(act, writes=True)
 
     async def remove(self, tenant: str, names: Sequence[str]) -> None:
         wanted = set(names)
@@ -81,7 +81,7 @@ class RedisTier:
 
             async def act(server: Server, places: Sequence[str] = places, piece: Sequence[str] = piece) -> None:
                 async with server.pipeline(transaction=False) as pipeline:
-                    pipeline.unlink(*places)
+                    pipeline.execute_command("UNLINK", *places)  # a pipeline of a cluster has no `unlink` of several keys
                     pipeline.zrem(_names(tenant), *piece)
                     await pipeline.execute()
 

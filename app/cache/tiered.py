@@ -10,6 +10,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from decimal import Decimal
@@ -63,7 +64,6 @@ class TieredCache:
         self._clock = clock
         self._figures = figures
         self._draw = draw
-        self._away: set[CacheTier] = set()
         self._writes: set[asyncio.Task[None]] = set()
 
     @property
@@ -136,9 +136,7 @@ class TieredCache:
         try:
             entry = await tier.get(key)
         except StoreUnavailable:
-            self._note_away(tier)
             return None
-        self._note_back(tier)
         if entry is not None and (entry.expires_at <= self._clock.now() or self._invalidations.covers(key, entry)):
             entry = None
         if entry is not None or not is_repeat:
@@ -156,18 +154,12 @@ class TieredCache:
         is_worth_it = entry.cost_usd is None or entry.cost_usd >= placed.min_cost_usd
         if seconds <= 0 or not is_worth_it or self._invalidations.covers(key, entry):
             return
-        try:
+        with suppress(StoreUnavailable):
             await placed.tier.put(key, entry, seconds)
-        except StoreUnavailable:
-            self._note_away(placed.tier)
-        else:
-            self._note_back(placed.tier)
 
     async def _remove(self, tier: Tier, tenant: str, names: Sequence[str]) -> None:
-        try:
+        with suppress(StoreUnavailable):
             await tier.remove(tenant, names)
-        except StoreUnavailable:
-            self._note_away(tier)
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
@@ -178,13 +170,3 @@ class TieredCache:
         self._writes.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.error("a write to the cache failed", exc_info=error)
-
-    def _note_away(self, tier: Tier) -> None:
-        if tier.name not in self._away:
-            self._away.add(tier.name)
-            _log.warning("a tier of the cache does not answer", extra={"tier": tier.name.value})
-
-    def _note_back(self, tier: Tier) -> None:
-        if tier.name in self._away:
-            self._away.discard(tier.name)
-            _log.warning("a tier of the cache answers again", extra={"tier": tier.name.value})

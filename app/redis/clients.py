@@ -47,7 +47,6 @@ Result = TypeVar("Result")
 _FAILURES = 3
 _FIRST_PAUSE_SECONDS = 0.5
 _MAX_PAUSE_SECONDS = 2.0
-_LOG_EVERY_SECONDS = 60.0
 _AWAY = (
     RedisConnectionError,
     RedisTimeoutError,
@@ -94,7 +93,7 @@ class RedisClient:
         self._failures = 0
         self._pause = _FIRST_PAUSE_SECONDS
         self._closed_until = 0.0
-        self._logged_at = float("-inf")
+        self._takes_writes = True
         self._is_single = sentinels is None and isinstance(server, Redis)
         self._places = asyncio.Semaphore(POOL_SIZE)
         self._search: asyncio.Task[None] | None = None
@@ -104,8 +103,9 @@ class RedisClient:
         """False while every call is refused at once."""
         return self._failures < _FAILURES or self._clock.monotonic() >= self._closed_until
 
-    async def execute(self, act: Callable[[Server], Awaitable[Result]]) -> Result:
-        """Returns the result of `act`. Raises StoreUnavailable if the server is away, at once if that is already known."""
+    async def execute(self, act: Callable[[Server], Awaitable[Result]], *, writes: bool = False) -> Result:
+        """Returns the result of `act`. `writes`: whether its success shows that the server takes writes. Raises StoreUnavailable
+        if the server is away, at once if that is already known."""
         if not self.available:
             raise StoreUnavailable("Redis")
         if self._failures >= _FAILURES:
@@ -118,9 +118,9 @@ class RedisClient:
         except ResponseError as error:
             if not _takes_no_writes(error):
                 raise
-            self._log_refusal(error)
+            self._refused(error)
             raise StoreUnavailable("Redis") from error
-        self._succeeded()
+        self._succeeded(wrote=writes)
         return result
 
     async def evaluate(self, script: Script, key: str, *arguments: str | float | bytes) -> object:
@@ -132,7 +132,7 @@ class RedisClient:
             except NoScriptError:
                 return cast(object, await server.eval(script.text, 1, key, *arguments))
 
-        return await self.execute(act)
+        return await self.execute(act, writes=True)
 
     async def close(self) -> None:
         if self._search is not None:
@@ -166,9 +166,12 @@ class RedisClient:
             self._search = create_shared_task(self._find_server())
 
     async def _find_server(self) -> None:
+        """A node of a cluster that hangs keeps its connections open, and redis-py goes on using it after another one has replaced
+        it. So the nodes are asked again which of them has which slots."""
         with suppress(*_AWAY):
             if isinstance(self._server, RedisCluster):
                 await self._server.initialize()
+                await self._server.nodes_manager.initialize()
             else:
                 await self._server.ping()
 
@@ -182,16 +185,18 @@ class RedisClient:
             reason = str(error) or f"no answer within {self._seconds:g} s"
             _log.warning("Redis does not answer", extra={"setting": self._setting, "reason": reason})
 
-    def _succeeded(self) -> None:
+    def _succeeded(self, *, wrote: bool) -> None:
         if self._failures >= _FAILURES:
             _log.warning("Redis answers again", extra={"setting": self._setting})
         self._failures = 0
         self._pause = _FIRST_PAUSE_SECONDS
+        if wrote and not self._takes_writes:
+            self._takes_writes = True
+            _log.warning("Redis takes writes again", extra={"setting": self._setting})
 
-    def _log_refusal(self, refusal: ResponseError) -> None:
-        now = self._clock.monotonic()
-        if now - self._logged_at >= _LOG_EVERY_SECONDS:
-            self._logged_at = now
+    def _refused(self, refusal: ResponseError) -> None:
+        if self._takes_writes:
+            self._takes_writes = False
             _log.warning("Redis takes no writes", extra={"setting": self._setting, "reason": str(refusal)})
 
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 from decimal import Decimal
 
 import pytest
-from prometheus_client import CollectorRegistry
 
 from app.cache.entries import Entry, EntryCodec
-from app.cache.figures import CacheFigures
 from app.cache.invalidations import Invalidations, Selector, SelectorKind
 from app.cache.keys import EntryKey
 from app.cache.memory import MemoryTier
@@ -26,33 +24,14 @@ from app.redis.clients import connect_redis
 from app.runtime.clock import SystemClock
 from app.settings import RedisSettings
 from tests.app.cache.cached import a_key, an_entry
-from tests.app.cache.conftest import DAY, MAX_BYTES, until
+from tests.app.cache.conftest import DAY, MAX_BYTES, figures
 
 pytestmark = pytest.mark.anyio
 HOUR = timedelta(hours=1)
 
 
-def figures() -> CacheFigures:
-    """Of one process: Redis is away."""
-    return CacheFigures(
-        SystemClock(), connect_redis("redis://127.0.0.1:1/0", RedisSettings(), SystemClock()), CollectorRegistry()
-    )
-
-
 def tiered(tiers: Sequence[Tier], invalidations: Invalidations) -> TieredCache:
     return TieredCache([PlacedTier(tier, HOUR) for tier in tiers], invalidations, SystemClock(), figures(), draw=lambda: 0.5)
-
-
-@pytest.fixture
-async def invalidations(sessions: Sessions) -> AsyncIterator[Invalidations]:
-    relay = Relay(sessions, SystemClock())
-    made = Invalidations(sessions, relay, SystemClock(), on_lost=lambda: None)
-    tasks = [asyncio.create_task(each.run()) for each in (relay, made)]
-    await until(lambda: made.is_known)
-    yield made
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 @pytest.fixture

@@ -13,12 +13,13 @@ from app.cache.memory import MemoryTier
 from app.cache.postgres import PostgresTier
 from app.cache.redis import RedisTier
 from app.cache.tier import Tier
+from app.db.engines import build_engines
 from app.db.sessions import Sessions
 from app.domain.errors import StoreUnavailable
 from app.domain.usage import CacheTier
 from app.redis.clients import connect_redis
 from app.runtime.clock import SystemClock
-from app.settings import RedisSettings
+from app.settings import DatabaseSettings, RedisSettings
 from tests.app.cache.cached import a_key, an_entry
 from tests.app.cache.conftest import DAY
 from tests.clocks import ManualClock
@@ -150,6 +151,19 @@ class TestRedis:
 
 
 class TestPostgres:
+    async def test_that_is_away_says_so_once(self, codec: EntryCodec, caplog: pytest.LogCaptureFixture) -> None:
+        engines = build_engines("postgresql://someone@127.0.0.1:1/nothing", [], DatabaseSettings())
+        tier = PostgresTier(Sessions(engines), codec)
+        assert tier.available
+        for _ in range(5):
+            with pytest.raises(StoreUnavailable):
+                await tier.get(a_key())
+            with pytest.raises(StoreUnavailable):
+                await tier.put(a_key(), an_entry(), 60)
+        assert not tier.available
+        assert [record.message for record in caplog.records] == ["the cache's tier in PostgreSQL does not answer"]
+        await engines.close()
+
     async def test_deletes_what_has_expired_and_then_what_expires_first(self, sessions: Sessions, codec: EntryCodec) -> None:
         tier = PostgresTier(sessions, codec)
         keys = [a_key("acme") for _ in range(6)]

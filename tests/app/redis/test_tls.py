@@ -20,14 +20,14 @@ from app.settings import RedisSettings
 from tests.certificates import TlsFiles, make_certificates
 from tests.redis_servers import RedisServers
 
-_PROGRAM = shutil.which("redis-server") or shutil.which("valkey-server")
+PROGRAM = shutil.which("redis-server") or shutil.which("valkey-server")
 
 
-def _has_tls() -> bool:
+def has_tls() -> bool:
     """A server without TLS does not know the option."""
-    if _PROGRAM is None:
+    if PROGRAM is None:
         return False
-    tried = [_PROGRAM, "--port", "0", "--tls-port", "1", "--tls-cert-file", "/nonexistent"]
+    tried = [PROGRAM, "--port", "0", "--tls-port", "1", "--tls-cert-file", "/nonexistent"]
     ran = subprocess.run(tried, capture_output=True, text=True, check=False, timeout=10)
     return "Bad directive" not in ran.stdout + ran.stderr
 
@@ -35,7 +35,7 @@ def _has_tls() -> bool:
 pytestmark = [
     pytest.mark.anyio,
     pytest.mark.drill,
-    pytest.mark.skipif(not _has_tls(), reason="the system has no redis-server, or one without TLS; the embedded Valkey has none"),
+    pytest.mark.skipif(not has_tls(), reason="the system has no redis-server, or one without TLS; the embedded Valkey has none"),
 ]
 
 
@@ -52,8 +52,8 @@ def foreign(tmp_path_factory: pytest.TempPathFactory) -> TlsFiles:
 @pytest.fixture(params=["alone", "sentinel", "cluster"])
 async def url(request: pytest.FixtureRequest, certificates: TlsFiles, tmp_path: Path) -> AsyncIterator[str]:
     """Of servers that take TLS connections only."""
-    assert _PROGRAM is not None
-    servers = RedisServers(tmp_path, Path(_PROGRAM), certificates)
+    assert PROGRAM is not None
+    servers = RedisServers(tmp_path, Path(PROGRAM), certificates)
     async with AsyncExitStack() as stack:
         match request.param:
             case "alone":
@@ -61,7 +61,7 @@ async def url(request: pytest.FixtureRequest, certificates: TlsFiles, tmp_path: 
             case "sentinel":
                 yield (await stack.enter_async_context(servers.watched(replicas=2)))[0]
             case _:
-                yield await stack.enter_async_context(servers.cluster(nodes=3))
+                yield (await stack.enter_async_context(servers.cluster(nodes=3)))[0]
 
 
 async def counts(client: RedisClient, keys: int) -> list[object]:
@@ -104,8 +104,8 @@ class TestServersWithTls:
 
 class TestFailover:
     async def test_the_new_primary_is_used(self, certificates: TlsFiles, tmp_path: Path) -> None:
-        assert _PROGRAM is not None
-        servers = RedisServers(tmp_path, Path(_PROGRAM), certificates)
+        assert PROGRAM is not None
+        servers = RedisServers(tmp_path, Path(PROGRAM), certificates)
         async with servers.watched(replicas=2) as (url, primary), servers.connected(url) as client:
             assert await counts(client, 3) == [1] * 3
             primary.kill()
@@ -114,8 +114,8 @@ class TestFailover:
 
 class TestOneServer:
     async def test_the_options_of_its_url_go_on_working(self, certificates: TlsFiles, tmp_path: Path) -> None:
-        assert _PROGRAM is not None
-        servers = RedisServers(tmp_path, Path(_PROGRAM), certificates)
+        assert PROGRAM is not None
+        servers = RedisServers(tmp_path, Path(PROGRAM), certificates)
         async with servers.alone() as url:
             client = connect_redis(f"{url}?ssl_ca_certs={certificates.authority}", RedisSettings(), SystemClock())
             assert await counts(client, 3) == [1] * 3

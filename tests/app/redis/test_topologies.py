@@ -103,6 +103,6 @@ class TestSentinel:
 class TestCluster:
     async def test_scripts_reach_the_node_of_their_key(self, tmp_path: Path) -> None:
         servers, script = RedisServers.embedded(tmp_path), Script("peers")
-        async with servers.cluster(nodes=3) as url, servers.connected(url) as client:
+        async with servers.cluster(nodes=3) as (url, _), servers.connected(url) as client:
             counts = [await until_it_works(client, script, f"test:{number}") for number in range(20)]
             assert counts == [1] * 20
