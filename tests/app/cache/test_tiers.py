@@ -154,13 +154,13 @@ class TestPostgres:
     async def test_that_is_away_says_so_once(self, codec: EntryCodec, caplog: pytest.LogCaptureFixture) -> None:
         engines = build_engines("postgresql://someone@127.0.0.1:1/nothing", [], DatabaseSettings())
         tier = PostgresTier(Sessions(engines), codec)
-        assert tier.available
+        states = [tier.available]
         for _ in range(5):
             with pytest.raises(StoreUnavailable):
                 await tier.get(a_key())
             with pytest.raises(StoreUnavailable):
                 await tier.put(a_key(), an_entry(), 60)
-        assert not tier.available
+        assert [*states, tier.available] == [True, False]
         assert [record.message for record in caplog.records] == ["the cache's tier in PostgreSQL does not answer"]
         await engines.close()
 
