@@ -38,10 +38,14 @@ select md5(string_agg(part, ',' order by part)) from (
 ) as parts (part)
 """
 """Changes with whatever is made, changed or dropped, but not with a truncated table."""
-_PARTITIONS = "select oid::regclass::text from pg_class where oid >= 16384 and relkind = 'r' and relispartition"
+_PARTITIONS = """
+select oid::regclass::text from pg_class
+where oid >= 16384 and relkind = 'r' and (relispartition or relnamespace = to_regnamespace('vectors'))
+"""
+"""And the tables of collections, which are made and dropped as partitions are."""
 _TABLES = """
 select oid::regclass::text from pg_class
-where oid >= 16384 and relkind in ('r', 'p') and not relispartition
+where oid >= 16384 and relkind in ('r', 'p') and not relispartition and relnamespace <> to_regnamespace('vectors')
 order by not exists (select from pg_constraint where conrelid = pg_class.oid and contype = 'f'), 1
 """
 """Those that refer to others come first."""

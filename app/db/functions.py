@@ -52,6 +52,9 @@ IN_ORDER = (
     "fill_label_rollups",
     "extend_label_rollups",
     "refresh_label_rollups",
+    "make_vector_table",
+    "drop_vector_table",
+    "index_vector_table",
 )
 """Each function comes after those that its definition needs."""
 

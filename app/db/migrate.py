@@ -26,6 +26,7 @@ from app.db.engines import driver_url, time_limits
 from app.db.failures import is_unavailable
 from app.db.roles import grant_serving, risks_of_roles, set_role_limits
 from app.db.urls import DatabaseUrl, check_database_urls, parse_database_url
+from app.db.vector_extension import create_vector_extension
 from app.domain.errors import GreenLangError, SettingsError, StoreUnavailable
 from app.secrets.reference import SecretReference
 from app.settings import DatabaseSettings
@@ -101,6 +102,8 @@ async def _migrate(url: DatabaseUrl, serving: str | None) -> str:
     async with _locked(url) as connection:
         try:
             revision = await connection.run_sync(_upgrade)
+            if not await create_vector_extension(connection):
+                _log.info("the database has no extension vector, so there are no collections in the store pgvector")
             if serving is not None:
                 await grant_serving(connection, serving)
                 for warning in await risks_of_roles(connection, serving):

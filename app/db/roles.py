@@ -82,12 +82,12 @@ _MISSING_GRANTS = text(
             case when c.relkind = 'v' or c.relname = 'alembic_version' then 'select' else 'select, insert, update, delete' end
                 as rights
         from pg_class c
-        where c.relnamespace = current_schema()::regnamespace and c.relkind in ('r', 'p', 'v', 'S')
+        where c.relnamespace in (current_schema()::regnamespace, to_regnamespace('vectors')) and c.relkind in ('r', 'p', 'v', 'S')
             and pg_has_role(c.relowner, 'usage')
     )
     select format('grant usage on schema %I to %I', n.nspname, s.rolname)
     from serving s, pg_namespace n
-    where n.nspname = current_schema() and not has_schema_privilege(s.oid, n.oid, 'usage')
+    where n.nspname in (current_schema(), 'vectors') and not has_schema_privilege(s.oid, n.oid, 'usage')
     union all
     select format('grant %s on %s to %I', r.rights, r.oid::regclass, s.rolname)
     from serving s, relations r

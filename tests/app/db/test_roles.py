@@ -77,7 +77,7 @@ class TestServingRole:
             " or not exists (select from unnest(proconfig) each where each ~ '^search_path=.*, pg_temp$'))",
         )
         definers = await fetch(database_url, "select count(*) from pg_proc where prosecdef")
-        assert (open_to_all, definers) == (0, 2)
+        assert (open_to_all, definers) == (0, 5)
 
 
 class TestMigration:
