@@ -46,13 +46,14 @@ from app.gateway.stored_completions import CompletionReader, StoredCompletions
 from app.gateway.streams.seals import StreamSeals
 from app.gateway.streams.streams import CompletionStreams
 from app.health.checks import Check, Down, Health
-from app.health.stores import postgres_checks, redis_check
+from app.health.stores import postgres_checks, redis_check, vector_store_check
 from app.llm.fleet import Fleet, build_fleet
 from app.llm.output_limits import OutputLimits
 from app.llm.probes import HealthStatus
 from app.llm.provider_events import ProviderEvents
 from app.llm.providers.registry import build_providers
 from app.redis.clients import RedisClient, connect_redis
+from app.retrieval.build import VectorParts, Vectors, build_vectors
 from app.runtime.clock import Clock
 from app.runtime.drain import Drain
 from app.runtime.offload import Offload
@@ -88,6 +89,7 @@ class Services:
     leases: Leases
     gateway: Gateway
     cache: TieredCache
+    vectors: Vectors
     health: Health
     drain: Drain
 
@@ -98,15 +100,13 @@ async def build_services(
 ) -> AsyncIterator[Services]:
     """Connects at the first use. `stream_secret` is that of StreamSeals. Raises SettingsError."""
     async with AsyncExitStack() as stack:
-        drain = Drain(settings.server.shutdown_grace.total_seconds(), clock.monotonic)
+        drain, offload = Drain(settings.server.shutdown_grace.total_seconds(), clock.monotonic), Offload()
         sessions, redis, relay = _connect(settings, clock, stack)
         metrics, misuse = _open_metrics(settings, clock, stack)
-        on_end = await stack.enter_async_context(open_traces(settings.telemetry))
         fleet = _open_fleet(settings, clock, redis, metrics, stack)
         keys = await _open_keys(settings, sessions, redis, clock, stack)
         cache = build_cache(settings, sessions, redis, relay, clock=clock, registry=metrics, stack=stack)
         ledger = _open_ledger(settings, sessions, prices, clock, cache=cache, stack=stack)
-        offload = Offload()
         planner = _plan_calls(settings, clock, fleet, prices, estimator, offload=offload)
         documents, seals, log = _content(settings.content, sessions, redis, clock, stream_secret)
         leases, completions = Leases(clock, log, ledger), CompletionReader(ledger, documents)
@@ -122,11 +122,12 @@ async def build_services(
             streams=streams,
             drain=drain,
             cached=_cached_answers(settings, cache, redis, planner, ledger, documents=documents),
-            on_end=on_end,
+            on_end=await stack.enter_async_context(open_traces(settings.telemetry)),
         )
-        _start_maintenance(stack, leases, seals, streams, ends_with=gateway.close)
+        parts = VectorParts(gateway, ledger, fleet.router, estimator, offload, metrics)
+        vectors = build_vectors(settings.vectors, sessions, clock, parts, stack)
+        _start_maintenance(stack, leases, seals, streams, vectors.indexing, ends_with=gateway.close)
         alert_events, provider_events = _start_events(stack, settings, clock, sessions, relay=relay, cache=cache, fleet=fleet)
-        fleet.start()
         yield Services(
             settings=settings,
             clock=clock,
@@ -150,7 +151,8 @@ async def build_services(
             leases=leases,
             gateway=gateway,
             cache=cache.tiered,
-            health=Health([*_store_checks(sessions, redis, cache), *_provider_checks(fleet)], clock, drain),
+            vectors=vectors,
+            health=Health([*_store_checks(sessions, redis, cache, vectors), *_provider_checks(fleet)], clock, drain),
             drain=drain,
         )
 
@@ -165,12 +167,13 @@ def _start_events(
     cache: BuiltCache,
     fleet: Fleet,
 ) -> tuple[BudgetAlertEvents, ProviderEvents]:
-    """Reads the outbox and sends the webhooks until the stack is closed."""
+    """Reads the outbox, sends the webhooks and probes the providers until the stack is closed."""
     alerts = BudgetAlertEvents(AlertStore(sessions), relay, clock)
     webhooks = Webhooks(settings.webhooks, ALERTS, alerts.payloads, sessions=sessions, relay=relay, clock=clock)
     providers = ProviderEvents(fleet, sessions, relay, clock)
     parts = (relay, webhooks, providers, cache.invalidations, cache.figures)
     stack.push_async_callback(end_tasks, [asyncio.create_task(each.run()) for each in parts])
+    fleet.start()
     return alerts, providers
 
 
@@ -201,9 +204,10 @@ def _provider_checks(fleet: Fleet) -> list[Check]:
     return [Check(f"provider_{status.name}", partial(probe, status.name)) for status in fleet.providers()]
 
 
-def _store_checks(sessions: Sessions, redis: RedisClient, cache: BuiltCache) -> list[Check]:
+def _store_checks(sessions: Sessions, redis: RedisClient, cache: BuiltCache, vectors: Vectors) -> list[Check]:
     of_the_cache = [redis_check(client, f"cache_{tier.value.lower()}") for tier, client in cache.redis.items()]
-    return [*postgres_checks(sessions), redis_check(redis), *of_the_cache]
+    of_vectors = [vector_store_check(store) for store in vectors.stores]
+    return [*postgres_checks(sessions), redis_check(redis), *of_the_cache, *of_vectors]
 
 
 def _cached_answers(

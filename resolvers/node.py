@@ -17,6 +17,7 @@ from resolvers.completions import completion
 from resolvers.costs import usage_record
 from resolvers.info import Info
 from resolvers.providers import PROVIDER_ID
+from resolvers.vectors import collection_node
 
 Find: TypeAlias = Callable[[Info, ID], Awaitable[object | None]]
 
@@ -30,6 +31,7 @@ NODES: Mapping[str, tuple[Scope, Find]] = {
     "bud": (Scope.BUDGETS_READ, budget),
     "alr": (Scope.BUDGETS_READ, budget_alert),
     "use": (Scope.COSTS, usage_record),
+    "col": (Scope.VECTORS, collection_node),
     "prv": (Scope.PROVIDERS, provider),
 }
 

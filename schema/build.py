@@ -20,6 +20,7 @@ from schema.permissions import enforce
 from schema.provider_events import ProviderSubscriptions
 from schema.providers import ProviderMutations, ProviderQueries
 from schema.scalars import RETURNED_JSON, SCALARS
+from schema.vectors import VectorMutations, VectorQueries
 from schema.viewer import ViewerQueries
 
 
@@ -34,12 +35,15 @@ class Query(
     AlertQueries,
     CacheQueries,
     HealthQueries,
+    VectorQueries,
 ):
     pass
 
 
 @strawberry.type(description="Mutations.")
-class Mutation(CompletionMutations, EmbeddingMutations, BudgetMutations, ProviderMutations, ExportMutations, CacheMutations):
+class Mutation(
+    CompletionMutations, EmbeddingMutations, BudgetMutations, ProviderMutations, ExportMutations, CacheMutations, VectorMutations
+):
     pass
 
 

@@ -205,6 +205,12 @@ class PostgresLedger:
         await self._admitting.close()
         await self._settling.close()
 
+    async def drop_documents(self, tenant: str, operation: Operation, idempotency_keys: Sequence[str]) -> None:
+        """Drops what is stored of finished calls, before its time is over. A repeat of their keys gets nothing then."""
+        values = {"tenant": tenant, "operation": operation.value, "keys": list(idempotency_keys)}
+        async with self._sessions.write() as session:
+            await session.execute(_DROP_DOCUMENTS, values)
+
     async def _ask(self, asked: AdmissionRequest | TopUp) -> Verdict:
         answer = self._admissions.submit(asked)
         try:
@@ -248,6 +254,10 @@ _CHARGED = text(
     "select key, provider, model, outcome, latency_ms, provider_request_id, uncached_input_tokens, cached_input_tokens,"
     " cache_write_5m_tokens, cache_write_1h_tokens, visible_output_tokens, reasoning_tokens, confirmed, cost_usd"
     " from usage_records where tenant = :tenant and at = :at and completion = :call order by key"
+)
+_DROP_DOCUMENTS = text(
+    "update completions set document = null where tenant = :tenant and operation = :operation and idempotency_key = any(:keys)"
+    " and document is not null and status <> 'RUNNING'"
 )
 _SETTLE_ORPHAN = text(
     "update completions set lease_until = now() - interval '1 second'"

@@ -1,7 +1,7 @@
 """The extension `vector` of PostgreSQL. Only a superuser can create it, so it is no part of a revision.
 
-Each migration tries to create it. In the embedded server its superuser has already done so, if the extension is installed. Without
-it, everything else works, and collections in the store `pgvector` are refused.
+Each migration tries to create it. In the embedded server its superuser has already done so, if the extension is installed.
+Without it, everything else works, and collections in the store `pgvector` are refused.
 """
 
 from __future__ import annotations

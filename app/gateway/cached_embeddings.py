@@ -109,7 +109,7 @@ class CachedEmbeddings:
     async def _complete(self, asked: _Asked, hits: Mapping[str, Hit], missing: tuple[str, ...], run: Run) -> EmbeddingsOutcome:
         """Embeds the missing texts and joins them with the stored ones."""
         request = replace(asked.request, texts=missing, model=str(asked.target), idempotency_key=None)
-        part = await self._planner.plan_embeddings(request, asked.principal)
+        part = await self._planner.plan_embeddings(request, asked.principal, asked.call.operation)
         part = replace(part, requested_model=asked.call.requested_model, idempotency=asked.call.idempotency)
         made: list[Embeddings] = []
 

@@ -20,6 +20,7 @@ from app.access.principal import Principal
 from app.cache.tiered import Hit
 from app.costs.holds import Admitted, Ledger
 from app.domain.errors import Refused
+from app.domain.usage import Operation
 from app.gateway.cache_hits import RunningHit
 from app.gateway.cached_answers import CachedAnswers
 from app.gateway.cached_completions import CacheableCall, CachedCompletions
@@ -124,10 +125,13 @@ class Gateway:
             await self._completions.settle_unasked(running, completion)
         return completion
 
-    async def embed(self, request: EmbeddingsRequest, principal: Principal) -> Embeddings:
-        """Returns one vector for each text after they are committed to the ledger. Raises the same errors as `complete`."""
+    async def embed(
+        self, request: EmbeddingsRequest, principal: Principal, operation: Operation = Operation.EMBEDDING
+    ) -> Embeddings:
+        """Returns one vector for each text after they are committed to the ledger, as `operation`. Raises the same errors as
+        `complete`."""
         async with self._slot(principal):
-            call = await self._planner.plan_embeddings(request, principal)
+            call = await self._planner.plan_embeddings(request, principal, operation)
             if self._cached is None:
                 ended = await self._run_embeddings(call)
             else:

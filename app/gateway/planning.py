@@ -256,8 +256,10 @@ class CallPlanner:
             passages=call.passages,
         )
 
-    async def plan_embeddings(self, request: EmbeddingsRequest, principal: Principal) -> PlannedCall[EmbedCall]:
-        """Plans as `plan` does. A call that names no model takes the route `embeddings`."""
+    async def plan_embeddings(
+        self, request: EmbeddingsRequest, principal: Principal, operation: Operation = Operation.EMBEDDING
+    ) -> PlannedCall[EmbedCall]:
+        """Plans as `plan` does. A call that names no model takes the route `embeddings`. The ledger has it as `operation`."""
         call = self.ask(request, principal)
         payer, started, started_at = call.payer, call.started, call.started_at
         counted = await self._estimator.count(request.texts)
@@ -271,7 +273,7 @@ class CallPlanner:
         return PlannedCall(
             key=call.key,
             key_id=principal.key_id,
-            operation=Operation.EMBEDDING,
+            operation=operation,
             requested_model=request.model,
             payer=payer,
             plan=plan,

@@ -10,6 +10,7 @@ from sqlalchemy import text
 from app.db.sessions import Sessions
 from app.health.checks import Check
 from app.redis.clients import RedisClient, Server
+from app.vectors.guarded import GuardedStore
 
 
 def postgres_checks(sessions: Sessions) -> list[Check]:
@@ -32,6 +33,10 @@ def redis_check(client: RedisClient, name: str = "redis") -> Check:
         await client.execute(_ping)
 
     return Check(name, probe)
+
+
+def vector_store_check(store: GuardedStore) -> Check:
+    return Check(f"vectors_{store.name}", store.check)
 
 
 def _ping(server: Server) -> Awaitable[bool]:

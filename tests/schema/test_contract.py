@@ -15,16 +15,7 @@ from tests.schema.shapes import descriptions, public_types, shape
 CONTRACT = Path(__file__).with_name("contract.graphql")
 ROOTS = ("Query", "Mutation", "Subscription")
 
-NOT_YET = {
-    "Query.collection",
-    "Query.collections",
-    "Query.search",
-    "Mutation.answerCreate",
-    "Mutation.collectionCreate",
-    "Mutation.collectionDelete",
-    "Mutation.documentsDelete",
-    "Mutation.documentsUpsert",
-}
+NOT_YET = {"Mutation.answerCreate"}
 
 
 @pytest.fixture(scope="module")

@@ -53,10 +53,14 @@ DOCUMENTS = {
     "budgetDelete": "mutation M($id: ID!) { budgetDelete(id: $id) { __typename } }",
     "budgetUpdate": "mutation M($input: BudgetUpdateInput!) { budgetUpdate(input: $input) { __typename } }",
     "cacheInvalidate": "mutation M($input: CacheInvalidateInput!) { cacheInvalidate(input: $input) { __typename } }",
+    "collectionCreate": "mutation M($input: CollectionInput!) { collectionCreate(input: $input) { __typename } }",
+    "collectionDelete": "mutation M($name: String!) { collectionDelete(name: $name) { __typename } }",
     "completionCancel": "mutation M($id: ID!) { completionCancel(id: $id) { __typename } }",
     "completionCreate": "mutation M($input: CompletionInput!) { completionCreate(input: $input) { __typename } }",
     "completionStart": "mutation M($input: CompletionInput!) { completionStart(input: $input) { __typename } }",
     "costExportCreate": "mutation M($input: CostExportInput!) { costExportCreate(input: $input) { __typename } }",
+    "documentsDelete": "mutation M($input: DocumentsDeleteInput!) { documentsDelete(input: $input) { __typename } }",
+    "documentsUpsert": "mutation M($input: DocumentsUpsertInput!) { documentsUpsert(input: $input) { __typename } }",
     "embeddingsCreate": "mutation M($input: EmbeddingsInput!) { embeddingsCreate(input: $input) { __typename } }",
 }
 REFUSED = {FORBIDDEN, "NotFound"}
@@ -95,6 +99,20 @@ def provider(name: str) -> Variables:
     return lambda _: {"provider": name}
 
 
+def collection(name: str) -> Variables:
+    return lambda _: {"input": {"name": name, "embeddingModel": "none", "dimensions": 2}}
+
+
+def named(name: str) -> Variables:
+    return lambda _: {"name": name}
+
+
+def documents(**what: object) -> Variables:
+    return lambda _: {"input": {"collection": "acme's", **what}}
+
+
+NO_SUBJECTS = Subjects("", "", "", "")
+ONE = [{"id": "one", "text": "changed", "vector": [0, 1]}]
 ROWS = (
     Row("breakerReset", Whose.INSTALLATIONS, ACME, provider("openai"), FORBIDDEN),
     Row("breakerReset", Whose.INSTALLATIONS, ADMIN, provider("openai"), "Provider"),
@@ -116,6 +134,11 @@ ROWS = (
     Row("budgetUpdate", Whose.INSTALLATIONS, ADMIN, raised(lambda subjects: subjects.cap_over_all), "Budget"),
     Row("cacheInvalidate", Whose.OWN, ACME, everything_cached, "CacheInvalidated"),
     Row("cacheInvalidate", Whose.ANOTHER_TENANTS, GLOBEX, everything_cached, "CacheInvalidated"),
+    Row("collectionCreate", Whose.OWN, ACME, collection("new"), "Collection"),
+    Row("collectionCreate", Whose.ANOTHER_TENANTS, GLOBEX, collection("acme's"), "Collection"),
+    Row("collectionDelete", Whose.OWN, ACME, named("acme's"), "Deleted"),
+    Row("collectionDelete", Whose.ANOTHER_TENANTS, GLOBEX, named("acme's"), "NotFound"),
+    Row("collectionDelete", Whose.ANOTHER_TENANTS, ADMIN, named("acme's"), "NotFound"),
     Row("completionCancel", Whose.OWN, ACME, by_id(lambda subjects: subjects.completion), "Completion"),
     Row("completionCancel", Whose.ANOTHER_TENANTS, GLOBEX, by_id(lambda subjects: subjects.completion), "NotFound"),
     Row("completionCreate", Whose.OWN, ACME, completion("used"), "Completion"),
@@ -126,6 +149,11 @@ ROWS = (
     Row("costExportCreate", Whose.ANOTHER_TENANTS, GLOBEX, export("acme"), FORBIDDEN),
     Row("costExportCreate", Whose.ANOTHER_TENANTS, GLOBEX, export("globex", "acme"), FORBIDDEN),
     Row("costExportCreate", Whose.ANOTHER_TENANTS, ADMIN, export("acme"), "CostExport"),
+    Row("documentsDelete", Whose.OWN, ACME, documents(ids=["one"]), "DocumentsDeleted"),
+    Row("documentsDelete", Whose.ANOTHER_TENANTS, GLOBEX, documents(ids=["one"]), "NotFound"),
+    Row("documentsUpsert", Whose.OWN, ACME, documents(documents=ONE), "DocumentsUpserted"),
+    Row("documentsUpsert", Whose.ANOTHER_TENANTS, GLOBEX, documents(documents=ONE), "NotFound"),
+    Row("documentsUpsert", Whose.ANOTHER_TENANTS, ADMIN, documents(documents=ONE), "NotFound"),
     Row("embeddingsCreate", Whose.OWN, ACME, embeddings("used"), "Embeddings"),
     Row("embeddingsCreate", Whose.ANOTHER_TENANTS, GLOBEX, embeddings("used"), "Embeddings"),
 )
@@ -134,6 +162,9 @@ ROWS = (
 async def prepare(api: Api) -> Subjects:
     answer = await ask(api, ACME, messages=[{"role": "USER", "text": "Hi"}], idempotencyKey="used")
     assert await outcome(api, DOCUMENTS["embeddingsCreate"], ACME, input={"texts": ["Hi"], "idempotencyKey": "used"})
+    assert await outcome(api, DOCUMENTS["collectionCreate"], ACME, **collection("acme's")(NO_SUBJECTS)) == "Collection"
+    written = documents(documents=[{**ONE[0], "text": "first"}])(NO_SUBJECTS)
+    assert await outcome(api, DOCUMENTS["documentsUpsert"], ACME, **written) == "DocumentsUpserted"
     own = await make_budget(api, ACME, name="acme's")
     cap = await make_budget(api, ADMIN, name="cap", scope={"tenant": "acme"})
     over_all = await make_budget(api, ADMIN, name="over all", scope={"tenant": None})

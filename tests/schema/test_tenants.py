@@ -40,6 +40,8 @@ DOCUMENTS = {
     "Query.budgetAlerts": f"{{ budgetAlerts {TYPENAME} }}",
     "Query.budgets": f"{{ budgets {TYPENAME} }}",
     "Query.cacheStats": f"{{ cacheStats {TYPENAME} }}",
+    "Query.collection": f'{{ collection(name: "x") {TYPENAME} }}',
+    "Query.collections": f"{{ collections {TYPENAME} }}",
     "Query.completion": f'{{ completion(id: "x") {TYPENAME} }}',
     "Query.costForecast": f"{{ costForecast(filter: {PERIOD}) {TYPENAME} }}",
     "Query.costs": f"{{ costs(filter: {PERIOD}) {TYPENAME} }}",
@@ -48,12 +50,17 @@ DOCUMENTS = {
     "Query.providers": f"{{ providers {TYPENAME} }}",
     "Query.routeExplain": f"{{ routeExplain(input: {ASK}) {TYPENAME} }}",
     "Query.routes": f"{{ routes {TYPENAME} }}",
+    "Query.search": f'{{ search(input: {{collection: "x", text: "Hi"}}) {TYPENAME} }}',
     "Query.usageRecords": f"{{ usageRecords(filter: {PERIOD}) {TYPENAME} }}",
     "Mutation.breakerReset": f'mutation {{ breakerReset(provider: "openai") {TYPENAME} }}',
     "Mutation.budgetCreate": f'mutation {{ budgetCreate(input: {{name: "a", scope: {{}}, limitUsd: "1"}}) {TYPENAME} }}',
     "Mutation.budgetDelete": f'mutation {{ budgetDelete(id: "x") {TYPENAME} }}',
     "Mutation.budgetUpdate": f'mutation {{ budgetUpdate(input: {{id: "x", expectedVersion: 1}}) {TYPENAME} }}',
     "Mutation.cacheInvalidate": f"mutation {{ cacheInvalidate(input: {{select: {{everything: true}}}}) {TYPENAME} }}",
+    "Mutation.collectionCreate": f'mutation {{ collectionCreate(input: {{name: "x"}}) {TYPENAME} }}',
+    "Mutation.collectionDelete": f'mutation {{ collectionDelete(name: "x") {TYPENAME} }}',
+    "Mutation.documentsDelete": f'mutation {{ documentsDelete(input: {{collection: "x", ids: ["a"]}}) {TYPENAME} }}',
+    "Mutation.documentsUpsert": f'mutation {{ documentsUpsert(input: {{collection: "x", documents: []}}) {TYPENAME} }}',
     "Mutation.completionCancel": f'mutation {{ completionCancel(id: "x") {TYPENAME} }}',
     "Mutation.completionCreate": f"mutation {{ completionCreate(input: {ASK}) {TYPENAME} }}",
     "Mutation.completionStart": f"mutation {{ completionStart(input: {ASK}) {TYPENAME} }}",
@@ -87,7 +94,7 @@ class TestScopes:
         assert isinstance(raised, Forbidden)
         assert needed.value in str(raised)
 
-    @pytest.mark.parametrize("kind", ["alr", "cmp", "bud", "use", "prv"])
+    @pytest.mark.parametrize("kind", ["alr", "cmp", "bud", "use", "prv", "col"])
     async def test_a_node_asks_for_the_scope_of_its_kind(self, kind: str) -> None:
         api = Api.without_services(build_schema())
         assert isinstance(await api.raised(f'{{ node(id: "{kind}_x") {{ id }} }}', POWERLESS), Forbidden)

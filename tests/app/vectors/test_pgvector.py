@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import AsyncIterator, Sequence
 from uuid import UUID, uuid4
@@ -56,7 +57,7 @@ def random_chunks(count: int, dimensions: int = DIMENSIONS) -> list[IndexedChunk
 def nearest(chunks: Sequence[IndexedChunk], vector: Vector, count: int) -> list[UUID]:
     def cosine(chunk: IndexedChunk) -> float:
         dot = sum(a * b for a, b in zip(chunk.vector, vector, strict=True))
-        return dot / sum(a * a for a in chunk.vector) ** 0.5
+        return dot / math.hypot(*chunk.vector)
 
     return [chunk.key for chunk in sorted(chunks, key=lambda chunk: -cosine(chunk))[:count]]
 
