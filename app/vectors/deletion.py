@@ -28,7 +28,7 @@ class Deletion:
         return await self._documents.delete(collection, ids)
 
     async def by_filter(self, collection: Collection, where: Filter) -> int:
-        """As `by_ids`. Documents that come while it works may stay."""
+        """Returns how many documents were deleted. Documents that come while it works may stay."""
         deleted, after = 0, ""
         while True:
             asked = self._page(collection, where, after)
