@@ -9,6 +9,7 @@ from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
+from sqlalchemy import text
 
 from app.db.engines import build_engines
 from app.db.sessions import Sessions
@@ -116,7 +117,7 @@ async def test_long_vectors_are_stored_and_indexed(sessions: Sessions, dimension
 async def wait_for_index(store: PgVector, sessions: Sessions, index: Index) -> None:
     await store.finished_indexing()
     async with sessions.read() as session:
-        found = await session.exec_driver_sql(f"select to_regclass('vectors.{index.name}_hnsw')::oid")
+        found = await session.execute(text(f"select to_regclass('vectors.{index.name}_hnsw')"))
         assert found.scalar_one() is not None
 
 
