@@ -1,4 +1,4 @@
-"""`greenlang`: serve, migrate, keys, exports, doctor, simulate.
+"""`greenlang`: serve, migrate, keys, exports, ingest, doctor, simulate.
 
 Exit status: 0 done, 1 it could not be done, 2 the command or the configuration is wrong.
 
@@ -67,6 +67,17 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--port", type=int, default=0, help="default: a free port")
     command.add_argument("--log", type=Path, metavar="FILE", help="append every attempt to this file, a JSON line each")
     command.set_defaults(command="simulate")
+
+    command = commands.add_parser("ingest", help="put text and Markdown files into a collection, over the API")
+    command.add_argument("path", type=Path, metavar="PATH", help="a folder, with the folders in it, or one file")
+    command.add_argument("--collection", required=True, metavar="NAME")
+    command.add_argument("--url", default="http://127.0.0.1:8400", help="of the server; default: http://127.0.0.1:8400")
+    command.add_argument("--agent", help="who pays for the embeddings, within the tenant of the key")
+    command.add_argument(
+        "--delete-missing", action="store_true", help="also delete documents that came from this folder and have no file any more"
+    )
+    command.epilog = "The API key is read from the environment variable GREENLANG_KEY."
+    command.set_defaults(command="ingest")
 
     keys = commands.add_parser("keys", help="API keys").add_subparsers(required=True, metavar="ACTION")
     _add_keys_parsers(keys, anywhere)

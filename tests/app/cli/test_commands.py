@@ -43,7 +43,9 @@ class TestCommandLine:
         assert (done.returncode, "usage: greenlang" in done.stderr) == (2, True)
 
     def test_help_names_every_command(self) -> None:
-        assert all(name in run("--help").stdout for name in ("serve", "migrate", "keys", "exports", "doctor", "simulate"))
+        assert all(
+            name in run("--help").stdout for name in ("serve", "migrate", "keys", "exports", "ingest", "doctor", "simulate")
+        )
 
 
 class TestConfiguration:
