@@ -21,7 +21,8 @@ class Rule(Enum):
     WITH_PARENT = "every caller that was given the object"
 
 
-Permission: TypeAlias = Scope | Rule
+Permission: TypeAlias = Scope | tuple[Scope, ...] | Rule
+"""Several scopes are all needed."""
 
 EVERY_FIELD = "*"
 
@@ -154,13 +155,21 @@ def permission(type_name: str, field_name: str, *, root: bool = False) -> Permis
     return row
 
 
+def scopes_of(row: Permission) -> tuple[Scope, ...]:
+    """The scopes that a caller needs, all of them."""
+    if isinstance(row, Rule):
+        return ()
+    return row if isinstance(row, tuple) else (row,)
+
+
 def check(type_name: str, field_name: str, principal: Principal) -> None:
     """Raises Forbidden if the principal may not call the field."""
     row = PERMISSIONS.get((type_name, field_name))
-    if isinstance(row, Scope) and not principal.may(row):
-        raise Forbidden(f"{field_name} needs the scope {row.value}")
     if row is None:
         raise Forbidden(f"{field_name} is not available to any caller")
+    for scope in scopes_of(row):
+        if not principal.may(scope):
+            raise Forbidden(f"{field_name} needs the scope {scope.value}")
 
 
 def enforce(schema: GraphQLSchema) -> None:
@@ -169,7 +178,7 @@ def enforce(schema: GraphQLSchema) -> None:
     for graphql_type in schema.type_map.values():
         if isinstance(graphql_type, GraphQLObjectType) and not graphql_type.name.startswith("__"):
             for name, field in graphql_type.fields.items():
-                if isinstance(permission(graphql_type.name, name, root=graphql_type in roots), Scope):
+                if scopes_of(permission(graphql_type.name, name, root=graphql_type in roots)):
                     _guard(graphql_type.name, name, field)
 
 

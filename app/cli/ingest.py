@@ -28,15 +28,17 @@ _ENDPOINT = "/graphql"
 _MAX_DOCUMENTS = 100
 _MAX_CHARACTERS = 1_000_000
 _MAX_PATHS = 500
-_MAX_TRIES = 6
-_FIRST_PAUSE_SECONDS = 0.5
+_PAUSES: Final = (0.5, 1.0, 2.0, 4.0, 8.0)
+"""In seconds. After the last one a run gives up."""
 _TIMEOUT_SECONDS = 600.0
 _PASSING: Final = frozenset({"STORE_UNAVAILABLE", "OVERLOADED", "TIMEOUT"})
+_PASSING_PROBLEMS: Final = frozenset({"RATE_LIMITED", "PROVIDER_ERROR", "CIRCUIT_OPEN", "TIMEOUT"})
+"""Why a document may be written when it is sent again."""
 _UPSERT: Final = """
 mutation Ingest($input: DocumentsUpsertInput!) {
   documentsUpsert(input: $input) {
     __typename
-    ... on DocumentsUpserted { upsertedCount unchangedCount costUsd failures { id problem { message } } }
+    ... on DocumentsUpserted { upsertedCount unchangedCount costUsd failures { id problem { code message } } }
     ... on RateLimited { retryAfterMs }
     ... on InvalidInput { path }
     ... on Problem { message }
@@ -81,16 +83,19 @@ class Api:
 
     async def run(self, document: str, asked: Mapping[str, object]) -> dict[str, Any]:
         """Returns the result of the one field. Raises Stopped."""
-        pause = _FIRST_PAUSE_SECONDS
-        for tries_left in range(_MAX_TRIES - 1, -1, -1):
+        pauses = iter(_PAUSES)
+        while True:
             try:
                 return await self._try(document, asked)
             except NotNow as problem:
-                if not tries_left:
-                    raise Stopped(str(problem)) from None
-                await self._clock.sleep(pause if problem.seconds is None else problem.seconds)
-                pause *= 2
-        raise AssertionError("unreachable")
+                pause = next(pauses, None)
+                await self.pause(pause if pause is None or problem.seconds is None else problem.seconds, str(problem))
+
+    async def pause(self, seconds: float | None, problem: str) -> None:
+        """Raises Stopped if there is no pause left."""
+        if seconds is None:
+            raise Stopped(problem)
+        await self._clock.sleep(seconds)
 
     async def _try(self, document: str, asked: Mapping[str, object]) -> dict[str, Any]:
         body = msgspec.json.encode({"query": document, "variables": {"input": asked}})
@@ -135,8 +140,6 @@ class Progress:
         self._unchanged += result["unchangedCount"]
         cost = result["costUsd"]
         self._cost_usd = None if cost is None or self._cost_usd is None else self._cost_usd + Decimal(cost)
-        for failure in result["failures"]:
-            self.failed(failure["id"], failure["problem"]["message"])
 
     def show(self) -> None:
         done = self._written + self._unchanged + self._failed
@@ -205,17 +208,37 @@ def _batches(files: Iterable[DocumentFile], progress: Progress) -> Iterator[list
 
 
 async def _upsert(asked: Ingestion, batch: list[dict[str, Any]], api: Api, progress: Progress) -> None:
-    """Leaves out documents that the server finds wrong, and sends the others again."""
+    """Leaves out documents that the server finds wrong. Sends those again that a provider or a limit has kept out, after a
+    pause."""
+    pauses = iter(_PAUSES)
     while batch:
         found = await api.run(_UPSERT, {"collection": asked.collection, "documents": batch, "agent": asked.agent})
         if found["__typename"] == "DocumentsUpserted":
             progress.upserted(found)
-            return
+            again = _handle_failures(found["failures"], progress)
+            batch = [document for document in batch if document["id"] in again]
+            if batch:
+                await api.pause(next(pauses, None), next(iter(again.values())))
+            continue
         wrong = _wrong_document(found)
         if wrong is None or wrong >= len(batch):
             raise Stopped(found["message"])
         progress.failed(batch[wrong]["id"], found["message"])
         batch = batch[:wrong] + batch[wrong + 1 :]
+
+
+def _handle_failures(failures: Iterable[Mapping[str, Any]], progress: Progress) -> dict[str, str]:
+    """Returns the documents that can be sent again, and why they were not written. Raises Stopped if a budget is spent."""
+    again = {}
+    for failure in failures:
+        code, message = failure["problem"]["code"], failure["problem"]["message"]
+        if code == "BUDGET_EXCEEDED":
+            raise Stopped(message)
+        if code in _PASSING_PROBLEMS:
+            again[failure["id"]] = message
+        else:
+            progress.failed(failure["id"], message)
+    return again
 
 
 def _wrong_document(found: Mapping[str, Any]) -> int | None:

@@ -75,6 +75,11 @@ class Sealer:
         except InvalidTag:
             raise UnsealError("sealed in another context, or changed since") from None
 
+    def secret(self, purpose: bytes) -> bytes | None:
+        """Returns a secret that follows from the current key, another one for each purpose. None without a key."""
+        key = None if self._current is None else self._keys[self._current]
+        return None if key is None else hmac.digest(key, b"greenlang secret " + purpose, "sha256")
+
     def _in_order(self) -> Sequence[bytes]:
         return tuple(self._keys.values())
 

@@ -46,7 +46,7 @@ from resolvers.inputs.provider_options import to_provider_options
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _ASKING = frozenset({Role.USER, Role.TOOL})
 _FEW_PIECES = 200
-_MAX_TOKENS = 10_000_000
+MAX_TOKENS = 10_000_000
 _MAX_MESSAGES = 2048
 _MAX_TOOLS = 128
 _MAX_STOPS = 4
@@ -284,8 +284,8 @@ class CompletionInput:
         check_length(self.model, MAX_TARGET_LENGTH, ("model",))
         check_length(self.agent, MAX_AGENT_LENGTH, ("agent",))
         check_length(self.idempotency_key, MAX_IDEMPOTENCY_KEY_LENGTH, ("idempotencyKey",))
-        check_range(self.max_output_tokens, 1, _MAX_TOKENS, ("maxOutputTokens",))
-        check_range(self.min_output_tokens, 1, self.max_output_tokens or _MAX_TOKENS, ("minOutputTokens",))
+        check_range(self.max_output_tokens, 1, MAX_TOKENS, ("maxOutputTokens",))
+        check_range(self.min_output_tokens, 1, self.max_output_tokens or MAX_TOKENS, ("minOutputTokens",))
         check_range(self.temperature, 0, 2, ("temperature",))
         check_range(self.top_p, 0, 1, ("topP",))
         check_range(self.timeout_ms, 1, MAX_TIMEOUT_MS, ("timeoutMs",))

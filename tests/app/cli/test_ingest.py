@@ -53,7 +53,7 @@ class Server:
 
 
 def upserted(count: int = 0, unchanged: int = 0, failures: tuple[tuple[str, str], ...] = ()) -> dict[str, Any]:
-    failed = [{"id": document, "problem": {"message": message}} for document, message in failures]
+    failed = [{"id": document, "problem": {"code": code, "message": f"It failed: {code}."}} for document, code in failures]
     counts = {"upsertedCount": count, "unchangedCount": unchanged, "costUsd": "0.001", "failures": failed}
     return {"__typename": "DocumentsUpserted", **counts}
 
@@ -132,13 +132,13 @@ class TestIngest:
 
     async def test_leaves_out_a_document_that_the_server_refuses(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         wrong = {"__typename": "InvalidInput", "message": "The text is odd.", "path": ["documents", "1", "text"]}
-        server = Server(wrong, upserted(1, failures=(("guide/a.txt", "It failed."),)))
+        server = Server(wrong, upserted(1, failures=(("guide/a.txt", "INVALID_INPUT"),)))
 
         assert await server.ingest(folder) == 1
 
         assert [document["id"] for document in server.inputs[1]["documents"]] == ["guide/a.txt", "guide/deep/er/C.MD"]
         said = capsys.readouterr()
-        assert said.err.splitlines() == ["guide/b.md: The text is odd.", "guide/a.txt: It failed."]
+        assert said.err.splitlines() == ["guide/b.md: The text is odd.", "guide/a.txt: It failed: INVALID_INPUT."]
         assert "3 of 3 documents: 1 written, 0 unchanged, 2 failed" in said.out
 
     async def test_waits_for_a_server_that_is_away_busy_or_at_a_limit(self, folder: Path) -> None:
@@ -152,6 +152,31 @@ class TestIngest:
 
         assert len(server.inputs) == 5
         assert server.clock.slept == [0.5, 1.0, 2.0, 20.0]
+
+    async def test_sends_what_a_provider_has_failed_on_again(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        server = Server(upserted(2, failures=(("guide/b.md", "PROVIDER_ERROR"),)))
+
+        assert await server.ingest(folder) == 0
+
+        assert [[document["id"] for document in asked["documents"]] for asked in server.inputs[1:]] == [["guide/b.md"]]
+        assert server.clock.slept == [0.5]
+        assert "3 of 3 documents: 3 written, 0 unchanged, 0 failed" in capsys.readouterr().out
+
+    async def test_gives_up_on_a_document_that_a_provider_fails_on_for_long(self, folder: Path) -> None:
+        server = Server(*[upserted(failures=(("guide/b.md", "RATE_LIMITED"),))] * 6)
+
+        with pytest.raises(Stopped, match="RATE_LIMITED"):
+            await server.ingest(folder)
+        assert server.clock.slept == [0.5, 1.0, 2.0, 4.0, 8.0]
+
+    async def test_says_what_was_written_before_a_budget_was_spent(
+        self, folder: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        server = Server(upserted(2, failures=(("guide/b.md", "BUDGET_EXCEEDED"),)))
+
+        with pytest.raises(Stopped, match="Run the same command again"):
+            await server.ingest(folder)
+        assert "2 of 3 documents: 2 written" in capsys.readouterr().out
 
     @pytest.mark.parametrize(
         ("answer", "said"),
