@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -54,6 +55,7 @@ from app.llm.provider_events import ProviderEvents
 from app.llm.providers.registry import build_providers
 from app.redis.clients import RedisClient, connect_redis
 from app.retrieval.build import VectorParts, Vectors, build_vectors
+from app.retrieval.passages import PassageMarks
 from app.runtime.clock import Clock
 from app.runtime.drain import Drain
 from app.runtime.offload import Offload
@@ -63,6 +65,8 @@ from app.settings import ContentSettings, Settings
 from app.telemetry.traces import open_traces
 from app.web.client_address import TrustedProxies
 from app.web.misuse import Misuse
+
+_SECRET_BYTES = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +128,7 @@ async def build_services(
             cached=_cached_answers(settings, cache, redis, planner, ledger, documents=documents),
             on_end=await stack.enter_async_context(open_traces(settings.telemetry)),
         )
-        parts = VectorParts(gateway, ledger, fleet.router, estimator, offload, metrics)
+        parts = VectorParts(gateway, ledger, fleet.router, estimator, offload, metrics, _passage_marks(documents, stream_secret))
         vectors = build_vectors(settings.vectors, sessions, clock, parts, stack)
         _start_maintenance(stack, leases, seals, streams, vectors.indexing, ends_with=gateway.close)
         alert_events, provider_events = _start_events(stack, settings, clock, sessions, relay=relay, cache=cache, fleet=fleet)
@@ -254,6 +258,12 @@ def _content(
     seals = StreamSeals(sessions, clock, sealer, keep_content=keep_content, memory_secret=stream_secret)
     log = StreamLog(redis, min(LIFETIME, content.ttl) if keep_content else FORGOTTEN_AFTER)
     return StoredCompletions(sealer, keep_content), seals, log
+
+
+def _passage_marks(documents: StoredCompletions, stream_secret: bytes) -> PassageMarks:
+    """The key of stored content is the one secret that all processes share. Without it, only the processes of one server, or
+    this process alone, repeat a mark."""
+    return PassageMarks(documents.sealer.secret(b"passage marks") or stream_secret or os.urandom(_SECRET_BYTES))
 
 
 def _plan_calls(

@@ -6,6 +6,7 @@ import strawberry
 from strawberry.schema.config import StrawberryConfig
 
 from schema.alerts import AlertQueries, AlertSubscriptions
+from schema.answers import AnswerMutations
 from schema.budgets import BudgetMutations, BudgetQueries
 from schema.cache import CacheMutations, CacheQueries
 from schema.completions import CompletionMutations, CompletionQueries, CompletionSubscriptions
@@ -42,7 +43,14 @@ class Query(
 
 @strawberry.type(description="Mutations.")
 class Mutation(
-    CompletionMutations, EmbeddingMutations, BudgetMutations, ProviderMutations, ExportMutations, CacheMutations, VectorMutations
+    CompletionMutations,
+    EmbeddingMutations,
+    BudgetMutations,
+    ProviderMutations,
+    ExportMutations,
+    CacheMutations,
+    VectorMutations,
+    AnswerMutations,
 ):
     pass
 

@@ -12,9 +12,11 @@ from app.costs.ledger import PostgresLedger
 from app.db.sessions import Sessions
 from app.gateway.gateway import Gateway
 from app.llm.router import Router
+from app.retrieval.answers import Answers
 from app.retrieval.collections import CollectionMaker
 from app.retrieval.embedder import Embedder
 from app.retrieval.ingest import Ingest
+from app.retrieval.passages import PassageMarks
 from app.retrieval.search import Search
 from app.runtime.clock import Clock
 from app.runtime.offload import Offload
@@ -37,6 +39,7 @@ class Vectors:
     ingest: Ingest
     deletion: Deletion
     search: Search
+    answers: Answers
     metrics: VectorMetrics
 
 
@@ -50,6 +53,7 @@ class VectorParts:
     estimator: Estimator
     offload: Offload
     metrics: CollectorRegistry
+    marks: PassageMarks
 
 
 def build_vectors(
@@ -73,6 +77,7 @@ def build_vectors(
         chunk_tokens=settings.chunk_tokens,
         chunk_overlap=settings.chunk_overlap,
     )
+    search = Search(collections, documents, stores, embedder, metrics=metrics, clock=clock)
     return Vectors(
         stores=stores,
         collections=collections,
@@ -81,6 +86,7 @@ def build_vectors(
         maker=CollectionMaker(collections, stores, embedder),
         ingest=ingest,
         deletion=Deletion(sessions, documents),
-        search=Search(collections, documents, stores, embedder, metrics=metrics, clock=clock),
+        search=search,
+        answers=Answers(gateway, search, collections, documents, parts.marks),
         metrics=metrics,
     )
