@@ -24,6 +24,7 @@ from app.settings import VectorSettings
 from app.vectors.collections import Collections
 from app.vectors.deletion import Deletion
 from app.vectors.documents import Documents
+from app.vectors.full_text import FullText
 from app.vectors.indexing import Indexing
 from app.vectors.metrics import VectorMetrics
 from app.vectors.registry import VectorStores, build_vector_stores
@@ -77,7 +78,7 @@ def build_vectors(
         chunk_tokens=settings.chunk_tokens,
         chunk_overlap=settings.chunk_overlap,
     )
-    search = Search(collections, documents, stores, embedder, metrics=metrics, clock=clock)
+    search = Search(collections, documents, stores, embedder, full_text=FullText(sessions), metrics=metrics, clock=clock)
     return Vectors(
         stores=stores,
         collections=collections,

@@ -1,16 +1,19 @@
-"""Searches: the nearest chunks of a collection, as PostgreSQL has them.
+"""Searches: the nearest chunks of a collection, those with the words of a text, or both in one ranking.
 
-What a store returns is only a list of keys. Each chunk is read from the database again: its collection, its tenant, and that it
-is not deleted. Its metadata is tested against the filter again, and its text is hashed. If chunks are dropped, the store is asked
-for more.
+What a ranking returns is only a list of keys. Each chunk is read from the database again: its collection, its tenant, and that it
+is not deleted. Its metadata is tested against the filter again, and its text is hashed. If chunks are dropped, the ranking is
+asked for more.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from enum import Enum
+from typing import TypeAlias
 from uuid import UUID
 
 from app.access.principal import Principal
@@ -22,6 +25,8 @@ from app.runtime.clock import Clock
 from app.vectors.collections import NO_MODEL, Collection, Collections
 from app.vectors.documents import ChunkSpan, Documents, Metadata, Provenance, StoredChunk
 from app.vectors.filters import Filter, filterable, matches
+from app.vectors.full_text import FullText
+from app.vectors.fusion import fuse
 from app.vectors.metrics import VectorMetrics
 from app.vectors.registry import VectorStores
 from app.vectors.store import Hit, Vector
@@ -30,12 +35,23 @@ from app.vectors.vector import fault_of
 MAX_TOP_K = 100
 _MAX_ASKED = 10_000
 _MORE = 5
+_MIN_FUSED = 50
+"""Of each ranking at least so many chunks are joined, because the best of both may be the best of neither."""
+
+Ranking: TypeAlias = Callable[[int], Awaitable[Sequence[Hit]]]
+"""Returns so many chunks that match, best first; fewer only if fewer match."""
 _log = logging.getLogger(__name__)
+
+
+class SearchMode(Enum):
+    VECTOR = "VECTOR"
+    TEXT = "TEXT"
+    HYBRID = "HYBRID"
 
 
 @dataclass(frozen=True, slots=True)
 class SearchRequest:
-    """Exactly one of `text` and `vector`."""
+    """Exactly one of `text` and `vector`. Only VECTOR has scores that `min_score` can be compared with, or takes a vector."""
 
     collection: str
     text: str | None = None
@@ -44,6 +60,7 @@ class SearchRequest:
     min_score: float | None = None
     where: Filter | None = None
     agent: str | None = None
+    mode: SearchMode = SearchMode.VECTOR
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +108,7 @@ class Search:
         stores: VectorStores,
         embedder: Embedder,
         *,
+        full_text: FullText,
         metrics: VectorMetrics,
         clock: Clock,
     ) -> None:
@@ -98,6 +116,7 @@ class Search:
         self._documents = documents
         self._stores = stores
         self._embedder = embedder
+        self._full_text = full_text
         self._metrics = metrics
         self._clock = clock
 
@@ -106,9 +125,32 @@ class Search:
         embedding may be refused with. StoreUnavailable."""
         begun = self._clock.monotonic()
         collection = await self._collections.get(principal.tenant, request.collection)
-        vector, cost = await self._vector(collection, request, principal)
-        hits = await self._nearest(collection, vector, request)
+        ranking, cost = await self._ranking(collection, request, principal)
+        hits = await self._best(collection, ranking, request)
         return SearchHits(tuple(hits), (self._clock.monotonic() - begun) * 1000, cost)
+
+    async def _ranking(
+        self, collection: Collection, request: SearchRequest, principal: Principal
+    ) -> tuple[Ranking, Decimal | None]:
+        """Returns what ranks the chunks, and what embedding the text cost."""
+
+        async def by_words(count: int) -> Sequence[Hit]:
+            assert request.text is not None
+            return await self._full_text.search(collection, request.text, count, request.where)
+
+        if request.mode is SearchMode.TEXT:
+            return by_words, ZERO
+        vector, cost = await self._vector(collection, request, principal)
+        store = self._stores.named(collection.store)
+
+        async def by_vector(count: int) -> Sequence[Hit]:
+            return await store.search(collection.index, vector, count, request.where)
+
+        async def by_both(count: int) -> Sequence[Hit]:
+            depth = max(count, _MIN_FUSED)
+            return fuse(*await asyncio.gather(by_vector(depth), by_words(depth)))
+
+        return by_both if request.mode is SearchMode.HYBRID else by_vector, cost
 
     async def _vector(
         self, collection: Collection, request: SearchRequest, principal: Principal
@@ -124,11 +166,10 @@ class Search:
         made = await self._embedder.embed_question(collection, request.text, principal, request.agent)
         return made.vectors[0], made.cost_usd
 
-    async def _nearest(self, collection: Collection, vector: Vector, request: SearchRequest) -> list[SearchHit]:
-        store = self._stores.named(collection.store)
+    async def _best(self, collection: Collection, ranking: Ranking, request: SearchRequest) -> list[SearchHit]:
         asked = request.top_k
         while True:
-            hits = await store.search(collection.index, vector, asked, request.where)
+            hits = await ranking(asked)
             found = await self._documents.read(collection, [hit.key for hit in hits])
             shown = [SearchHit(found[hit.key], hit.score) for hit in hits if self._may_show(found.get(hit.key), request.where)]
             is_all = len(hits) < asked or asked == _MAX_ASKED or _is_below(hits, request.min_score)

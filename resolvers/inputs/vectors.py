@@ -10,7 +10,7 @@ from strawberry import ID, UNSET, field
 
 from app.retrieval.collections import CollectionRequest
 from app.retrieval.ingest import MAX_DOCUMENTS, GivenDocument, IngestRequest
-from app.retrieval.search import MAX_TOP_K, SearchRequest
+from app.retrieval.search import MAX_TOP_K, SearchMode, SearchRequest
 from app.vectors.filters import AllOf, AnyOf, FieldTest, Filter, MetadataOperator, NoneOf, check_filter
 from app.vectors.store import Distance, Vector
 from app.vectors.vector import vector_from_base64, vector_of
@@ -27,6 +27,15 @@ _MAX_QUESTION_LENGTH = 32 * 1024
 _MAX_DELETED = 10_000
 _VECTOR_BASE64 = "The vector as base64 of little-endian 32-bit floats, which is shorter than a list. Give one of the two."
 
+describe_enum(
+    SearchMode,
+    description="How a search finds and orders its hits.",
+    values={
+        "VECTOR": "By vectors: texts with a similar meaning are near. The score is that of the collection's distance.",
+        "TEXT": "By words, with PostgreSQL's full text search and English stems. Needs no embedding and costs nothing.",
+        "HYBRID": "Both rankings joined by reciprocal rank fusion. Finds a meaning and rare words, such as names and numbers.",
+    },
+)
 describe_enum(
     Distance,
     description="How the score of two vectors is computed. Higher is nearer.",
@@ -184,6 +193,9 @@ class SearchInput:
     min_score: float | None = field(description="Only hits with at least this score.")
     filter: MetadataFilter | None = field(description="Only documents whose metadata matches.")
     agent: str | None = field(description="Who pays for the embedding, within the caller's tenant, such as `research-7`.")
+    mode: SearchMode = field(
+        description="How hits are found and ordered. TEXT and HYBRID need `text` and take no minScore.", default=SearchMode.VECTOR
+    )
 
     def to_domain(self) -> SearchRequest:
         """Raises Refused(InvalidInput) with the path of the fault."""
@@ -196,8 +208,19 @@ class SearchInput:
             raise invalid("The text is blank.", ("text",))
         check_range(self.top_k, 1, MAX_TOP_K, ("topK",))
         check_length(self.agent, MAX_AGENT_LENGTH, ("agent",))
+        self._check_mode()
         where = None if self.filter is None else checked_filter(self.filter, ("filter",))
-        return SearchRequest(self.collection, self.text, vector, self.top_k, self.min_score, where, self.agent)
+        return SearchRequest(
+            self.collection, self.text, vector, self.top_k, self.min_score, where=where, agent=self.agent, mode=self.mode
+        )
+
+    def _check_mode(self) -> None:
+        if self.mode is SearchMode.VECTOR:
+            return
+        if self.text is None:
+            raise invalid(f"The mode {self.mode.value} needs a text.", ("text",))
+        if self.min_score is not None:
+            raise invalid(f"The scores of the mode {self.mode.value} only order the hits of one search.", ("minScore",))
 
 
 def checked_filter(given: MetadataFilter, path: Path) -> Filter:
