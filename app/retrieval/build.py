@@ -88,6 +88,6 @@ def build_vectors(
         ingest=ingest,
         deletion=Deletion(sessions, documents),
         search=search,
-        answers=Answers(gateway, search, collections, documents, parts.marks),
+        answers=Answers(parts.gateway, search, collections, documents, parts.marks),
         metrics=metrics,
     )

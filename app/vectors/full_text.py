@@ -7,10 +7,9 @@ so `boilers` finds `boiler`. Words of other languages match as they are written,
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Select, bindparam, column, select, text
+from sqlalchemy import Float, Select, Uuid, bindparam, column, select, text
 from sqlalchemy.dialects.postgresql import JSONB
 
 from app.db.sessions import Sessions
@@ -51,8 +50,8 @@ _CHUNKS = text(
     " where c.collection = :collection and l.tenant = :tenant and l.deleted_at is null and d.state = 'ready'"
     " and c.words @@ cast(:query as tsquery)) matches"
 )
-_MATCHES: Select[Any] = (
-    select(column("key"), column("score"))
+_MATCHES: Select[UUID, float] = (
+    select(column("key", Uuid), column("score", Float))
     .select_from(_CHUNKS)
     .order_by(column("score").desc(), column("key"))
     .limit(bindparam("count"))

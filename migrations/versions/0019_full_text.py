@@ -5,7 +5,7 @@ from __future__ import annotations
 from app.db.sql_files import execute_file
 
 revision = "0019"
-down_revision = "0017"
+down_revision = "0018"
 
 
 def upgrade() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from decimal import Decimal
 
 import pytest
@@ -40,14 +41,14 @@ TEXTS = {"boilers": BOILERS, "rail": RAIL, "lamps": "The lamps in the hall were 
 QUESTION = "Which boiler burns oil in winter?"
 
 
-async def collect(api: Api, caller: Principal = ACME, **texts: str) -> None:
+async def collect(api: Api, texts: Mapping[str, str], caller: Principal = ACME) -> None:
     made = await api.data(COLLECTION, caller, input={"name": "notes"})
     assert made["collectionCreate"]["__typename"] == "Collection", made
     if texts:
-        await write(api, caller, **texts)
+        await write(api, texts, caller)
 
 
-async def write(api: Api, caller: Principal = ACME, **texts: str) -> None:
+async def write(api: Api, texts: Mapping[str, str], caller: Principal = ACME) -> None:
     documents = [{"id": name, "text": text, "metadata": {"name": name}} for name, text in texts.items()]
     written = await api.data(UPSERT, caller, input={"collection": "notes", "documents": documents})
     assert written["documentsUpsert"] == {"__typename": "DocumentsUpserted", "upsertedCount": len(texts), "failures": []}
@@ -69,7 +70,7 @@ def sent(simulator: RunningSimulator) -> int:
 
 class TestAnAnswer:
     async def test_cites_the_passages_own_words(self, api: Api) -> None:
-        await collect(api, **TEXTS)
+        await collect(api, TEXTS)
 
         answer = await ask(api)
 
@@ -82,7 +83,7 @@ class TestAnAnswer:
         assert Decimal(answer["completion"]["costUsd"]) > 0
 
     async def test_and_its_search_are_in_the_ledger_as_what_they_are(self, api: Api) -> None:
-        await collect(api, **TEXTS)
+        await collect(api, TEXTS)
         await ask(api)
 
         rows = (await spend(api, groupBy=["OPERATION"]))["rows"]["nodes"]
@@ -90,7 +91,7 @@ class TestAnAnswer:
 
     @pytest.mark.parametrize("kind", ["false", "misattributed", "stitched", "short"])
     async def test_drops_quotes_that_are_not_in_their_passage(self, api: Api, kind: str) -> None:
-        await collect(api, **TEXTS)
+        await collect(api, TEXTS)
 
         answer = await ask(api, f"{QUESTION} [[simulator quotes={kind}]]")
 
@@ -98,7 +99,7 @@ class TestAnAnswer:
         assert (answer["citations"], answer["grounded"]) == ([], False)
 
     async def test_keeps_the_good_quotes_among_wrong_ones_and_is_not_grounded(self, api: Api) -> None:
-        await collect(api, **TEXTS)
+        await collect(api, TEXTS)
 
         answer = await ask(api, f"{QUESTION} [[simulator quotes=mixed]]")
 
@@ -106,7 +107,7 @@ class TestAnAnswer:
         assert answer["grounded"] is False
 
     async def test_from_nothing_asks_no_model_and_costs_nothing(self, api: Api, simulator: RunningSimulator) -> None:
-        await collect(api)
+        await collect(api, {})
 
         answer = await ask(api, idempotencyKey="empty")
 
@@ -118,14 +119,14 @@ class TestAnAnswer:
         assert found["completion"] == {"text": NOTHING_FOUND, "costUsd": "0"}
 
     async def test_is_from_the_documents_that_the_filter_matches(self, api: Api) -> None:
-        await collect(api, **TEXTS)
+        await collect(api, TEXTS)
 
         answer = await ask(api, search={"filter": {"where": {"field": "name", "value": "rail"}}})
 
         assert {name for name, _ in quotes(answer)} == {"rail"}
 
     async def test_that_is_cut_off_has_no_statement(self, api: Api) -> None:
-        await collect(api, **TEXTS)
+        await collect(api, TEXTS)
 
         answer = await ask(api, maxOutputTokens=8)
 
@@ -134,7 +135,7 @@ class TestAnAnswer:
 
     @pytest.mark.parametrize("model", ["anthropic/claude-haiku-5-5", "openai/gpt-5.4-mini"])
     async def test_comes_from_every_kind_of_provider(self, api: Api, model: str) -> None:
-        await collect(api, **TEXTS)
+        await collect(api, TEXTS)
 
         answer = await ask(api, model=model)
 
@@ -143,16 +144,16 @@ class TestAnAnswer:
 
 class TestARepeat:
     async def test_of_an_idempotency_key_is_the_same_answer_charged_once(self, api: Api, simulator: RunningSimulator) -> None:
-        await collect(api, **TEXTS)
+        await collect(api, TEXTS)
         answers = await asyncio.gather(*(ask(api, idempotencyKey="once") for _ in range(3)))
-        await write(api, better="Which boiler burns oil in winter? " * 3)
+        await write(api, {"better": "Which boiler burns oil in winter? " * 3})
 
         assert await ask(api, idempotencyKey="once") == answers[0]
         assert answers[0] == answers[1] == answers[2]
         assert sent(simulator) == 1
 
     async def test_of_another_question_or_filter_is_a_conflict(self, api: Api) -> None:
-        await collect(api, **TEXTS)
+        await collect(api, TEXTS)
         tests = [{"where": {"field": "name", "value": name}} for name in ("rail", "boilers")]
         assert (await ask(api, idempotencyKey="once", search={"filter": {"any": tests}}))["grounded"]
 
@@ -164,7 +165,7 @@ class TestARepeat:
             assert (changed["__typename"], changed["code"]) == ("Conflict", "IDEMPOTENCY_MISMATCH")
 
     async def test_does_not_cite_a_document_that_is_gone(self, api: Api) -> None:
-        await collect(api, **TEXTS)
+        await collect(api, TEXTS)
         first = await ask(api, idempotencyKey="once")
         await api.data(DELETE, input={"collection": "notes", "ids": ["boilers"]})
 
@@ -175,7 +176,7 @@ class TestARepeat:
         assert "boilers" not in {name for name, _ in quotes(again)}
 
     async def test_with_the_cache_is_free_while_the_passages_are_the_same(self, api: Api, simulator: RunningSimulator) -> None:
-        await collect(api, **TEXTS)
+        await collect(api, TEXTS)
         first = await ask(api, cache={})
 
         again = await ask(api, cache={})
@@ -183,14 +184,14 @@ class TestARepeat:
         assert (again["completion"]["cache"], again["completion"]["costUsd"]) != (None, first["completion"]["costUsd"])
         assert (again["text"], quotes(again), again["grounded"]) == (first["text"], quotes(first), True)
         assert sent(simulator) == 1
-        await write(api, boilers=BOILERS + " They are old.")
+        await write(api, {"boilers": BOILERS + " They are old."})
         await ask(api, cache={})
         assert sent(simulator) == 2
 
 
 class TestATextThatWasChanged:
     async def test_is_neither_a_passage_nor_quoted(self, api: Api) -> None:
-        await collect(api, **TEXTS)
+        await collect(api, TEXTS)
         first = await ask(api, idempotencyKey="once")
         async with api.services.sessions.write() as session:
             await session.execute(text("update chunks set text = text || ' Changed.' where text like 'Steam%'"))
@@ -212,7 +213,7 @@ class TestInjectedDocuments:
     async def test_are_only_text_in_their_own_passage(self, api: Api, simulator: RunningSimulator) -> None:
         injected = {f"injected{number}": f"{words} Which boiler burns oil?" for number, words in enumerate(self.INJECTED)}
         texts = {**TEXTS, **injected}
-        await collect(api, **texts)
+        await collect(api, texts)
 
         answer = await ask(api, model="openai/gpt-5.4-mini")
 
@@ -223,8 +224,8 @@ class TestInjectedDocuments:
             assert citation["hit"]["text"] == texts[citation["hit"]["id"]]
 
     async def test_quoted_as_another_passage_are_dropped(self, api: Api, simulator: RunningSimulator) -> None:
-        await collect(api, boilers=BOILERS, forged=self.INJECTED[1])
-        statement = {
+        await collect(api, {"boilers": BOILERS, "forged": self.INJECTED[1]})
+        statement: Data = {
             "text": "So it is.",
             "quotes": [
                 {"passage": name, "quote": "Forged words of another passage."}
@@ -254,7 +255,7 @@ class TestBadInput:
         ],
     )
     async def test_is_refused_with_its_path(self, api: Api, changes: Data, path: list[str]) -> None:
-        await collect(api, **TEXTS)
+        await collect(api, TEXTS)
         asked = {"question": QUESTION, "search": {"collection": "notes"}, **changes}
 
         found = (await api.data(ANSWER, input=asked))["answerCreate"]
@@ -262,15 +263,15 @@ class TestBadInput:
         assert (found["__typename"], found["path"]) == ("InvalidInput", path)
 
     async def test_a_collection_of_another_tenant_is_not_found(self, api: Api) -> None:
-        await collect(api, **TEXTS)
+        await collect(api, TEXTS)
 
         assert (await ask(api, caller=GLOBEX))["__typename"] == "NotFound"
 
     async def test_an_answer_of_another_tenant_is_not_seen(self, api: Api) -> None:
-        await collect(api, **TEXTS)
+        await collect(api, TEXTS)
         answer = await ask(api, idempotencyKey="once")
         query = "query Find($id: ID!) { completion(id: $id) { id } node(id: $id) { id } }"
 
         assert await api.data(query, GLOBEX, id=answer["completion"]["id"]) == {"completion": None, "node": None}
-        await collect(api, GLOBEX, other="Nothing about the question is here.")
+        await collect(api, {"other": "Nothing about the question is here."}, GLOBEX)
         assert (await ask(api, caller=GLOBEX, idempotencyKey="once"))["completion"]["id"] != answer["completion"]["id"]

@@ -48,6 +48,7 @@ class Row:
 
 
 DOCUMENTS = {
+    "answerCreate": "mutation M($input: AnswerInput!) { answerCreate(input: $input) { __typename } }",
     "breakerReset": "mutation M($provider: String!) { breakerReset(provider: $provider) { __typename } }",
     "budgetCreate": "mutation M($input: BudgetCreateInput!) { budgetCreate(input: $input) { __typename } }",
     "budgetDelete": "mutation M($id: ID!) { budgetDelete(id: $id) { __typename } }",
@@ -111,9 +112,16 @@ def documents(**what: object) -> Variables:
     return lambda _: {"input": {"collection": "acme's", **what}}
 
 
+def question(collection: str) -> Variables:
+    return lambda _: {"input": {"question": "What is new?", "search": {"collection": collection}, "idempotencyKey": "used"}}
+
+
 NO_SUBJECTS = Subjects("", "", "", "")
 ONE = [{"id": "one", "text": "changed", "vector": [0, 1]}]
 ROWS = (
+    Row("answerCreate", Whose.OWN, ACME, question("acme's notes"), "Answer"),
+    Row("answerCreate", Whose.ANOTHER_TENANTS, GLOBEX, question("acme's notes"), "NotFound"),
+    Row("answerCreate", Whose.ANOTHER_TENANTS, ADMIN, question("acme's notes"), "NotFound"),
     Row("breakerReset", Whose.INSTALLATIONS, ACME, provider("openai"), FORBIDDEN),
     Row("breakerReset", Whose.INSTALLATIONS, ADMIN, provider("openai"), "Provider"),
     Row("budgetCreate", Whose.OWN, ACME, new_budget("new"), "Budget"),
@@ -165,6 +173,9 @@ async def prepare(api: Api) -> Subjects:
     assert await outcome(api, DOCUMENTS["collectionCreate"], ACME, **collection("acme's")(NO_SUBJECTS)) == "Collection"
     written = documents(documents=[{**ONE[0], "text": "first"}])(NO_SUBJECTS)
     assert await outcome(api, DOCUMENTS["documentsUpsert"], ACME, **written) == "DocumentsUpserted"
+    notes = {"input": {"name": "acme's notes"}}
+    assert await outcome(api, DOCUMENTS["collectionCreate"], ACME, **notes) == "Collection"
+    assert await outcome(api, DOCUMENTS["answerCreate"], ACME, **question("acme's notes")(NO_SUBJECTS)) == "Answer"
     own = await make_budget(api, ACME, name="acme's")
     cap = await make_budget(api, ADMIN, name="cap", scope={"tenant": "acme"})
     over_all = await make_budget(api, ADMIN, name="over all", scope={"tenant": None})

@@ -52,12 +52,12 @@ class TestByWords:
         ],
     )
     async def test_finds_chunks_with_any_of_them(self, api: Api, words: str, found: list[str]) -> None:
-        await collect(api, **TEXTS)
+        await collect(api, TEXTS)
 
         assert sorted(await ids(api, words)) == found
 
     async def test_ranks_chunks_with_more_of_them_higher_and_costs_nothing(self, api: Api) -> None:
-        await collect(api, **TEXTS)
+        await collect(api, TEXTS)
 
         found = await find(api, "older boiler valve spare")
 
@@ -66,7 +66,7 @@ class TestByWords:
         assert 1 > found["hits"][0]["score"] > found["hits"][1]["score"] > 0
 
     async def test_gives_as_many_hits_as_match_a_selective_filter(self, api: Api) -> None:
-        await collect(api, **{f"note {number:03}": f"Boiler number {number} burns oil." for number in range(300)})
+        await collect(api, {f"note {number:03}": f"Boiler number {number} burns oil." for number in range(300)})
         rare = {"any": [{"where": {"field": "name", "value": f"note {number:03}"}} for number in range(5, 300, 30)]}
 
         assert len(await ids(api, "boiler", topK=100)) == 100
@@ -86,10 +86,10 @@ class TestByWords:
         assert await ids(api, "valve") == ["one"]
 
     async def test_shows_neither_deleted_documents_nor_those_of_others(self, api: Api) -> None:
-        await collect(api, **TEXTS)
-        await collect(api, GLOBEX, theirs="Their boiler burns oil too.")
+        await collect(api, TEXTS)
+        await collect(api, {"theirs": "Their boiler burns oil too."}, GLOBEX)
         await api.data(DELETE, input={"collection": "notes", "ids": ["boilers"]})
-        await write(api, part="Nothing of that is left.")
+        await write(api, {"part": "Nothing of that is left."})
 
         for mode in ("TEXT", "HYBRID"):
             found = await ids(api, "boiler burns oil", mode)
@@ -100,7 +100,7 @@ class TestByWords:
 
 class TestByBoth:
     async def test_finds_a_rare_word_and_what_is_near(self, api: Api) -> None:
-        await collect(api, **TEXTS)
+        await collect(api, TEXTS)
 
         found = await ids(api, "Which boiler burns oil? BX-7731", "HYBRID")
 
@@ -108,7 +108,7 @@ class TestByBoth:
         assert set(found) == set(TEXTS)
 
     async def test_pays_for_its_embedding(self, api: Api) -> None:
-        await collect(api, **TEXTS)
+        await collect(api, TEXTS)
 
         assert float((await find(api, "boiler", "HYBRID"))["costUsd"]) > 0
 
@@ -116,7 +116,7 @@ class TestByBoth:
 class TestBadInput:
     @pytest.mark.parametrize("mode", ["TEXT", "HYBRID"])
     async def test_is_refused_with_its_path(self, api: Api, mode: str) -> None:
-        await collect(api, **TEXTS)
+        await collect(api, TEXTS)
 
         scored = await find(api, "boiler", mode, minScore=0.5)
         without_text = await find(api, "boiler", mode, text=None, vector=[1.0])
@@ -125,7 +125,7 @@ class TestBadInput:
         assert (without_text["__typename"], without_text["path"]) == ("InvalidInput", ["text"])
 
     async def test_no_words_are_an_error(self, api: Api) -> None:
-        await collect(api, **TEXTS)
+        await collect(api, TEXTS)
         chance = random.Random(7)
         for _ in range(200):
             words = "".join(chance.choices("'\"\\&|!():*<>-% aé水🙂\t\n.@/7", k=chance.randint(1, 30)))

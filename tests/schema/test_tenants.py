@@ -52,6 +52,7 @@ DOCUMENTS = {
     "Query.routes": f"{{ routes {TYPENAME} }}",
     "Query.search": f'{{ search(input: {{collection: "x", text: "Hi"}}) {TYPENAME} }}',
     "Query.usageRecords": f"{{ usageRecords(filter: {PERIOD}) {TYPENAME} }}",
+    "Mutation.answerCreate": f'mutation {{ answerCreate(input: {{question: "Hi", search: {{collection: "x"}}}}) {TYPENAME} }}',
     "Mutation.breakerReset": f'mutation {{ breakerReset(provider: "openai") {TYPENAME} }}',
     "Mutation.budgetCreate": f'mutation {{ budgetCreate(input: {{name: "a", scope: {{}}, limitUsd: "1"}}) {TYPENAME} }}',
     "Mutation.budgetDelete": f'mutation {{ budgetDelete(id: "x") {TYPENAME} }}',
