@@ -36,7 +36,7 @@ MAX_TOP_K = 100
 _MAX_ASKED = 10_000
 _MORE = 5
 _MIN_FUSED = 50
-"""Of each ranking at least so many chunks are joined, because the best of both may be the best of neither."""
+"""This many chunks of each ranking are joined at least, because the best of both together may be the best of neither."""
 
 Ranking: TypeAlias = Callable[[int], Awaitable[Sequence[Hit]]]
 """Returns so many chunks that match, best first; fewer only if fewer match."""

@@ -27,6 +27,64 @@ const EXAMPLES = [
     },
   },
   {
+    name: "A collection with documents",
+    query: `mutation Documents($collection: CollectionInput!, $documents: DocumentsUpsertInput!) {
+  collectionCreate(input: $collection) {
+    ... on Collection { name store embeddingModel dimensions }
+    ... on Problem { code message }
+  }
+  documentsUpsert(input: $documents) {
+    ... on DocumentsUpserted { upsertedCount unchangedCount costUsd failures { id problem { message } } }
+    ... on Problem { code message }
+  }
+}
+`,
+    variables: {
+      collection: { name: "console" },
+      documents: {
+        collection: "console",
+        documents: [
+          { id: "boilers", text: "Steam is made by two boilers. Only the older one burns oil in winter.", metadata: { year: 2026 } },
+          { id: "freight", text: "Freight moves by rail. It emits a quarter of what the road emits.", metadata: { year: 2025 } },
+        ],
+      },
+    },
+  },
+  {
+    name: "A search",
+    query: `query Search($input: SearchInput!) {
+  search(input: $input) {
+    ... on SearchHits { hits { id score text metadata provenance { verified } } costUsd }
+    ... on Problem { code message }
+  }
+}
+`,
+    variables: {
+      input: {
+        collection: "console",
+        text: "What burns oil?",
+        mode: "HYBRID",
+        filter: { where: { field: "year", op: "GTE", value: 2025 } },
+      },
+    },
+  },
+  {
+    name: "An answer with citations",
+    query: `mutation Answer($input: AnswerInput!) {
+  answerCreate(input: $input) {
+    ... on Answer {
+      text
+      grounded
+      citations { quote hit { id score } }
+      completion { model costUsd }
+    }
+    ... on Problem { code message }
+  }
+}
+`,
+    variables: { input: { question: "Which boiler burns oil in winter?", search: { collection: "console" } } },
+  },
+  {
     name: "Who am I",
     query: `query Viewer {
   viewer {
