@@ -225,7 +225,7 @@ def _cached_answers(
 ) -> CachedAnswers | None:
     if not settings.cache.enabled:
         return None
-    origins: Origins[Made] = Origins(cache.invalidations, redis, cache.clock)
+    origins: Origins[Made] = Origins(cache.invalidations, redis, cache.clock, written=cache.tiered.written)
     return build_cached_answers(
         cache.tiered,
         origins,

@@ -1,7 +1,8 @@
 """Makes one origin call for an answer, even if many callers ask for it at once.
 
 Within a process callers join the running call. Across processes a lease in the coordination Redis decides which process makes
-it. If its holder dies, the next waiting process takes over. Without Redis each process makes its own call.
+it. If its holder dies, the next waiting process takes over. Without Redis each process makes its own call. The lease ends when
+the tiers have the answer, so the next holder finds it.
 
 If something of a tenant was invalidated after a call began, its callers do not join that call, because the answer may be older.
 """
@@ -9,8 +10,7 @@ If something of a tenant was invalidated after a call began, its callers do not 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Final, Generic, TypeVar
@@ -37,12 +37,21 @@ class _Running(Generic[Made]):
 
 
 class Origins(Generic[Made]):
-    def __init__(self, invalidations: Invalidations, redis: RedisClient, clock: Clock) -> None:
+    def __init__(
+        self,
+        invalidations: Invalidations,
+        redis: RedisClient,
+        clock: Clock,
+        *,
+        written: Callable[[EntryKey], Awaitable[None]],
+    ) -> None:
+        """`written` returns when what was made for a key is in every tier that can be reached."""
         self._invalidations = invalidations
         self._redis = redis
         self._clock = clock
-        self._name = uuid4().hex
+        self._written = written
         self._running: dict[EntryKey, _Running[Made]] = {}
+        self._releasing: set[asyncio.Task[None]] = set()
 
     def join(self, key: EntryKey) -> asyncio.Task[Made] | None:
         """Returns the running call of this process for the answer, if there is one. Wait for it with `wait`."""
@@ -74,8 +83,8 @@ class Origins(Generic[Made]):
 
     async def close(self) -> None:
         """Returns when every call has ended."""
-        while self._running:
-            await asyncio.wait([running.task for running in self._running.values()])
+        while self._running or self._releasing:
+            await asyncio.wait([*(running.task for running in self._running.values()), *self._releasing])
 
     async def _lead(
         self,
@@ -84,39 +93,42 @@ class Origins(Generic[Made]):
         find: Callable[[], Awaitable[Made | None]],
         make: Callable[[], Awaitable[Made]],
     ) -> Made:
-        while not await self._acquire(key):
+        holder = uuid4().hex
+        while not await self._acquire(key, holder):
             if self._clock.monotonic() >= deadline:
                 raise DeadlineExceeded
             await self._clock.sleep(POLL_SECONDS)
             found = await find()
             if found is not None:
                 return found
-        async with self._renewed(key):
+        renewing = asyncio.create_task(self._renew(key, holder))
+        try:
             found = await find()
             return await make() if found is None else found
-
-    @asynccontextmanager
-    async def _renewed(self, key: EntryKey) -> AsyncIterator[None]:
-        renewing = asyncio.create_task(self._renew(key))
-        try:
-            yield
         finally:
-            await end_tasks([renewing])
-            await self._evaluate(key, 0)
+            releasing = asyncio.create_task(self._release(key, holder, renewing))
+            self._releasing.add(releasing)
+            releasing.add_done_callback(self._releasing.discard)
 
-    async def _renew(self, key: EntryKey) -> None:
+    async def _release(self, key: EntryKey, holder: str, renewing: asyncio.Task[None]) -> None:
+        """The caller has its answer before that."""
+        await self._written(key)
+        await end_tasks([renewing])
+        await self._evaluate(key, holder, 0)
+
+    async def _renew(self, key: EntryKey, holder: str) -> None:
         while True:
             await self._clock.sleep(LEASE_SECONDS / 3)
-            await self._acquire(key)
+            await self._acquire(key, holder)
 
-    async def _acquire(self, key: EntryKey) -> bool:
+    async def _acquire(self, key: EntryKey, holder: str) -> bool:
         """Returns True also while Redis is away."""
-        return await self._evaluate(key, int(LEASE_SECONDS * 1000)) != 0
+        return await self._evaluate(key, holder, int(LEASE_SECONDS * 1000)) != 0
 
-    async def _evaluate(self, key: EntryKey, milliseconds: int) -> object:
+    async def _evaluate(self, key: EntryKey, holder: str, milliseconds: int) -> object:
         place = f"origin:{tenant_label(key.tenant)}:{key.name}"
         try:
-            return await self._redis.evaluate(_ORIGIN, place, self._name, milliseconds)
+            return await self._redis.evaluate(_ORIGIN, place, holder, milliseconds)
         except StoreUnavailable:
             return None
 

@@ -64,7 +64,7 @@ class TieredCache:
         self._clock = clock
         self._figures = figures
         self._draw = draw
-        self._writes: set[asyncio.Task[None]] = set()
+        self._writes: dict[asyncio.Task[None], EntryKey | None] = {}
 
     @property
     def is_ready(self) -> bool:
@@ -125,6 +125,12 @@ class TieredCache:
         availability = {placed.tier.name: placed.tier.available for placed in self._tiers}
         return await self._figures.report(tenant, availability, sizes)
 
+    async def written(self, key: EntryKey) -> None:
+        """Returns when every write of the entry that has begun has ended."""
+        writes = [task for task, of in self._writes.items() if of == key]
+        if writes:
+            await asyncio.wait(writes)
+
     async def flush(self) -> None:
         """Returns when every write that has begun has ended."""
         while self._writes:
@@ -146,7 +152,7 @@ class TieredCache:
     def _fill(self, tiers: Sequence[PlacedTier], key: EntryKey, entry: Entry) -> None:
         for placed in tiers:
             if len(self._writes) < MAX_WRITES:
-                self._start(self._write(placed, key, entry))
+                self._start(self._write(placed, key, entry), key)
 
     async def _write(self, placed: PlacedTier, key: EntryKey, entry: Entry) -> None:
         left = (entry.expires_at - self._clock.now()).total_seconds()
@@ -161,12 +167,12 @@ class TieredCache:
         with suppress(StoreUnavailable):
             await tier.remove(tenant, names)
 
-    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+    def _start(self, work: Coroutine[Any, Any, None], key: EntryKey | None = None) -> None:
         task = asyncio.create_task(work)
-        self._writes.add(task)
+        self._writes[task] = key
         task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        self._writes.discard(task)
+        del self._writes[task]
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.error("a write to the cache failed", exc_info=error)

@@ -1,7 +1,7 @@
--- Who makes an answer that several processes wait for: the first that asks, for as long as it renews.
+-- Which call makes an answer that several calls wait for: the first that asks, for as long as it renews.
 -- KEYS[1]  the owner
--- ARGV     1 the process that asks, 2 milliseconds that it may take until it asks again; 0 gives it up
--- Returns  1 if that process is the owner now
+-- ARGV     1 the call that asks, 2 milliseconds that it may take until it asks again; 0 gives it up
+-- Returns  1 if that call is the owner now
 local owner = redis.call('GET', KEYS[1])
 if owner and owner ~= ARGV[1] then return 0 end
 if ARGV[2] == '0' then

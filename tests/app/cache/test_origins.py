@@ -27,16 +27,21 @@ class Shelf:
 
     def __init__(self) -> None:
         self.made: dict[EntryKey, str] = {}
+        self.versions: dict[EntryKey, int] = {}
         self.calls = 0
         self.may_end = asyncio.Event()
+        self.may_be_stored = asyncio.Event()
+        self.may_be_stored.set()
 
 
 class Process:
     def __init__(self, name: str, shelf: Shelf, sessions: Sessions, redis: RedisClient) -> None:
         self.name = name
         self.shelf = shelf
+        self.began = 0
+        self.has_made = False
         self.invalidations = Invalidations(sessions, Relay(sessions, SystemClock()), SystemClock(), on_lost=lambda: None)
-        self.origins: Origins[str] = Origins(self.invalidations, redis, SystemClock())
+        self.origins: Origins[str] = Origins(self.invalidations, redis, SystemClock(), written=self._written)
 
     async def ask(self, key: EntryKey, seconds: float = 30) -> str:
         deadline = SystemClock().monotonic() + seconds
@@ -46,13 +51,22 @@ class Process:
         return await self.origins.lead(key, deadline, find=lambda: self._find(key), make=lambda: self._make(key))
 
     async def _find(self, key: EntryKey) -> str | None:
-        return self.shelf.made.get(key)
+        is_valid = self.shelf.versions.get(key) == self.invalidations.version(key.tenant)
+        return self.shelf.made.get(key) if is_valid else None
 
     async def _make(self, key: EntryKey) -> str:
         self.shelf.calls += 1
+        self.began = self.invalidations.version(key.tenant)
         await self.shelf.may_end.wait()
-        self.shelf.made[key] = self.name
+        self.has_made = True
         return self.name
+
+    async def _written(self, key: EntryKey) -> None:
+        """Nobody else sees what was made before."""
+        await self.shelf.may_be_stored.wait()
+        if self.has_made:
+            self.shelf.made[key] = self.name
+            self.shelf.versions[key] = self.began
 
 
 @pytest.fixture
@@ -142,6 +156,26 @@ async def test_no_caller_joins_a_call_that_began_before_an_invalidation(sessions
     await started(shelf)
     await process.invalidations.add(key.tenant, Selector(SelectorKind.EVERYTHING))
     new = asyncio.create_task(process.ask(key))
-    await started(shelf, 2)
+    await asyncio.sleep(0.2)
+    assert shelf.calls == 1, "two calls for one answer run at once"
     shelf.may_end.set()
     assert list(await asyncio.gather(old, new)) == ["a", "a"]
+    assert shelf.calls == 2
+
+
+async def test_who_waited_finds_what_is_still_being_stored_when_the_caller_has_it(sessions: Sessions, redis: RedisClient) -> None:
+    shelf, key = Shelf(), a_key()
+    first, second = (Process(name, shelf, sessions, redis) for name in "ab")
+    shelf.may_be_stored.clear()
+    leading = asyncio.create_task(first.ask(key))
+    await started(shelf)
+    waiting = [asyncio.create_task(process.ask(key)) for process in (second, second)]
+    shelf.may_end.set()
+    assert await leading == "a"
+    late = asyncio.create_task(first.ask(key))
+    await asyncio.sleep(0.2)
+    assert shelf.calls == 1
+    shelf.may_be_stored.set()
+    assert await asyncio.gather(late, *waiting) == ["a"] * 3
+    assert shelf.calls == 1
+    await first.origins.close()
