@@ -1,4 +1,4 @@
-"""`greenlang`: serve, migrate, keys, exports, ingest, doctor, simulate.
+"""`greenlang`: serve, migrate, keys, exports, ingest, vectors, doctor, simulate.
 
 Exit status: 0 done, 1 it could not be done, 2 the command or the configuration is wrong.
 
@@ -87,6 +87,13 @@ def _parser() -> argparse.ArgumentParser:
         "rotate-secret", parents=[anywhere], help="sign links with a new secret, which ends all earlier links"
     )
     command.set_defaults(command="exports", action="rotate-secret")
+
+    vectors = commands.add_parser("vectors", help="stores of vectors").add_subparsers(required=True, metavar="ACTION")
+    command = vectors.add_parser(
+        "repair", parents=[anywhere], help="put right what vector stores have otherwise than the database"
+    )
+    command.add_argument("--check", action="store_true", help="only compare; exit status 1 if something differs")
+    command.set_defaults(command="vectors", action="repair")
     return parser
 
 

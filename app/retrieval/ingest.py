@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
-from functools import partial
+from functools import cached_property, partial
 from hashlib import sha256
 from typing import TypeAlias
 
@@ -41,7 +41,7 @@ _LARGE_TEXT = 8 * 1024
 _CALL_WIDE = frozenset({ProblemCode.NO_ROUTE, ProblemCode.UNPRICED_MODEL})
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class GivenDocument:
     """`place` is its place in the call."""
 
@@ -51,6 +51,14 @@ class GivenDocument:
     vector: Vector | None = None
     metadata: Metadata = None
     source: str | None = None
+
+    @cached_property
+    def sha256(self) -> bytes:
+        return text_sha256(self.text)
+
+    @cached_property
+    def vector_sha256(self) -> bytes | None:
+        return None if self.vector is None else sha256(vector_to_bytes(self.vector)).digest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +127,7 @@ class Ingest:
         self._collections = collections
         self._documents = documents
         self._indexing = indexing
-        self._embedder = embedder
+        self.embedder = embedder
         self._estimator = estimator
         self._offload = offload
         self._clock = clock
@@ -194,7 +202,7 @@ class Ingest:
         """If the texts of several documents are refused, they are halved until those at fault are alone."""
         texts = [chunk.text for _, chunks in documents for chunk in chunks]
         try:
-            embedded = await self._embedder.embed_documents(call.collection, texts, call.principal, call.agent)
+            embedded = await self.embedder.embed_documents(call.collection, texts, call.principal, call.agent)
         except Refused as refused:
             if _is_call_wide(refused.reason):
                 call.outcome.refusals.append(refused)
@@ -213,7 +221,7 @@ class Ingest:
         vectors = iter(embedded.vectors)
         versions = [self._version(document, [(chunk, next(vectors)) for chunk in chunks]) for document, chunks in documents]
         await self._write(call, versions)
-        await self._embedder.forget([embedded], call.principal.tenant)
+        await self.embedder.forget([embedded], call.principal.tenant)
 
     async def _write(self, call: _Call, versions: Sequence[NewDocument]) -> None:
         await self._documents.write(call.collection, versions)
@@ -239,10 +247,10 @@ class Ingest:
         return NewDocument(
             key=new_uuid(now),
             id=document.id,
-            sha256=text_sha256(document.text),
+            sha256=document.sha256,
             source=document.source,
             metadata=document.metadata,
-            vector_sha256=_vector_sha256(document),
+            vector_sha256=document.vector_sha256,
             chunks=tuple(NewChunk(new_uuid(now), chunk.start, chunk.end, chunk.text, vector) for chunk, vector in chunks),
             copies=None if copies is None else copies.key,
         )
@@ -257,10 +265,6 @@ def _check_vector(collection: Collection, document: GivenDocument) -> None:
     fault = fault_of(document.vector, collection.dimensions, collection.distance)
     if fault is not None:
         raise Refused(InvalidInput(fault, path))
-
-
-def _vector_sha256(document: GivenDocument) -> bytes | None:
-    return None if document.vector is None else sha256(vector_to_bytes(document.vector)).digest()
 
 
 def _is_same(document: GivenDocument, known: Version | None) -> bool:
@@ -283,7 +287,7 @@ def _has_same_text(document: GivenDocument, known: Mapping[str, Version]) -> boo
 
 
 def _same_text(document: GivenDocument, known: Version) -> bool:
-    return known.sha256 == text_sha256(document.text) and known.vector_sha256 == _vector_sha256(document)
+    return known.sha256 == document.sha256 and known.vector_sha256 == document.vector_sha256
 
 
 def _is_call_wide(reason: object) -> bool:

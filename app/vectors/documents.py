@@ -216,6 +216,14 @@ class Documents:
             IndexedChunk(UUID(int=row.key.int), vector_from_bytes(row.vector), filterable(_json(row.metadata))) for row in rows
         ]
 
+    async def chunks(self, keys: Sequence[UUID]) -> list[IndexedChunk]:
+        """Returns chunks by their own keys."""
+        async with self._sessions.read(primary=True) as session:
+            rows = (await session.execute(_CHUNKS, {"keys": list(keys)})).all()
+        return [
+            IndexedChunk(UUID(int=row.key.int), vector_from_bytes(row.vector), filterable(_json(row.metadata))) for row in rows
+        ]
+
     async def chunk_keys_of(self, documents: Sequence[UUID]) -> list[UUID]:
         async with self._sessions.read(primary=True) as session:
             rows = (await session.execute(_CHUNK_KEYS_OF, {"documents": list(documents)})).all()
@@ -238,6 +246,11 @@ class Documents:
         """Returns how many pending documents each store has."""
         async with self._sessions.read() as session:
             return {row.store: row.pending for row in await session.execute(_PENDING_COUNTS)}
+
+    async def drift_counts(self) -> dict[str, int]:
+        """Returns how many chunks of each store differed when they were last compared."""
+        async with self._sessions.read() as session:
+            return {row.store: int(row.drift) for row in await session.execute(_DRIFT_COUNTS)}
 
     async def forget(self, documents: Sequence[UUID]) -> None:
         """Removes deleted versions with their chunks. Call it after the store has removed them."""
@@ -291,13 +304,15 @@ def _chunk_columns(documents: Sequence[NewDocument]) -> dict[str, object]:
 
 
 _LOCK = text("select 1 from collections where key = :collection and deleted_at is null for no key update")
+# The statements look rows up by key, one by one: `offset 0` and `array(select …)` keep the planner from joining whole collections,
+# which it does while a table that has just grown has no statistics.
 _NEWEST = text(
     "select distinct on (id) key, id, state, sha256, source, cast(metadata as text) as metadata, vector_sha256 from documents"
     " where collection = :collection and id = any(:ids) and state in ('ready', 'pending') order by id, state"
 )
 _COUNT_ABSENT = text(
-    "select count(*) from unnest(cast(:ids as text[])) asked (id) where not exists ("
-    " select from documents d where d.collection = :collection and d.id = asked.id and d.state in ('ready', 'pending'))"
+    "select count(*) from unnest(cast(:ids as text[])) asked (id) where (select 1 from documents d"
+    " where d.collection = :collection and d.id = asked.id and d.state in ('ready', 'pending') limit 1) is null"
 )
 _REPLACE_PENDING = text(
     "update documents set state = 'deleted', changed_at = now()"
@@ -320,28 +335,39 @@ _COPY_CHUNKS = text(
     "insert into chunks (key, document, collection, position, start_at, end_at, text, sha256, vector)"
     " select gen_random_uuid(), asked.document, c.collection, c.position, c.start_at, c.end_at, c.text, c.sha256, c.vector"
     " from unnest(cast(:documents as uuid[]), cast(:copies as uuid[])) asked (document, copies)"
-    " join chunks c on c.document = asked.copies returning document"
+    " cross join lateral (select * from chunks where document = asked.copies offset 0) c returning document"
 )
 _ADD_TO_COUNT = text("update collections set document_count = document_count + :added where key = :collection")
 _DELETE_REPLACED = text(
-    "update documents old set state = 'deleted', changed_at = now() from documents new"
-    " where new.key = any(:keys) and new.state = 'pending'"
-    " and old.collection = new.collection and old.id = new.id and old.state = 'ready'"
+    "update documents set state = 'deleted', changed_at = now() where key = any(array("
+    " select old.key from unnest(cast(:keys as uuid[])) wanted (key)"
+    " cross join lateral (select * from documents d where d.key = wanted.key and d.state = 'pending' offset 0) new"
+    " cross join lateral (select key from documents d"
+    " where d.collection = new.collection and d.id = new.id and d.state = 'ready' offset 0) old))"
 )
 _MAKE_READY = text("update documents set state = 'ready', changed_at = now() where key = any(:keys) and state = 'pending'")
 _MARK_DELETED = text(
-    "with marked as (update documents set state = 'deleted', changed_at = now()"
-    " where collection = :collection and id = any(:ids) and state in ('ready', 'pending') returning id)"
-    " select count(distinct id) from marked"
+    "with marked as (update documents set state = 'deleted', changed_at = now() where key = any(array("
+    " select key from documents where collection = :collection and id = any(:ids) and state in ('ready', 'pending')))"
+    " returning id) select count(distinct id) from marked"
 )
 _READ = text(
     "select c.key, d.id, c.position, c.start_at, c.end_at, c.text, c.sha256, d.source, cast(d.metadata as text) as metadata,"
-    " d.changed_at from chunks c join documents d on d.key = c.document join collections l on l.key = d.collection"
-    " where c.key = any(:keys) and d.state = 'ready' and l.key = :collection and l.tenant = :tenant and l.deleted_at is null"
+    " d.changed_at from unnest(cast(:keys as uuid[])) wanted (key)"
+    " cross join lateral (select * from chunks where chunks.key = wanted.key offset 0) c"
+    " cross join lateral (select * from documents where documents.key = c.document offset 0) d"
+    " cross join lateral (select * from collections where collections.key = d.collection offset 0) l"
+    " where d.state = 'ready' and l.key = :collection and l.tenant = :tenant and l.deleted_at is null"
 )
 _CHUNKS_OF = text(
-    "select c.key, c.vector, cast(d.metadata as text) as metadata from chunks c join documents d on d.key = c.document"
-    " where d.key = any(:documents)"
+    "select c.key, c.vector, cast(d.metadata as text) as metadata from unnest(cast(:documents as uuid[])) wanted (key)"
+    " cross join lateral (select * from documents where documents.key = wanted.key offset 0) d"
+    " cross join lateral (select * from chunks where chunks.document = d.key offset 0) c"
+)
+_CHUNKS = text(
+    "select c.key, c.vector, cast(d.metadata as text) as metadata from unnest(cast(:keys as uuid[])) wanted (key)"
+    " cross join lateral (select * from chunks where chunks.key = wanted.key offset 0) c"
+    " cross join lateral (select * from documents where documents.key = c.document offset 0) d"
 )
 _CHUNK_KEYS_OF = text("select key from chunks where document = any(:documents)")
 _FORGET = text("delete from documents where key = any(:documents) and state = 'deleted'")
@@ -355,4 +381,7 @@ _UNFINISHED = text(
 _PENDING_COUNTS = text(
     "select l.store, count(*) as pending from documents d join collections l on l.key = d.collection"
     " where d.state <> 'ready' and d.state = 'pending' and l.deleted_at is null group by l.store"
+)
+_DRIFT_COUNTS = text(
+    "select store, sum(drift) as drift from collections where drift is not null and deleted_at is null group by store"
 )

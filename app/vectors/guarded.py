@@ -15,7 +15,7 @@ from app.domain.errors import StoreUnavailable
 from app.runtime.clock import Clock
 from app.vectors.filters import Filter
 from app.vectors.metrics import VectorMetrics
-from app.vectors.store import Hit, Index, IndexedChunk, Vector, VectorStore
+from app.vectors.store import Hit, Index, IndexedChunk, StoreBusy, Vector, VectorStore
 
 _FAILURES = 3
 _FIRST_PAUSE_SECONDS = 1.0
@@ -88,6 +88,8 @@ class GuardedStore:
         try:
             async with asyncio.timeout(self._seconds * requests):
                 result = await task
+        except StoreBusy:
+            raise
         except (StoreUnavailable, TimeoutError) as error:
             self._failed(operation, error)
             raise StoreUnavailable(self.name) from error

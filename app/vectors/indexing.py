@@ -81,9 +81,10 @@ class Indexing:
                 continue
         for collection in await self._collections.deleted():
             await self._empty(collection)
-        pending = await self._documents.pending_counts()
+        pending, drift = await self._documents.pending_counts(), await self._documents.drift_counts()
         for store in self._stores:
             self._metrics.pending.labels(store.name).set(pending.get(store.name, 0))
+            self._metrics.drift.labels(store.name).set(drift.get(store.name, 0))
 
     async def _finish(self, store: GuardedStore) -> None:
         """Raises StoreUnavailable."""

@@ -9,13 +9,18 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import struct
+import sys
+from array import array
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
+from io import BytesIO
 from uuid import UUID
 
 import asyncpg
 from sqlalchemy import ColumnElement, column, select, text
 from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.exc import DBAPIError
 
 from app.db.sessions import ReadSession, Sessions, WriteSession
 from app.db.vector_extension import vector_extension_schema
@@ -24,16 +29,20 @@ from app.domain.problems import InvalidInput
 from app.runtime.tasks import end_tasks
 from app.vectors.filter_sql import filter_condition
 from app.vectors.filters import Filter
-from app.vectors.store import Distance, Hit, Index, IndexedChunk, Vector
+from app.vectors.store import Distance, Hit, Index, IndexedChunk, StoreBusy, Vector
 from app.vectors.vector import vector_of
 
 MAX_DIMENSIONS = 4000
 _MAX_WHOLE_PRECISION = 2000
 """HNSW indexes vectors of up to 2,000 dimensions; longer ones as half-precision numbers, up to 4,000."""
-INDEX_FROM_BYTES = 16 * 2**20
+INDEX_FROM_BYTES = 24 * 2**20
 EXACT_UP_TO_BYTES = 32 * 2**20
 """The index is made before it is needed, while that takes seconds: it cannot be written to meanwhile."""
 _INDEX_SECONDS = 3600.0
+_COPY_HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
+_COPY_ROW = struct.Struct(">hi16sihh")
+_COPY_JSON = struct.Struct(">iB")
+_COPY_END = b"\xff\xff"
 _PAGE = 1000
 _OPERATORS = {Distance.COSINE: "<=>", Distance.EUCLIDEAN: "<->", Distance.DOT: "<#>"}
 _METADATA: ColumnElement[object] = column("metadata", JSONB)
@@ -65,20 +74,18 @@ class PgVector:
             await session.execute(text("select drop_vector_table(:key)"), {"key": index.key})
 
     async def upsert(self, index: Index, chunks: Sequence[IndexedChunk]) -> None:
-        async with self._sessions.write() as session:
-            schema = await self._extension(session)
-            statement = text(_UPSERT.format(table=_table(index), schema=schema))
-            for start in range(0, len(chunks), _PAGE):
-                page = chunks[start : start + _PAGE]
-                numbers = [number for chunk in page for number in chunk.vector]
-                values = {
-                    "chunks": [chunk.key for chunk in page],
-                    "numbers": numbers,
-                    "dimensions": index.dimensions,
-                    "metadata": [json.dumps(dict(chunk.metadata)) for chunk in page],
-                }
-                await session.execute(statement, values)
-            size = await self._bytes(session, index)
+        """Rows are copied in the server's binary form, which is several times as fast as parameters are."""
+        try:
+            async with self._sessions.write() as session:
+                size: int | None = (await session.execute(_PREPARE_WRITE, {"table": _table(index)})).scalar_one()
+                await session.execute(text(_DELETE.format(_table(index))), {"keys": [chunk.key for chunk in chunks]})
+                connection = await _driver(session)
+                columns, rows = ("chunk", "embedding", "metadata"), BytesIO(copy_stream(chunks))
+                await connection.copy_to_table(index.name, schema_name="vectors", columns=columns, source=rows, format="binary")
+        except DBAPIError as error:
+            if isinstance(error.orig.__cause__ if error.orig else None, asyncpg.LockNotAvailableError):
+                raise StoreBusy("pgvector") from error
+            raise
         if (size or 0) >= self._index_from_bytes and index.key not in self._indexing:
             task = self._indexing[index.key] = asyncio.create_task(self._make_index(index))
             task.add_done_callback(lambda _: self._indexing.pop(index.key, None))
@@ -86,8 +93,7 @@ class PgVector:
     async def delete(self, index: Index, keys: Sequence[UUID]) -> None:
         async with self._sessions.write() as session:
             if await self._bytes(session, index) is not None:
-                statement = text(f"delete from {_table(index)} where chunk = any(:keys)")  # noqa: S608
-                await session.execute(statement, {"keys": list(keys)})
+                await session.execute(text(_DELETE.format(_table(index))), {"keys": list(keys)})
 
     async def search(self, index: Index, vector: Vector, count: int, where: Filter | None = None) -> list[Hit]:
         async with self._sessions.read(primary=True) as session:
@@ -153,8 +159,7 @@ class PgVector:
         try:
             async with self._sessions.write() as session:
                 await session.execute(text("select set_config('statement_timeout', '0', true)"))
-                connection = (await session.get_raw_connection()).driver_connection
-                assert isinstance(connection, asyncpg.Connection)
+                connection = await _driver(session)
                 made = await connection.fetchval(_MAKE_INDEX, index.key, index.distance.value, timeout=_INDEX_SECONDS)
             if made:
                 _log.info("an index of vectors was made", extra={"collection": str(index.key)})
@@ -166,10 +171,10 @@ class _Search:
     def __init__(self, index: Index, schema: str, vector: Vector, count: int, where: Filter | None) -> None:
         self._index = index
         self._count = count
-        self._query = f"cast(cast(:query as real[]) as {schema}.vector)"
+        self._query = f"(select cast(cast(:query as text) as {schema}.vector))"
         self._half = f"{schema}.halfvec({index.dimensions})" if index.dimensions > _MAX_WHOLE_PRECISION else None
         self._operator = f"operator({schema}.{_OPERATORS[index.distance]})"
-        self._values: dict[str, object] = {"query": list(vector)}
+        self._values: dict[str, object] = {"query": f"[{','.join(map(repr, vector))}]"}
         self._where = where
 
     async def exactly(self, session: ReadSession) -> list[Hit]:
@@ -193,6 +198,30 @@ class _Search:
         return sorted(hits, key=lambda hit: (-hit.score, hit.key))
 
 
+async def _driver(session: WriteSession) -> asyncpg.Connection:
+    connection = (await session.get_raw_connection()).driver_connection
+    assert isinstance(connection, asyncpg.Connection)
+    return connection
+
+
+def copy_stream(chunks: Sequence[IndexedChunk]) -> bytes:
+    """Rows of a chunk's key, vector and metadata in PostgreSQL's binary form of COPY. A vector is the number of its dimensions
+    and a zero, both of 16 bits, and its numbers; JSONB is a version and a text. All numbers are big-endian."""
+    parts = [_COPY_HEADER]
+    for chunk in chunks:
+        vector, metadata = array("f", chunk.vector), json.dumps(dict(chunk.metadata)).encode()
+        if sys.byteorder == "little":
+            vector.byteswap()
+        numbers = vector.tobytes()
+        parts += [
+            _COPY_ROW.pack(3, 16, chunk.key.bytes, len(numbers) + 4, len(vector), 0),
+            numbers,
+            _COPY_JSON.pack(len(metadata) + 1, 1),
+            metadata,
+        ]
+    return b"".join([*parts, _COPY_END])
+
+
 def _table(index: Index) -> str:
     return f"vectors.{index.name}"
 
@@ -207,15 +236,8 @@ _SET_SCAN = text(
     " set_config('hnsw.max_scan_tuples', '40000', true)"
 )
 _MAKE_INDEX = "select index_vector_table($1, $2)"
-_UPSERT = """
-    insert into {table} (chunk, embedding, metadata)
-    select
-        c.chunk,
-        cast((cast(:numbers as real[]))[(c.place - 1) * :dimensions + 1 : c.place * :dimensions] as {schema}.vector),
-        cast(c.metadata as jsonb)
-    from unnest(cast(:chunks as uuid[]), cast(:metadata as text[])) with ordinality as c (chunk, metadata, place)
-    on conflict (chunk) do update set embedding = excluded.embedding, metadata = excluded.metadata
-"""
+_DELETE = "delete from {} where chunk = any(:keys)"
+_PREPARE_WRITE = text("select pg_table_size(to_regclass(:table)) from set_config('lock_timeout', '2s', true)")
 _READ = """
     select chunk, embedding::real[] as numbers, cast(metadata as text) as fields from {table}
     where chunk > :after order by chunk limit :limit

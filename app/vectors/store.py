@@ -14,10 +14,15 @@ from enum import Enum
 from typing import Protocol, TypeAlias
 from uuid import UUID
 
+from app.domain.errors import StoreUnavailable
 from app.vectors.filters import Filter, Scalar
 
 Vector: TypeAlias = "array[float]"
 """32-bit floats, the type code `f`: see `app/vectors/vector.py`."""
+
+
+class StoreBusy(StoreUnavailable):
+    """The store takes no writes to this index for a moment; searches work."""
 
 
 class Distance(Enum):

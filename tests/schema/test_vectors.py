@@ -307,3 +307,137 @@ class TestTenants:
         await upsert(api, CARS, caller=GLOBEX)
         assert hits(await search(api, GLOBEX, text="cats")) == ["cars"]
         assert hits(await search(api, text="cats")) == ["cats"]
+
+
+SIX_LEVELS: Data = {"where": {"field": "a", "value": 1}}
+for _ in range(6):
+    SIX_LEVELS = {"all": [SIX_LEVELS]}
+PACKED_THREE = base64.b64encode(bytes(12)).decode()
+
+
+class TestBadInput:
+    @pytest.mark.parametrize(
+        ("changes", "path"),
+        [
+            ({"name": ""}, ["name"]),
+            ({"name": "x" * 129}, ["name"]),
+            ({"name": " "}, ["name"]),
+            ({"dimensions": 0}, ["dimensions"]),
+            ({"dimensions": 4001}, ["dimensions"]),
+            ({"store": "elsewhere"}, ["store"]),
+            ({"embeddingModel": "none"}, ["dimensions"]),
+            ({"embeddingModel": "nowhere/embed"}, ["embeddingModel"]),
+            ({"embeddingModel": "anthropic/claude-haiku-5-5"}, ["embeddingModel"]),
+        ],
+    )
+    async def test_of_a_collection(self, api: Api, changes: Data, path: list[str]) -> None:
+        answer = await create(api, **changes)
+        assert (answer["__typename"], answer["path"]) == ("InvalidInput", path), answer
+        assert await rows_of(api, "collections") == 0
+
+    async def test_a_second_collection_of_the_same_name_is_a_conflict(self, api: Api) -> None:
+        await create(api)
+        assert (await create(api))["__typename"] == "Conflict"
+
+    @pytest.mark.parametrize(
+        ("documents", "path"),
+        [
+            ([], ["documents"]),
+            ([with_vector("a", 1, 0), with_vector("a", 0, 1)], ["documents"]),
+            ([with_vector("a", 1, 0), with_vector("b", 1)], ["documents", "1", "vector"]),
+            ([with_vector("a", 1, 0), with_vector("b", 0, 0)], ["documents", "1", "vector"]),
+            ([with_vector("a", 1, 0), with_vector("b", 1e39, 0)], ["documents", "1", "vector"]),
+            ([with_vector("a", 1, 0), {"id": "b", "text": "b"}], ["documents", "1", "vector"]),
+            ([{"id": "b", "text": "b", "vectorBase64": "AAA"}], ["documents", "0", "vectorBase64"]),
+            ([{"id": "b", "text": "b", "vectorBase64": PACKED_THREE}], ["documents", "0", "vector"]),
+            ([with_vector("a", 1, 0, vectorBase64=PACKED_THREE)], ["documents", "0", "vectorBase64"]),
+            ([with_vector("a", 1, 0), {"id": "b", "text": " \n", "vector": [1, 0]}], ["documents", "1", "text"]),
+            ([with_vector("", 1, 0)], ["documents", "0", "id"]),
+            ([with_vector("x" * 513, 1, 0)], ["documents", "0", "id"]),
+            ([with_vector("a", 1, 0, metadata=[1])], ["documents", "0", "metadata"]),
+            ([with_vector("a", 1, 0, source="x" * 2049)], ["documents", "0", "source"]),
+            ([with_vector(f"d{n}", 1, 0) for n in range(1001)], ["documents"]),
+        ],
+    )
+    async def test_of_documents_writes_nothing(self, api: Api, documents: list[Data], path: list[str]) -> None:
+        await create(api, embeddingModel="none", dimensions=2)
+        answer = await upsert(api, *documents)
+        assert (answer["__typename"], answer["path"]) == ("InvalidInput", path), answer
+        assert await rows_of(api, "documents") == 0
+
+    @pytest.mark.parametrize(
+        ("changes", "path"),
+        [
+            ({}, ["text"]),
+            ({"text": "a", "vector": [1, 0]}, ["text"]),
+            ({"text": ""}, ["text"]),
+            ({"text": "  "}, ["text"]),
+            ({"text": "of a collection without a model"}, ["text"]),
+            ({"vector": [1]}, ["vector"]),
+            ({"vector": [0, 0]}, ["vector"]),
+            ({"vector": [1, 0], "topK": 0}, ["topK"]),
+            ({"vector": [1, 0], "topK": 101}, ["topK"]),
+            ({"vector": [1, 0], "filter": SIX_LEVELS}, ["filter", *["all", "0"] * 5, "all"]),
+            ({"vector": [1, 0], "filter": {"where": {"field": "a", "op": "IN", "value": [1, "x"]}}}, ["filter", "where", "value", "1"]),
+            ({"vector": [1, 0], "filter": {"where": {"field": "a", "value": {"deep": 1}}}}, ["filter", "where", "value"]),
+        ],
+    )  # fmt: skip
+    async def test_of_a_search(self, api: Api, changes: Data, path: list[str]) -> None:
+        await create(api, embeddingModel="none", dimensions=2)
+        answer = await search(api, **changes)
+        assert (answer["__typename"], answer["path"]) == ("InvalidInput", path), answer
+
+    @pytest.mark.parametrize("changes", [{}, {"ids": []}, {"ids": ["a"], "filter": {"where": {"field": "a", "value": 1}}}])
+    async def test_of_a_deletion(self, api: Api, changes: Data) -> None:
+        await create(api, embeddingModel="none", dimensions=2)
+        await upsert(api, with_vector("a", 1, 0, metadata={"a": 1}))
+        assert (await delete(api, **changes))["path"] == ["ids"]
+        assert await count(api) == 1
+
+    async def test_an_unknown_collection_is_not_found(self, api: Api) -> None:
+        answers = [await search(api, text="a"), await upsert(api, CATS), await delete(api, ids=["a"])]
+        assert [answer["__typename"] for answer in answers] == ["NotFound"] * 3
+
+
+BUDGET = 'mutation { budgetCreate(input: {name: "b", scope: {}, limitUsd: "%s"}) { __typename } }'
+
+
+class TestMoney:
+    async def test_a_spent_budget_refuses_documents_and_questions(self, api: Api) -> None:
+        await create(api)
+        await api.data(BUDGET % "0")
+        assert (await upsert(api, CATS))["__typename"] == "BudgetExceeded"
+        assert (await search(api, text="cats"))["__typename"] == "BudgetExceeded"
+        assert await rows_of(api, "documents") == 0
+
+    async def test_a_budget_that_ends_half_way_reports_what_was_written(self, api: Api) -> None:
+        await create(api)
+        documents = [document(f"d{n:03}", f"Document {n} " + "about many words " * 200) for n in range(400)]
+        first = await upsert(api, *documents[:100])
+        spent = (await spend(api))["totals"]["costUsd"]
+        await api.data(BUDGET % f"{float(spent) * 2.5:.9f}")
+        half = await upsert(api, *documents)
+        assert (first["upsertedCount"], half["__typename"], half["unchangedCount"]) == (100, "DocumentsUpserted", 100)
+        assert 0 < len(half["failures"]) == 300 - half["upsertedCount"]
+        assert {failure["problem"]["code"] for failure in half["failures"]} == {"BUDGET_EXCEEDED"}
+        assert await count(api) == 100 + half["upsertedCount"]
+
+    async def test_vectors_that_were_paid_for_are_not_paid_again_after_a_crash(self, api: Api) -> None:
+        """The call was settled, and its process ended before the documents were written."""
+        await create(api)
+        vectors = api.services.vectors
+        found = await vectors.collections.get("acme", "docs")
+        before = (await spend(api))["totals"]["requests"]
+        await vectors.ingest.embedder.embed_documents(found, [str(CATS["text"]), str(CARS["text"])], ACME, None)
+        assert (await upsert(api, CATS, CARS))["upsertedCount"] == 2
+        assert int((await spend(api))["totals"]["requests"]) == int(before) + 1
+
+
+class TestLargeCalls:
+    async def test_a_thousand_vectors_fit_into_one_call(self, api: Api) -> None:
+        await create(api, embeddingModel="none", dimensions=384)
+        packed = [base64.b64encode(struct.pack("<384f", *[1.0] * 383, float(n))).decode() for n in range(1000)]
+        documents = [{"id": f"d{n:04}", "text": "x", "vectorBase64": each} for n, each in enumerate(packed)]
+        assert (await upsert(api, *documents))["upsertedCount"] == 1000
+        assert hits(await search(api, vectorBase64=packed[700], topK=1)) == ["d0700"]
+        assert await count(api) == 1000
