@@ -304,8 +304,8 @@ def _chunk_columns(documents: Sequence[NewDocument]) -> dict[str, object]:
 
 
 _LOCK = text("select 1 from collections where key = :collection and deleted_at is null for no key update")
-# The statements look rows up by key, one by one: `offset 0` and `array(select …)` keep the planner from joining whole collections,
-# which it does while a table that has just grown has no statistics.
+# The statements look rows up by key, one by one: `offset 0` and `array(select …)` keep the planner from joining whole
+# collections, which it does while a table that has just grown has no statistics.
 _NEWEST = text(
     "select distinct on (id) key, id, state, sha256, source, cast(metadata as text) as metadata, vector_sha256 from documents"
     " where collection = :collection and id = any(:ids) and state in ('ready', 'pending') order by id, state"

@@ -312,6 +312,7 @@ class TestTenants:
 SIX_LEVELS: Data = {"where": {"field": "a", "value": 1}}
 for _ in range(6):
     SIX_LEVELS = {"all": [SIX_LEVELS]}
+MIXED: Data = {"where": {"field": "a", "op": "IN", "value": [1, "x"]}}
 PACKED_THREE = base64.b64encode(bytes(12)).decode()
 
 
@@ -378,7 +379,7 @@ class TestBadInput:
             ({"vector": [1, 0], "topK": 0}, ["topK"]),
             ({"vector": [1, 0], "topK": 101}, ["topK"]),
             ({"vector": [1, 0], "filter": SIX_LEVELS}, ["filter", *["all", "0"] * 5, "all"]),
-            ({"vector": [1, 0], "filter": {"where": {"field": "a", "op": "IN", "value": [1, "x"]}}}, ["filter", "where", "value", "1"]),
+            ({"vector": [1, 0], "filter": MIXED}, ["filter", "where", "value", "1"]),
             ({"vector": [1, 0], "filter": {"where": {"field": "a", "value": {"deep": 1}}}}, ["filter", "where", "value"]),
         ],
     )  # fmt: skip
@@ -412,7 +413,7 @@ class TestMoney:
 
     async def test_a_budget_that_ends_half_way_reports_what_was_written(self, api: Api) -> None:
         await create(api)
-        documents = [document(f"d{n:03}", f"Document {n} " + "about many words " * 200) for n in range(400)]
+        documents = [document(f"d{n:03}", f"Document {n} speaks of the number {n}. " * 60) for n in range(400)]
         first = await upsert(api, *documents[:100])
         spent = (await spend(api))["totals"]["costUsd"]
         await api.data(BUDGET % f"{float(spent) * 2.5:.9f}")
