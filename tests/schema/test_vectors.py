@@ -438,7 +438,7 @@ class TestLargeCalls:
     async def test_a_thousand_vectors_fit_into_one_call(self, api: Api) -> None:
         await create(api, embeddingModel="none", dimensions=384)
         packed = [base64.b64encode(struct.pack("<384f", *[1.0] * 383, float(n))).decode() for n in range(1000)]
-        documents = [{"id": f"d{n:04}", "text": "x", "vectorBase64": each} for n, each in enumerate(packed)]
+        documents = [document(f"d{n:04}", "x", vectorBase64=each) for n, each in enumerate(packed)]
         assert (await upsert(api, *documents))["upsertedCount"] == 1000
         assert hits(await search(api, vectorBase64=packed[700], topK=1)) == ["d0700"]
         assert await count(api) == 1000
