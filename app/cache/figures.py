@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Final, cast
@@ -147,7 +148,8 @@ class CacheFigures:
         )
 
     async def run(self) -> None:
-        """Shares this process's counts until it is cancelled."""
+        """Shares this process's counts until it is cancelled. Before that, it deletes those of processes that have ended."""
+        await self._of_all_processes()
         while True:
             await self._clock.sleep(SHARE_SECONDS)
             if self._tenants:
@@ -177,11 +179,23 @@ class CacheFigures:
             shared = await self._redis.execute(act)
         except StoreUnavailable:
             return found
+        ended: list[bytes] = []
         for name, value in shared.items():
-            counts = msgspec.msgpack.decode(value, type=_Shared)
-            if counts.at >= oldest and name.decode() != self._name:
+            counts = _read_shared(value)
+            if counts is None or counts.at < oldest:
+                ended.append(name)
+            elif name.decode() != self._name:
                 found.append(counts.tenants)
+        if ended:
+            await self._delete(ended)
         return found
+
+    async def _delete(self, names: Sequence[bytes]) -> None:
+        async def act(server: Server) -> None:
+            await server.hdel(_PLACE, *names)
+
+        with suppress(StoreUnavailable):
+            await self._redis.execute(act)
 
     def _tier(self, tier: CacheTier, total: TenantCounts, size: TierSize | None, *, available: bool) -> CacheTierStats:
         counts, times = total.tiers.get(tier, TierCounts()), sorted(self._latencies.get(tier, ()))
@@ -204,6 +218,14 @@ class CacheFigures:
                 del self._tenants[next(iter(self._tenants))]
             counts = self._tenants[tenant] = TenantCounts(tiers={})
         return counts
+
+
+def _read_shared(value: bytes) -> _Shared | None:
+    """None for counts that a process of another version has written."""
+    try:
+        return msgspec.msgpack.decode(value, type=_Shared)
+    except msgspec.DecodeError:
+        return None
 
 
 def _rate(hits: int, misses: int) -> float | None:

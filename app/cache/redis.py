@@ -1,8 +1,9 @@
 """A tier in Redis: one key per entry, and one sorted set per tenant that lists the names by their expiry.
 
-Invalidations use the list to count and remove entries. It may have lost a name, or still have one whose entry is gone. Whether
-an entry is returned is decided by the entry's own times, never by the list. All keys of a tenant have the same hash tag, so
-they are in one slot of a cluster.
+Invalidations use the list to count and remove entries. It may have lost a name, and a name whose entry was evicted does not
+count. Whether an entry is returned is decided by the entry's own times, never by the list. All keys of a tenant have the same
+hash tag, so they are in one slot of a cluster. A pipeline of a cluster has no `exists` and no `unlink`, so these are sent as
+commands.
 """
 
 from __future__ import annotations
@@ -81,7 +82,7 @@ class RedisTier:
 
             async def act(server: Server, places: Sequence[str] = places, piece: Sequence[str] = piece) -> None:
                 async with server.pipeline(transaction=False) as pipeline:
-                    pipeline.execute_command("UNLINK", *places)  # a pipeline of a cluster has no `unlink` of several keys
+                    pipeline.execute_command("UNLINK", *places)
                     pipeline.zrem(_names(tenant), *piece)
                     await pipeline.execute()
 
@@ -92,7 +93,8 @@ class RedisTier:
         for member in await self._members(tenant):
             name, *tags = member.split(_BETWEEN)
             found[name] = [*found.get(name, ()), *tags]
-        return found
+        are_there = await self._are_there(tenant, list(found))
+        return {name: tags for (name, tags), is_there in zip(found.items(), are_there, strict=True) if is_there}
 
     async def size(self) -> TierSize:
         async def act(server: Server) -> tuple[int, Mapping[str, object], Mapping[str, object]]:
@@ -101,6 +103,21 @@ class RedisTier:
         keys, memory, stats = await self._redis.execute(act)
         evictions = _figure(stats, "evicted_keys")
         return TierSize(keys, _figure(memory, "used_memory"), evictions) if self._is_alone else TierSize(None, None, evictions)
+
+    async def _are_there(self, tenant: str, names: Sequence[str]) -> list[bool]:
+        """Whether the server has evicted the entries, name by name."""
+        found: list[bool] = []
+        for start in range(0, len(names), _NAMES_AT_ONCE):
+            places = [_place(tenant, name) for name in names[start : start + _NAMES_AT_ONCE]]
+
+            async def act(server: Server, places: Sequence[str] = places) -> list[int]:
+                async with server.pipeline(transaction=False) as pipeline:
+                    for place in places:
+                        pipeline.execute_command("EXISTS", place)
+                    return cast("list[int]", await pipeline.execute())
+
+            found += map(bool, await self._redis.execute(act))
+        return found
 
     async def _members(self, tenant: str) -> Sequence[str]:
         now = self._clock.now().timestamp()

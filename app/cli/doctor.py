@@ -79,9 +79,8 @@ def _stores(settings: Settings, clock: Clock) -> Iterator[Finding]:
             redis = "private, in " + str(settings.server.data_dir) if settings.redis.url is None else "as configured"
             yield asyncio.run(_postgres(reached, postgres))
             yield asyncio.run(_redis(reached, clock, redis))
-            for name, tier in (("local", reached.cache.local), ("shared", reached.cache.shared)):
-                if reached.cache.enabled and tier.enabled and tier.url is not None:
-                    yield asyncio.run(_cache_tier(name, tier, reached, clock, is_private=tier.url != _configured(settings, name)))
+            if reached.cache.enabled:
+                yield from _cache(settings, reached, clock)
     except GreenLangError as error:
         yield Finding("stores", False, str(error))
 
@@ -111,6 +110,23 @@ async def _redis(settings: Settings, clock: Clock, where: str) -> Finding:
     except (GreenLangError, TimeoutError) as error:
         return Finding("Redis", False, f"{where}: {_reason(error)}")
     return Finding("Redis", True, where)
+
+
+def _cache(settings: Settings, reached: Settings, clock: Clock) -> Iterator[Finding]:
+    """Yields a line for each tier, the fastest first."""
+    cache = reached.cache
+    memory = f"{cache.memory.max_bytes / 2**20:.0f} MiB in each process" if cache.memory.enabled else "not enabled"
+    yield Finding("cache.memory", True, memory)
+    if not reached.content.store:
+        yield Finding("cache", True, "only the memory, because content.store is false")
+        return
+    for name, tier in (("local", cache.local), ("shared", cache.shared)):
+        if not tier.enabled or tier.url is None:
+            yield Finding(f"cache.{name}", True, "not configured" if tier.enabled else "not enabled")
+        else:
+            yield asyncio.run(_cache_tier(name, tier, reached, clock, is_private=tier.url != _configured(settings, name)))
+    rows = f"{cache.postgres.max_bytes / 2**20:.0f} MiB, for answers of {cache.postgres.min_saved_usd} USD and more"
+    yield Finding("cache.postgres", True, rows if cache.postgres.enabled else "not enabled")
 
 
 def _configured(settings: Settings, tier: str) -> SecretReference | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from decimal import Decimal
 
 import pytest
@@ -129,6 +130,18 @@ class TestARepeat:
     async def test_of_a_target_that_does_not_exist_is_refused(self, api: Api) -> None:
         answer = await ask(api, model="openai/unheard-of")
         assert (answer["__typename"], answer["code"], answer["path"]) == ("InvalidInput", "NO_ROUTE", ["model"])
+
+    async def test_written_in_another_order_is_the_same(self, api: Api, simulator: RunningSimulator) -> None:
+        parameters = {"type": "object", "properties": {"city": {"type": "string"}, "day": {"type": "string"}}}
+        turned = {"properties": {"day": {"type": "string"}, "city": {"type": "string"}}, "type": "object"}
+        first, second = [await ask(api, tools=[{"name": "t", "parameters": each}]) for each in (parameters, turned)]
+        assert second["cacheKey"] == first["cacheKey"]
+        assert second["cache"] is not None
+        assert calls(simulator) == 1
+
+    async def test_of_a_long_prompt_has_a_short_name(self, api: Api) -> None:
+        answer = await ask(api, messages=[{"role": "USER", "text": "Read this. " * 10_000}])
+        assert re.fullmatch(r"completion/default/[0-9a-f]{32}", answer["cacheKey"])
 
     async def test_is_given_to_no_other_tenant_or_agent(self, api: Api, simulator: RunningSimulator) -> None:
         await ask(api)

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 
+import asyncpg
 import pytest
 from sqlalchemy import text
 
@@ -145,3 +146,18 @@ async def test_those_older_than_any_entry_are_deleted(sessions: Sessions) -> Non
     async with sessions.read() as session:
         rows = await session.execute(text("select tenant from cache_invalidations"))
         assert rows.scalars().all() == ["rival"]
+
+
+async def test_a_process_that_lost_its_place_drops_what_it_kept_and_reads_all_again(sessions: Sessions, owner_url: str) -> None:
+    key, entry = a_key(), an_entry()
+    async with running(sessions) as process, running(sessions) as other:
+        await other.invalidations.add(key.tenant, Selector(SelectorKind.NAME, (key.name,)))
+        await until(lambda: process.invalidations.covers(key, entry))
+        assert process.lost == 0
+        owner = await asyncpg.connect(owner_url)
+        await owner.execute("update event_log set head = 0")
+        await owner.close()
+        process.relay.wake()
+        await until(lambda: process.lost == 1)
+        await until(lambda: process.invalidations.is_known)
+        assert process.invalidations.covers(key, entry)

@@ -139,6 +139,17 @@ class TestRedis:
             await gone.tags_by_name("acme")
         assert not gone.available
 
+    async def test_lists_no_entry_that_was_evicted(self, redis_tier: RedisTier, valkey_url: str) -> None:
+        key = a_key()
+        other = a_key(key.tenant)
+        for each in (key, other):
+            await redis_tier.put(each, an_entry(), 60)
+        client = connect_redis(valkey_url, RedisSettings(), SystemClock())
+        places = await client.execute(lambda server: server.keys(f"cache:*:{key.name}"))
+        await client.execute(lambda server: server.unlink(*places))
+        assert set(await redis_tier.tags_by_name(key.tenant)) == {other.name}
+        await client.close()
+
     async def test_removes_a_damaged_entry(self, redis_tier: RedisTier, valkey_url: str) -> None:
         key = a_key()
         await redis_tier.put(key, an_entry(), 60)

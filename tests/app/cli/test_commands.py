@@ -186,7 +186,10 @@ class TestDoctor:
     def test_all_well(self, data_dir: Path) -> None:
         done = run("doctor", "--data-dir", data_dir)
         assert done.returncode == 0
-        assert [line.split()[0] for line in done.stdout.splitlines()] == ["ok"] * 5
+        assert [line.split()[0] for line in done.stdout.splitlines()] == ["ok"] * 8
+        assert re.search(r"^ok    cache\.memory +5 MiB in each process$", done.stdout, re.MULTILINE)
+        assert re.search(r"^ok    cache\.shared +not configured$", done.stdout, re.MULTILINE)
+        assert re.search(r"^ok    cache\.postgres +1024 MiB, for answers of 0\.01 USD and more$", done.stdout, re.MULTILINE)
         assert re.search(r"^ok    cache\.local +private, in .*, 100 MiB, allkeys-lru$", done.stdout, re.MULTILINE)
 
     def test_a_store_that_is_away_fails_alone(self, data_dir: Path, free_tcp_port: int) -> None:
