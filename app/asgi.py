@@ -100,6 +100,7 @@ def create_app(settings: Settings) -> Starlette:
                 offload=services.offload,
                 misuse=services.misuse,
                 drain=services.drain,
+                watch=services.watch,
                 simulated=any(provider.simulated for provider in settings.providers),
             ),
         ]

@@ -62,6 +62,8 @@ from app.runtime.offload import Offload
 from app.runtime.tasks import end_tasks
 from app.secrets.sealing import build_sealer
 from app.settings import ContentSettings, Settings
+from app.telemetry.loop_lag import LoopLag
+from app.telemetry.read_metrics import ReadMetrics
 from app.telemetry.traces import open_traces
 from app.web.client_address import TrustedProxies
 from app.web.misuse import Misuse
@@ -75,6 +77,7 @@ class Services:
     clock: Clock
     offload: Offload
     metrics: CollectorRegistry
+    watch: ReadMetrics
     misuse: Misuse
     sessions: Sessions
     keys: KeyStore
@@ -130,13 +133,14 @@ async def build_services(
         )
         parts = VectorParts(gateway, ledger, fleet.router, estimator, offload, metrics, _passage_marks(documents, stream_secret))
         vectors = build_vectors(settings.vectors, sessions, clock, parts, stack)
-        _start_maintenance(stack, leases, seals, streams, vectors.indexing, ends_with=gateway.close)
+        _start_maintenance(stack, leases, seals, streams, vectors.indexing, LoopLag(clock, metrics), ends_with=gateway.close)
         alert_events, provider_events = _start_events(stack, settings, clock, sessions, relay=relay, cache=cache, fleet=fleet)
         yield Services(
             settings=settings,
             clock=clock,
             offload=offload,
             metrics=metrics,
+            watch=_watch(metrics, fleet, ledger, redis, relay),
             misuse=misuse,
             sessions=sessions,
             keys=keys,
@@ -287,6 +291,19 @@ def _connect(settings: Settings, clock: Clock, stack: AsyncExitStack) -> tuple[S
         stack.push_async_callback(client.close)
     sessions = Sessions(engines, settings.database.max_staleness)
     return sessions, redis, Relay(sessions, clock, streams=RedisStreams(redis, blocking))
+
+
+def _watch(registry: CollectorRegistry, fleet: Fleet, ledger: PostgresLedger, redis: RedisClient, relay: Relay) -> ReadMetrics:
+    metrics = ReadMetrics(registry)
+    fleet.show(metrics)
+    metrics.counter("greenlang_budget_refusals", "Calls that a budget refused.", lambda: [((), ledger.refused_by_budgets)])
+    metrics.gauge("greenlang_redis_up", "1 while Redis answers.", lambda: [((), redis.available)])
+    metrics.gauge(
+        "greenlang_event_position",
+        "The position of the last event that this process has published.",
+        lambda: [((), relay.position)],
+    )
+    return metrics
 
 
 def _open_metrics(settings: Settings, clock: Clock, stack: AsyncExitStack) -> tuple[CollectorRegistry, Misuse]:

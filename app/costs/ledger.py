@@ -17,6 +17,7 @@ from uuid import UUID, uuid4
 
 from sqlalchemy import Row, text
 
+from app.costs.budgets import BudgetExceeded
 from app.costs.holds import AdmissionRequest, Admitted, Estimate, IdempotencyKey, Joined, Payer, Settlement, StoredCall
 from app.costs.ledger_batches import (
     OTHER_INPUT,
@@ -65,6 +66,7 @@ class PostgresLedger:
         self._releasing: set[asyncio.Task[None]] = set()
         self._doubtful: dict[UUID, int] = {}
         self._maintaining: asyncio.Task[None] | None = None
+        self.refused_by_budgets = 0
         self._admitting = Statements(sessions.engines, clock, ADMIT_MAX_OUTAGE)
         self._settling = Statements(sessions.engines, clock, SETTLE_MAX_OUTAGE)
         terms = HoldTerms(self._owner, self._lease, max(self._content_ttl, MIN_RETENTION))
@@ -87,6 +89,7 @@ class PostgresLedger:
     async def admit(self, request: AdmissionRequest) -> Admitted | Joined:
         verdict = await self._ask(request)
         if isinstance(verdict, Refusal):
+            self.refused_by_budgets += isinstance(verdict.reason, BudgetExceeded)
             raise Refused(verdict.reason)
         return verdict
 

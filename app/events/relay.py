@@ -59,6 +59,11 @@ class Relay:
         self._listeners: list[Callable[[], None]] = []
         self._position: int | None = None
 
+    @property
+    def position(self) -> int:
+        """The position of the last event that was published here; 0 before the first."""
+        return self._position or 0
+
     def topic(self, name: str, kind: type[Event], load: Load[Event]) -> Topic[Event]:
         """Creates a topic. Call it before `run`."""
         made = Topic(name, kind, load, self)

@@ -12,6 +12,7 @@ from app.graphql.engine import Engine
 from app.runtime.clock import Clock
 from app.runtime.offload import Offload
 from app.settings import LimitSettings
+from app.telemetry.read_metrics import ReadMetrics
 from app.web.capacity import Capacity, Holder
 from app.web.misuse import Misuse
 
@@ -33,6 +34,23 @@ class Operations:
     limits: LimitSettings
     clock: Clock
     misuse: Misuse
+
+    def show(self, metrics: ReadMetrics) -> None:
+        """Adds what is in flight to the metrics."""
+        limits = {"calls": self.calls, "bodies": self.bodies, "body_bytes": self.body_bytes}
+        metrics.gauge(
+            "greenlang_in_flight",
+            "Queries and mutations that run, bodies that are being received, and bytes of bodies that are held.",
+            lambda: [([name], capacity.in_flight) for name, capacity in limits.items()],
+            ["kind"],
+        )
+        metrics.counter(
+            "greenlang_shed",
+            "Requests that were refused as OVERLOADED, by what was full.",
+            lambda: [([name], capacity.refused) for name, capacity in limits.items()],
+            ["kind"],
+        )
+        metrics.gauge("greenlang_open_streams", "Open WebSockets and event streams.", lambda: [((), len(self.connections))])
 
 
 def holder_of(principal: Principal) -> Holder:

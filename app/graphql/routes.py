@@ -23,6 +23,7 @@ from app.runtime.clock import Clock
 from app.runtime.drain import Drain
 from app.runtime.offload import Offload
 from app.settings import Settings
+from app.telemetry.read_metrics import ReadMetrics
 from app.web.capacity import Capacity, Shares
 from app.web.memory import BodyCapacity
 from app.web.misuse import Door, Misuse, Origin
@@ -68,6 +69,7 @@ def build_graphql_routes(
     misuse: Misuse,
     drain: Drain,
     simulated: bool = False,
+    watch: ReadMetrics | None = None,
 ) -> list[BaseRoute]:
     """`authenticate` takes the request's headers by lower-case name and raises Unauthenticated or StoreUnavailable.
     `make_context` is called once per operation and once per event, and must not block."""
@@ -91,6 +93,8 @@ def build_graphql_routes(
         clock,
         misuse,
     )
+    if watch is not None:
+        operations.show(watch)
     bodies = BodyReader(limits.body_bytes, limits.send_timeout)
     sdl = SchemaDocument(schema.as_str(), authenticate, misuse, production=settings.server.production)
     console = None if settings.server.production else ConsolePage(simulated=simulated)

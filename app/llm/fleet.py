@@ -34,6 +34,7 @@ from app.redis.clients import RedisClient
 from app.runtime.clock import Clock
 from app.runtime.tasks import end_tasks
 from app.settings import ModelSettings, ProviderKindName, ProviderSettings, RouteSettings, Settings
+from app.telemetry.read_metrics import ReadMetrics
 
 _MAX_UNLISTED_MODELS = 200
 _log = logging.getLogger(__name__)
@@ -76,6 +77,7 @@ class BreakerChanged:
     at: datetime
 
 
+_OPEN = {BreakerStatus.CLOSED: 0.0, BreakerStatus.HALF_OPEN: 0.5, BreakerStatus.OPEN: 1.0}
 FleetEvent: TypeAlias = BreakerChanged | HealthChanged | AttemptFinished
 Listener: TypeAlias = Callable[[FleetEvent], None]
 
@@ -248,6 +250,23 @@ class Fleet:
             self._latencies.add(event)
         for listener in self._listeners:
             listener(event)
+
+    def show(self, metrics: ReadMetrics) -> None:
+        """Adds breakers and limiters to the metrics."""
+        metrics.gauge(
+            "greenlang_breaker_open",
+            "1 while the breaker of a model refuses calls, 0.5 while it lets a probe through, else 0.",
+            lambda: [
+                ([status.name, each.model], _OPEN[each.breaker.status]) for status in self.providers() for each in status.breakers
+            ],
+            ["provider", "model"],
+        )
+        metrics.gauge(
+            "greenlang_limiter_waiting",
+            "Calls that wait for the rate limit of a provider.",
+            lambda: [([status.name], max((each.waiting for each in status.limiters), default=0)) for status in self.providers()],
+            ["provider"],
+        )
 
     def add_cost(self, target: Target, cost_usd: Decimal) -> None:
         """Adds the cost of a settled attempt to the metrics."""

@@ -74,6 +74,7 @@ class Capacity:
         self._retry_after_ms = max(1, round(retry_after.total_seconds() * 1000))
         self._groups: dict[str | None, _Group] = {}
         self.in_flight = 0
+        self.refused = 0
 
     def of(self, holder: Holder) -> Share:
         return Share(self, holder)
@@ -81,6 +82,7 @@ class Capacity:
     def check(self, holder: Holder, amount: int) -> None:
         """Raises Overloaded if the amount could not be taken now."""
         if amount > 0 and not self._may_take(holder, amount):
+            self.refused += 1
             raise Overloaded(self._retry_after_ms)
 
     def take(self, holder: Holder, amount: int) -> None:

@@ -69,6 +69,28 @@ class TestMetrics:
         assert answer.status == 200
         assert b"# TYPE greenlang_provider_requests_total counter" in answer.body
 
+    async def test_name_what_runs_and_waits_before_anything_happened(self, settings: Settings) -> None:
+        admin = await made_key(settings, Scope.ADMIN)
+        async with running(settings) as app:
+            seen = (await get(app, "/metrics", admin)).body.decode()
+        names = {line.split()[2] for line in seen.splitlines() if line.startswith("# TYPE greenlang_")}
+        assert names >= {
+            "greenlang_build_info",
+            "greenlang_breaker_open",
+            "greenlang_budget_refusals_total",
+            "greenlang_event_loop_lag_seconds",
+            "greenlang_event_position",
+            "greenlang_http_requests_total",
+            "greenlang_in_flight",
+            "greenlang_limiter_waiting",
+            "greenlang_open_streams",
+            "greenlang_redis_up",
+            "greenlang_shed_total",
+        }
+        values = dict(line.rsplit(" ", 1) for line in seen.splitlines() if line.startswith("greenlang_"))
+        assert values["greenlang_redis_up"] == "1.0"
+        assert values["greenlang_budget_refusals_total"] == values['greenlang_shed_total{kind="calls"}'] == "0.0"
+
     async def test_have_a_port_of_their_own_where_one_is_configured(self, settings: Settings) -> None:
         with socket.create_server(("127.0.0.1", 0)) as probe:
             port = probe.getsockname()[1]
