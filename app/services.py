@@ -76,7 +76,6 @@ class Services:
     settings: Settings
     clock: Clock
     offload: Offload
-    metrics: CollectorRegistry
     watch: ReadMetrics
     misuse: Misuse
     sessions: Sessions
@@ -99,6 +98,10 @@ class Services:
     vectors: Vectors
     health: Health
     drain: Drain
+
+    @property
+    def metrics(self) -> CollectorRegistry:
+        return self.watch.registry
 
 
 @asynccontextmanager
@@ -139,7 +142,6 @@ async def build_services(
             settings=settings,
             clock=clock,
             offload=offload,
-            metrics=metrics,
             watch=_watch(metrics, fleet, ledger, redis, relay),
             misuse=misuse,
             sessions=sessions,

@@ -19,6 +19,7 @@ class ReadMetrics(Collector):
     """Every name has its HELP and TYPE lines, also if there is no value."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
+        self.registry = registry
         self._families: list[tuple[type[GaugeMetricFamily | CounterMetricFamily], str, str, Sequence[str], Read]] = []
         registry.register(self)
         Info("greenlang_build", "The version that runs.", registry=registry).info(
