@@ -74,7 +74,7 @@ def _examine(options: argparse.Namespace, clock: Clock) -> Iterator[Finding]:
 
 def _stores(settings: Settings, clock: Clock) -> Iterator[Finding]:
     try:
-        with reachable_stores(settings, clock, redis=True) as reached:
+        with reachable_stores(settings, clock, redis=True, vectors=True) as reached:
             postgres = "private, in " + str(settings.server.data_dir) if settings.database.primary is None else "as configured"
             redis = "private, in " + str(settings.server.data_dir) if settings.redis.url is None else "as configured"
             yield asyncio.run(_postgres(reached, postgres))

@@ -1,7 +1,7 @@
 """Where a private store listens, and its password: one URL in a file of the data directory, mode 0600, made once.
 
 The port stays the same over restarts. It changes only if another program has taken it. PostgreSQL has one file for each of its
-roles.
+roles. Chroma has no password.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ DATABASE_URL = "database.url"
 OWNER_URL = "database.owner.url"
 REDIS_URL = "redis.url"
 CACHE_URL = "cache.url"
+CHROMA_URL = "chroma.url"
 HOST = "127.0.0.1"
 SERVICE_ROLE = "greenlang_service"
 OWNER_ROLE = "greenlang_owner"
@@ -25,6 +26,7 @@ _FORMS = {
     OWNER_URL: f"postgresql://{OWNER_ROLE}:{{password}}@127.0.0.1:{{port}}/postgres",
     REDIS_URL: "redis://:{password}@127.0.0.1:{port}/0",
     CACHE_URL: "redis://:{password}@127.0.0.1:{port}/0",
+    CHROMA_URL: "http://127.0.0.1:{port}",
 }
 
 

@@ -20,6 +20,7 @@ from typing import Protocol
 from app.domain.errors import GreenLangError
 from app.embedded.binaries import find_postgres, find_valkey
 from app.embedded.child import Child, StoreFailed
+from app.embedded.chroma import Chroma
 from app.embedded.postgres import Postgres, made_by_major
 from app.embedded.valkey import Valkey
 
@@ -97,6 +98,7 @@ def main() -> int:
     parser.add_argument("--postgres", action="store_true")
     parser.add_argument("--valkey", action="store_true")
     parser.add_argument("--cache-bytes", type=int, help="runs a second Valkey, for the cache, with this maximum")
+    parser.add_argument("--chroma", action="store_true")
     parser.add_argument("--volatile", action="store_true")
     given = parser.parse_args()
     os.umask(0o077)
@@ -109,6 +111,8 @@ def main() -> int:
             stores.append(Valkey.for_coordination(find_valkey(), given.data_dir, volatile=given.volatile))
         if given.cache_bytes is not None:
             stores.append(Valkey.for_cache(find_valkey(), given.data_dir, given.cache_bytes))
+        if given.chroma:
+            stores.append(Chroma(given.data_dir))
         store_supervisor = StoreSupervisor(stores, given.lock)
         store_supervisor.start()
     except GreenLangError as failure:

@@ -19,7 +19,8 @@ from pathlib import Path
 
 from app.domain.errors import GreenLangError
 from app.embedded.account import choose_account
-from app.embedded.addresses import CACHE_URL, DATABASE_URL, OWNER_URL, REDIS_URL
+from app.embedded.addresses import CACHE_URL, CHROMA_URL, DATABASE_URL, OWNER_URL, REDIS_URL
+from app.embedded.chroma import CHROMA_FOLDER, PROGRAM, require_chroma
 from app.embedded.postgres import CLUSTER
 from app.embedded.roles import set_up_again
 from app.embedded.valkey import CACHE_FOLDER, COORDINATION_FOLDER
@@ -39,8 +40,8 @@ class StoresFailed(GreenLangError):
 
 @dataclass(frozen=True, slots=True)
 class StoreAddresses:
-    """Files with the URLs of a data directory's stores: for the serving role, for the migrating role, for Redis, and for the
-    Redis of the cache."""
+    """Files with the URLs of a data directory's stores: for the serving role, for the migrating role, for Redis, for the
+    Redis of the cache, and for Chroma."""
 
     data_dir: Path
 
@@ -61,6 +62,10 @@ class StoreAddresses:
         return SecretReference(file=self.data_dir / CACHE_URL)
 
     @property
+    def chroma(self) -> SecretReference:
+        return SecretReference(file=self.data_dir / CHROMA_URL)
+
+    @property
     def has_cache(self) -> bool:
         return (self.data_dir / CACHE_URL).is_file()
 
@@ -73,13 +78,23 @@ class PrivateStores(StoreAddresses):
 
     @classmethod
     def launch(
-        cls, data_dir: Path, *, postgres: bool = True, valkey: bool = True, cache_bytes: int | None = None, volatile: bool = False
+        cls,
+        data_dir: Path,
+        *,
+        postgres: bool = True,
+        valkey: bool = True,
+        cache_bytes: int | None = None,
+        chroma: bool = False,
+        volatile: bool = False,
     ) -> PrivateStores:
         """Returns while the stores start. With `cache_bytes`, a second Valkey runs, for the cache, which holds at most so much.
         The caller owns the data directory. Processes of a killed owner that still run in it are ended.
 
-        Raises SettingsError if no account can run the stores, and StoresFailed if an old process does not end.
+        Raises SettingsError if no account can run the stores or Chroma is not installed, and StoresFailed if an old process does
+        not end.
         """
+        if chroma:
+            require_chroma()
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         data_dir = data_dir.resolve()
         lock = os.open(data_dir / "stores.lock", os.O_RDWR | os.O_CREAT, 0o600)
@@ -91,6 +106,7 @@ class PrivateStores(StoreAddresses):
                 *(["--postgres"] if postgres else []),
                 *(["--valkey"] if valkey else []),
                 *(["--cache-bytes", str(cache_bytes)] if cache_bytes is not None else []),
+                *(["--chroma"] if chroma else []),
                 *(["--volatile"] if volatile else []),
             ]
             program = [sys.executable, "-m", "app.embedded.store_supervisor", "--data-dir", str(data_dir), "--lock", str(lock)]
@@ -164,8 +180,14 @@ def _take(lock: int, data_dir: Path) -> None:
 
 def _signal_stores(data_dir: Path, sign: signal.Signals) -> None:
     valkeys = (data_dir / folder / "valkey.pid" for folder in (COORDINATION_FOLDER, CACHE_FOLDER))
-    for file in (data_dir / "postgres" / "postmaster.pid", *valkeys):
+    for file in (data_dir / "postgres" / "postmaster.pid", *valkeys, data_dir / CHROMA_FOLDER / "chroma.pid"):
         with suppress(OSError, ValueError, IndexError):
             pid = int(file.read_text(encoding="utf-8").split()[0])
-            if Path(f"/proc/{pid}/comm").read_text(encoding="utf-8").strip() in _STORE_NAMES:
+            if _is_store(Path(f"/proc/{pid}")):
                 os.kill(pid, sign)
+
+
+def _is_store(process: Path) -> bool:
+    """Chroma runs in a Python process."""
+    name = (process / "comm").read_text(encoding="utf-8").strip()
+    return name in _STORE_NAMES or PROGRAM.encode() in (process / "cmdline").read_bytes()

@@ -19,6 +19,7 @@ from app.settings.groups import (
     Settings,
     VectorSettings,
     VectorStoreKind,
+    VectorStoreSettings,
 )
 from app.settings.shape import Place
 
@@ -64,6 +65,7 @@ def _vector_faults(vectors: VectorSettings) -> Iterator[Fault]:
     for index, store in enumerate(vectors.stores):
         if (store.name == PGVECTOR_STORE) != (store.kind is VectorStoreKind.PGVECTOR):
             yield ("vectors", "stores", index, "name"), f"{PGVECTOR_STORE} is the name of the one store in the service's database"
+        yield from _store_faults(("vectors", "stores", index), store)
     if vectors.chunk_overlap >= vectors.chunk_tokens:
         yield ("vectors", "chunk_overlap"), "it must be less than chunk_tokens"
 
@@ -81,6 +83,16 @@ def _database_faults(database: DatabaseSettings) -> Iterator[Fault]:
             ("database", "idle_transaction_timeout"),
             "it must be longer than 30s: a slow reader of a cost export may need that long for one part, within a transaction",
         )
+
+
+def _store_faults(place: Place, store: VectorStoreSettings) -> Iterator[Fault]:
+    if store.kind is VectorStoreKind.PINECONE and store.api_key is None:
+        yield (*place, "api_key"), "it is missing: the key of the Pinecone project"
+    written = store.model_fields_set
+    for key in sorted(written & {"api_key", "host", "index_prefix"} if store.kind is not VectorStoreKind.PINECONE else ()):
+        yield (*place, key), "only a store of the kind pinecone has it"
+    if "url" in written and store.kind is not VectorStoreKind.CHROMA:
+        yield (*place, "url"), "only a store of the kind chroma has it"
 
 
 def _repeats(place: Place, names: Sequence[str], key: str = "name") -> Iterator[Fault]:

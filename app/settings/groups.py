@@ -18,6 +18,7 @@ from app.settings.values import (
     Delay,
     Duration,
     Flag,
+    IndexPrefix,
     ModelName,
     Name,
     Network,
@@ -319,10 +320,15 @@ class VectorStoreKind(StrEnum):
 
 
 class VectorStoreSettings(Group):
-    """`timeout` is the longest that one request to the store may take."""
+    """`timeout` is the longest that one request to the store may take. Without `url`, the embedded Chroma runs. The other keys
+    are for Pinecone."""
 
     name: Name
     kind: VectorStoreKind
+    url: SecretReference | None = None
+    api_key: SecretReference | None = None
+    host: Url = "https://api.pinecone.io"
+    index_prefix: IndexPrefix = "greenlang"
     timeout: Duration = timedelta(seconds=10)
 
 

@@ -18,6 +18,7 @@ from app.settings.durations import format_duration, parse_duration
 
 _MAX_CACHE_TIME = timedelta(days=30)
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]*", re.ASCII)
+_INDEX_PREFIX = re.compile(r"[a-z0-9]([a-z0-9-]{0,22}[a-z0-9])?", re.ASCII)
 _LABEL = re.compile(r"[a-zA-Z0-9_-]{0,63}", re.ASCII)
 _FOUR_NUMBERS = re.compile(r"[0-9]+(?:\.[0-9]+){3}", re.ASCII)
 _MAX_HOST = 254
@@ -103,6 +104,12 @@ def _network(text: str) -> str:
         raise ValueError(right) from None
 
 
+def _index_prefix(text: str) -> str:
+    if not _INDEX_PREFIX.fullmatch(text):
+        raise ValueError("a prefix has up to 24 of a-z, 0-9 and -, and begins and ends with a letter or digit")
+    return text
+
+
 def _time_zone(text: str) -> str:
     try:
         time_zone(text)
@@ -148,5 +155,6 @@ Name: TypeAlias = Annotated[str, AfterValidator(_name)]
 ModelName: TypeAlias = Annotated[str, AfterValidator(_model_name)]
 Url: TypeAlias = Annotated[str, AfterValidator(_url)]
 Network: TypeAlias = Annotated[str, AfterValidator(_network)]
+IndexPrefix: TypeAlias = Annotated[str, AfterValidator(_index_prefix)]
 TimeZone: TypeAlias = Annotated[str, AfterValidator(_time_zone)]
 WebhookUrl: TypeAlias = Annotated[str, AfterValidator(_webhook_url)]

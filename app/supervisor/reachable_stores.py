@@ -14,10 +14,10 @@ from app.supervisor.private_stores import NeededStores, with_private_stores
 
 
 @contextmanager
-def reachable_stores(settings: Settings, clock: Clock, *, redis: bool) -> Iterator[Settings]:
-    """Yields the settings with PostgreSQL's address, and with that of Redis if it is needed. Raises SettingsError and
-    StoresFailed."""
-    needed = NeededStores.of(settings, redis=redis)
+def reachable_stores(settings: Settings, clock: Clock, *, redis: bool, vectors: bool = False) -> Iterator[Settings]:
+    """Yields the settings with PostgreSQL's address, and with those of Redis and Chroma if they are needed. Raises SettingsError
+    and StoresFailed."""
+    needed = NeededStores.of(settings, redis=redis, vectors=vectors)
     if not needed:
         yield settings
         return

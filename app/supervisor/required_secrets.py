@@ -28,6 +28,9 @@ def _references(settings: Settings) -> Iterator[tuple[str, SecretReference]]:
             yield f"providers[{index}].api_keys[{number}]", key
     for index, key in enumerate(settings.content.encryption_keys):
         yield f"content.encryption_keys[{index}]", key
+    for index, store in enumerate(settings.vectors.stores):
+        named = ((f"vectors.stores[{index}].{key}", getattr(store, key)) for key in ("url", "api_key"))
+        yield from ((place, reference) for place, reference in named if reference is not None)
     for index, webhook in enumerate(settings.webhooks):
         yield f"webhooks[{index}].secret", webhook.secret
 

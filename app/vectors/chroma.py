@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequen
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 from uuid import UUID
 
 import httpx
@@ -25,7 +25,7 @@ from chromadb.config import DEFAULT_TENANT, System
 from chromadb.config import Settings as ChromaSettings
 from chromadb.errors import ChromaError, NotFoundError
 
-from app.domain.errors import StoreUnavailable
+from app.domain.errors import SettingsError, StoreUnavailable
 from app.vectors.filters import Filter, Scalar
 from app.vectors.nearest import Found, exactly_nearest, hits_of, nearest
 from app.vectors.store import Distance, Hit, Index, IndexedChunk, Vector
@@ -49,9 +49,10 @@ Result = TypeVar("Result")
 
 class Chroma:
     def __init__(self, name: str, url: str, seconds: float) -> None:
-        """`name` is the configured name; errors carry it. Connects at the first use. A request may take `seconds`."""
+        """`name` is the configured name; errors carry it. `url` is `http://host:port`, with `user:password@` if a proxy in front
+        of the server asks for them. Connects at the first use. A request may take `seconds`. Raises SettingsError."""
         self._name = name
-        self._url = url
+        self._url = _checked(name, url)
         self._seconds = seconds
         self._http: httpx.AsyncClient | None = None
         self._server: AsyncFastAPI | None = None
@@ -119,7 +120,7 @@ class Chroma:
     def _connected(self) -> AsyncFastAPI:
         """The SDK would share one HTTP client among all servers of a process, without a time limit, so it gets one here."""
         if self._server is None:
-            url = urlsplit(self._url)
+            url = self._url
             options: dict[str, Any] = {
                 "_env_file": None,
                 "chroma_api_impl": "chromadb.api.async_fastapi.AsyncFastAPI",
@@ -132,6 +133,7 @@ class Chroma:
             self._http = httpx.AsyncClient(
                 timeout=self._seconds,
                 headers={"Content-Type": "application/json"},
+                auth=(unquote(url.username), unquote(url.password or "")) if url.username else None,
                 trust_env=url.hostname not in _LOOPBACK,
             )
             self._server._clients = {hash(asyncio.get_running_loop()): self._http}
@@ -221,6 +223,17 @@ class _Search:
                 return math.sqrt(max(0.0, distance))
             case Distance.DOT:
                 return distance - 1.0
+
+
+def _checked(name: str, url: str) -> SplitResult:
+    try:
+        parts = urlsplit(url)
+        is_right = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_right = False
+    if not is_right or parts.path.strip("/") or parts.query or parts.fragment:
+        raise SettingsError(f"vectors.stores.{name}.url", 'it should be "http://host:port" or "https://host:port"')
+    return parts
 
 
 async def _make_database(server: AsyncFastAPI, database: str) -> None:

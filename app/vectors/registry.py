@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from importlib import import_module
 
 from app.db.sessions import Sessions
-from app.domain.errors import Refused, StoreUnavailable
+from app.domain.errors import Refused, SettingsError, StoreUnavailable
 from app.domain.problems import InvalidInput
 from app.runtime.clock import Clock
+from app.secrets.reference import SecretReference
 from app.settings import VectorSettings, VectorStoreKind, VectorStoreSettings
 from app.vectors.guarded import GuardedStore
 from app.vectors.metrics import VectorMetrics
 from app.vectors.pgvector import PgVector
+from app.vectors.store import VectorStore
 
 PGVECTOR = VectorStoreSettings(name="pgvector", kind=VectorStoreKind.PGVECTOR)
 
@@ -54,6 +57,43 @@ def build_vector_stores(settings: VectorSettings, sessions: Sessions, clock: Clo
     return VectorStores(stores, settings.default_store)
 
 
-def _open(settings: VectorStoreSettings, sessions: Sessions) -> PgVector:
-    assert settings.kind is VectorStoreKind.PGVECTOR
-    return PgVector(sessions)
+def _open(settings: VectorStoreSettings, sessions: Sessions) -> VectorStore:
+    match settings.kind:
+        case VectorStoreKind.PGVECTOR:
+            return PgVector(sessions)
+        case VectorStoreKind.CHROMA:
+            assert settings.url is not None
+            chroma: VectorStore = _loaded(settings, "Chroma")(
+                settings.name, _revealed(settings.name, settings.url), settings.timeout.total_seconds()
+            )
+            return chroma
+        case VectorStoreKind.PINECONE:
+            assert settings.api_key is not None
+            pinecone: VectorStore = _loaded(settings, "Pinecone")(
+                settings.name,
+                _revealed(settings.name, settings.api_key),
+                settings.host,
+                settings.index_prefix,
+                settings.timeout.total_seconds(),
+            )
+            return pinecone
+
+
+def _loaded(settings: VectorStoreSettings, name: str) -> Callable[..., VectorStore]:
+    """Imports the module of a kind of store. Raises SettingsError if its extra is not installed."""
+    try:
+        module = import_module(f"app.vectors.{settings.kind.value}")
+    except ModuleNotFoundError as error:
+        raise SettingsError(
+            f"vectors.stores.{settings.name}",
+            f"the package {error.name} is not installed; the extra brings it: pip install 'greenlang[{settings.kind.value}]'",
+        ) from None
+    opened: Callable[..., VectorStore] = getattr(module, name)
+    return opened
+
+
+def _revealed(name: str, reference: SecretReference) -> str:
+    try:
+        return reference.reveal()
+    except SettingsError as error:
+        raise SettingsError(f"vectors.stores.{name}", str(error)) from None

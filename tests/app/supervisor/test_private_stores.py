@@ -16,6 +16,9 @@ from app.settings import (
     RedisSettings,
     ServerSettings,
     Settings,
+    VectorSettings,
+    VectorStoreKind,
+    VectorStoreSettings,
 )
 from app.supervisor.private_stores import NeededStores, with_private_stores
 
@@ -44,6 +47,14 @@ class TestNeededStores:
     def test_the_cache_has_a_valkey_of_its_own_unless_it_cannot_use_one(self, settings: Settings, needed: NeededStores) -> None:
         assert NeededStores.of(settings) == needed
 
+    def test_a_chroma_without_an_address_is_private(self) -> None:
+        chroma = VectorStoreSettings(name="chroma", kind=VectorStoreKind.CHROMA)
+        own = chroma.model_copy(update={"name": "own", "url": ELSEWHERE})
+        settings = Settings(vectors=VectorSettings(stores=(own, chroma)))
+        assert NeededStores.of(settings).chroma
+        assert not NeededStores.of(settings, vectors=False).chroma
+        assert not NeededStores.of(Settings(vectors=VectorSettings(stores=(own,)))).chroma
+
     def test_a_command_without_redis_needs_postgresql_alone(self) -> None:
         assert NeededStores.of(Settings(), redis=False) == NeededStores(True, False, None)
         assert not NeededStores.of(OWN_STORES, redis=False)
@@ -56,6 +67,13 @@ class TestAddresses:
         assert (filled.database.primary, filled.redis.url) == (addresses.database, addresses.redis)
         assert filled.cache.local.url == addresses.cache
         assert with_private_stores(Settings(), addresses, cache=False).cache.local.url is None
+
+    def test_of_chroma_is_filled_in_for_each_store_without_one(self, tmp_path: Path) -> None:
+        chroma = VectorStoreSettings(name="chroma", kind=VectorStoreKind.CHROMA)
+        own = chroma.model_copy(update={"name": "own", "url": ELSEWHERE})
+        addresses = StoreAddresses(tmp_path)
+        filled = with_private_stores(Settings(vectors=VectorSettings(stores=(own, chroma))), addresses, cache=False)
+        assert [store.url for store in filled.vectors.stores] == [ELSEWHERE, addresses.chroma]
 
     def test_a_private_valkey_of_the_cache_beside_shared_stores_makes_no_private_store(self, tmp_path: Path) -> None:
         own = OWN_STORES.model_copy(update={"server": ServerSettings(data_dir=tmp_path)})

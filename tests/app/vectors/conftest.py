@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from app.vectors.store import VectorStore
-from tests.app.vectors.opened_stores import KINDS, StoreAddresses, StoreKind
+from tests.app.vectors.opened_stores import KINDS, StoreKind, opened
 from tests.chroma_servers import ChromaServer, start_chroma
 from tests.pinecone_simulators import RunningPinecone, start_pinecone
 
@@ -30,12 +30,6 @@ def pinecone(shared_pinecone: RunningPinecone) -> RunningPinecone:
     return shared_pinecone
 
 
-@pytest.fixture
-def addresses(request: pytest.FixtureRequest) -> StoreAddresses:
-    """Only the store that is asked for is started."""
-    return StoreAddresses(request.getfixturevalue)
-
-
 @pytest.fixture(params=KINDS)
 def kind(request: pytest.FixtureRequest) -> StoreKind:
     found: StoreKind = request.param
@@ -43,6 +37,21 @@ def kind(request: pytest.FixtureRequest) -> StoreKind:
 
 
 @pytest.fixture
-async def store(kind: StoreKind, addresses: StoreAddresses) -> AsyncIterator[VectorStore]:
-    async with addresses.opened(kind) as store:
+def address(kind: StoreKind, request: pytest.FixtureRequest) -> str:
+    """Only the store that is asked for is started."""
+    match kind:
+        case "pgvector":
+            found: str = request.getfixturevalue("database_url")
+            return found
+        case "chroma":
+            server: ChromaServer = request.getfixturevalue("chroma_server")
+            return server.url
+        case "pinecone":
+            simulator: RunningPinecone = request.getfixturevalue("pinecone")
+            return simulator.address
+
+
+@pytest.fixture
+async def store(kind: StoreKind, address: str) -> AsyncIterator[VectorStore]:
+    async with opened(kind, address) as store:
         yield store

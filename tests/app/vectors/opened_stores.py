@@ -4,41 +4,44 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, get_args
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from typing import Literal, TypeAlias, get_args
 from uuid import UUID, uuid4
 
+from app.db.engines import build_engines
+from app.db.sessions import Sessions
+from app.settings import DatabaseSettings
 from app.vectors.chroma import Chroma
 from app.vectors.filters import Filter
+from app.vectors.pgvector import PgVector
 from app.vectors.pinecone import Pinecone
 from app.vectors.store import Distance, Hit, Index, IndexedChunk, Vector, VectorStore
 from app.vectors.vector import vector_of
 
-StoreKind: TypeAlias = Literal["chroma", "pinecone"]
+StoreKind: TypeAlias = Literal["pgvector", "chroma", "pinecone"]
 KINDS: tuple[StoreKind, ...] = get_args(StoreKind)
 SECONDS = 20.0
 
 
-@dataclass(frozen=True, slots=True)
-class StoreAddresses:
-    """`fixture` returns the value of a fixture by its name."""
+@asynccontextmanager
+async def opened(kind: StoreKind, address: str) -> AsyncIterator[VectorStore]:
+    async with AsyncExitStack() as stack:
+        store = await _open(kind, address, stack)
+        stack.push_async_callback(store.close)
+        yield store
 
-    fixture: Callable[[str], Any]
 
-    @asynccontextmanager
-    async def opened(self, kind: StoreKind) -> AsyncIterator[VectorStore]:
-        store = self._open(kind)
-        try:
-            yield store
-        finally:
-            await store.close()
-
-    def _open(self, kind: StoreKind) -> VectorStore:
-        if kind == "chroma":
-            return Chroma("chroma", self.fixture("chroma_server").url, SECONDS)
-        return Pinecone("pinecone", "any", self.fixture("pinecone").address, "greenlang", SECONDS)
+async def _open(kind: StoreKind, address: str, stack: AsyncExitStack) -> VectorStore:
+    match kind:
+        case "pgvector":
+            engines = build_engines(address, [], DatabaseSettings())
+            stack.push_async_callback(engines.close)
+            return PgVector(Sessions(engines))
+        case "chroma":
+            return Chroma("chroma", address, SECONDS)
+        case "pinecone":
+            return Pinecone("pinecone", "any", address, "greenlang", SECONDS)
 
 
 class SyncStore:
@@ -68,9 +71,9 @@ class SyncStore:
 
 
 @contextmanager
-def opened_sync(addresses: StoreAddresses, kind: StoreKind) -> Iterator[SyncStore]:
+def opened_sync(kind: StoreKind, address: str) -> Iterator[SyncStore]:
     with asyncio.Runner() as runner:
-        opening = addresses.opened(kind)
+        opening = opened(kind, address)
         store = runner.run(opening.__aenter__())
         try:
             yield SyncStore(runner, store)
