@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import subprocess
 import sys
@@ -12,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
+
+from app.embedded.parent_death import parent_death_setter
 
 _START_SECONDS = 60.0
 _PROGRAM = "import sys, chromadb_rust_bindings as chroma; chroma.cli(['chroma', *sys.argv[1:]])"
@@ -47,7 +50,12 @@ class ChromaServer:
 def _launched(folder: Path, port: int) -> subprocess.Popen[bytes]:
     """Returns when it answers."""
     command = [sys.executable, "-c", _PROGRAM, "run", "--path", str(folder), "--host", "127.0.0.1", "--port", str(port)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        preexec_fn=parent_death_setter(signal.SIGKILL),  # noqa: PLW1509 - before any thread of the test
+    )
     deadline = time.monotonic() + _START_SECONDS
     while True:
         try:
