@@ -21,11 +21,11 @@ _GROWTH = 4
 
 
 class Found(NamedTuple):
-    """`distance` is what `Distance.score_of_distance` takes."""
+    """`distance` is what `Distance.score_of_distance` takes. `metadata` is None if the store could not keep it."""
 
     distance: float
     key: UUID
-    metadata: Mapping[str, Scalar]
+    metadata: Mapping[str, Scalar] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ async def nearest(ask: Callable[[int], Awaitable[list[Found]]], count: int, most
     asked = min(count + 1, most)
     while True:
         found = await ask(asked)
-        kept = sorted((each for each in found if where is None or matches(where, each.metadata)), key=_rank)
+        kept = sorted((each for each in found if each.metadata is None or matches(where, each.metadata)), key=_rank)
         is_all = len(found) < asked
         is_decided = len(kept) > count and kept[count - 1].distance < max(each.distance for each in found)
         if is_all or is_decided or asked == most:

@@ -1,7 +1,8 @@
 """The store Pinecone: an index per dimension and distance, in it a namespace for each collection.
 
 Reads may be late there, and not every plan deletes by filter. So records are deleted by their keys, and nothing here reads back
-what it has just written. The service refuses vectors of zeros, so they are kept as a length that is too small to matter.
+what it has just written. What the service would refuse does not hold up other chunks: a vector of zeros is kept as a length that
+is too small to matter, and metadata over 40 KB as a mark that every filter lets through, because the caller tests it again.
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ _LISTED = 100
 _NUMBER_BYTES = 22
 _RECORD_BYTES = 100
 _ALMOST_ZERO = 1e-30
+_MAX_METADATA_BYTES = 40_000
+_TOO_MUCH: Mapping[str, Scalar] = {"x:": True}
 _METRICS = {Distance.COSINE: "cosine", Distance.EUCLIDEAN: "euclidean", Distance.DOT: "dotproduct"}
 _log = logging.getLogger(__name__)
 
@@ -193,7 +196,7 @@ class _Search:
         self._opened = opened
         self._index = index
         self._vector = _sent(vector)
-        self._where: Any = None if typed is None else typed.where
+        self._where: Any = None if typed is None else {"$or": [typed.where, {"x:": {"$eq": True}}]}
         self._with_metadata = typed is not None and not typed.is_exact
 
     async def ask(self, count: int) -> list[Found]:
@@ -205,7 +208,11 @@ class _Search:
             include_metadata=self._with_metadata,
         )
         return [
-            Found(self._distance(match.score), UUID(match.id), plain_metadata(match.metadata if self._with_metadata else None))
+            Found(
+                self._distance(match.score),
+                UUID(match.id),
+                None if match.metadata == _TOO_MUCH else plain_metadata(match.metadata),
+            )
             for match in answer.matches
         ]
 
@@ -237,6 +244,8 @@ def _batches(chunks: Sequence[IndexedChunk], dimensions: int) -> Iterator[list[d
     size = 0
     for chunk in chunks:
         metadata: Mapping[str, Scalar] = typed_metadata(chunk.metadata)
+        if len(json.dumps(metadata)) > _MAX_METADATA_BYTES:
+            metadata = _TOO_MUCH
         added = dimensions * _NUMBER_BYTES + len(json.dumps(metadata)) + _RECORD_BYTES
         if batch and (size + added > _MAX_REQUEST_BYTES or len(batch) == _MAX_RECORDS):
             yield batch

@@ -121,6 +121,17 @@ class TestSizes:
         assert [hit.score for hit in hits] == pytest.approx(expected, abs=1e-6)
         assert await everything(store, index) == [chunk(1, [0, 0]), chunk(2, [3, 4])]
 
+    async def test_large_metadata_holds_up_nothing_and_loses_no_hit(self, store: VectorStore) -> None:
+        index = index_of(2)
+        await store.create(index)
+        large: dict[str, Scalar] = {f"field {number}": "x" * 20 for number in range(1000)}
+        await store.upsert(index, [chunk(1, [1, 0], **large), chunk(2, [1, 0], small=True)])
+
+        assert len(await store.search(index, vector_of([1, 0]), 5)) == 2
+        for where in (FieldTest("field 7", MetadataOperator.EQ, "x" * 20), FieldTest("field 7", MetadataOperator.GT, "w")):
+            hits = await store.search(index, vector_of([1, 0]), 5, where)
+            assert [hit.key.int for hit in hits] == [1]
+
 
 class TestScores:
     @pytest.mark.parametrize("distance", list(Distance))
