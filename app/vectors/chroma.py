@@ -1,6 +1,7 @@
 """The store Chroma: a server of your own, or the private one. Each tenant has its own database there, each index is a collection.
 
-No text is sent to it, because its server knows no passwords. The in-process client is not used: with it, two processes must not
+No text is sent to it, because its server knows no passwords. It does not keep the last digit of every float, so numbers of
+metadata are sent as whole numbers of the same order. The in-process client is not used: with it, two processes must not
 open the same folder.
 """
 
@@ -29,7 +30,16 @@ from app.domain.errors import SettingsError, StoreUnavailable
 from app.vectors.filters import Filter, Scalar
 from app.vectors.nearest import Found, exactly_nearest, hits_of, nearest
 from app.vectors.store import Distance, Hit, Index, IndexedChunk, Vector
-from app.vectors.typed_metadata import TypedFilter, Where, letter_of, plain_metadata, typed_filter, typed_metadata
+from app.vectors.typed_metadata import (
+    TypedFilter,
+    Where,
+    from_sortable,
+    letter_of,
+    plain_metadata,
+    sortable,
+    typed_filter,
+    typed_metadata,
+)
 from app.vectors.vector import vector_of
 
 MAX_DIMENSIONS = 16_384
@@ -88,7 +98,7 @@ class Chroma:
                 await self._on(index, partial(_remove, keys=keys[start : start + MAX_AT_ONCE]))
 
     async def search(self, index: Index, vector: Vector, count: int, where: Filter | None = None) -> list[Hit]:
-        typed = None if where is None else typed_filter(where, _absent)
+        typed = None if where is None else typed_filter(where, _absent, sortable)
 
         async def find(collection: AsyncCollection) -> Sequence[Found]:
             search = _Search(collection, index.distance, vector, typed)
@@ -205,7 +215,7 @@ class _Search:
         ids, distances = answer["ids"][0], answer["distances"][0]
         metadatas = answer["metadatas"][0] if self._with_metadata else [None] * len(ids)
         return [
-            Found(self._plain(float(distance)), UUID(name), plain_metadata(metadata))
+            Found(self._plain(float(distance)), UUID(name), plain_metadata(metadata, from_sortable))
             for name, distance, metadata in zip(ids, distances, metadatas, strict=True)
         ]
 
@@ -258,7 +268,8 @@ async def _put(collection: AsyncCollection, chunks: Sequence[IndexedChunk]) -> b
 
 
 async def _remove(collection: AsyncCollection, keys: Sequence[UUID]) -> bool:
-    await collection.delete(ids=[str(key) for key in keys])
+    """The SDK refuses a key that is named twice."""
+    await collection.delete(ids=list({str(key) for key in keys}))
     return True
 
 
@@ -268,7 +279,7 @@ async def _pages(collection: AsyncCollection, typed: TypedFilter | None) -> Asyn
         page: Any = await collection.get(where=where, limit=_PAGE, offset=offset, include=["embeddings", "metadatas"])
         if len(page["ids"]):
             yield [
-                IndexedChunk(UUID(name), vector_of(embedding), plain_metadata(metadata))
+                IndexedChunk(UUID(name), vector_of(embedding), plain_metadata(metadata, from_sortable))
                 for name, embedding, metadata in zip(page["ids"], page["embeddings"], page["metadatas"], strict=True)
             ]
         if len(page["ids"]) < _PAGE:
@@ -281,7 +292,7 @@ def _database(index: Index) -> str:
 
 def _marked(chunk: IndexedChunk) -> dict[str, Scalar]:
     marks: dict[str, Scalar] = {f"{_MARK}{field}": letter_of(value) for field, value in chunk.metadata.items()}
-    return typed_metadata(chunk.metadata) | marks
+    return typed_metadata(chunk.metadata, sortable) | marks
 
 
 def _absent(letter: str, field: str) -> Where:

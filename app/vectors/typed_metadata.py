@@ -1,4 +1,4 @@
-"""Metadata and filters for stores whose filters know only numbers in order, and in which a value of another type must not match.
+"""Metadata and filters for stores that order only numbers, and in which a value of another type must not match.
 
 Each field becomes keys of one type each: `n:field` a number, `s:field` a string, `b:field` a boolean. Stores order only numbers,
 so `p:field` holds the first bytes of a string as a number, which has the order of the strings. What a typed filter lets through
@@ -8,6 +8,7 @@ tests the metadata once more.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -18,7 +19,11 @@ Where: TypeAlias = dict[str, object]
 Absent: TypeAlias = Callable[[str, str], Where]
 """Returns the filter for "there is no value of this type", given the letter of the type and the field."""
 
+Number: TypeAlias = Callable[[float], float]
+"""How a store keeps a number: `float`, or `sortable` if it does not keep every digit of a float."""
+
 _PREFIX_BYTES = 6
+_ALL_BUT_SIGN = 2**63 - 1
 _LETTERS: Mapping[type, str] = {float: "n", str: "s", bool: "b"}
 _ORDERS = {
     MetadataOperator.GT: "$gt",
@@ -29,24 +34,36 @@ _ORDERS = {
 _OPPOSITES = {"$gt": "$lte", "$gte": "$lt", "$lt": "$gte", "$lte": "$gt"}
 
 
-def typed_metadata(metadata: Mapping[str, Scalar]) -> dict[str, Scalar]:
-    """Numbers become 64-bit floats; `filterable` has only those that are the same as floats."""
-    return dict(_typed(metadata))
+def sortable(number: float) -> int:
+    """A whole number of 64 bits, in the order of the floats."""
+    (bits,) = struct.unpack(">q", struct.pack(">d", number + 0.0))
+    return int(bits) if bits >= 0 else int(bits) ^ _ALL_BUT_SIGN
 
 
-def _typed(metadata: Mapping[str, Scalar]) -> Iterator[tuple[str, Scalar]]:
+def from_sortable(whole: float) -> float:
+    bits = int(whole)
+    (number,) = struct.unpack(">d", struct.pack(">q", bits if bits >= 0 else bits ^ _ALL_BUT_SIGN))
+    return float(number)
+
+
+def typed_metadata(metadata: Mapping[str, Scalar], number: Number = float) -> dict[str, Scalar]:
+    """`filterable` has only numbers that are the same as 64-bit floats."""
+    return dict(_typed(metadata, number))
+
+
+def _typed(metadata: Mapping[str, Scalar], number: Number) -> Iterator[tuple[str, Scalar]]:
     for field, value in metadata.items():
         if isinstance(value, str):
             yield f"s:{field}", value
             yield f"p:{field}", _prefix(value)
         else:
-            yield f"{letter_of(value)}:{field}", value if isinstance(value, bool) else float(value)
+            yield f"{letter_of(value)}:{field}", value if isinstance(value, bool) else number(value)
 
 
-def plain_metadata(typed: Mapping[str, object] | None) -> dict[str, Scalar]:
-    """Returns what was given to `typed_metadata`. Other keys are ignored."""
+def plain_metadata(typed: Mapping[str, object] | None, number: Number = float) -> dict[str, Scalar]:
+    """Returns what was given to `typed_metadata`. Other keys are ignored. `number` is the inverse of the function given there."""
     return {
-        key[2:]: value
+        key[2:]: number(value) if key.startswith("n:") else value
         for key, value in (typed or {}).items()
         if key[:2] in {"n:", "s:", "b:"} and isinstance(value, (str, bool, int, float))
     }
@@ -62,8 +79,8 @@ class TypedFilter:
     is_exact: bool
 
 
-def typed_filter(where: Filter, absent: Absent) -> TypedFilter:
-    return TypedFilter(_Typing(absent).of(where, negated=False), is_exact=not _orders_strings(where))
+def typed_filter(where: Filter, absent: Absent, number: Number = float) -> TypedFilter:
+    return TypedFilter(_Typing(absent, number).of(where, negated=False), is_exact=not _orders_strings(where))
 
 
 def _orders_strings(where: Filter) -> bool:
@@ -75,8 +92,9 @@ def _orders_strings(where: Filter) -> bool:
 class _Typing:
     """Negations are moved down to the tests, because stores have none."""
 
-    def __init__(self, absent: Absent) -> None:
+    def __init__(self, absent: Absent, number: Number) -> None:
         self._absent = absent
+        self._number = number
 
     def of(self, where: Filter, *, negated: bool) -> Where:
         match where:
@@ -98,8 +116,8 @@ class _Typing:
         return self._order(test.field, _ORDERS[test.op], values[0], negated=negated)
 
     def _among(self, field: str, values: tuple[object, ...], *, negated: bool) -> Where:
-        wanted = [_stored(value) for value in values]
-        letter = letter_of(wanted[0])
+        wanted = [self._stored(value) for value in values]
+        letter = _letter(values[0])
         if not negated:
             return {f"{letter}:{field}": {"$in": wanted} if len(wanted) > 1 else {"$eq": wanted[0]}}
         differs: Where = {f"{letter}:{field}": {"$nin": wanted} if len(wanted) > 1 else {"$ne": wanted[0]}}
@@ -112,19 +130,23 @@ class _Typing:
             test: Where = {f"p:{field}": {wanted if wanted.endswith("e") else f"{wanted}e": _prefix(value)}}
             letter = "s"
         else:
-            test, letter = {f"n:{field}": {wanted: float(value)}}, "n"
+            test, letter = {f"n:{field}": {wanted: self._number(value)}}, "n"
         return _joined("$or", [self._absent(letter, field), test]) if negated else test
 
+    def _stored(self, value: object) -> Scalar:
+        assert isinstance(value, (str, bool, int, float))
+        return value if isinstance(value, (str, bool)) else self._number(value)
 
-def _stored(value: object) -> Scalar:
+
+def _letter(value: object) -> str:
     assert isinstance(value, (str, bool, int, float))
-    return value if isinstance(value, (str, bool)) else float(value)
+    return letter_of(value)
 
 
 def _joined(name: str, parts: list[Where]) -> Where:
     return parts[0] if len(parts) == 1 else {name: parts}
 
 
-def _prefix(value: str) -> float:
+def _prefix(value: str) -> int:
     """UTF-8 has the order of code points, and six bytes fit exactly into a 64-bit float."""
-    return float(int.from_bytes(value.encode("utf-8", "surrogatepass")[:_PREFIX_BYTES].ljust(_PREFIX_BYTES, b"\0")))
+    return int.from_bytes(value.encode("utf-8", "surrogatepass")[:_PREFIX_BYTES].ljust(_PREFIX_BYTES, b"\0"))

@@ -84,12 +84,13 @@ class TestWrites:
 
         assert [hit.key.int for hit in await store.search(index, vector_of([1, 0]), 5)] == [2]
 
-    async def test_many_at_once_make_one_index(self, store: VectorStore) -> None:
-        index = index_of(2)
-        await asyncio.gather(*(store.create(index) for _ in range(5)))
-        await asyncio.gather(*(store.upsert(index, [chunk(number, [1, number])]) for number in range(1, 9)))
+    async def test_several_callers_make_indexes_of_one_tenant_and_write_at_once(self, store: VectorStore) -> None:
+        indexes = [index_of(2, tenant="another") for _ in range(4)]
+        await asyncio.gather(*(store.create(index) for index in indexes))
+        written = [(index, number) for index in indexes for number in range(1, 6)]
+        await asyncio.gather(*(store.upsert(index, [chunk(number, [1, number])]) for index, number in written))
 
-        assert len(await everything(store, index)) == 8
+        assert [len(await everything(store, index)) for index in indexes] == [5, 5, 5, 5]
 
     async def test_everything_is_read_page_by_page(self, store: VectorStore) -> None:
         index, chunks = index_of(), random_chunks(2100)
