@@ -63,7 +63,7 @@ def _typed(metadata: Mapping[str, Scalar], number: Number) -> Iterator[tuple[str
 def plain_metadata(typed: Mapping[str, object] | None, number: Number = float) -> dict[str, Scalar]:
     """Returns what was given to `typed_metadata`. Other keys are ignored. `number` is the inverse of the function given there."""
     return {
-        key[2:]: number(value) if key.startswith("n:") else value
+        key[2:]: number(value) if key.startswith("n:") and not isinstance(value, str) else value
         for key, value in (typed or {}).items()
         if key[:2] in {"n:", "s:", "b:"} and isinstance(value, (str, bool, int, float))
     }
