@@ -46,7 +46,7 @@ MAX_DIMENSIONS = 16_384
 MAX_AT_ONCE = 5461
 """The server refuses more in one call."""
 _PAGE = 1000
-_MOST = 10_001
+_MAX_ASKED = 10_001
 _SPACES = {Distance.COSINE: "cosine", Distance.EUCLIDEAN: "l2", Distance.DOT: "ip"}
 _HNSW = {"ef_construction": 200, "ef_search": 400, "max_neighbors": 48}
 """On 10,000 random vectors of 384 numbers the recall is 1.00. With the defaults, 100, 100 and 16, it is 0.54."""
@@ -102,7 +102,7 @@ class Chroma:
 
         async def find(collection: AsyncCollection) -> Sequence[Found]:
             search = _Search(collection, index.distance, vector, typed)
-            result = await nearest(search.ask, count, _MOST, None if typed is None or typed.is_exact else where)
+            result = await nearest(search.ask, count, _MAX_ASKED, None if typed is None or typed.is_exact else where)
             if len(result.found) >= count or (result.is_complete and not await search.comes_short(result.shown)):
                 return result.found
             return await exactly_nearest(_pages(collection, typed), index.distance, vector, count, where)

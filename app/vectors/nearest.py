@@ -38,18 +38,18 @@ class Nearest:
     is_complete: bool
 
 
-async def nearest(ask: Callable[[int], Awaitable[list[Found]]], count: int, most: int, where: Filter | None) -> Nearest:
-    """`ask` returns the nearest so many chunks, fewer only if there are no more; `most` is the most that it takes. `where` is
+async def nearest(ask: Callable[[int], Awaitable[list[Found]]], count: int, max_asked: int, where: Filter | None) -> Nearest:
+    """`ask` returns the nearest so many chunks, fewer only if there are no more; `max_asked` is as many as it takes. `where` is
     tested on each."""
-    asked = min(count + 1, most)
+    asked = min(count + 1, max_asked)
     while True:
         found = await ask(asked)
         kept = sorted((each for each in found if each.metadata is None or matches(where, each.metadata)), key=_rank)
         is_all = len(found) < asked
         is_decided = len(kept) > count and kept[count - 1].distance < max(each.distance for each in found)
-        if is_all or is_decided or asked == most:
+        if is_all or is_decided or asked == max_asked:
             return Nearest(kept[:count], len(found), is_all or len(kept) >= count)
-        asked = min(asked * _GROWTH, most)
+        asked = min(asked * _GROWTH, max_asked)
 
 
 async def exactly_nearest(

@@ -37,8 +37,8 @@ from app.vectors.vector import vector_of
 MAX_DIMENSIONS = 20_000
 _MAX_RECORDS = 1000
 _MAX_REQUEST_BYTES = 1_900_000
-_MOST = 10_000
-_MOST_WITH_METADATA = 1000
+_MAX_ASKED = 10_000
+_MAX_ASKED_WITH_METADATA = 1000
 _LISTED = 100
 _NUMBER_BYTES = 22
 _RECORD_BYTES = 100
@@ -104,7 +104,7 @@ class Pinecone:
             search = _Search(opened, index, vector, typed)
             tested = None if typed is None or typed.is_exact else where
             try:
-                result = await nearest(search.ask, count, _MOST if tested is None else _MOST_WITH_METADATA, tested)
+                result = await nearest(search.ask, count, _MAX_ASKED if tested is None else _MAX_ASKED_WITH_METADATA, tested)
                 found = result.found
                 if not result.is_complete:
                     found = await exactly_nearest(_pages(opened, index), index.distance, vector, count, where)
