@@ -26,6 +26,7 @@ from app.costs.cost_updates import CostUpdates
 from app.costs.estimate import Estimator
 from app.costs.export import CostExports
 from app.costs.forecast import Forecasts
+from app.costs.fresh_reads import FreshReads
 from app.costs.label_rollups import FILL_EVERY, LabelRollups
 from app.costs.ledger import PostgresLedger
 from app.costs.maintenance import Maintenance
@@ -154,8 +155,8 @@ async def build_services(
             cost_updates=CostUpdates(CostReports(sessions), clock),
             provider_events=provider_events,
             exports=CostExports(sessions, clock, settings.server.public_url or ""),
-            reports=CostReports(sessions),
-            forecasts=Forecasts(sessions, CostReports(sessions), clock),
+            reports=CostReports(sessions, cache.reads),
+            forecasts=Forecasts(sessions, CostReports(sessions), clock, cache.reads),
             fleet=fleet,
             planner=planner,
             leases=leases,
@@ -181,7 +182,8 @@ def _start_events(
     alerts = BudgetAlertEvents(AlertStore(sessions), relay, clock)
     webhooks = Webhooks(settings.webhooks, ALERTS, alerts.payloads, sessions=sessions, relay=relay, clock=clock)
     providers = ProviderEvents(fleet, sessions, relay, clock)
-    parts = (relay, webhooks, providers, cache.invalidations, cache.figures)
+    fresh = () if cache.reads is None else (FreshReads(cache.reads, alerts, clock),)
+    parts = (relay, webhooks, providers, cache.invalidations, cache.figures, *fresh)
     stack.push_async_callback(end_tasks, [asyncio.create_task(each.run()) for each in parts])
     fleet.start()
     return alerts, providers

@@ -15,6 +15,7 @@ from app.cache.figures import CacheFigures
 from app.cache.invalidations import Invalidations, delete_old
 from app.cache.memory import MemoryTier
 from app.cache.postgres import PostgresTier
+from app.cache.reads import ReadCache
 from app.cache.redis import RedisTier
 from app.cache.tiered import PlacedTier, TieredCache
 from app.db.sessions import Sessions
@@ -26,11 +27,14 @@ from app.secrets.sealing import build_sealer
 from app.settings import LocalCacheSettings, Settings, SharedCacheSettings
 
 DELETE_EVERY: Final = timedelta(minutes=5)
+MAX_READ_BYTES: Final = 4 * 1024 * 1024
+"""How much the domain's own reads may take in each process."""
 
 
 @dataclass(frozen=True, slots=True)
 class BuiltCache:
-    """`redis` has the client of each Redis tier. `delete_excess` deletes from PostgreSQL what is no longer needed."""
+    """`redis` has the client of each Redis tier. `delete_excess` deletes from PostgreSQL what is no longer needed. `reads` keeps
+    the domain's own reads; None if there is no tier in memory."""
 
     tiered: TieredCache
     clock: Clock
@@ -38,6 +42,7 @@ class BuiltCache:
     figures: CacheFigures
     redis: dict[CacheTier, RedisClient]
     delete_excess: Callable[[], Awaitable[None]]
+    reads: ReadCache | None
 
 
 def build_cache(
@@ -76,11 +81,26 @@ def build_cache(
         add(CacheTier.SHARED_REDIS, cache.shared, "cache.shared.url", is_alone=False)
         if cache.postgres.enabled:
             tiers.append(PlacedTier(postgres, cache.postgres.ttl, cache.postgres.min_saved_usd))
-    invalidations = Invalidations(sessions, relay, clock, on_lost=memory.clear)
+    reads = ReadCache(clock, MAX_READ_BYTES, is_known=lambda: invalidations.is_known)
+    stack.push_async_callback(reads.close)
+
+    def lose() -> None:
+        memory.clear()
+        reads.clear()
+
+    invalidations = Invalidations(sessions, relay, clock, on_lost=lose, on_taken=reads.invalidate)
 
     async def delete_excess() -> None:
         await postgres.delete_excess(cache.postgres.max_bytes)
         await delete_old(sessions)
 
     figures = CacheFigures(clock, redis, registry)
-    return BuiltCache(TieredCache(tiers, invalidations, clock, figures), clock, invalidations, figures, clients, delete_excess)
+    return BuiltCache(
+        tiered=TieredCache(tiers, invalidations, clock, figures),
+        clock=clock,
+        invalidations=invalidations,
+        figures=figures,
+        redis=clients,
+        delete_excess=delete_excess,
+        reads=reads if cache.enabled and cache.memory.enabled else None,
+    )

@@ -117,11 +117,21 @@ class _Tenant:
 
 
 class Invalidations:
-    def __init__(self, sessions: Sessions, relay: Relay, clock: Clock, *, on_lost: Callable[[], None]) -> None:
-        """`on_lost` is called if this process may have missed some."""
+    def __init__(
+        self,
+        sessions: Sessions,
+        relay: Relay,
+        clock: Clock,
+        *,
+        on_lost: Callable[[], None],
+        on_taken: Callable[[str, Selector], None] | None = None,
+    ) -> None:
+        """`on_lost` is called if this process may have missed some. `on_taken` gets the tenant and selector of each one that this
+        process learns of."""
         self._sessions = sessions
         self._clock = clock
         self._on_lost = on_lost
+        self._on_taken = on_taken
         self._topic = relay.topic(TOPIC, Invalidated, _load_events)
         self._tenants: dict[str, _Tenant] = {}
         self._is_known = False
@@ -183,6 +193,8 @@ class Invalidations:
         tenant = self._tenants.setdefault(event.tenant, _Tenant())
         for value in event.values:
             tenant.add(event.kind, value, event.at)
+        if self._on_taken is not None:
+            self._on_taken(event.tenant, Selector(event.kind, event.values))
 
     def _lose(self) -> None:
         if self._is_known:

@@ -17,11 +17,13 @@ from zoneinfo import ZoneInfo
 import msgspec
 from sqlalchemy import text
 
+from app.cache.decorators import cached
+from app.cache.reads import ReadCache, ReadKey, read_key
 from app.costs.budgets import Budget
 from app.costs.daily_model import MIN_DAYS_FOR_LEVEL, DailyModel, Z, fit_days
 from app.costs.periods import HOUR, QUARTER, grains_within
 from app.costs.queries import CostFilter, CostQuery
-from app.costs.reports import CostReports
+from app.costs.reports import EARLY, MAX_AGE, CostReports
 from app.db.sessions import Sessions
 from app.domain.errors import Refused
 from app.domain.money import ZERO
@@ -82,12 +84,19 @@ class _Course:
     today: Decimal
 
 
+def _forecast_key(where: CostFilter) -> ReadKey:
+    return read_key("forecast", where.tenants, where)
+
+
 class Forecasts:
-    def __init__(self, sessions: Sessions, reports: CostReports, clock: Clock) -> None:
+    def __init__(self, sessions: Sessions, reports: CostReports, clock: Clock, kept_reads: ReadCache | None = None) -> None:
+        """With `kept_reads`, a forecast of costs can be up to MAX_AGE old; `as_of` says so."""
         self._sessions = sessions
         self._reports = reports
         self._clock = clock
+        self.kept_reads = kept_reads
 
+    @cached(ttl=MAX_AGE, key=_forecast_key, tags=("forecast",), early=EARLY)
     async def costs(self, where: CostFilter) -> CostForecast | None:
         """None if nothing was ever spent. Raises Refused(InvalidInput) for a period that ends too far ahead."""
         now = self._clock.now()

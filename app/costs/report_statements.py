@@ -156,9 +156,27 @@ def _rollup_part(query: CostQuery, segment: Segment, table: Table) -> Rows:
     if table is label_rollups:
         (key,) = query.label_keys
         conditions += [columns.label_key == key, *(columns.label_value == label.value for label in query.filter.labels)]
-    return select(*_dimensions(query, table, columns.bucket), *(columns[name].label(name) for name in MEASURES)).where(
-        *conditions
-    )
+    if query.time is None or query.filter.time_zone == "UTC":
+        return select(*_dimensions(query, table, columns.bucket), *(columns[name] for name in MEASURES)).where(*conditions)
+    return _by_local_time(query, table, conditions)
+
+
+def _by_local_time(query: CostQuery, table: Table, conditions: Sequence[ColumnElement[bool]]) -> Rows:
+    """Local times are slow to compute, so rows are summed by bucket before."""
+    dimensions = [
+        _dimension(dimension, query, table, table.c.bucket).label(_NAMES[dimension])
+        for dimension in query.group_by
+        if dimension is not query.time
+    ]
+    sums = [func.sum(table.c[name]).label(name) for name in MEASURES]
+    summed = select(table.c.bucket, *dimensions, *sums).where(*conditions).group_by(table.c.bucket, *dimensions).subquery()
+    columns = [
+        _dimension(dimension, query, table, summed.c.bucket).label(_NAMES[dimension])
+        if dimension is query.time
+        else summed.c[_NAMES[dimension]]
+        for dimension in query.group_by
+    ]
+    return select(*columns, *(summed.c[name] for name in MEASURES))
 
 
 def _raw_part(query: CostQuery, segment: Segment) -> Rows:

@@ -1,6 +1,7 @@
 """What was spent, by whom and on what.
 
-Figures are exact up to `as_of`, because the transaction that settles a call also writes the roll-ups. Every read names its
+Figures are exact up to `as_of`, because the transaction that settles a call also writes the roll-ups. Reports with labels may be
+kept for a minute. Every read names its
 tenants. None means all of them and is for administrators.
 """
 
@@ -8,13 +9,16 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from typing import Any
 from uuid import UUID
 
 from sqlalchemy import RowMapping, select, tuple_
 
+from app.cache.decorators import cached_with_invalidation
+from app.cache.reads import ReadCache, ReadKey, read_key
+from app.costs.fresh_reads import BUDGET_ALERT
 from app.costs.label_rollups import read_segments
 from app.costs.prices import PriceUsed
 from app.costs.queries import CostFilter, CostQuery
@@ -44,6 +48,8 @@ from app.domain.paging import (
 )
 from app.domain.usage import CacheTier, Label, Operation, TokenUsage
 
+MAX_AGE, EARLY = timedelta(seconds=60), timedelta(seconds=45)
+"""How old a kept report may be, and the age from which it is read again in the background when it is asked for."""
 _ROWS, _RECORDS = "costs", "usage"
 _WITH_PUBLIC_ID = frozenset({Operation.COMPLETION, Operation.ANSWER})
 _MAX_PLACES = 64
@@ -131,13 +137,26 @@ class UsageRecord:
         return self.usage.confirmed
 
 
+def _label_report_key(query: CostQuery) -> ReadKey:
+    return read_key("costs", query.filter.tenants, query)
+
+
 class CostReports:
-    def __init__(self, sessions: Sessions) -> None:
+    def __init__(self, sessions: Sessions, kept_reads: ReadCache | None = None) -> None:
+        """With `kept_reads`, a report with labels can be up to MAX_AGE old; `as_of` says so."""
         self._sessions = sessions
         self._at_once = asyncio.Semaphore(_AT_ONCE)
+        self.kept_reads = kept_reads
 
     async def costs(self, query: CostQuery) -> CostReport:
         """Raises Refused(InvalidInput) for a cursor of another list."""
+        return await (self._label_report(query) if query.label_keys else self._report(query))
+
+    @cached_with_invalidation(ttl=MAX_AGE, key=_label_report_key, tags=("costs",), early=EARLY, events=frozenset({BUDGET_ALERT}))
+    async def _label_report(self, query: CostQuery) -> CostReport:
+        return await self._report(query)
+
+    async def _report(self, query: CostQuery) -> CostReport:
         async with self._at_once, self._sessions.read() as session:
             statement = costs_statement(query, await read_segments(session, query), _after(query.page))
             rows = (await session.execute(statement)).mappings().all()
