@@ -88,7 +88,8 @@ class TestALabelReport:
         assert await process.spent(CostQuery(WHERE, (CostDimension.MODEL,))) == 2
         process.clock.move(60)
         later = await process.reports.costs(BY_TEAM)
-        assert (later.totals.cost_usd, later.as_of > first.as_of) == (2, True)
+        assert later.totals.cost_usd == 2
+        assert later.as_of > first.as_of
 
     async def test_of_another_filter_page_or_tenant_is_another(self, process: Process, ledger: PostgresLedger) -> None:
         await spend(ledger, "1")
@@ -99,7 +100,7 @@ class TestALabelReport:
             for tenants in (("acme",), ("other",), None, (), ("acme", "other"))
         ]
         agent = await process.spent(CostQuery(CostFilter(WHERE.start, WHERE.end, ("acme",), agents=("writer",), labels=team)))
-        assert ([*map(int, spent)], agent) == ([1, 3, 4, 0, 4], 0)
+        assert [*map(int, spent), int(agent)] == [1, 3, 4, 0, 4, 0]
 
     async def test_is_dropped_by_an_invalidation_of_its_tenant(self, process: Process, ledger: PostgresLedger) -> None:
         await spend(ledger, "1")
