@@ -53,7 +53,7 @@ def cached_with_invalidation(
     tags: tuple[str, ...] = (),
     early: timedelta | None = None,
 ) -> Callable[[Read[Owner, Arguments, Result]], Read[Owner, Arguments, Result]]:
-    """As `cached`. Events of the domain of the kinds `events` drop the results with data of their tenant too."""
+    """Keeps results as `cached` does. Events of the domain of the kinds `events` drop those with data of their tenant too."""
     return _keeping(ReadRule(ttl, early, tags, events), key)
 
 

@@ -24,7 +24,7 @@ BACK = """
     drop table cache_entries, cache_evictions, cache_invalidations;
     drop table chunks, documents, collections;
     drop table label_rollups, label_rollups_filled, label_rollups_stale;
-    delete from maintenance where task in ('cache', 'labels');
+    delete from maintenance where task not in ('tidy', 'reconcile');
     drop function write_admissions;
     drop type ledger_admitted, ledger_hold;
     alter table maintenance rename to upkeep;
