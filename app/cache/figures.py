@@ -32,6 +32,7 @@ MAX_TENANTS: Final = 10_000
 _LATENCIES: Final = 500
 _PLACE: Final = "cache:figures"
 _BUCKETS: Final = (0.00001, 0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5)
+_OUTCOMES: Final = {True: "hit", False: "miss"}
 _log = logging.getLogger(__name__)
 
 
@@ -104,27 +105,32 @@ class CacheFigures:
         self._redis = redis
         self._name = uuid4().hex
         self._tenants: dict[str, TenantCounts] = {}
-        self._latencies: dict[CacheTier, deque[float]] = {}
-        self._lookups = Counter(
+        self._latencies = {tier: deque[float](maxlen=_LATENCIES) for tier in CacheTier}
+        lookups = Counter(
             "greenlang_cache_lookups", "Look-ups of the cache, by tier and outcome.", ("tier", "outcome"), registry=registry
         )
-        self._seconds = Histogram(
+        seconds = Histogram(
             "greenlang_cache_lookup_seconds", "How long a tier took to answer.", ("tier",), buckets=_BUCKETS, registry=registry
         )
+        self._lookups = {
+            (tier, is_hit): lookups.labels(tier.value, _OUTCOMES[is_hit]) for tier in CacheTier for is_hit in _OUTCOMES
+        }
+        self._seconds = {tier: seconds.labels(tier.value) for tier in CacheTier}
         self._saved = Counter(
             "greenlang_cache_saved_usd", "US dollars that answers from the cache had cost once.", registry=registry
         )
 
     def looked_up(self, tenant: str, tier: CacheTier, seconds: float, *, is_hit: bool) -> None:
         """Records one answer of a tier."""
-        counts = self._of(tenant).tiers.setdefault(tier, TierCounts())
+        tiers = self._of(tenant).tiers
+        counts = tiers.get(tier) or tiers.setdefault(tier, TierCounts())
         if is_hit:
             counts.hits += 1
         else:
             counts.misses += 1
-        self._latencies.setdefault(tier, deque(maxlen=_LATENCIES)).append(seconds)
-        self._lookups.labels(tier.value, "hit" if is_hit else "miss").inc()
-        self._seconds.labels(tier.value).observe(seconds)
+        self._latencies[tier].append(seconds)
+        self._lookups[tier, is_hit].inc()
+        self._seconds[tier].observe(seconds)
 
     def missed(self, tenant: str) -> None:
         self._of(tenant).misses += 1
@@ -198,7 +204,7 @@ class CacheFigures:
             await self._redis.execute(act)
 
     def _tier(self, tier: CacheTier, total: TenantCounts, size: TierSize | None, *, available: bool) -> CacheTierStats:
-        counts, times = total.tiers.get(tier, TierCounts()), sorted(self._latencies.get(tier, ()))
+        counts, times = total.tiers.get(tier, TierCounts()), sorted(self._latencies[tier])
         return CacheTierStats(
             tier=tier,
             available=available,

@@ -74,8 +74,9 @@ class Origins(Generic[Made]):
         find: Callable[[], Awaitable[Made | None]],
         make: Callable[[], Awaitable[Made]],
     ) -> Made:
-        """`make` makes the answer here, unless `find` finds it, because another call may have made it. The call goes on if the
-        caller leaves. Raises what `make` raises, and DeadlineExceeded if another process takes too long."""
+        """`make` makes the answer here, unless `find` finds it. `find` is asked at once, and again when another call may have
+        made the answer. The call goes on if the caller leaves. Raises what `make` raises, and DeadlineExceeded if another
+        process takes too long."""
         task = asyncio.create_task(self._lead(key, deadline, find, make))
         self._running[key] = _Running(task, self._invalidations.version(key.tenant))
         task.add_done_callback(partial(self._forget, key))
@@ -93,6 +94,9 @@ class Origins(Generic[Made]):
         find: Callable[[], Awaitable[Made | None]],
         make: Callable[[], Awaitable[Made]],
     ) -> Made:
+        found = await find()
+        if found is not None:
+            return found
         holder = uuid4().hex
         while not await self._acquire(key, holder):
             if self._clock.monotonic() >= deadline:

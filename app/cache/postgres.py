@@ -34,9 +34,9 @@ class PostgresTier:
 
     async def get(self, key: EntryKey) -> Entry | None:
         """Removes a damaged entry."""
-        async with self._read() as session:
-            stored: bytes | None = (await session.execute(_GET, {"tenant": key.tenant, "name": key.name})).scalar()
-        if stored is None:
+        with self._noting():
+            stored = await self._sessions.value(_GET, key.tenant, key.name)
+        if not isinstance(stored, bytes):
             return None
         entry = self._codec.decode(key, stored)
         if entry is None:
@@ -104,7 +104,7 @@ class PostgresTier:
         self._is_away = False
 
 
-_GET = text("select value from cache_entries where tenant = :tenant and name = :name and expires_at > clock_timestamp()")
+_GET = "select value from cache_entries where tenant = $1 and name = $2 and expires_at > clock_timestamp()"
 _PUT = text(
     "insert into cache_entries (tenant, name, value, tags, bytes, expires_at)"
     " values (:tenant, :name, :value, :tags, length(cast(:value as bytea)), clock_timestamp() + :kept)"

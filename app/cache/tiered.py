@@ -78,18 +78,27 @@ class TieredCache:
         for place, placed in enumerate(self._tiers):
             entry = await self._look_up(placed.tier, key, is_repeat=is_repeat)
             if entry is not None:
-                now = self._clock.now()
                 self._fill(self._tiers[:place], key, entry)
-                if entry.cost_usd is not None:
-                    self._figures.saved(key.tenant, entry.cost_usd)
-                return Hit(entry, placed.tier.name, max(now - entry.stored_at, timedelta(0)))
+                return self._hit(key, entry, placed.tier.name)
         if not is_repeat:
             self._figures.missed(key.tenant)
         return None
 
+    async def get_from_memory(self, key: EntryKey) -> Hit | None:
+        """Looks only in the memory of this process. A miss is not counted: it is followed by a look-up of all tiers."""
+        if not self._invalidations.is_known or not self._has_memory:
+            return None
+        entry = await self._look_up(self._tiers[0].tier, key, is_repeat=True)
+        return None if entry is None else self._hit(key, entry, CacheTier.MEMORY)
+
+    def share(self, key: EntryKey, entry: Entry) -> Hit:
+        """Counts and returns an answer that another call of this process has just made for this caller too."""
+        self._figures.looked_up(key.tenant, CacheTier.MEMORY, 0.0, is_hit=True)
+        return self._hit(key, entry, CacheTier.MEMORY)
+
     async def put(self, key: EntryKey, entry: Entry) -> None:
         """Returns when the first tier has the entry. The others get it soon."""
-        if self._tiers and self._tiers[0].tier.name is CacheTier.MEMORY:
+        if self._has_memory:
             await self._write(self._tiers[0], key, entry)
             self._fill(self._tiers[1:], key, entry)
         else:
@@ -135,6 +144,15 @@ class TieredCache:
         """Returns when every write that has begun has ended."""
         while self._writes:
             await asyncio.wait(self._writes)
+
+    @property
+    def _has_memory(self) -> bool:
+        return bool(self._tiers) and self._tiers[0].tier.name is CacheTier.MEMORY
+
+    def _hit(self, key: EntryKey, entry: Entry, tier: CacheTier) -> Hit:
+        if entry.cost_usd is not None:
+            self._figures.saved(key.tenant, entry.cost_usd)
+        return Hit(entry, tier, max(self._clock.now() - entry.stored_at, timedelta(0)))
 
     async def _look_up(self, tier: Tier, key: EntryKey, *, is_repeat: bool) -> Entry | None:
         """None also for one that may not be given any more, or while the tier is away."""

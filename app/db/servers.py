@@ -17,6 +17,7 @@ from enum import Enum
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from app.db.direct_reads import DirectReads
 from app.db.openings import Openings
 from app.db.server_state import ServerState
 from app.db.stall_detector import StallDetector
@@ -65,6 +66,10 @@ class Server:
     reads: int = 0
     last_read: int = 0
     reason: str = ""
+    values: DirectReads = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.values = DirectReads(self.engine, self.openings)
 
     @property
     def name(self) -> str:
@@ -79,6 +84,7 @@ class Server:
         self.openings.retire()
 
     async def close(self) -> None:
+        await self.values.close()
         await self.stall_detector.close()
         await self.engine.dispose()
         await self.openings.close()

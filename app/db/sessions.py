@@ -66,6 +66,16 @@ class Sessions:
             async with detector, server.engine.connect() as connection:
                 yield ReadSession(connection)
 
+    async def value(self, statement: str, *arguments: object) -> object:
+        """Returns the first column of the first row that the statement finds on the primary, None if there is none. It is one
+        round trip. Raises StoreUnavailable."""
+        server = await self.engines.writer()
+        try:
+            return await server.values.value(statement, *arguments)
+        except StoreUnavailable:
+            self.engines.doubt(server)
+            raise
+
     @asynccontextmanager
     async def write(self) -> AsyncIterator[WriteSession]:
         """One transaction on the primary. It is committed at the end, and rolled back on an error."""

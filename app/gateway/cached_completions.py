@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import itertools
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from functools import partial
@@ -22,7 +23,6 @@ from app.cache.origins import Origins
 from app.cache.tiered import Hit, TieredCache
 from app.costs.holds import Admitted, Ledger
 from app.domain.errors import DeadlineExceeded, Refused
-from app.domain.usage import CacheTier
 from app.gateway.cache_hits import answer_body, given_completion, hit_settlement
 from app.gateway.completions import CacheMode, CachePolicy, Completion, CompletionRequest, CompletionStatus
 from app.gateway.hit_records import HitRecords
@@ -134,18 +134,22 @@ class CachedCompletions:
         return await self._use(call, run, give)
 
     async def _use(self, call: CacheableCall, run: Run, give: Give) -> Completion:
-        key = call.key
+        """The slower tiers are looked up by the caller that leads, for all who ask for the same meanwhile."""
+        key, look_ups = call.key, itertools.count()
+
+        async def find() -> Hit | None:
+            return await self._cache.get(key, is_repeat=next(look_ups) > 0)
+
         while True:
-            hit = await self._cache.get(key)
+            hit = await self._cache.get_from_memory(key)
             if hit is not None:
                 return await give(hit, call)
             deadline = (await call.planned()).template.deadline
             origin = self._origins.join(key)
             if origin is None:
-                find, make = partial(self._cache.get, key, is_repeat=True), partial(self._make, call, run)
-                made = await self._origins.lead(key, deadline, find=find, make=make)
+                made = await self._origins.lead(key, deadline, find=find, make=partial(self._make, call, run))
                 return made if isinstance(made, Completion) else await give(made, call)
-            shared = await self._shared(origin, deadline)
+            shared = await self._shared(key, origin, deadline)
             if isinstance(shared, Hit):
                 return await give(shared, call)
             if shared is not None:
@@ -157,7 +161,7 @@ class CachedCompletions:
         await self._records.flush()
         await self._cache.flush()
 
-    async def _shared(self, origin: asyncio.Task[Made], deadline: float) -> Made | None:
+    async def _shared(self, key: EntryKey, origin: asyncio.Task[Made], deadline: float) -> Made | None:
         """Returns the answer of another caller's call: a completion, if it must not be returned from the cache. None if that
         call ended for a reason that concerns only its own caller."""
         try:
@@ -171,14 +175,14 @@ class CachedCompletions:
                 raise
             return None
         if isinstance(made, Hit):
-            return made
+            return self._cache.share(key, made.entry)
         if isinstance(made.problem, ProvidersFailed):
             raise Refused(made.problem)
         if made.status is not CompletionStatus.FINISHED or made.capped_by_budget:
             return None
         if not is_storable(made):
             return made
-        return Hit(self._entry(made, CachePolicy()), CacheTier.MEMORY, timedelta(0))
+        return self._cache.share(key, self._entry(made, CachePolicy()))
 
     async def _make(self, call: CacheableCall, run: Run) -> Completion:
         completion = await run(await call.planned())
