@@ -12,7 +12,6 @@ import argparse
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from operator import ge, le
 
 from benchmarks import cache_calls, cache_memory, cache_origins, cache_tiers
 
@@ -37,7 +36,7 @@ class Figure:
         print(f"{'ok  ' if self.holds else 'FAIL'} {self.name}: {self.value:.3f} ({sign} {self.bound:g}{aimed})", flush=True)
 
     def _reaches(self, bound: float) -> bool:
-        return (ge if self.is_floor else le)(self.value, bound)
+        return self.value >= bound if self.is_floor else self.value <= bound
 
 
 def calls() -> Iterator[Figure]:

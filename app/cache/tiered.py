@@ -34,7 +34,8 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class PlacedTier:
-    """`ttl` limits how long an entry stays in this tier. Only answers that cost at least `min_cost_usd` are written to it."""
+    """`ttl` limits how long an entry stays in this tier. An answer is written to it if it cost at least `min_cost_usd`, or if its
+    caller asked to keep it for longer than every tier above does."""
 
     tier: Tier
     ttl: timedelta
@@ -65,6 +66,8 @@ class TieredCache:
         self._figures = figures
         self._draw = draw
         self._writes: dict[asyncio.Task[None], EntryKey | None] = {}
+        ttls = [placed.ttl for placed in tiers]
+        self._kept_above = [max(ttls[:place], default=timedelta(0)) for place in range(len(ttls))]
 
     @property
     def is_ready(self) -> bool:
@@ -78,7 +81,7 @@ class TieredCache:
         for place, placed in enumerate(self._tiers):
             entry = await self._look_up(placed.tier, key, is_repeat=is_repeat)
             if entry is not None:
-                self._fill(self._tiers[:place], key, entry)
+                self._fill([above for above in self._tiers[:place] if _is_worth(above, entry)], key, entry)
                 return self._hit(key, entry, placed.tier.name)
         if not is_repeat:
             self._figures.missed(key.tenant)
@@ -91,18 +94,25 @@ class TieredCache:
         entry = await self._look_up(self._tiers[0].tier, key, is_repeat=True)
         return None if entry is None else self._hit(key, entry, CacheTier.MEMORY)
 
-    def share(self, key: EntryKey, entry: Entry) -> Hit:
-        """Counts and returns an answer that another call of this process has just made for this caller too."""
+    def share(self, key: EntryKey, entry: Entry) -> Hit | None:
+        """Counts and returns an answer that another call of this process has just made for this caller too. None if it has been
+        invalidated meanwhile."""
+        if self._invalidations.covers(key, entry):
+            return None
         self._figures.looked_up(key.tenant, CacheTier.MEMORY, 0.0, is_hit=True)
         return self._hit(key, entry, CacheTier.MEMORY)
 
-    async def put(self, key: EntryKey, entry: Entry) -> None:
-        """Returns when the first tier has the entry. The others get it soon."""
-        if self._has_memory:
-            await self._write(self._tiers[0], key, entry)
-            self._fill(self._tiers[1:], key, entry)
-        else:
-            self._fill(self._tiers, key, entry)
+    async def put(self, key: EntryKey, entry: Entry, *, asked_for: timedelta | None = None) -> None:
+        """Returns when the first tier has the entry. The others get it soon. `asked_for` is how long its caller asked to keep
+        it."""
+        kept = asked_for or timedelta(0)
+        placed = [
+            tier for tier, above in zip(self._tiers, self._kept_above, strict=True) if _is_worth(tier, entry) or kept > above
+        ]
+        if self._has_memory and placed and placed[0] is self._tiers[0]:
+            await self._write(placed[0], key, entry)
+            placed = placed[1:]
+        self._fill(placed, key, entry)
 
     async def invalidate(self, tenant: str, selector: Selector, *, dry_run: bool = False) -> int:
         """Returns how many distinct names of the tenant are selected, in the tiers that this process reaches. From then on this
@@ -175,8 +185,7 @@ class TieredCache:
     async def _write(self, placed: PlacedTier, key: EntryKey, entry: Entry) -> None:
         left = (entry.expires_at - self._clock.now()).total_seconds()
         seconds = min(placed.ttl.total_seconds(), left) * (1 - MAX_SPREAD * self._draw())
-        is_worth_it = entry.cost_usd is None or entry.cost_usd >= placed.min_cost_usd
-        if seconds <= 0 or not is_worth_it or self._invalidations.covers(key, entry):
+        if seconds <= 0 or self._invalidations.covers(key, entry):
             return
         with suppress(StoreUnavailable):
             await placed.tier.put(key, entry, seconds)
@@ -194,3 +203,7 @@ class TieredCache:
         del self._writes[task]
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.error("a write to the cache failed", exc_info=error)
+
+
+def _is_worth(placed: PlacedTier, entry: Entry) -> bool:
+    return entry.cost_usd is None or entry.cost_usd >= placed.min_cost_usd

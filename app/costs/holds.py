@@ -85,7 +85,7 @@ class Settlement:
     it, and None stores nothing.
 
     `attempts` holds every attempt that reached a provider. An attempt with usage and without cost has no known price.
-    `priced_at` is the moment whose prices were used.
+    `priced_at` is the moment whose prices were used. `saved_usd` is counted once, with the last attempt.
     """
 
     call: UUID

@@ -140,7 +140,7 @@ def _attempt_row(call: int, price: int, settlement: Settlement, attempt: Attempt
         usage.visible_output_tokens,
         usage.reasoning_tokens,
         attempt.cost_usd,
-        settlement.saved_usd,
+        settlement.saved_usd if attempt is settlement.attempts[-1] else None,
         settlement.cache_tier,
         attempt.latency_ms,
         usage.confirmed,

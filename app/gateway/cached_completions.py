@@ -187,7 +187,7 @@ class CachedCompletions:
     async def _make(self, call: CacheableCall, run: Run) -> Completion:
         completion = await run(await call.planned())
         if is_storable(completion):
-            await self._cache.put(call.key, self._entry(completion, call.policy))
+            await self._cache.put(call.key, self._entry(completion, call.policy), asked_for=call.policy.ttl)
         return completion
 
     def _entry(self, completion: Completion, policy: CachePolicy) -> Entry:

@@ -24,13 +24,12 @@ from app.domain.usage import Operation
 from app.gateway.cache_hits import RunningHit
 from app.gateway.cached_answers import CachedAnswers
 from app.gateway.cached_completions import CacheableCall, CachedCompletions
-from app.gateway.cached_embeddings import Merge
 from app.gateway.completions import NO_SUCH_COMPLETION, Completion, CompletionRequest, CompletionStatus, OnClientLeave
 from app.gateway.embeddings import Embeddings, EmbeddingsOutcome, EmbeddingsRequest
 from app.gateway.leases import Leases
 from app.gateway.lifecycle import Lifecycle
 from app.gateway.planning import CallPlanner, PlannedCall, free_estimate
-from app.gateway.running import RunningCompletion, RunningEmbeddings
+from app.gateway.running import MergeStored, RunningCompletion, RunningEmbeddings
 from app.gateway.start_pacing import StartPacing
 from app.gateway.stored_completions import CompletionReader
 from app.gateway.stored_embeddings import StoredEmbeddings
@@ -141,7 +140,7 @@ class Gateway:
         assert ended.embeddings is not None
         return ended.embeddings
 
-    async def _run_embeddings(self, call: PlannedCall[EmbedCall], merge: Merge | None = None) -> EmbeddingsOutcome:
+    async def _run_embeddings(self, call: PlannedCall[EmbedCall], merge: MergeStored | None = None) -> EmbeddingsOutcome:
         return await self._embeddings.run_call(call, partial(self._running_embeddings, merge=merge))
 
     async def start(self, request: CompletionRequest, principal: Principal) -> Completion:
@@ -298,5 +297,7 @@ class Gateway:
     def _running_completion(self, call: PlannedCall[ModelCall], admitted: Admitted) -> RunningCompletion:
         return RunningCompletion(call, admitted, self._ledger, self._clock)
 
-    def _running_embeddings(self, call: PlannedCall[EmbedCall], admitted: Admitted, merge: Merge | None) -> RunningEmbeddings:
+    def _running_embeddings(
+        self, call: PlannedCall[EmbedCall], admitted: Admitted, merge: MergeStored | None
+    ) -> RunningEmbeddings:
         return RunningEmbeddings(call, admitted, self._ledger, self._clock, merge)

@@ -97,6 +97,9 @@ class Running(Protocol[Template, Answered_contra, Ended_co]):
     def cache_hit(self) -> CacheHit | None: ...
 
     @property
+    def saved_usd(self) -> Decimal | None: ...
+
+    @property
     def cost_usd(self) -> Decimal | None: ...
 
     async def admit_attempt(self, target: Target) -> int | None: ...
@@ -306,7 +309,7 @@ class Lifecycle(Generic[Template, Answered, Ended]):
                 document,
                 call.started_at,
                 cache_tier=None if hit is None else hit.tier.value,
-                saved_usd=None if hit is None else hit.saved_usd,
+                saved_usd=running.saved_usd,
             )
         )
         for attempt in attempts:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from decimal import Decimal
 from functools import reduce
 from operator import add
-from typing import Generic
+from typing import Generic, Protocol
 
 from app.costs.holds import Admitted, Ledger
 from app.domain.attempts import Attempt, AttemptOutcome
@@ -92,6 +91,11 @@ class RunningCall(Generic[Template]):
     def cache_hit(self) -> CacheHit | None:
         """The source of the answer if no provider made it."""
         return None
+
+    @property
+    def saved_usd(self) -> Decimal | None:
+        """What stored parts of the answer cost once."""
+        return None if self.cache_hit is None else self.cache_hit.saved_usd
 
     def failure(self, problem: object) -> ProvidersFailed:
         """Describes the end of the call as a failure of every target that could be tried, because something was sent before."""
@@ -202,6 +206,15 @@ class RunningCompletion(RunningCall[ModelCall]):
         )
 
 
+class MergeStored(Protocol):
+    """Makes the answer from the vectors of a call and stored ones, which cost `saved_usd` once."""
+
+    @property
+    def saved_usd(self) -> Decimal | None: ...
+
+    def __call__(self, embedded: Embeddings) -> Embeddings: ...
+
+
 class RunningEmbeddings(RunningCall[EmbedCall]):
     def __init__(
         self,
@@ -209,11 +222,16 @@ class RunningEmbeddings(RunningCall[EmbedCall]):
         admitted: Admitted,
         ledger: Ledger,
         clock: Clock,
-        merge: Callable[[Embeddings], Embeddings] | None = None,
+        merge: MergeStored | None = None,
     ) -> None:
-        """`merge` makes the answer from the vectors of this call."""
+        """`merge` joins the vectors of this call with stored ones."""
         super().__init__(call, admitted, ledger, clock)
         self._merge = merge
+        self._saved_usd: Decimal | None = None
+
+    @property
+    def saved_usd(self) -> Decimal | None:
+        return self._saved_usd
 
     def finished(self, routed: RoutedVectors) -> EmbeddingsOutcome:
         call, made, target = self.call, routed.embedded, routed.target
@@ -227,6 +245,7 @@ class RunningEmbeddings(RunningCall[EmbedCall]):
         )
         if self._merge is not None:
             embeddings = self._merge(embeddings)
+            self._saved_usd = self._merge.saved_usd
         tenant, began_at = call.payer.tenant, self._admitted.admitted_at
         return EmbeddingsOutcome(call.key, tenant, CompletionStatus.FINISHED, embeddings, began_at=began_at)
 

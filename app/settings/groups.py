@@ -267,7 +267,8 @@ class SharedCacheSettings(Group):
 
 
 class PostgresCacheSettings(Group):
-    """Only answers that saved at least `min_saved_usd` are kept here."""
+    """Answers are kept here that save at least `min_saved_usd`, and those whose `ttlSeconds` is longer than the other tiers hold
+    them."""
 
     enabled: Flag = True
     ttl: CacheTime = timedelta(hours=24)

@@ -294,6 +294,34 @@ class TestVectors:
         assert 0 < Decimal(second["costUsd"]) < Decimal(first["costUsd"])
         assert embedded(simulator) == 5
 
+    async def test_that_are_partly_stored_count_what_they_saved(self, api: Api) -> None:
+        first = await embed(api, "a", "b")
+        second = await embed(api, "b", "c", "b")
+        totals = (await api.data(COSTS, filter=EVER))["costs"]["totals"]
+        assert (second["cachedCount"], totals["requests"], totals["cacheHits"]) == (2, "2", "0")
+        assert Decimal(totals["savedUsd"]) == Decimal(first["costUsd"]) / 2
+        assert Decimal(totals["costUsd"]) == Decimal(first["costUsd"]) + Decimal(second["costUsd"])
+
+    async def test_of_one_text_are_made_once_for_all_who_ask_at_once(self, api: Api, simulator: RunningSimulator) -> None:
+        simulator.post({"headers_delay_ms": 300, "count": None, "operation": "embedding"})
+        answers = await asyncio.gather(embed(api, "a", "b"), embed(api, "b", "c"), embed(api, "c", "a"), embed(api, "a"))
+        by_text = {
+            text: vector
+            for answer, texts in zip(answers, ("ab", "bc", "ca", "a"), strict=True)
+            for text, vector in zip(texts, answer["vectors"], strict=True)
+        }
+        assert [answer["vectors"] for answer in answers] == [
+            [by_text[text] for text in texts] for texts in ("ab", "bc", "ca", "a")
+        ]
+        assert (sum(answer["cachedCount"] for answer in answers), embedded(simulator)) == (4, 2)
+
+    async def test_that_the_providers_refused_are_refused_for_all_who_waited(self, api: Api, simulator: RunningSimulator) -> None:
+        simulator.post({"fault": "status", "status": 400, "count": None, "headers_delay_ms": 300, "operation": "embedding"})
+        model = "openai/text-embedding-3-small"
+        answers = await asyncio.gather(*(embed(api, "a", model=model) for _ in range(3)))
+        assert {answer["__typename"] for answer in answers} == {"ProvidersFailed"}
+        assert embedded(simulator) == 1
+
     async def test_of_another_tenant_or_length_are_others(self, api: Api, simulator: RunningSimulator) -> None:
         await embed(api, "a")
         assert (await embed(api, "a", caller=GLOBEX))["cachedCount"] == 0

@@ -176,3 +176,33 @@ async def test_expiry_is_spread_only_downwards(memory: MemoryTier, invalidations
     for _ in range(200):
         await cache.put(a_key(), an_entry(ttl=2 * HOUR))
     assert 3600 * 0.9 <= min(kept) < 3600 * 0.95 < max(kept) <= 3600
+
+
+class TestATierForWhatIsWorthKeeping:
+    @pytest.mark.parametrize(
+        ("cost_usd", "asked_for", "kept"),
+        [
+            (Decimal("0.02"), None, True),
+            (Decimal("0.001"), None, False),
+            (Decimal("0.001"), timedelta(hours=1), False),
+            (Decimal("0.001"), timedelta(hours=2), True),
+            (None, None, True),
+        ],
+    )
+    async def test_has_what_was_dear_and_what_the_tiers_above_do_not_hold_as_long(
+        self,
+        sessions: Sessions,
+        codec: EntryCodec,
+        invalidations: Invalidations,
+        *,
+        cost_usd: Decimal | None,
+        asked_for: timedelta | None,
+        kept: bool,
+    ) -> None:
+        postgres, key = PostgresTier(sessions, codec), a_key()
+        tiers = [PlacedTier(MemoryTier(MAX_BYTES, SystemClock()), HOUR), PlacedTier(postgres, 24 * HOUR, Decimal("0.01"))]
+        cache = TieredCache(tiers, invalidations, SystemClock(), figures())
+        await cache.put(key, an_entry(cost_usd=cost_usd, ttl=24 * HOUR), asked_for=asked_for)
+        await cache.flush()
+        assert (await cache.get(key)) is not None
+        assert (await postgres.get(key) is not None) is kept
