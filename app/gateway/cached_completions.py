@@ -23,9 +23,11 @@ from app.cache.origins import Origins
 from app.cache.tiered import Hit, TieredCache
 from app.costs.holds import Admitted, Ledger
 from app.domain.errors import DeadlineExceeded, Refused
+from app.domain.usage import CacheTier
 from app.gateway.cache_hits import answer_body, given_completion, hit_settlement
 from app.gateway.completions import CacheMode, CachePolicy, Completion, CompletionRequest, CompletionStatus
 from app.gateway.hit_records import HitRecords
+from app.gateway.live_answers import LiveAnswer, LiveAnswers
 from app.gateway.planning import AskedCall, CallPlanner, PlannedCall
 from app.gateway.stored_completions import StoredCompletions
 from app.llm.messages import FinishReason, ModelCall
@@ -53,6 +55,8 @@ Plan: TypeAlias = Callable[[], Awaitable[PlannedCall[ModelCall]]]
 Run: TypeAlias = Callable[[PlannedCall[ModelCall]], Awaitable[Completion]]
 Admit: TypeAlias = Callable[[PlannedCall[ModelCall]], Awaitable[Admitted | Completion]]
 Give: TypeAlias = Callable[[Hit, "CacheableCall"], Awaitable[Completion]]
+Follow: TypeAlias = Callable[[LiveAnswer, Callable[[Completion], Hit], PlannedCall[ModelCall]], Awaitable[Completion]]
+"""Shows the answer of a stream of this process while it comes."""
 
 
 def asked_digest(request: CompletionRequest, route: Configured, agent: str | None) -> bytes:
@@ -106,6 +110,7 @@ class CachedCompletions:
         self._documents = documents
         self._records = records
         self._default_ttl = default_ttl
+        self.live: LiveAnswers[LiveAnswer] = LiveAnswers()
 
     def uses_cache(self, request: CompletionRequest) -> bool:
         return request.cache is not None and request.cache.mode is not CacheMode.OFF
@@ -118,9 +123,18 @@ class CachedCompletions:
         return await self.answer(request, principal, asked, plan, run=run, give=partial(self._give, admit=admit))
 
     async def answer(
-        self, request: CompletionRequest, principal: Principal, asked: AskedCall, plan: Plan, *, run: Run, give: Give
+        self,
+        request: CompletionRequest,
+        principal: Principal,
+        asked: AskedCall,
+        plan: Plan,
+        *,
+        run: Run,
+        give: Give,
+        follow: Follow | None = None,
     ) -> Completion:
-        """Returns the completion of `run`, or of `give` for a hit. Raises what they and `plan` raise."""
+        """Returns the completion of `run`, of `give` for a hit, or of `follow` for the answer of a stream that runs. Raises what
+        they and `plan` raise."""
         policy = request.cache
         if policy is None or policy.mode is CacheMode.OFF:
             return await run(await plan())
@@ -131,9 +145,9 @@ class CachedCompletions:
         call = CacheableCall(key, policy, asked, plan, route=route.route, is_repeatable=is_repeatable)
         if policy.mode is CacheMode.REFRESH:
             return await self._make(call, run)
-        return await self._use(call, run, give)
+        return await self._use(call, run, give, follow)
 
-    async def _use(self, call: CacheableCall, run: Run, give: Give) -> Completion:
+    async def _use(self, call: CacheableCall, run: Run, give: Give, follow: Follow | None) -> Completion:
         """The slower tiers are looked up by the caller that leads, for all who ask for the same meanwhile."""
         key, look_ups = call.key, itertools.count()
 
@@ -147,8 +161,13 @@ class CachedCompletions:
             deadline = (await call.planned()).template.deadline
             origin = self._origins.join(key)
             if origin is None:
-                made = await self._origins.lead(key, deadline, find=find, make=partial(self._make, call, run))
+                make = partial(self._lead, call, run)
+                made = await self._origins.lead(key, deadline, find=find, make=make)
                 return made if isinstance(made, Completion) else await give(made, call)
+            if follow is not None:
+                live = await self.live.first_content(key, origin, deadline - self._clock.monotonic())
+                if live is not None:
+                    return await self._follow(call, live, follow)
             shared = await self._shared(key, origin, deadline)
             if isinstance(shared, Hit):
                 return await give(shared, call)
@@ -184,11 +203,30 @@ class CachedCompletions:
             return made
         return self._cache.share(key, self._entry(made, CachePolicy()))
 
+    async def _lead(self, call: CacheableCall, run: Run) -> Completion:
+        with self.live.leading(call.key):
+            return await self._make(call, run)
+
+    async def _follow(self, call: CacheableCall, live: LiveAnswer, follow: Follow) -> Completion:
+        """The answer of a call that had to make its own after all is stored too."""
+
+        def hit_of(made: Completion) -> Hit:
+            entry = self._entry(made, call.policy)
+            return self._cache.share(call.key, entry) or Hit(entry, CacheTier.MEMORY, timedelta(0))
+
+        completion = await follow(live, hit_of, await call.planned())
+        if completion.cache is None:
+            await self._store(call, completion)
+        return completion
+
     async def _make(self, call: CacheableCall, run: Run) -> Completion:
         completion = await run(await call.planned())
+        await self._store(call, completion)
+        return completion
+
+    async def _store(self, call: CacheableCall, completion: Completion) -> None:
         if is_storable(completion):
             await self._cache.put(call.key, self._entry(completion, call.policy), asked_for=call.policy.ttl)
-        return completion
 
     def _entry(self, completion: Completion, policy: CachePolicy) -> Entry:
         now = self._clock.now()

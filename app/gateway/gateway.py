@@ -9,14 +9,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 from uuid import UUID
 
 from app.access.keys import KeyStore
 from app.access.limits import KeyLimited
 from app.access.principal import Principal
+from app.cache.keys import EntryKey
 from app.cache.tiered import Hit
 from app.costs.holds import Admitted, Ledger
 from app.domain.errors import Refused
@@ -28,6 +29,7 @@ from app.gateway.completions import NO_SUCH_COMPLETION, Completion, CompletionRe
 from app.gateway.embeddings import Embeddings, EmbeddingsOutcome, EmbeddingsRequest
 from app.gateway.leases import Leases
 from app.gateway.lifecycle import Lifecycle
+from app.gateway.live_answers import LiveAnswer
 from app.gateway.planning import CallPlanner, PlannedCall, free_estimate
 from app.gateway.running import MergeStored, RunningCompletion, RunningEmbeddings
 from app.gateway.start_pacing import StartPacing
@@ -35,6 +37,7 @@ from app.gateway.stored_completions import CompletionReader
 from app.gateway.stored_embeddings import StoredEmbeddings
 from app.gateway.streams.event_log import EventLog
 from app.gateway.streams.events import CompletionEvent, CompletionFailed
+from app.gateway.streams.joined import HitOf, RunningJoined
 from app.gateway.streams.streams import CompletionStreams
 from app.llm.fleet import Fleet
 from app.llm.messages import EmbedCall, ModelCall
@@ -46,6 +49,18 @@ from app.telemetry.call_ended import CallListener
 
 CANCEL_POLL_SECONDS = 0.05
 CANCEL_WAIT_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Followed:
+    """A stream of another caller, and what makes a hit of its whole answer."""
+
+    log: EventLog
+    hit_of: HitOf
+
+
+_Source: TypeAlias = Hit | _Followed | None
+"""Where a stream gets its answer. None: from the providers."""
 
 
 class Gateway:
@@ -162,22 +177,30 @@ class Gateway:
             return await self._begin_cached(request, call, principal, self._cached.completions, begin)
 
     async def _begin_planned(
-        self, call: PlannedCall[ModelCall], hit: Hit | None = None, *, principal: Principal, stack: AsyncExitStack
+        self, call: PlannedCall[ModelCall], source: _Source = None, *, principal: Principal, stack: AsyncExitStack
     ) -> tuple[EventLog | Completion, asyncio.Task[Completion] | None]:
         """Does what `_begin` does, and also returns the task of a call that runs here. Takes over what `stack` holds."""
         join = partial(self.completion, principal=principal)
-        free = None if hit is None else free_estimate(call.plan.targets[0])
+        free = None if source is None else free_estimate(call.plan.targets[0])
         admission = await self._completions.admit_call(call, join, free)
         if isinstance(admission, Completion):
             return admission, None
         call = replace(call, key=admission.call)
-        if hit is None:
-            running = self._running_completion(call, admission)
-            log = self._streams.open_log(running)
-        else:
-            running = given = RunningHit(hit, call, admission, self._ledger, self._clock)
-            log = self._streams.open_log(given, given.parts)
+        running, log = self._open_log(call, admission, source)
+        if self._cached is not None and call.cache_key is not None and source is None:
+            self._cached.completions.live.began(EntryKey(call.payer.tenant, call.cache_key), log)
         return log, self._completions.begin(running, log, stack.pop_all())
+
+    def _open_log(self, call: PlannedCall[ModelCall], admission: Admitted, source: _Source) -> tuple[RunningCompletion, EventLog]:
+        if source is None:
+            running = self._running_completion(call, admission)
+            return running, self._streams.open_log(running)
+        if isinstance(source, Hit):
+            hit = RunningHit(source, call, admission, self._ledger, self._clock)
+            return hit, self._streams.open_log(hit, hit.parts)
+        joined = RunningJoined(call, admission, self._ledger, self._clock)
+        parts = partial(joined.parts, source.log.producer, source.hit_of, self._streams.route)
+        return joined, self._streams.open_log(joined, parts)
 
     async def _begin_cached(
         self,
@@ -187,12 +210,12 @@ class Gateway:
         cached: CachedCompletions,
         begin: Callable[..., Awaitable[tuple[EventLog | Completion, asyncio.Task[Completion] | None]]],
     ) -> EventLog | Completion:
-        """Begins a call as `_begin` does. While another caller's call makes the same answer, this one waits for its end. If the
-        caller asked for it and leaves while it waits, its call is cancelled as soon as it begins."""
+        """Begins a call as `_begin` does. While another caller's call makes the same answer, this one follows its stream, or
+        waits for its end. If the caller asked for it and leaves while it waits, its call is cancelled as soon as it begins."""
         begun: asyncio.Future[EventLog | Completion] = asyncio.get_running_loop().create_future()
 
-        async def run(call: PlannedCall[ModelCall], hit: Hit | None = None) -> Completion:
-            found, task = await begin(call, hit)
+        async def run(call: PlannedCall[ModelCall], source: _Source = None) -> Completion:
+            found, task = await begin(call, source)
             if begun.cancelled() and isinstance(found, EventLog):
                 self._completions.cancel(found.key)
             elif not begun.done():
@@ -205,10 +228,14 @@ class Gateway:
         async def give(hit: Hit, cacheable: CacheableCall) -> Completion:
             return await run(await cacheable.planned(), hit)
 
+        async def follow(live: LiveAnswer, hit_of: HitOf, call: PlannedCall[ModelCall]) -> Completion:
+            assert isinstance(live, EventLog)
+            return await run(call, _Followed(live, hit_of))
+
         async def plan() -> PlannedCall[ModelCall]:
             return call
 
-        answering = asyncio.create_task(cached.answer(request, principal, call.asked, plan, run=run, give=give))
+        answering = asyncio.create_task(cached.answer(request, principal, call.asked, plan, run=run, give=give, follow=follow))
         self._answering.add(answering)
         answering.add_done_callback(self._answered)
         either: tuple[asyncio.Future[Any], ...] = (answering, begun)

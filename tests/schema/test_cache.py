@@ -11,7 +11,7 @@ import pytest
 from app.access.principal import Principal
 from tests.schema.api import ACME, ADMIN, BOUND, GLOBEX, Api, Data
 from tests.schema.requests import EVER, make_budget
-from tests.simulators import RunningSimulator
+from tests.simulators import RunningSimulator, StepFields
 
 pytestmark = pytest.mark.anyio
 
@@ -259,6 +259,100 @@ class TestAStream:
         first, second = [await watch(api, idempotencyKey="again") for _ in range(2)]
         assert first[-1]["completion"] == second[-1]["completion"]
         assert first[-1]["completion"]["cache"] is not None
+
+
+class Watcher:
+    """One stream that is read event by event, while others run."""
+
+    def __init__(self, api: Api, **changes: object) -> None:
+        asked = {"messages": [{"role": "USER", "text": "What is new?"}], "maxOutputTokens": 60, "cache": USE, **changes}
+        self._events = api.events(WATCH, ACME, input=asked)
+        self.seen: list[Data] = []
+
+    async def until(self, *kinds: str) -> Data:
+        """Returns the next event of these kinds."""
+        async for event in self._events:
+            self.seen.append(event["completionStream"])
+            if self.seen[-1]["__typename"] in kinds:
+                return self.seen[-1]
+        raise AssertionError(f"the stream has ended: {self.seen}")
+
+    async def to_the_end(self) -> Data:
+        return await self.until("CompletionFinished", "CompletionFailed", "CompletionCancelled")
+
+    async def leave(self) -> None:
+        await self._events.aclose()
+
+
+SLOW: StepFields = {"token_delay_ms": 40, "count": None, "operation": "completion"}
+
+
+class TestAStreamThatFollowsAnother:
+    async def test_shows_the_answer_while_it_comes(self, api: Api, simulator: RunningSimulator) -> None:
+        simulator.post(SLOW)
+        leader, joined = Watcher(api), Watcher(api)
+        await leader.until("CompletionDelta")
+        await joined.until("CompletionDelta")
+        late = Watcher(api)
+        await late.until("CompletionDelta")
+        assert calls(simulator) == 1
+        assert simulator.log()[-1].state == "open"
+        made = (await leader.to_the_end())["completion"]
+        for each in (joined, late):
+            given = (await each.to_the_end())["completion"]
+            assert text_of(each.seen) == given["text"] == made["text"] == text_of(leader.seen)
+            assert [given["cache"]["tier"], given["attempts"], Decimal(given["costUsd"])] == ["MEMORY", [], 0]
+            assert Decimal(given["cache"]["savedUsd"]) == Decimal(made["costUsd"]) > 0
+        totals = (await api.data(COSTS, filter=EVER))["costs"]["totals"]
+        assert (totals["requests"], totals["cacheHits"], Decimal(totals["costUsd"])) == ("3", "2", Decimal(made["costUsd"]))
+        assert calls(simulator) == 1
+
+    async def test_breaks_as_that_one_breaks(self, api: Api, simulator: RunningSimulator) -> None:
+        simulator.post(SLOW | {"fault": "cut", "after_tokens": 20})
+        leader, joined = Watcher(api, model="openai/gpt-6-luna"), Watcher(api, model="openai/gpt-6-luna")
+        await leader.until("CompletionDelta")
+        await joined.until("CompletionDelta")
+        ends = [await each.to_the_end() for each in (leader, joined)]
+        assert [end["problem"]["code"] for end in ends] == ["PROVIDER_ERROR"] * 2
+        assert text_of(joined.seen) == text_of(leader.seen)
+        assert calls(simulator) == 1
+
+    async def test_fails_if_the_other_caller_leaves_after_it_has_shown_something(
+        self, api: Api, simulator: RunningSimulator
+    ) -> None:
+        simulator.post(SLOW)
+        leader, joined = Watcher(api, onClientLeave="CANCEL"), Watcher(api)
+        await leader.until("CompletionDelta")
+        await joined.until("CompletionDelta")
+        await leader.leave()
+        end = await joined.to_the_end()
+        assert (end["__typename"], end["problem"]["code"]) == ("CompletionFailed", "PROVIDER_ERROR")
+        assert calls(simulator) == 1
+
+    async def test_begins_anew_if_it_may(self, api: Api, simulator: RunningSimulator) -> None:
+        simulator.post(SLOW)
+        leader, joined = Watcher(api, onClientLeave="CANCEL"), Watcher(api, restart=True)
+        await leader.until("CompletionDelta")
+        await joined.until("CompletionDelta")
+        await leader.leave()
+        await joined.until("CompletionRestarted")
+        own = len(joined.seen)
+        made = (await joined.to_the_end())["completion"]
+        assert text_of(joined.seen[own:]) == made["text"]
+        assert (made["cache"], len(made["attempts"]), Decimal(made["costUsd"]) > 0) == (None, 1, True)
+        assert (await ask(api, maxOutputTokens=60))["cache"] is not None
+        assert calls(simulator) == 2
+
+    async def test_makes_the_call_if_the_other_caller_leaves_before_that(self, api: Api, simulator: RunningSimulator) -> None:
+        simulator.post({"headers_delay_ms": 400, "count": None, "operation": "completion"})
+        leader, joined = Watcher(api, onClientLeave="CANCEL"), Watcher(api)
+        await leader.until("CompletionStarted")
+        waiting = asyncio.create_task(joined.to_the_end())
+        await asyncio.to_thread(simulator.seen, 1)
+        await leader.leave()
+        made = (await waiting)["completion"]
+        assert (made["cache"], Decimal(made["costUsd"]) > 0) == (None, True)
+        assert calls(simulator) == 2
 
 
 EMBED = """

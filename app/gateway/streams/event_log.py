@@ -42,6 +42,13 @@ class EventLog:
     def key(self) -> UUID:
         return self._running.call.key
 
+    @property
+    def producer(self) -> StreamProducer:
+        return self._producer
+
+    async def has_content(self) -> None:
+        await self._producer.has_content.wait()
+
     async def started(self) -> Completion:
         """Returns the completion as it begins, once the log has its first entry."""
         await self._producer.has_begun.wait()

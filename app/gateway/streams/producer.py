@@ -27,6 +27,7 @@ from app.runtime.clock import Clock
 from app.runtime.ticks import Ticks
 
 Append: TypeAlias = Callable[[Sequence[Entry]], asyncio.Future[None]]
+_CONTENT = frozenset({EntryKind.TEXT, EntryKind.REASONING, EntryKind.TOOL_CALL})
 _SECONDS_WITHOUT_LOG = 0.5
 """After a failed write a call waits this long before it writes again. Its last entry is always tried."""
 _log = logging.getLogger(__name__)
@@ -39,6 +40,9 @@ class StreamProducer:
     def __init__(self, payer: Payer, clock: Clock, append: Append, ticks: Ticks) -> None:
         self.payer = payer
         self.has_begun = asyncio.Event()
+        self.has_content = asyncio.Event()
+        self.begins_after = 0
+        """The number of the entry after which the present answer begins. It changes when the answer begins anew."""
         self.last: Completion | None = None
         """The completion that the last entry shows. None before the end."""
         self._clock = clock
@@ -141,6 +145,11 @@ class StreamProducer:
 
     def _show(self, new: Sequence[Entry]) -> None:
         self._entries += new
+        for entry in new:
+            if entry.kind is EntryKind.RESTARTED:
+                self.begins_after = entry.number
+            elif entry.kind in _CONTENT:
+                self.has_content.set()
         self._wake()
 
     def _numbered(self, pending: Sequence[ContentDelta | Entry]) -> list[Entry]:

@@ -64,12 +64,13 @@ class CompletionStreams:
         return EventLog(
             running,
             producer,
-            parts=parts or partial(self._route, running),
+            parts=parts or partial(self.route, running),
             leases=self._leases,
             on_closed=partial(self._producers.pop, call.key),
         )
 
-    def _route(self, running: RunningCompletion) -> AsyncGenerator[RoutedPart, None]:
+    def route(self, running: RunningCompletion) -> AsyncGenerator[RoutedPart, None]:
+        """Yields the answer of a call as the router makes it."""
         call = running.call
         return self._router.route_stream(
             call.plan, call.template, running.admit_attempt, running.observe, tenant=call.payer.tenant
