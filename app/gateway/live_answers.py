@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any, Generic, Protocol, TypeVar
 
 from app.cache.keys import EntryKey
@@ -53,13 +53,12 @@ class LiveAnswers(Generic[Live]):
             return None
         waiting = asyncio.create_task(_shown(leader))
         either: tuple[asyncio.Future[Any], ...] = (ended, waiting)
-        await asyncio.wait(either, timeout=max(0.0, seconds), return_when=asyncio.FIRST_COMPLETED)
-        if waiting.done() and not ended.done() and not waiting.cancelled():
-            return waiting.result()
-        waiting.cancel()
-        with suppress(asyncio.CancelledError):
-            await waiting
-        return None
+        try:
+            await asyncio.wait(either, timeout=max(0.0, seconds), return_when=asyncio.FIRST_COMPLETED)
+            is_shown = waiting.done() and not waiting.cancelled() and not ended.done()
+            return waiting.result() if is_shown else None
+        finally:
+            waiting.cancel()
 
 
 async def _shown(leader: asyncio.Future[Live]) -> Live:
