@@ -9,11 +9,15 @@ only printed. Milliseconds are printed beside, and never judged.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from benchmarks import cache_calls, cache_memory, cache_origins, cache_tiers
+from benchmarks import cache_calls, cache_memory, cache_origins, cache_tiers, labels
+from benchmarks.overspend import private_database
+
+LABEL_ROWS = 5_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +66,19 @@ def memory() -> Iterator[Figure]:
     yield Figure("growth of a process, to the bytes of its memory tier", cache_memory.measure(), 2, 1.5)
 
 
-ROWS: dict[str, Callable[[], Iterator[Figure]]] = {"calls": calls, "tiers": tiers, "origins": origins, "memory": memory}
+def label_roll_ups() -> Iterator[Figure]:
+    with private_database() as url:
+        ratio = asyncio.run(labels.run(url, LABEL_ROWS))[0].ratio
+    yield Figure("cost by label of 30 days, to the same from records", ratio, labels.MAX_RATIO, labels.STRETCH)
+
+
+ROWS: dict[str, Callable[[], Iterator[Figure]]] = {
+    "calls": calls,
+    "tiers": tiers,
+    "origins": origins,
+    "memory": memory,
+    "labels": label_roll_ups,
+}
 
 
 def main() -> int:
