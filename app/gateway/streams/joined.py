@@ -36,6 +36,7 @@ HitOf: TypeAlias = Callable[[Completion], Hit]
 _LEFT: Final = ProvidersFailed(
     "The answer that this stream followed was ended by its own caller. It may be asked for again.", (), retryable=True
 )
+_BROKEN: Final = ProvidersFailed("The provider broke off the answer that this stream followed.", (), retryable=True)
 _LATE: Final = ProvidersFailed("The call took longer than its timeout.", (), retryable=True, code=ProblemCode.TIMEOUT)
 
 
@@ -73,7 +74,7 @@ class RunningJoined(RunningCompletion):
             async for entry in entries:
                 broken = self._restart_of(entry)
                 if broken is not None and not self.call.template.restart:
-                    raise Refused(_LEFT)
+                    raise Refused(_BROKEN)
                 part = broken or self._part(entry)
                 if part is not None:
                     yield part
