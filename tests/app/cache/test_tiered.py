@@ -189,7 +189,7 @@ class TestATierForWhatIsWorthKeeping:
             (None, None, True),
         ],
     )
-    async def test_has_what_was_dear_and_what_the_tiers_above_do_not_hold_as_long(
+    async def test_has_what_was_expensive_and_what_the_tiers_above_do_not_hold_as_long(
         self,
         sessions: Sessions,
         codec: EntryCodec,
