@@ -7,12 +7,23 @@ from array import array
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
+from urllib.parse import urlsplit
 from uuid import UUID, uuid4
 
 import asyncpg
+import chromadb
+from chromadb.api.models.AsyncCollection import AsyncCollection
+from chromadb.config import Settings as ChromaSettings
+from pinecone import AsyncPinecone
+from pinecone.async_client.async_index import AsyncIndex
 
-from app.embedded.addresses import DATABASE_URL
+from app.embedded.addresses import CHROMA_URL, DATABASE_URL
+from app.vectors.chroma import HNSW
+
+PINECONE_ADDRESS = "pinecone.address"
+_PINECONE_BATCH = 200
+"""A request may have 2 MB."""
 
 Row: TypeAlias = tuple[UUID, list[float], Mapping[str, int]]
 
@@ -72,4 +83,57 @@ def _packed(vector: Sequence[float]) -> bytes:
     return len(vector).to_bytes(2, "big") + b"\0\0" + floats.tobytes()
 
 
-CLIENTS: Mapping[str, OpenClient] = {"pgvector": open_pgvector}
+class ChromaClient:
+    def __init__(self, collection: AsyncCollection) -> None:
+        self._collection = collection
+
+    async def upsert(self, rows: Sequence[Row]) -> None:
+        ids, vectors = [str(key) for key, _, _ in rows], [vector for _, vector, _ in rows]
+        embeddings: Any = vectors
+        metadatas: Any = [dict(metadata) for _, _, metadata in rows]
+        await self._collection.upsert(ids=ids, embeddings=embeddings, metadatas=metadatas)
+
+    async def search(self, vector: Sequence[float], count: int, field: str, value: int) -> int:
+        asked: Any = {field: value}
+        found = await self._collection.query(query_embeddings=[vector], n_results=count, where=asked, include=["distances"])
+        return len(found["ids"][0])
+
+
+@asynccontextmanager
+async def open_chroma(data_dir: Path, _dimensions: int) -> AsyncIterator[OwnClient]:
+    """With the same graph as the store makes; the number of dimensions follows from the first vector."""
+    url = urlsplit((data_dir / CHROMA_URL).read_text(encoding="utf-8").strip())
+    settings = ChromaSettings(anonymized_telemetry=False)
+    client = await chromadb.AsyncHttpClient(url.hostname or "", url.port or 0, settings=settings)
+    configuration: Any = {"hnsw": {"space": "cosine", **HNSW}}
+    name = f"own-{uuid4().hex}"
+    yield ChromaClient(await client.create_collection(name, configuration=configuration, embedding_function=None))
+    await client.delete_collection(name)
+
+
+class PineconeClient:
+    def __init__(self, index: AsyncIndex) -> None:
+        self._index = index
+
+    async def upsert(self, rows: Sequence[Row]) -> None:
+        vectors: Any = [(str(key), vector, dict(metadata)) for key, vector, metadata in rows]
+        await self._index.upsert(vectors=vectors, namespace="own", batch_size=_PINECONE_BATCH)
+
+    async def search(self, vector: Sequence[float], count: int, field: str, value: int) -> int:
+        answer = await self._index.query(vector=list(vector), top_k=count, namespace="own", filter={field: {"$eq": value}})
+        return len(answer.matches)
+
+
+@asynccontextmanager
+async def open_pinecone(data_dir: Path, dimensions: int) -> AsyncIterator[OwnClient]:
+    """Against the simulator, whose address `benchmarks.vectors` puts beside the data directory."""
+    host = (data_dir.parent / PINECONE_ADDRESS).read_text(encoding="utf-8")
+    schema = {"fields": {"_values": {"type": "dense_vector", "dimension": dimensions, "metric": "cosine"}}}
+    async with AsyncPinecone(api_key="any", host=host) as client:
+        made = await client.indexes.create(name="own", schema=schema)
+        async with await client.index(host=made.host or "") as index:
+            yield PineconeClient(index)
+        await client.indexes.delete("own")
+
+
+CLIENTS: Mapping[str, OpenClient] = {"pgvector": open_pgvector, "chroma": open_chroma, "pinecone": open_pinecone}

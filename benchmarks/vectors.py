@@ -3,7 +3,9 @@
 The corpus: the language reference that every CPython carries, embedded by the simulator, and seeded random vectors, which are the
 worst case for an index.
 
-Run: python -m benchmarks.vectors [--stores pgvector] [--vectors 10000]
+Chroma is the private one; Pinecone is the simulator, which compares with every vector.
+
+Run: python -m benchmarks.vectors [--stores pgvector chroma pinecone] [--vectors 10000]
 """
 
 from __future__ import annotations
@@ -37,7 +39,8 @@ from app.db.sessions import Sessions
 from app.embedded.addresses import DATABASE_URL
 from app.runtime.clock import SystemClock
 from app.settings import DatabaseSettings
-from benchmarks.vector_clients import CLIENTS, OwnClient, Row
+from benchmarks.vector_clients import CLIENTS, PINECONE_ADDRESS, OwnClient, Row
+from tests.pinecone_simulators import start_pinecone
 from tests.servers import Client, RunningServer, start_server
 
 DIMENSIONS = 384
@@ -51,6 +54,17 @@ UPSERT = """mutation U($i: DocumentsUpsertInput!) { documentsUpsert(input: $i) {
   __typename ... on DocumentsUpserted { upsertedCount failures { id } } ... on Problem { message } } }"""
 SEARCH = """query S($i: SearchInput!) { search(input: $i) {
   __typename ... on SearchHits { hits { id score } } ... on Problem { message } } }"""
+
+STORES = """
+[[vectors.stores]]
+name = "chroma"
+kind = "chroma"
+[[vectors.stores]]
+name = "pinecone"
+kind = "pinecone"
+api_key = {{ env = "PINECONE_API_KEY" }}
+host = "{host}"
+"""
 
 Numbers: TypeAlias = "array[float]"
 
@@ -231,8 +245,13 @@ def main() -> int:
     parser.add_argument("--stores", nargs="+", default=list(CLIENTS), choices=list(CLIENTS))
     parser.add_argument("--vectors", type=int, default=10_000)
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder, start_server(Path(folder) / "data") as server:
-        asyncio.run(run(server, options.stores, options.vectors))
+    with tempfile.TemporaryDirectory() as folder, start_pinecone() as pinecone:
+        (Path(folder) / PINECONE_ADDRESS).write_text(pinecone.address, encoding="utf-8")
+        configuration = Path(folder) / "greenlang.toml"
+        configuration.write_text(STORES.format(host=pinecone.address), encoding="utf-8")
+        environ = {"PINECONE_API_KEY": "any"}
+        with start_server(Path(folder) / "data", "--config", str(configuration), environ=environ) as server:
+            asyncio.run(run(server, options.stores, options.vectors))
     return 0
 
 

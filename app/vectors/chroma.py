@@ -48,7 +48,7 @@ MAX_AT_ONCE = 5461
 _PAGE = 1000
 _MAX_ASKED = 10_001
 _SPACES = {Distance.COSINE: "cosine", Distance.EUCLIDEAN: "l2", Distance.DOT: "ip"}
-_HNSW = {"ef_construction": 200, "ef_search": 400, "max_neighbors": 48}
+HNSW = {"ef_construction": 200, "ef_search": 400, "max_neighbors": 48}
 """On 10,000 random vectors of 384 numbers the recall is 1.00. With the defaults, 100, 100 and 16, it is 0.54."""
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 _MARK = "k:"
@@ -155,7 +155,7 @@ class Chroma:
             await server.get_database(database, DEFAULT_TENANT)
         except NotFoundError:
             await _make_database(server, database)
-        configuration: Any = {"hnsw": {"space": _SPACES[index.distance], **_HNSW}, "embedding_function": None}
+        configuration: Any = {"hnsw": {"space": _SPACES[index.distance], **HNSW}, "embedding_function": None}
         await server.get_or_create_collection(index.name, configuration=configuration, tenant=DEFAULT_TENANT, database=database)
 
     async def _on(self, index: Index, work: Callable[[AsyncCollection], Awaitable[Result]]) -> Result | None:

@@ -11,6 +11,7 @@ from app.domain.errors import SettingsError
 from app.secrets.reference import SecretReference
 from app.settings import ModelSettings, Settings, load_settings
 
+STORE = "[[vectors.stores]]\nname = 'far'\n"
 PROVIDER = '[[providers]]\nname = "a"\nkind = "openai"\nmodels = ["m", "n"]\n'
 
 
@@ -117,6 +118,22 @@ class TestFaults:
             ("[[webhooks]]\nurl = 'http://a|b/v1'\nsecret = { env = 'S' }", "webhooks[0].url", "each part of a name"),
             ("[server]\npublic_url = 'http://a%zz'", "server.public_url", "each part of a name"),
             (PROVIDER + "simulated = true", "providers[0].simulated", "unknown key"),
+            ("[vectors]\ndefault_store = 'x'", "vectors.default_store", "known are pgvector"),
+            (STORE + "kind = 'pinecone'", "vectors.stores[0].api_key", "missing"),
+            (
+                STORE + "kind = 'chroma'\napi_key = { env = 'K' }",
+                "vectors.stores[0].api_key",
+                "only a store of the kind pinecone",
+            ),
+            (
+                STORE + "kind = 'chroma'\nindex_prefix = 'x'",
+                "vectors.stores[0].index_prefix",
+                "only a store of the kind pinecone",
+            ),
+            (STORE + "kind = 'chroma'\nurl = 'http://x'", "vectors.stores[0].url", "a secret is"),
+            (STORE + "kind = 'pinecone'\napi_key = { env = 'K' }\nurl = { env = 'U' }", "vectors.stores[0].url", "kind chroma"),
+            (STORE + "kind = 'pinecone'\nindex_prefix = 'A_b'", "vectors.stores[0].index_prefix", "a-z, 0-9 and -"),
+            (STORE + "kind = 'pgvector'", "vectors.stores[0].name", "the one store"),
             (PROVIDER + "[providers.breaker]\nfailure_rate = 1.5", "providers[0].breaker.failure_rate", "or equal to 1"),
             (PROVIDER + PROVIDER, "providers[1].name", "taken by [0]"),
             (PROVIDER + "enabled = false", "providers", "none is enabled"),
