@@ -117,7 +117,7 @@ class PineconeClient:
 
     async def upsert(self, rows: Sequence[Row]) -> None:
         vectors: Any = [(str(key), vector, dict(metadata)) for key, vector, metadata in rows]
-        await self._index.upsert(vectors=vectors, namespace="own", batch_size=_PINECONE_BATCH)
+        await self._index.upsert(vectors=vectors, namespace="own", batch_size=_PINECONE_BATCH, show_progress=False)
 
     async def search(self, vector: Sequence[float], count: int, field: str, value: int) -> int:
         answer = await self._index.query(vector=list(vector), top_k=count, namespace="own", filter={field: {"$eq": value}})
