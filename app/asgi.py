@@ -24,6 +24,7 @@ from app.context import OperationContext
 from app.costs.estimate import Estimator
 from app.costs.export_endpoint import build_export_routes
 from app.costs.prices import PriceBook
+from app.db.own_writes import CALLER, Caller
 from app.domain.errors import Forbidden, Overloaded, SettingsError, StoreUnavailable, Unauthenticated
 from app.embedded.stores import has_private_store
 from app.graphql.operations import holder_of
@@ -85,6 +86,7 @@ def create_app(settings: Settings) -> Starlette:
             return await services.keys.authenticate(bearer_token(headers))
 
         def make_context(principal: Principal, request_id: str, allowance: Allowance) -> OperationContext:
+            CALLER.set(Caller(str(principal.key_id), principal.may_write))
             return OperationContext(services, principal, Loaders(services, principal), request_id, services.clock, allowance)
 
         return [

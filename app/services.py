@@ -32,7 +32,8 @@ from app.costs.ledger import PostgresLedger
 from app.costs.maintenance import Maintenance
 from app.costs.prices import PriceBook
 from app.costs.reports import CostReports
-from app.db.engines import build_engines
+from app.db.engines import Engines, build_engines
+from app.db.own_writes import OwnWrites
 from app.db.sessions import Sessions
 from app.domain.errors import SettingsError
 from app.events.redis_streams import BLOCKING_MARGIN, RedisStreams
@@ -55,6 +56,7 @@ from app.llm.probes import HealthStatus
 from app.llm.provider_events import ProviderEvents
 from app.llm.providers.registry import build_providers
 from app.redis.clients import RedisClient, connect_redis
+from app.redis.own_positions import OwnPositions
 from app.retrieval.build import VectorParts, Vectors, build_vectors
 from app.retrieval.passages import PassageMarks
 from app.runtime.clock import Clock
@@ -62,7 +64,7 @@ from app.runtime.drain import Drain
 from app.runtime.offload import Offload
 from app.runtime.tasks import end_tasks
 from app.secrets.sealing import build_sealer
-from app.settings import ContentSettings, Settings
+from app.settings import ContentSettings, DatabaseSettings, Settings
 from app.telemetry.loop_lag import LoopLag
 from app.telemetry.read_metrics import ReadMetrics
 from app.telemetry.traces import open_traces
@@ -293,7 +295,7 @@ def _connect(settings: Settings, clock: Clock, stack: AsyncExitStack) -> tuple[S
     redis, blocking = (connect_redis(settings.redis.url.reveal(), each, clock) for each in (settings.redis, blocking_settings))
     for client in (redis, blocking):
         stack.push_async_callback(client.close)
-    sessions = Sessions(engines, settings.database.max_staleness)
+    sessions = _build_sessions(engines, settings.database, redis, clock)
     return sessions, redis, Relay(sessions, clock, streams=RedisStreams(redis, blocking))
 
 
@@ -308,6 +310,13 @@ def _watch(registry: CollectorRegistry, fleet: Fleet, ledger: PostgresLedger, re
         lambda: [((), relay.position)],
     )
     return metrics
+
+
+def _build_sessions(engines: Engines, settings: DatabaseSettings, redis: RedisClient, clock: Clock) -> Sessions:
+    own_writes = None
+    if engines.watch is not None:
+        own_writes = OwnWrites(engines.servers, OwnPositions(redis), clock, settings.max_staleness)
+    return Sessions(engines, settings.max_staleness, settings.own_write_wait, own_writes)
 
 
 def _open_metrics(settings: Settings, clock: Clock, stack: AsyncExitStack) -> tuple[CollectorRegistry, Misuse]:

@@ -22,6 +22,7 @@ class Scope(Enum):
 
 WIDER: Final = {Scope.BUDGETS_READ: Scope.BUDGETS}
 """The scopes that a scope includes."""
+ONLY_READ: Final = frozenset({Scope.COSTS, Scope.BUDGETS_READ})
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,11 @@ class Principal:
     max_concurrent: int | None = None
     hint: str | None = None
     """The public part of the key."""
+
+    @property
+    def may_write(self) -> bool:
+        """Whether the key may do anything that changes what it can read."""
+        return not self.scopes <= ONLY_READ
 
     def may(self, scope: Scope) -> bool:
         """ADMIN includes every scope, and BUDGETS includes BUDGETS_READ."""

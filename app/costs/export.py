@@ -2,7 +2,7 @@
 
 The link says what is in the file and is signed. A caller that has it needs no key. It works until it expires, until the API key
 that made it is revoked or expires, or until the secret that signs links is changed. Rows are read with a database cursor, one
-batch at a time. Rows and total come from one snapshot.
+batch at a time. Rows and total come from one snapshot, unless a server fails in between.
 """
 
 from __future__ import annotations
@@ -13,19 +13,22 @@ import hashlib
 import hmac
 import math
 import zlib
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from decimal import Decimal
 from enum import Enum
 from uuid import UUID
 
 import msgspec
-from sqlalchemy import or_, select, text
+from sqlalchemy import or_, select, text, tuple_
 
 from app.costs.export_rows import (
     RECORD_COLUMNS,
     CsvWriter,
     JsonLinesWriter,
+    Row,
     RowWriter,
     camel,
     group_row,
@@ -36,15 +39,19 @@ from app.costs.export_rows import (
 from app.costs.label_rollups import read_segments
 from app.costs.queries import CostDimension, CostFilter, CostQuery
 from app.costs.report_statements import (
+    MEASURES,
     costs_statement,
     dimension_names,
     groups_statement,
     record_conditions,
 )
+from app.db.own_writes import CALLER, Caller
+from app.db.read_sessions import was_cancelled_by_recovery
 from app.db.sessions import ReadSession, Sessions
 from app.db.tables.access import api_keys
 from app.db.tables.usage import usage_records
-from app.domain.errors import Refused
+from app.domain.errors import Refused, StoreUnavailable
+from app.domain.money import ZERO
 from app.domain.problems import InvalidInput, NotFound
 from app.runtime.batcher import Batcher
 from app.runtime.clock import Clock
@@ -135,19 +142,46 @@ class CostExports:
 
     async def content(self, ticket: Ticket) -> AsyncGenerator[bytes, None]:
         """Yields the file in pieces. Rows are read only as pieces are requested. Raises StoreUnavailable."""
+        CALLER.set(Caller(str(ticket.key), may_write=True))
         query = CostQuery(ticket.filter, ticket.group_by)
         columns = tuple(map(camel, dimension_names(query))) if ticket.group_by else RECORD_COLUMNS
         writer = _writer(ticket.format, (*columns, *measure_columns()))
         yield writer.head()
-        async with self._sessions.read(shared=True) as session:
-            await session.execute(text("set transaction isolation level repeatable read, read only"))
-            rows = _groups(session, query, writer) if ticket.group_by else _records(session, ticket.filter, writer)
-            async for piece in rows:
+        if ticket.group_by:
+            async with self._snapshot() as session:
+                async for piece in _groups(session, query, writer):
+                    yield piece
+                total = await _total(session, ticket.filter, len(columns))
+        else:
+            given = _Given()
+            async for piece in self._records(ticket.filter, writer, given):
                 yield piece
-            totals = CostQuery(ticket.filter)
-            segments = await read_segments(session, totals)
-            found = (await session.execute(costs_statement(totals, segments, None))).mappings().one()
-        yield writer.rows("total", [total_row(found, len(columns))])
+            total = given.total(len(columns))
+        yield writer.rows("total", [total])
+
+    async def _records(self, where: CostFilter, writer: RowWriter, given: _Given) -> AsyncGenerator[bytes, None]:
+        """If a server fails after it has given rows, another goes on after the last row, and then the total is the sum of the
+        rows. Each failure must have given something new."""
+        on_primary, watched = False, self._sessions.engines.watch is not None
+        while True:
+            begun = given.last
+            try:
+                async with self._snapshot(primary=on_primary) as session:
+                    async for piece in _records(session, where, writer, given, summing=watched):
+                        yield piece
+                    if begun is None:
+                        given.known_total = await _total(session, where, len(RECORD_COLUMNS))
+                return
+            except StoreUnavailable as error:
+                if not watched or given.last is begun:
+                    raise
+                on_primary = was_cancelled_by_recovery(error)
+
+    @asynccontextmanager
+    async def _snapshot(self, *, primary: bool = False) -> AsyncIterator[ReadSession]:
+        async with self._sessions.read(shared=True, primary=primary) as session:
+            await session.execute(text("set transaction isolation level repeatable read, read only"))
+            yield session
 
     async def _signer_of(self, version: int) -> _Signer:
         """The current secret, read at most SECRET_SECONDS ago. If a link names a newer version, the secret is read again. That
@@ -225,11 +259,46 @@ _ROTATE = text(
 )
 
 
-async def _records(session: ReadSession, where: CostFilter, writer: RowWriter) -> AsyncGenerator[bytes, None]:
-    statement = select(usage_records).where(*record_conditions(where)).order_by(usage_records.c.at, usage_records.c.key)
+@dataclass
+class _Given:
+    """What a file has already. `last` is the place of its last record. `known_total` is that of the one snapshot from which all
+    records came; None if they came from several."""
+
+    last: tuple[datetime, UUID] | None = None
+    known_total: Row | None = None
+    sums: list[Decimal] = field(default_factory=lambda: [ZERO] * len(MEASURES))
+
+    def add(self, rows: Sequence[Row]) -> None:
+        for row in rows:
+            self.sums = [
+                before + Decimal(str(value or 0)) for before, value in zip(self.sums, row[-len(MEASURES) :], strict=True)
+            ]
+
+    def total(self, blank: int) -> Row:
+        sums = {f"total_{name}": total for name, total in zip(MEASURES, self.sums, strict=True)}
+        return self.known_total or total_row(sums, blank)
+
+
+async def _total(session: ReadSession, where: CostFilter, blank: int) -> Row:
+    totals = CostQuery(where)
+    found = await session.execute(costs_statement(totals, await read_segments(session, totals), None))
+    return total_row(found.mappings().one(), blank)
+
+
+async def _records(
+    session: ReadSession, where: CostFilter, writer: RowWriter, given: _Given, *, summing: bool
+) -> AsyncGenerator[bytes, None]:
+    columns = usage_records.c
+    statement = select(usage_records).where(*record_conditions(where)).order_by(columns.at, columns.key)
+    if given.last is not None:
+        statement = statement.where(tuple_(columns.at, columns.key) > tuple_(*given.last))
     async with session.stream(statement, execution_options={"yield_per": BATCH}) as result:
         async for batch in result.mappings().partitions():
-            yield writer.rows("usage", map(record_row, batch))
+            rows = [record_row(row) for row in batch]
+            if summing:
+                given.add(rows)
+            given.last = batch[-1]["at"], batch[-1]["key"]
+            yield writer.rows("usage", rows)
 
 
 async def _groups(session: ReadSession, query: CostQuery, writer: RowWriter) -> AsyncGenerator[bytes, None]:

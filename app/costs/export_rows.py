@@ -153,7 +153,7 @@ def group_row(row: RowMapping, names: Sequence[str]) -> Row:
     return (*(_dimension(row[name]) for name in names), *(_measure(name, row[name]) for name in MEASURES))
 
 
-def total_row(row: RowMapping, blank: int) -> Row:
+def total_row(row: Mapping[str, Decimal | int] | RowMapping, blank: int) -> Row:
     """`blank` is the number of columns before the measures."""
     return (*(None for _ in range(blank)), *(_measure(name, row[f"total_{name}"]) for name in MEASURES))
 

@@ -75,7 +75,7 @@ class PostgresLedger:
             admissions.admit, unwanted=self._release_unclaimed, key=repeatable
         )
         settlements = SettlementBatches(self._settling, terms, prices, opened=self._open)
-        self._settlements: Batcher[Settlement | Release, None] = Batcher(settlements.settle)
+        self._settlements: Batcher[Settlement | Release, int | None] = Batcher(settlements.settle)
 
     async def __aenter__(self) -> Self:
         self._maintaining = asyncio.create_task(self.run_maintenance())
@@ -238,9 +238,11 @@ class PostgresLedger:
     async def _finish(self, item: Settlement | Release) -> None:
         """Writes the item even if the caller leaves while it waits."""
         try:
-            await self._settlements.submit(item)
+            position = await self._settlements.submit(item)
         finally:
             self._open.pop(item.call, None)
+        if self._sessions.own_writes is not None:
+            await self._sessions.own_writes.note(position)
 
 
 _STORED = text(

@@ -137,14 +137,15 @@ class SettlementBatches:
         self._prices = prices
         self._opened = opened
 
-    async def settle(self, batch: Sequence[Settlement | Release]) -> Sequence[None]:
+    async def settle(self, batch: Sequence[Settlement | Release]) -> Sequence[int | None]:
+        """Returns for each the position of the database's log after the commit; None if it is not known."""
         opened = self._opened
         found = [(item, None if (call := opened.get(item.call)) is None else call.at) for item in batch]
         rows = settled_rows(found, self._prices)
         await self._statements.fetch(
             _SETTLE, self._terms.owner, self._terms.retention, rows.payers, rows.prices, rows.calls, rows.attempts, rows.documents
         )
-        return [None] * len(batch)
+        return [await self._statements.position()] * len(batch)
 
 
 def _reason(

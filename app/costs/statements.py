@@ -15,11 +15,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.db.engines import Engines
 from app.db.failures import DATABASE_ERRORS, is_unavailable
+from app.db.own_writes import POSITION
 from app.db.servers import Server
 from app.domain.errors import StoreUnavailable
 from app.runtime.clock import Clock
 
 STATEMENT_SECONDS = 20.0
+POSITION_SECONDS = 2.0
 FIRST_PAUSE_SECONDS = 0.05
 MAX_PAUSE_SECONDS = 0.5
 COLLISIONS_ALLOWED = 20
@@ -64,6 +66,21 @@ class Statements:
                     _log.warning("the ledger waits for PostgreSQL", extra={"reason": type(error).__name__})
                 await self._engines.wait_for_change(pause, self._clock)
                 pause = min(pause * 2, MAX_PAUSE_SECONDS)
+
+    async def position(self) -> int | None:
+        """Where the log of the primary is now, on the connection of the last statement. None if there are no replicas that it
+        matters to, or it cannot be found out."""
+        if self._engines.watch is None:
+            return None
+        async with self._turn:
+            if self._driver is None:
+                return None
+            try:
+                position: int = await self._driver.fetchval(POSITION, timeout=POSITION_SECONDS)
+            except DATABASE_ERRORS:
+                await self._drop()
+                return None
+            return position
 
     async def close(self) -> None:
         async with self._turn:

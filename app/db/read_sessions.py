@@ -4,13 +4,14 @@ on another server once. A statement whose rows are read one after the other is n
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager, nullcontext
 from datetime import datetime, timedelta
 from typing import Any, TypeAlias, TypeVarTuple, overload
 
 import asyncpg
-from sqlalchemy import CursorResult, Executable, ScalarResult
+from sqlalchemy import CursorResult, Executable, ScalarResult, text
 from sqlalchemy.engine.interfaces import CoreExecuteOptionsParameter
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncResult
@@ -26,6 +27,8 @@ Parameters: TypeAlias = Mapping[str, object] | Sequence[Mapping[str, object]] | 
 AnyRow: TypeAlias = tuple[Any, ...]
 """Any, because the columns of such a statement have no types of their own."""
 
+_REPLAYED = text("select (pg_last_wal_replay_lsn() - '0/0')\\:\\:bigint")
+_REPLAY_PAUSE_SECONDS = 0.003
 _CANCELLED_BY_RECOVERY = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError)
 
 
@@ -61,11 +64,14 @@ class RepeatingReadSession(ReadSession):
     """Connects with its first statement. Close it. With `shared`, the time of each statement alone is limited. On another
     server, the earlier statements of the session are run again first, because they may be settings."""
 
-    def __init__(self, watch: ServerWatch, max_staleness: timedelta, position: int | None, *, shared: bool) -> None:
+    def __init__(
+        self, watch: ServerWatch, max_staleness: timedelta, position: int | None, position_wait: timedelta, *, shared: bool
+    ) -> None:
         self.as_of = None
         self._watch = watch
         self._max_staleness = max_staleness
         self._position = position
+        self._position_wait = position_wait.total_seconds()
         self._shared = shared
         self._connection = None
         self._server: Server | None = None
@@ -77,7 +83,8 @@ class RepeatingReadSession(ReadSession):
             result = await self._execute(statement, parameters)
         except DATABASE_ERRORS as error:
             await self._leave(error)
-            result = await self._execute(statement, parameters)
+            with self._translating():
+                result = await self._execute(statement, parameters)
         self._done.append((statement, parameters))
         return result
 
@@ -91,10 +98,12 @@ class RepeatingReadSession(ReadSession):
                 result = await stack.enter_async_context(context)
             except DATABASE_ERRORS as error:
                 await self._leave(error)
-                context = (await self._connect()).stream(statement, execution_options=execution_options)
-                result = await stack.enter_async_context(context)
+                with self._translating():
+                    context = (await self._connect()).stream(statement, execution_options=execution_options)
+                    result = await stack.enter_async_context(context)
             try:
-                yield result
+                with self._translating():
+                    yield result
             except DATABASE_ERRORS as error:
                 if self._server is not None and _shows_failure(error):
                     self._watch.doubt(self._server)
@@ -117,9 +126,23 @@ class RepeatingReadSession(ReadSession):
         if self._connection is None:
             server = self._server or self._choose()
             self._connection = await server.engine.connect()
+            if not await self._has_replayed(server, self._connection):
+                await self.close()
+                server = self._use(self._watch.servers.known_primary())
+                self._connection = await server.engine.connect()
             for statement, parameters in self._done:
                 await self._connection.execute(statement, parameters)
         return self._connection
+
+    @contextmanager
+    def _translating(self) -> Iterator[None]:
+        """A read that recovery cancels has met a server that cannot answer it now."""
+        try:
+            yield
+        except DATABASE_ERRORS as error:
+            if isinstance(driver_error(error), _CANCELLED_BY_RECOVERY) and self._server is not self._watch.servers.primary:
+                raise StoreUnavailable("PostgreSQL") from error
+            raise
 
     def _choose(self) -> Server:
         """Raises StoreUnavailable if no server is left."""
@@ -128,10 +151,30 @@ class RepeatingReadSession(ReadSession):
         server = servers.choose_reader(self._max_staleness, self._position, avoided)
         if server is None:
             raise StoreUnavailable("PostgreSQL")
+        return self._use(server)
+
+    def _use(self, server: Server) -> Server:
+        servers = self._watch.servers
         server.reads += 1
         self._server = server
         self.as_of = None if server is servers.primary else server.as_of
         return server
+
+    async def _has_replayed(self, server: Server, connection: AsyncConnection) -> bool:
+        """Waits a moment for a replica that has not replayed the position, if there is a primary to go to instead."""
+        primary, position = self._watch.servers.primary, self._position or 0
+        if server.replayed >= position or server is primary or primary in {None, self._failed}:
+            return True
+        loop = asyncio.get_running_loop()
+        until = loop.time() + self._position_wait
+        while True:
+            replayed: int = (await connection.execute(_REPLAYED)).scalar_one()
+            server.replayed = max(server.replayed, replayed)
+            if replayed >= position:
+                return True
+            if loop.time() >= until:
+                return False
+            await asyncio.sleep(_REPLAY_PAUSE_SECONDS)
 
     async def _leave(self, error: BaseException) -> None:
         """Gives the server up, so that the statement is repeated on another one. Raises the error if it must not be. After a
@@ -156,6 +199,10 @@ class RepeatingReadSession(ReadSession):
         if isinstance(cause, _CANCELLED_BY_RECOVERY):
             return self._server is not self._watch.servers.primary
         return is_unavailable(error) and not isinstance(cause, asyncpg.QueryCanceledError)
+
+
+def was_cancelled_by_recovery(error: StoreUnavailable) -> bool:
+    return error.__cause__ is not None and isinstance(driver_error(error.__cause__), _CANCELLED_BY_RECOVERY)
 
 
 def _shows_failure(error: BaseException) -> bool:

@@ -9,6 +9,7 @@ shows, also while it stands still.
 from __future__ import annotations
 
 import logging
+import sys
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -24,7 +25,9 @@ from app.db.stall_detector import StallDetector
 from app.db.urls import DatabaseUrl
 from app.domain.errors import StoreUnavailable
 
-NO_PRIMARY = "PostgreSQL has no primary that"
+PRIMARY = "the primary of PostgreSQL"
+NOWHERE = sys.maxsize
+"""A position that no replica has replayed."""
 _KEPT_SAMPLES = 900
 _log = logging.getLogger(__name__)
 
@@ -50,8 +53,9 @@ _WRONG = frozenset({ServerRole.OLD_PRIMARY, ServerRole.CONFLICTING, ServerRole.D
 @dataclass(eq=False)
 class Server:
     """One host. `state` is its last answer; None if it did not answer. `is_doubtful`: it has failed a statement or takes long to
-    answer, and is not chosen until it answers. `as_of` is the moment up to which it shows every commit. `follows` is the
-    newest timeline that it is known to be on. `reads` are under way."""
+    answer, and is not chosen until it answers. `as_of` is the moment up to which it shows every commit. `replayed` is the
+    newest position that it is known to show. `follows` is the newest timeline that it is known to be on. `reads` counts those
+    that are under way."""
 
     url: DatabaseUrl
     engine: AsyncEngine
@@ -62,6 +66,7 @@ class Server:
     was_asked: bool = False
     is_doubtful: bool = False
     as_of: datetime | None = None
+    replayed: int = 0
     follows: int | None = None
     reads: int = 0
     last_read: int = 0
@@ -120,6 +125,11 @@ class Servers:
         return self._highest_timeline
 
     @property
+    def forked_at(self) -> int | None:
+        """Where the present timeline has left the one before; None if that is not known."""
+        return self._forked_at
+
+    @property
     def were_asked(self) -> bool:
         """Whether each server has answered or failed once. Before that, a primary that answers may be an old one."""
         return all(server.was_asked for server in self.every)
@@ -134,11 +144,12 @@ class Servers:
     def known_primary(self) -> Server:
         """Raises StoreUnavailable while there is none."""
         if self.primary is None:
-            raise StoreUnavailable(NO_PRIMARY)
+            raise StoreUnavailable(PRIMARY)
         return self.primary
 
     def answered(self, server: Server, state: ServerState) -> None:
         server.state, server.was_asked, server.is_doubtful = state, True, False
+        server.replayed = state.position
         self._find_roles()
         self._find_ages()
 
@@ -165,29 +176,32 @@ class Servers:
     def choose_reader(
         self, max_staleness: timedelta, position: int | None = None, avoided: Collection[Server] = ()
     ) -> Server | None:
-        """The replica with the least to do that is fresh enough and has replayed `position`; else the primary. Without a primary
-        the freshest replica. None if no server is left."""
-        chosen, best = None, (0, 0)
-        freshest, freshest_position = None, -1
-        for server in self.every:
-            if server.role is not ServerRole.REPLICA or server in avoided:
-                continue
-            assert server.state is not None
-            if server.state.position > freshest_position:
-                freshest, freshest_position = server, server.state.position
-            lag = self.lag(server)
-            if lag is None or lag > max_staleness or server.is_doubtful or (position or 0) > server.state.position:
-                continue
-            rank = ((server.reads + 1) * (1 + int(lag.total_seconds())), server.last_read)
-            if chosen is None or rank < best:
-                chosen, best = server, rank
-        if chosen is None:
-            primary = self.primary
-            chosen = primary if primary is not None and primary not in avoided else freshest or self._any(avoided)
+        """The replica with the least to do that is fresh enough and has replayed `position`; else the one that has replayed most,
+        because it may have done so meanwhile. The primary if no replica is fresh enough. Without a primary, the replica that
+        has replayed most, however old it is. None if no server is left."""
+        left = [server for server in self.every if server.role is ServerRole.REPLICA and server not in avoided]
+        fresh = [server for server in left if not server.is_doubtful and self._is_fresh(server, max_staleness)]
+        chosen: Server | None
+        if ready := [server for server in fresh if server.replayed >= (position or 0)]:
+            chosen = min(ready, key=self._rank)
+        elif fresh and position != NOWHERE:
+            chosen = max(fresh, key=_replayed)
+        elif self.primary is not None and self.primary not in avoided:
+            chosen = self.primary
+        else:
+            chosen = max(left, key=_replayed, default=None) or self._any(avoided)
         if chosen is not None:
             self._turn += 1
             chosen.last_read = self._turn
         return chosen
+
+    def _is_fresh(self, server: Server, max_staleness: timedelta) -> bool:
+        lag = self.lag(server)
+        return lag is not None and lag <= max_staleness
+
+    def _rank(self, server: Server) -> tuple[int, int]:
+        lag = self.lag(server) or timedelta(0)
+        return (server.reads + 1) * (1 + int(lag.total_seconds())), server.last_read
 
     def _any(self, avoided: Collection[Server]) -> Server | None:
         """One of two primaries, for reads."""
@@ -280,6 +294,10 @@ class Servers:
             _log.warning("PostgreSQL has no primary; reads go on", extra=names)
         else:
             _log.warning("PostgreSQL has a primary", extra=names | {"timeline": self._highest_timeline})
+
+
+def _replayed(server: Server) -> int:
+    return server.replayed
 
 
 def _different(servers: Sequence[Server]) -> list[Server]:

@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.db.engines import Engines
 from app.db.failures import DATABASE_ERRORS, is_unavailable
+from app.db.own_writes import OwnWrites
 from app.db.read_sessions import ReadSession, RepeatingReadSession
 from app.db.servers import Server
 from app.domain.errors import StoreUnavailable
@@ -25,22 +26,36 @@ __all__ = ["ReadSession", "Sessions", "WriteSession"]
 WriteSession = NewType("WriteSession", AsyncConnection)
 
 
+NOT_DONE = "nothing was changed"
+PERHAPS_DONE = "the change may be stored or not: read it again before you repeat it"
+
+
+@dataclass
+class _Lost:
+    """What becomes of a write if the server is lost now."""
+
+    consequence: str = NOT_DONE
+
+
 @asynccontextmanager
-async def _translating() -> AsyncIterator[None]:
+async def _translating(lost: _Lost | None = None) -> AsyncIterator[None]:
     try:
         yield
     except DATABASE_ERRORS as error:
         if is_unavailable(error):
-            raise StoreUnavailable("PostgreSQL") from error
+            raise StoreUnavailable("PostgreSQL", lost.consequence if lost else "") from error
         raise
 
 
 @dataclass(frozen=True)
 class Sessions:
-    """`max_staleness` is how far behind the primary a replica may be that answers reads."""
+    """`max_staleness` is how far behind the primary a replica may be that answers reads. `own_write_wait` is how long a read
+    waits for a replica that has what the caller has written. Without `own_writes`, reads do not see to that."""
 
     engines: Engines
     max_staleness: timedelta = timedelta(seconds=10)
+    own_write_wait: timedelta = timedelta(milliseconds=100)
+    own_writes: OwnWrites | None = None
 
     @asynccontextmanager
     async def read(
@@ -53,7 +68,9 @@ class Sessions:
         watch = self.engines.watch
         if watch is not None and not primary:
             await watch.first_answers()
-            session = RepeatingReadSession(watch, max_staleness or self.max_staleness, None, shared=shared)
+            position = None if self.own_writes is None else await self.own_writes.needed()
+            staleness = self.max_staleness if max_staleness is None else max_staleness
+            session = RepeatingReadSession(watch, staleness, position, self.own_write_wait, shared=shared)
             async with _translating():
                 try:
                     yield session
@@ -78,23 +95,38 @@ class Sessions:
 
     @asynccontextmanager
     async def write(self) -> AsyncIterator[WriteSession]:
-        """One transaction on the primary. It is committed at the end, and rolled back on an error."""
-        async with self._writing() as server, server.engine.begin() as connection:
-            yield WriteSession(connection)
+        """One transaction on the primary. It is committed at the end, and rolled back on an error. If the server is lost, the
+        error says whether the transaction may have been committed."""
+        async with self._writing() as (server, lost), server.engine.connect() as connection:
+            async with connection.begin():
+                yield WriteSession(connection)
+                lost.consequence = PERHAPS_DONE
+            await self._note_commit(connection)
 
     @asynccontextmanager
     async def statements(self) -> AsyncIterator[WriteSession]:
         """Each statement is its own transaction on the primary, so a process that stalls in between holds no lock."""
-        async with self._writing() as server, server.engine.connect() as connection:
-            yield WriteSession(await connection.execution_options(isolation_level="AUTOCOMMIT"))
+        async with self._writing() as (server, lost), server.engine.connect() as connection:
+            session = WriteSession(await connection.execution_options(isolation_level="AUTOCOMMIT"))
+            lost.consequence = PERHAPS_DONE
+            yield session
+            await self._note_commit(session)
+
+    async def _note_commit(self, connection: AsyncConnection) -> None:
+        if self.own_writes is not None:
+            await self.own_writes.note_commit_on(connection)
 
     @asynccontextmanager
-    async def _writing(self) -> AsyncIterator[Server]:
-        async with _translating():
-            server = await self.engines.writer()
+    async def _writing(self) -> AsyncIterator[tuple[Server, _Lost]]:
+        lost = _Lost()
+        async with _translating(lost):
+            try:
+                server = await self.engines.writer()
+            except StoreUnavailable as error:
+                raise StoreUnavailable(error.store, NOT_DONE) from error
             try:
                 async with server.stall_detector.bounded():
-                    yield server
+                    yield server, lost
             except DATABASE_ERRORS as error:
                 if is_unavailable(error):
                     self.engines.doubt(server)

@@ -78,8 +78,10 @@ class DeadlineExceeded(GreenLangError):
 
 
 class StoreUnavailable(GreenLangError):
-    def __init__(self, store: str) -> None:
-        super().__init__(f"{store} does not answer")
+    """`consequence` says of a write whether it was done."""
+
+    def __init__(self, store: str, consequence: str = "") -> None:
+        super().__init__(f"{store} does not answer; {consequence}" if consequence else f"{store} does not answer")
         self.store = store
 
 

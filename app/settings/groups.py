@@ -82,6 +82,7 @@ class DatabaseSettings(Group):
     direct: SecretReference | None = None
     replicas: SecretList = ()
     max_staleness: Duration = timedelta(seconds=10)
+    own_write_wait: Delay = timedelta(milliseconds=100)
     pool_size: Count = 10
     max_overflow: CountOrNone = 40
     pool_timeout: Duration = timedelta(seconds=5)
