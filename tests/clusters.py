@@ -13,7 +13,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,6 +56,7 @@ class Node:
     folder: Path
     bin: Path
     account: Account
+    settings: Mapping[str, str] = field(default_factory=dict)
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -212,14 +213,15 @@ _ROLES = (
 
 
 @contextmanager
-def running_cluster(count: int = 3) -> Iterator[Cluster]:
+def running_cluster(count: int = 3, settings: Mapping[str, str] | None = None) -> Iterator[Cluster]:
     """A primary and `count - 1` replicas with a migrated database. Do not call it in a running event loop."""
     folder = Path(tempfile.mkdtemp(prefix="cluster-"))
     binaries = find_postgres(None)
     account = choose_account(folder, binaries.bin / "postgres")
     ports = free_ports(count)
     nodes = [
-        Node(f"node{place}", port, folder / f"node{place}", binaries.bin, account) for place, port in enumerate(ports, start=1)
+        Node(f"node{place}", port, folder / f"node{place}", binaries.bin, account, settings or {})
+        for place, port in enumerate(ports, start=1)
     ]
     cluster = Cluster(nodes)
     try:
@@ -264,6 +266,6 @@ def _configure(node: Node, nodes: Sequence[Node]) -> None:
         f"host={hosts} port={ports} user={SUPERUSER} password={PASSWORD} application_name={node.name}"
         " target_session_attrs=read-write connect_timeout=2"
     )
-    settings = _SETTINGS | {"port": str(node.port), "primary_conninfo": follows}
+    settings = _SETTINGS | dict(node.settings) | {"port": str(node.port), "primary_conninfo": follows}
     lines = "".join(f"{name} = '{value}'\n" for name, value in settings.items())
     (node.folder / "postgresql.conf").write_text(lines, encoding="utf-8")

@@ -16,12 +16,14 @@ import asyncpg
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from sqlalchemy.pool import NullPool
 
+from app.db.cluster_check import FoundCluster, at_primary, find_cluster
 from app.db.engines import driver_url, time_limits
 from app.db.failures import is_unavailable
 from app.db.roles import grant_serving, risks_of_roles, set_role_limits
@@ -56,7 +58,10 @@ async def prepare_database(settings: DatabaseSettings) -> str:
     """
     assert settings.primary is not None
     check_database_urls(settings)
-    primary = parse_database_url(settings.primary.reveal(), "database.primary")
+    found = await find_cluster(settings)
+    primary = at_primary(parse_database_url(settings.primary.reveal(), "database.primary"), found)
+    if found is not None and found.primary is None:
+        return await _check_revision(found)
     direct = await _same_database("database.direct", settings.direct, primary)
     if settings.owner is None:
         revision = await _migrate(direct, None)
@@ -73,6 +78,19 @@ async def prepare_database(settings: DatabaseSettings) -> str:
         if not await set_role_limits(connection, limits):
             _log.warning("the server does not let the role set %s; set it for the role yourself", " and ".join(limits))
     return revision
+
+
+async def _check_revision(found: FoundCluster) -> str:
+    """Without a primary nothing can be migrated, but a database with the newest schema can be read. If no server answers, the
+    start goes on too: the service waits for one. Raises StoreUnavailable if a migration is missing."""
+    newest = str(ScriptDirectory(str(_SCRIPTS)).get_current_head())
+    _log.warning("PostgreSQL has no primary; the schema is not migrated", extra={"answering": len(found.answering)})
+    if not found.answering:
+        return newest
+    async with _transaction(found.answering[0]) as connection:
+        if await connection.run_sync(_revision) != newest:
+            raise StoreUnavailable("the primary of PostgreSQL", "the database needs a migration first")
+    return newest
 
 
 def role_limits(settings: DatabaseSettings) -> dict[str, timedelta]:

@@ -8,9 +8,11 @@ from contextlib import asynccontextmanager
 from app.access.key_rows import NewKey
 from app.access.keys import KeyStore
 from app.access.principal import Scope
+from app.db.cluster_check import find_cluster
 from app.db.engines import build_engines
 from app.db.migrate import prepare_database
 from app.db.sessions import Sessions
+from app.domain.errors import StoreUnavailable
 from app.runtime.clock import Clock
 from app.settings import Settings
 
@@ -22,7 +24,12 @@ async def prepare_schema(settings: Settings, clock: Clock) -> bool:
     """Brings the database to the newest schema. Returns whether there ever was a key. Raises GreenLangError."""
     await prepare_database(settings.database)
     async with _key_store(settings, clock) as keys:
-        return await keys.has_any()
+        try:
+            return await keys.has_any()
+        except StoreUnavailable:
+            if await find_cluster(settings.database) is None:
+                raise
+            return True  # a first key is made by a start that finds the primary
 
 
 async def create_first_key(settings: Settings, clock: Clock) -> str:
