@@ -28,7 +28,8 @@ FAULTS = ("killed", "frozen", "restarted")
 FILL = f"""
 insert into usage_records (
     key, at, completion, operation, tenant, labels, key_name, provider, model, outcome, uncached_input_tokens,
-    cached_input_tokens, cache_write_5m_tokens, cache_write_1h_tokens, visible_output_tokens, reasoning_tokens, cost_usd, price_input_usd,
+    cached_input_tokens, cache_write_5m_tokens, cache_write_1h_tokens,
+    visible_output_tokens, reasoning_tokens, cost_usd, price_input_usd,
     price_output_usd, price_source, latency_ms, confirmed
 )
 select gen_random_uuid(), now() - number * interval '1 second', gen_random_uuid(), 'COMPLETION', 'acme', '{{}}', 'a key',
