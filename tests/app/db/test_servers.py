@@ -9,7 +9,7 @@ import pytest
 
 from app.db.engines import build_engines
 from app.db.server_state import ServerState
-from app.db.servers import Server, ServerRole, Servers
+from app.db.servers import NOWHERE, Server, ServerRole, Servers
 from app.domain.errors import SettingsError, StoreUnavailable
 from app.settings import DatabaseSettings
 
@@ -160,10 +160,14 @@ class TestWhichServerIsRead:
         assert cluster.reader() == 0
         assert cluster.reader(max_staleness=timedelta(seconds=30)) == 2
 
-    def test_one_that_has_not_replayed_a_position_is_not_read_by_who_needs_it(self, cluster: Cluster) -> None:
+    def test_one_that_has_replayed_a_position_is_read_by_who_needs_it(self, cluster: Cluster) -> None:
         cluster.standby(1, position=150)
         assert {cluster.reader(position=150) for _ in range(3)} == {1}
-        assert cluster.reader(position=151) == 0
+
+    def test_the_one_that_has_replayed_most_is_asked_for_a_position_that_none_has_shown(self, cluster: Cluster) -> None:
+        cluster.standby(1, position=150)
+        assert {cluster.reader(position=151) for _ in range(3)} == {1}
+        assert cluster.reader(position=NOWHERE) == 0
 
     def test_a_replica_shows_nothing_newer_than_its_moment_while_it_stands_still(self, cluster: Cluster) -> None:
         cluster.primary(0, position=200, at=5)
