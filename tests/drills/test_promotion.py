@@ -17,7 +17,7 @@ import asyncpg
 import pytest
 from asyncpg.connect_utils import SessionAttribute
 
-from tests.clusters import DATABASE, HOST, PASSWORD, SERVICE, Cluster, running_cluster
+from tests.clusters import DATABASE, SERVICE, Cluster, running_cluster
 from tests.drills.agents import Agents, Data, until_true
 from tests.drills.test_alerts import MAKE, THRESHOLDS, Follower, raised
 from tests.integration.test_accounting import COSTS, billed, price
@@ -121,25 +121,22 @@ async def running(load: Load) -> AsyncIterator[list[Follower]]:
 
 
 async def bare_write(cluster: Cluster) -> float:
-    """When the driver alone, on the same hosts, has written something."""
-    ports = [node.port for node in cluster.nodes]
+    """When the driver alone has written something on one of the hosts. It asks one after the other, because a host that stands
+    still would use up the time for all."""
     while True:
-        with suppress(OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
-            connection = await asyncpg.connect(
-                host=[HOST] * len(ports),
-                port=ports,
-                user=SERVICE,
-                password=PASSWORD,
-                database=DATABASE,
-                target_session_attrs=SessionAttribute.read_write,
-                timeout=2,
-                command_timeout=2,
-            )
-            try:
-                await connection.execute("insert into bare values (1)")
-                return time.monotonic()
-            finally:
-                connection.terminate()
+        for node in cluster.nodes:
+            with suppress(OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+                connection = await asyncpg.connect(
+                    node.url(),
+                    target_session_attrs=SessionAttribute.read_write,
+                    timeout=1,
+                    command_timeout=10,
+                )
+                try:
+                    await connection.execute("insert into bare values (1)")
+                    return time.monotonic()
+                finally:
+                    connection.terminate()
         await asyncio.sleep(0.02)
 
 
