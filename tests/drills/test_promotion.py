@@ -17,6 +17,7 @@ import asyncpg
 import pytest
 from asyncpg.connect_utils import SessionAttribute
 
+from app.db.failures import DATABASE_ERRORS
 from tests.clusters import DATABASE, SERVICE, Cluster, running_cluster
 from tests.drills.agents import Agents, Data, until_true
 from tests.drills.test_alerts import MAKE, THRESHOLDS, Follower, raised
@@ -125,7 +126,7 @@ async def bare_write(cluster: Cluster) -> float:
     still would use up the time for all."""
     while True:
         for node in cluster.nodes:
-            with suppress(OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            with suppress(*DATABASE_ERRORS):
                 connection = await asyncpg.connect(
                     node.url(),
                     target_session_attrs=SessionAttribute.read_write,

@@ -17,6 +17,7 @@ from app.costs.queries import CostFilter
 from app.db.engines import build_engines
 from app.db.servers import ServerRole
 from app.db.sessions import Sessions
+from app.domain.money import format_decimal
 from app.runtime.clock import SystemClock
 from app.settings import DatabaseSettings
 from tests.clusters import DATABASE, SERVICE, Cluster, Node, running_cluster
@@ -26,7 +27,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.drill, pytest.mark.timeout(180)]
 ROWS = 6000
 WHERE = CostFilter(datetime(2026, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC), None)
 INPUTS = ROWS * (ROWS + 1) // 2
-TOTAL = f"{INPUTS * Decimal('0.000000000001'):f}"
+TOTAL = format_decimal(INPUTS * Decimal("0.000000000001"))
 """The rows are put into the table alone, so the total of one snapshot, which comes from roll-ups, is not that of the rows."""
 FAULTS = ("killed", "frozen", "restarted")
 FILL = f"""
