@@ -22,6 +22,7 @@ select
         else pg_current_wal_flush_lsn()
     end - '0/0'::pg_lsn)::bigint as position,
     (pg_last_wal_replay_lsn() - '0/0'::pg_lsn)::bigint as replayed,
+    exists (select from pg_stat_wal_receiver) as receives,
     system.system_identifier,
     (select oid::bigint from pg_database where datname = current_database()) as database,
     pg_postmaster_start_time() as started_at
@@ -36,14 +37,16 @@ _TIMELINE_DIGITS = 8
 @dataclass(frozen=True, slots=True)
 class ServerState:
     """`position` is in bytes of WAL: what a primary has written, or what a standby has replayed. `timeline` is that of a primary;
-    a standby is at least on it. `forked_at` is where a promoted server left the timeline before; None if it does not know.
-    `cluster` and `database` are the same for all servers that replicate one database."""
+    a standby is at least on it. `receives`: it is connected to the server that it follows. `forked_at` is where a promoted
+    server left the timeline before; None if it does not know. `cluster` and `database` are the same for all servers that
+    replicate one database."""
 
     at: datetime
     is_standby: bool
     timeline: int
     position: int
     forked_at: int | None
+    receives: bool
     cluster: int
     database: int
     started_at: datetime
@@ -60,6 +63,7 @@ async def ask_state(connection: asyncpg.Connection[asyncpg.Record]) -> ServerSta
         row["seen_timeline"] if is_standby else int(row["wal_file"][:_TIMELINE_DIGITS], 16),
         row["position"] or 0,
         None if is_standby else row["replayed"],
+        row["receives"],
         row["system_identifier"],
         row["database"],
         row["started_at"],

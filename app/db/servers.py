@@ -29,6 +29,8 @@ PRIMARY = "the primary of PostgreSQL"
 NOWHERE = sys.maxsize
 """A position that no replica has replayed."""
 _KEPT_SAMPLES = 900
+_SURE = 2
+"""After so many answers in a row, all on the present timeline, a standby that is connected follows it."""
 _log = logging.getLogger(__name__)
 
 
@@ -68,6 +70,7 @@ class Server:
     as_of: datetime | None = None
     replayed: int = 0
     follows: int | None = None
+    answers_connected: int = 0
     reads: int = 0
     last_read: int = 0
     reason: str = ""
@@ -112,6 +115,7 @@ class Servers:
     _highest_timeline: int = 0
     _identity: tuple[int, int] | None = None
     _forked_at: int | None = None
+    _led_timeline: int = 0
     _samples: deque[_Sample] = field(default_factory=lambda: deque(maxlen=_KEPT_SAMPLES))
     _turn: int = 0
 
@@ -148,6 +152,7 @@ class Servers:
         return self.primary
 
     def answered(self, server: Server, state: ServerState) -> None:
+        server.answers_connected = server.answers_connected + 1 if state.receives else 0
         server.state, server.was_asked, server.is_doubtful = state, True, False
         server.replayed = state.position
         self._find_roles()
@@ -257,23 +262,31 @@ class Servers:
         if primary is None:
             return
         assert primary.state is not None
-        if all(server.follows != self._highest_timeline for server in self.every):
-            self.failovers += any(server.follows is not None for server in self.every)
+        if self._led_timeline != self._highest_timeline:
+            self.failovers += self._led_timeline > 0
+            self._led_timeline = self._highest_timeline
             self._samples.clear()
             self._forked_at = primary.state.forked_at
-        primary.follows = self._highest_timeline
+            for server in self.every:
+                server.answers_connected = 0
 
     def _has_diverged(self, server: Server) -> bool:
-        """A standby does not say which timeline it follows before its next checkpoint. It is on the primary's if it was seen at
-        or before the point where that began, and no old primary that it could follow instead answers."""
+        """A standby does not tell every role which timeline it follows before its next checkpoint. Before the point where the
+        primary's timeline began, it shows nothing else. After it, it follows the primary if it is connected to a server and no
+        old primary answers. One that has diverged is refused by the primary again and again. A standby cannot go back to an
+        old primary."""
         state = server.state
         if state is None or self.primary is None:
             return False
-        if state.timeline == self._highest_timeline or self._forked_at is None or state.position <= self._forked_at:
+        is_behind_the_fork = self._forked_at is None or state.position <= self._forked_at
+        if state.timeline == self._highest_timeline:
             server.follows = self._highest_timeline
-            return False
-        followed_other = any(other.role is ServerRole.OLD_PRIMARY for other in self.every)
-        return server.follows != self._highest_timeline or followed_other
+        elif not is_behind_the_fork and server.follows != self._highest_timeline:
+            if not state.receives or any(other.role is ServerRole.OLD_PRIMARY for other in self.every):
+                return True
+            if server.answers_connected >= _SURE:
+                server.follows = self._highest_timeline
+        return False
 
     def _find_ages(self) -> None:
         primary = self.primary

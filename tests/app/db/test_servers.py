@@ -32,19 +32,30 @@ class Cluster:
             timeline=timeline,
             position=position,
             forked_at=forked_at,
+            receives=False,
             cluster=7,
             database=5,
             started_at=BEGUN + timedelta(hours=place),
         )
         self.servers.answered(self.every[place], state)
 
-    def standby(self, place: int, *, timeline: int = 1, position: int = 100, cluster: int = 7, database: int = 5) -> None:
+    def standby(
+        self,
+        place: int,
+        *,
+        timeline: int = 1,
+        position: int = 100,
+        receives: bool = True,
+        cluster: int = 7,
+        database: int = 5,
+    ) -> None:
         state = ServerState(
             at=BEGUN,
             is_standby=True,
             timeline=timeline,
             position=position,
             forked_at=None,
+            receives=receives,
             cluster=cluster,
             database=database,
             started_at=BEGUN + timedelta(hours=place),
@@ -193,10 +204,20 @@ class TestWhichServerIsRead:
         cluster.standby(2, position=180)
         cluster.gone(0)
         cluster.primary(1, timeline=2, position=150, forked_at=150)
-        cluster.standby(2, position=180)
+        cluster.standby(2, position=180, receives=False)
         assert cluster.roles == [ServerRole.GONE, ServerRole.PRIMARY, ServerRole.DIVERGED]
         cluster.standby(2, position=150, timeline=2)
         assert cluster.roles == [ServerRole.GONE, ServerRole.PRIMARY, ServerRole.REPLICA]
+
+    def test_a_standby_that_follows_the_new_primary_is_read_also_when_the_old_one_comes_back(self, cluster: Cluster) -> None:
+        cluster.gone(0)
+        cluster.standby(2, position=180)
+        cluster.primary(1, timeline=2, position=180, forked_at=150)
+        for _ in range(2):
+            cluster.standby(2, position=190)
+        cluster.primary(0, timeline=1)
+        cluster.standby(2, position=200)
+        assert cluster.roles == [ServerRole.OLD_PRIMARY, ServerRole.PRIMARY, ServerRole.REPLICA]
 
     def test_a_standby_that_may_follow_an_old_primary_is_not_read(self, cluster: Cluster) -> None:
         cluster.primary(1, timeline=2, position=150, forked_at=150)
