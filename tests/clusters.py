@@ -164,7 +164,8 @@ class Cluster:
             await node.execute(f"alter system set synchronous_standby_names = 'ANY 1 ({others})'", "select pg_reload_conf()")
 
     async def promote(self) -> Node:
-        """Promotes the replica that has received most, as a supervisor does when the primary is gone, and returns it."""
+        """Promotes the replica that has received most, as a supervisor does when the primary is gone, and returns it. The other
+        replicas get its address, because one that is connected to a frozen server does not let go of it."""
         received: dict[str, int] = {}
         for node in self.replicas:
             with suppress(OSError, asyncpg.PostgresError, TimeoutError):
@@ -173,6 +174,10 @@ class Cluster:
         chosen = next(node for node in self.nodes if node.name == max(received, key=lambda name: received[name]))
         assert await chosen.value("select pg_promote(true, 10)")
         self.primary = chosen
+        for node in self.replicas:
+            if node.name in received:
+                follows = _conninfo(node, [chosen])
+                await node.execute(f"alter system set primary_conninfo = '{follows}'", "select pg_reload_conf()")
         return chosen
 
     def bring_back(self, node: Node) -> None:
@@ -180,7 +185,8 @@ class Cluster:
         assert node.process is None
         source = f"host={HOST} port={self.primary.port} user={SUPERUSER} dbname=postgres"
         (node.folder / "postmaster.pid").unlink(missing_ok=True)
-        own = (node.folder / "postgresql.auto.conf").read_text(encoding="utf-8")
+        lines = (node.folder / "postgresql.auto.conf").read_text(encoding="utf-8").splitlines(keepends=True)
+        own = "".join(line for line in lines if not line.startswith("primary_conninfo"))
         node.run("pg_rewind", "--target-pgdata", node.folder, "--source-server", source)
         (node.folder / "postgresql.auto.conf").write_text(own, encoding="utf-8")
         _configure(node, self.nodes)
@@ -260,12 +266,15 @@ def _make_replica(node: Node, nodes: Sequence[Node]) -> None:
 
 def _configure(node: Node, nodes: Sequence[Node]) -> None:
     """A replica follows whichever server takes writes: the address list of a supervisor."""
-    ports = ",".join(str(other.port) for other in nodes)
-    hosts = ",".join([HOST] * len(nodes))
-    follows = (
-        f"host={hosts} port={ports} user={SUPERUSER} password={PASSWORD} application_name={node.name}"
-        " target_session_attrs=read-write connect_timeout=2"
-    )
+    follows = _conninfo(node, nodes)
     settings = _SETTINGS | dict(node.settings) | {"port": str(node.port), "primary_conninfo": follows}
     lines = "".join(f"{name} = '{value}'\n" for name, value in settings.items())
     (node.folder / "postgresql.conf").write_text(lines, encoding="utf-8")
+
+
+def _conninfo(node: Node, servers: Sequence[Node]) -> str:
+    hosts, ports = ",".join([HOST] * len(servers)), ",".join(str(server.port) for server in servers)
+    return (
+        f"host={hosts} port={ports} user={SUPERUSER} password={PASSWORD} application_name={node.name}"
+        " target_session_attrs=read-write connect_timeout=2"
+    )

@@ -1,12 +1,12 @@
 """Sessions that only read. With several servers, a read that meets a failed one, or one whose recovery cancels it, is repeated
-on another server once. A statement whose rows are read one after the other is not repeated after its first row.
+on another server, on each at most once. A statement whose rows are read one after the other is not repeated after its first row.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager, nullcontext
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext
 from datetime import datetime, timedelta
 from typing import Any, TypeAlias, TypeVarTuple, overload
 
@@ -75,16 +75,16 @@ class RepeatingReadSession(ReadSession):
         self._shared = shared
         self._connection = None
         self._server: Server | None = None
-        self._failed: Server | None = None
+        self._failed: set[Server] = set()
         self._done: list[tuple[Executable, Parameters]] = []
 
     async def execute(self, statement: Executable, parameters: Parameters = None) -> CursorResult[*AnyRow]:
-        try:
-            result = await self._execute(statement, parameters)
-        except DATABASE_ERRORS as error:
-            await self._leave(error)
-            with self._translating():
+        while True:
+            try:
                 result = await self._execute(statement, parameters)
+                break
+            except DATABASE_ERRORS as error:
+                await self._leave(error)
         self._done.append((statement, parameters))
         return result
 
@@ -93,20 +93,20 @@ class RepeatingReadSession(ReadSession):
         self, statement: Executable, *, execution_options: CoreExecuteOptionsParameter
     ) -> AsyncIterator[AsyncResult[*AnyRow]]:
         async with AsyncExitStack() as stack:
-            try:
-                context = (await self._connect()).stream(statement, execution_options=execution_options)
-                result = await stack.enter_async_context(context)
-            except DATABASE_ERRORS as error:
-                await self._leave(error)
-                with self._translating():
+            while True:
+                try:
                     context = (await self._connect()).stream(statement, execution_options=execution_options)
                     result = await stack.enter_async_context(context)
+                    break
+                except DATABASE_ERRORS as error:
+                    await self._leave(error)
             try:
-                with self._translating():
-                    yield result
+                yield result
             except DATABASE_ERRORS as error:
                 if self._server is not None and _shows_failure(error):
                     self._watch.doubt(self._server)
+                if self._is_cancelled_by_recovery(error):
+                    raise StoreUnavailable("PostgreSQL") from error
                 raise
 
     async def close(self) -> None:
@@ -134,21 +134,14 @@ class RepeatingReadSession(ReadSession):
                 await self._connection.execute(statement, parameters)
         return self._connection
 
-    @contextmanager
-    def _translating(self) -> Iterator[None]:
+    def _is_cancelled_by_recovery(self, error: BaseException) -> bool:
         """A read that recovery cancels has met a server that cannot answer it now."""
-        try:
-            yield
-        except DATABASE_ERRORS as error:
-            if isinstance(driver_error(error), _CANCELLED_BY_RECOVERY) and self._server is not self._watch.servers.primary:
-                raise StoreUnavailable("PostgreSQL") from error
-            raise
+        return isinstance(driver_error(error), _CANCELLED_BY_RECOVERY) and self._server is not self._watch.servers.primary
 
     def _choose(self) -> Server:
         """Raises StoreUnavailable if no server is left."""
         servers = self._watch.servers
-        avoided = () if self._failed is None else (self._failed,)
-        server = servers.choose_reader(self._max_staleness, self._position, avoided)
+        server = servers.choose_reader(self._max_staleness, self._position, self._failed)
         if server is None:
             raise StoreUnavailable("PostgreSQL")
         return self._use(server)
@@ -163,7 +156,7 @@ class RepeatingReadSession(ReadSession):
     async def _has_replayed(self, server: Server, connection: AsyncConnection) -> bool:
         """Waits a moment for a replica that has not replayed the position, if there is a primary to go to instead."""
         primary, position = self._watch.servers.primary, self._position or 0
-        if server.replayed >= position or server is primary or primary in {None, self._failed}:
+        if server.replayed >= position or server is primary or primary is None or primary in self._failed:
             return True
         loop = asyncio.get_running_loop()
         until = loop.time() + self._position_wait
@@ -173,16 +166,16 @@ class RepeatingReadSession(ReadSession):
             if replayed >= position:
                 return True
             if loop.time() >= until:
-                return False
+                return self._watch.servers.primary is None
             await asyncio.sleep(_REPLAY_PAUSE_SECONDS)
 
     async def _leave(self, error: BaseException) -> None:
         """Gives the server up, so that the statement is repeated on another one. Raises the error if it must not be. After a
         first result, the other server must show at least as much as this one."""
         server, connection = self._server, self._connection
-        if server is None or self._failed is not None or not self._may_be_repeated(error):
+        if server is None or not self._may_be_repeated(error):
             raise error
-        self._failed = server
+        self._failed.add(server)
         if self._done and server.state is not None:
             self._position = max(self._position or 0, server.state.position)
         if _shows_failure(error):
@@ -196,8 +189,8 @@ class RepeatingReadSession(ReadSession):
         cause = driver_error(error)
         if self._connection is None:
             return True
-        if isinstance(cause, _CANCELLED_BY_RECOVERY):
-            return self._server is not self._watch.servers.primary
+        if self._is_cancelled_by_recovery(error):
+            return True
         return is_unavailable(error) and not isinstance(cause, asyncpg.QueryCanceledError)
 
 
