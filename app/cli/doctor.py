@@ -9,13 +9,16 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from prometheus_client import CollectorRegistry
+
 from app.cli.configuration import settings_of
 from app.db.engines import build_engines
 from app.db.sessions import Sessions
 from app.db.urls import check_database_urls
+from app.db.vector_extension import vector_extension_schema
 from app.domain.errors import FailureKind, GreenLangError, ProviderError, SettingsError
 from app.health.checks import Check
-from app.health.stores import postgres_checks, redis_check
+from app.health.stores import postgres_checks, redis_check, vector_store_check
 from app.llm.providers.registry import build_providers
 from app.llm.providers.unusable_settings import doubts
 from app.redis.clients import Server, connect_redis
@@ -24,6 +27,9 @@ from app.secrets.reference import SecretReference
 from app.settings import LocalCacheSettings, ProviderSettings, RedisSettings, Settings, SharedCacheSettings
 from app.supervisor.content_key import keeps_content_in_clear
 from app.supervisor.reachable_stores import reachable_stores
+from app.vectors.guarded import GuardedStore
+from app.vectors.metrics import VectorMetrics
+from app.vectors.registry import PGVECTOR, build_vector_stores
 
 _TIMEOUT_SECONDS = 10.0
 
@@ -79,6 +85,7 @@ def _stores(settings: Settings, clock: Clock) -> Iterator[Finding]:
             redis = "private, in " + str(settings.server.data_dir) if settings.redis.url is None else "as configured"
             yield asyncio.run(_postgres(reached, postgres))
             yield asyncio.run(_redis(reached, clock, redis))
+            yield from asyncio.run(_vector_stores(reached, clock))
             if reached.cache.enabled:
                 yield from _cache(settings, reached, clock)
     except GreenLangError as error:
@@ -127,6 +134,34 @@ def _cache(settings: Settings, reached: Settings, clock: Clock) -> Iterator[Find
             yield asyncio.run(_cache_tier(name, tier, reached, clock, is_private=tier.url != _configured(settings, name)))
     rows = f"{cache.postgres.max_bytes / 2**20:.0f} MiB, for answers of {cache.postgres.min_saved_usd} USD and more"
     yield Finding("cache.postgres", True, rows if cache.postgres.enabled else "not enabled")
+
+
+async def _vector_stores(settings: Settings, clock: Clock) -> list[Finding]:
+    """A store that is away is a warning: a start needs none."""
+    assert settings.database.primary is not None
+    engines = build_engines(settings.database.primary.reveal(), (), settings.database)
+    sessions = Sessions(engines)
+    stores = build_vector_stores(settings.vectors, sessions, clock, VectorMetrics(CollectorRegistry()))
+    try:
+        return [await _vector_store(store, sessions) for store in stores]
+    finally:
+        await stores.close()
+        await engines.close()
+
+
+async def _vector_store(store: GuardedStore, sessions: Sessions) -> Finding:
+    subject = f"vectors {store.name}"
+    try:
+        await _within(vector_store_check(store))
+        if store.name == PGVECTOR.name:
+            async with sessions.read(primary=True) as session:
+                has_extension = await vector_extension_schema(session) is not None
+            if not has_extension:
+                problem = "the database has no extension vector; a superuser can create it, else choose another store"
+                return Finding(subject, True, problem, warns=True)
+    except (GreenLangError, TimeoutError) as error:
+        return Finding(subject, True, _reason(error), warns=True)
+    return Finding(subject, True, "answers")
 
 
 def _configured(settings: Settings, tier: str) -> SecretReference | None:
