@@ -1,4 +1,7 @@
-"""Processes die while documents come in. After the same calls again every document is there once, and nothing is paid twice."""
+"""Processes die while documents come in. After the same calls again every document is there once, and nothing is paid twice.
+
+`DRILL_DOCUMENTS` sets how many documents there are, in calls of a thousand.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ from tests.servers import ROOT, Client, RunningServer, start_server
 
 pytestmark = [pytest.mark.anyio, pytest.mark.drill, pytest.mark.timeout(400)]
 
-DOCUMENTS = int(os.environ.get("DRILL_DOCUMENTS", "5000"))
+DOCUMENTS = int(os.environ.get("DRILL_DOCUMENTS", "2000"))
 A_CALL = 1000
 DEADLINE_SECONDS = 240.0
 CREATE = 'mutation { collectionCreate(input: {name: "docs", dimensions: 64}) { __typename } }'
