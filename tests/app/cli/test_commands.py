@@ -186,10 +186,11 @@ class TestDoctor:
     def test_all_well(self, data_dir: Path) -> None:
         done = run("doctor", "--data-dir", data_dir)
         assert done.returncode == 0
-        assert [line.split()[0] for line in done.stdout.splitlines()] == ["ok"] * 8
+        assert [line.split()[0] for line in done.stdout.splitlines()] == ["ok"] * 9
         assert re.search(r"^ok    cache\.memory +5 MiB in each process$", done.stdout, re.MULTILINE)
         assert re.search(r"^ok    cache\.shared +not configured$", done.stdout, re.MULTILINE)
         assert re.search(r"^ok    cache\.postgres +1024 MiB, for answers of 0\.01 USD and more$", done.stdout, re.MULTILINE)
+        assert re.search(r"^ok    vectors pgvector +answers$", done.stdout, re.MULTILINE)
         assert re.search(r"^ok    cache\.local +private, in .*, 100 MiB, allkeys-lru$", done.stdout, re.MULTILINE)
 
     def test_a_store_that_is_away_fails_alone(self, data_dir: Path, free_tcp_port: int) -> None:
@@ -242,3 +243,10 @@ class TestExports:
     def test_the_secret_of_links_is_changed_each_time(self, data_dir: Path) -> None:
         printed = [run("exports", "rotate-secret", "--data-dir", data_dir).stdout for _ in range(2)]
         assert ["secret 2" in printed[0], "secret 3" in printed[1]] == [True, True]
+
+
+@pytest.mark.drill
+class TestVectors:
+    def test_nothing_differs_where_there_are_no_collections(self, data_dir: Path) -> None:
+        done = [run("vectors", "repair", *check, "--data-dir", data_dir) for check in ([], ["--check"])]
+        assert [(each.returncode, each.stdout) for each in done] == [(0, ""), (0, "")]
