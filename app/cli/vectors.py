@@ -24,7 +24,7 @@ from app.vectors.repair import Drift, Repair
 
 def run(options: argparse.Namespace, clock: Clock) -> int:
     """Returns 1 if something differs and was not put right."""
-    with reachable_stores(settings_of(options), clock, redis=False) as settings:
+    with reachable_stores(settings_of(options), clock, redis=False, vectors=True) as settings:
         return asyncio.run(_run(settings, clock, check=options.check))
 
 
