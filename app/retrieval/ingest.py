@@ -35,7 +35,7 @@ from app.vectors.store import IndexedChunk, Vector
 from app.vectors.vector import fault_of, vector_to_bytes
 
 MAX_DOCUMENTS = 1000
-_BATCH, _BATCH_WITH_VECTORS = 100, 500
+_BATCH, _BATCH_WITH_VECTORS = 100, 1000
 _PARALLEL = 4
 _LARGE_TEXT = 8 * 1024
 _CALL_WIDE = frozenset({ProblemCode.NO_ROUTE, ProblemCode.UNPRICED_MODEL})

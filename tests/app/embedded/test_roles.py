@@ -99,6 +99,7 @@ class TestDataDirectoryOfOneSuperuser:
                 assert fetch(serving, "select rolsuper from pg_roles where rolname = current_user") == [(False,)]
 
     def test_nothing_is_the_superusers_any_more(self, old_data_dir: Path) -> None:
+        """Except what belongs to the extension, which only a superuser can own."""
         with running(old_data_dir) as stores:
             left = fetch(
                 stores.owner.reveal(),
@@ -106,7 +107,9 @@ class TestDataDirectoryOfOneSuperuser:
                 " (select oid from pg_roles where rolsuper) and o.deptype = 'o' and o.dbid <> 0"
                 " union all select 'pg_class', oid from pg_class where oid >= 16384 and relowner = 10 and relnamespace <> 99"
                 " union all select 'pg_proc', oid from pg_proc where oid >= 16384 and proowner = 10"
+                " and pronamespace is distinct from to_regnamespace('vectors')"
                 " union all select 'pg_type', oid from pg_type where oid >= 16384 and typowner = 10"
+                " and typnamespace is distinct from to_regnamespace('vectors')"
                 " union all select 'pg_namespace', oid from pg_namespace where oid >= 16384 and nspowner = 10",
             )
         assert left == []
