@@ -33,7 +33,9 @@ from app.costs.maintenance import Maintenance
 from app.costs.prices import PriceBook
 from app.costs.reports import CostReports
 from app.db.engines import Engines, build_engines
+from app.db.metrics import DatabaseMetrics
 from app.db.own_writes import OwnWrites
+from app.db.pools import fill_pool
 from app.db.sessions import Sessions
 from app.domain.errors import SettingsError
 from app.events.redis_streams import BLOCKING_MARGIN, RedisStreams
@@ -115,7 +117,7 @@ async def build_services(
     async with AsyncExitStack() as stack:
         drain, offload = Drain(settings.server.shutdown_grace.total_seconds(), clock.monotonic), Offload()
         sessions, redis, relay = _connect(settings, clock, stack)
-        metrics, misuse = _open_metrics(settings, clock, stack)
+        metrics, misuse = _open_metrics(settings, clock, sessions, stack)
         fleet = _open_fleet(settings, clock, redis, metrics, stack)
         keys = await _open_keys(settings, sessions, redis, clock, stack)
         cache = build_cache(settings, sessions, redis, relay, clock=clock, registry=metrics, stack=stack)
@@ -291,6 +293,8 @@ def _connect(settings: Settings, clock: Clock, stack: AsyncExitStack) -> tuple[S
         settings.database.primary.reveal(), [replica.reveal() for replica in settings.database.replicas], settings.database
     )
     stack.push_async_callback(engines.close)
+    filling = [asyncio.create_task(fill_pool(each, settings.database.pool_min)) for each in engines.by_name().values()]
+    stack.push_async_callback(end_tasks, filling)
     blocking_settings = settings.redis.model_copy(update={"socket_timeout": settings.redis.socket_timeout + BLOCKING_MARGIN})
     redis, blocking = (connect_redis(settings.redis.url.reveal(), each, clock) for each in (settings.redis, blocking_settings))
     for client in (redis, blocking):
@@ -319,8 +323,11 @@ def _build_sessions(engines: Engines, settings: DatabaseSettings, redis: RedisCl
     return Sessions(engines, settings.max_staleness, settings.own_write_wait, own_writes)
 
 
-def _open_metrics(settings: Settings, clock: Clock, stack: AsyncExitStack) -> tuple[CollectorRegistry, Misuse]:
+def _open_metrics(
+    settings: Settings, clock: Clock, sessions: Sessions, stack: AsyncExitStack
+) -> tuple[CollectorRegistry, Misuse]:
     metrics = CollectorRegistry()
+    metrics.register(DatabaseMetrics(sessions.engines))
     misuse = Misuse(metrics, TrustedProxies(settings.server.trusted_proxies), clock)
     stack.push_async_callback(misuse.close)
     return metrics, misuse

@@ -83,7 +83,7 @@ class Stores:
             )
         )
         return Settings(
-            database=DatabaseSettings(primary=self.secret("database", self.database_url)),
+            database=DatabaseSettings(primary=self.secret("database", self.database_url), pool_min=0),
             redis=RedisSettings(url=self.secret("redis", self.valkey_url)),
             providers=providers,
             routes=(

@@ -15,6 +15,7 @@ from sqlalchemy.exc import IntegrityError
 from app.access.key_cache import KeyEntry
 from app.access.principal import Principal, Scope
 from app.db.sessions import ReadSession, WriteSession
+from app.db.statement_times import named
 from app.db.tables.access import api_keys
 from app.domain.errors import Refused
 from app.domain.ids import format_id, parse_id
@@ -115,7 +116,7 @@ async def insert_key(session: WriteSession, key: UUID, new: NewKey, hint: str, s
         .returning(api_keys)
     )
     try:
-        return _api_key((await session.execute(statement)).one())
+        return _api_key((await session.execute(named("keys.insert", statement))).one())
     except IntegrityError as error:
         raise Refused(Conflict(f"the tenant {new.tenant} has a key {new.name}; revoke it or use another name")) from error
 
@@ -123,7 +124,7 @@ async def insert_key(session: WriteSession, key: UUID, new: NewKey, hint: str, s
 async def revoke_key(session: WriteSession, reference: str, tenant: str | None, *, cancel_calls: bool) -> ApiKey | None:
     """Revokes a key by id or name, and cancels its running calls if `cancel_calls` is true. Returns None if there is no such
     key. Raises Refused(InvalidInput) if several tenants have a key with this name and no tenant is given."""
-    found = (await session.execute(_named(reference, tenant).with_for_update())).all()
+    found = (await session.execute(named("keys.lock", _named(reference, tenant).with_for_update()))).all()
     if len(found) > 1:
         tenants = ", ".join(sorted(row.tenant for row in found))
         raise Refused(InvalidInput(f"keys of several tenants have this name: {tenants}; give the tenant or the id", ("tenant",)))
@@ -145,8 +146,8 @@ async def revoke_key(session: WriteSession, reference: str, tenant: str | None, 
         )
         .returning(api_keys)
     )
-    row = (await session.execute(statement)).one()
-    await session.execute(select(func.pg_notify(CHANNEL, "")))
+    row = (await session.execute(named("keys.revoke", statement))).one()
+    await session.execute(named("keys.notify", select(func.pg_notify(CHANNEL, ""))))
     return _api_key(row)
 
 
@@ -164,23 +165,23 @@ async def read_keys(session: ReadSession, tenant: str | None) -> tuple[ApiKey, .
     statement = select(api_keys).order_by(api_keys.c.tenant, api_keys.c.created_at, api_keys.c.id)
     if tenant is not None:
         statement = statement.where(api_keys.c.tenant == tenant)
-    return tuple(_api_key(row) for row in await session.execute(statement))
+    return tuple(_api_key(row) for row in await session.execute(named("keys.list", statement)))
 
 
 async def any_key(session: ReadSession) -> bool:
-    return (await session.execute(select(select(api_keys.c.id).exists()))).scalar_one()
+    return (await session.execute(named("keys.any", select(select(api_keys.c.id).exists())))).scalar_one()
 
 
 async def read_entries(session: ReadSession, hints: Sequence[str]) -> dict[str, KeyEntry]:
-    rows = await session.execute(select(*_ENTRY).where(api_keys.c.hint == func.any(list(hints))))
+    rows = await session.execute(named("keys.entries", select(*_ENTRY).where(api_keys.c.hint == func.any(list(hints)))))
     return {row.hint: _entry(row) for row in rows}
 
 
 async def read_changes(session: ReadSession, since: datetime | None, overlap: timedelta) -> tuple[tuple[KeyEntry, ...], datetime]:
     """Returns all keys that changed later than `overlap` before `since`, and the time of this read by the database's clock."""
-    now: datetime = (await session.execute(select(func.now()))).scalar_one()
+    now: datetime = (await session.execute(named("keys.now", select(func.now())))).scalar_one()
     changed = api_keys.c.changed_at > (since or now) - overlap
-    rows = await session.execute(select(*_ENTRY).where(api_keys.c.version > 1, changed))
+    rows = await session.execute(named("keys.changes", select(*_ENTRY).where(api_keys.c.version > 1, changed)))
     return tuple(_entry(row) for row in rows), now
 
 

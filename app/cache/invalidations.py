@@ -218,6 +218,8 @@ async def _load_events(rows: Sequence[Sequenced]) -> list[Invalidated | None]:
     return [msgspec.convert(row.payload, Invalidated) for row in rows]
 
 
-_INVALIDATE = text("select cache_invalidate(:tenant, :kind, :given, :most)")
-_ALL = text("select tenant, kind, value, at from cache_invalidations where at > :oldest")
-_DELETE_OLD = text("delete from cache_invalidations where at < clock_timestamp() - cast(:age as interval)")
+_INVALIDATE = text("select /* invalidations.invalidate */ cache_invalidate(:tenant, :kind, :given, :most)")
+_ALL = text("select /* invalidations.all */ tenant, kind, value, at from cache_invalidations where at > :oldest")
+_DELETE_OLD = text(
+    "delete /* invalidations.delete_old */ from cache_invalidations where at < clock_timestamp() - cast(:age as interval)"
+)

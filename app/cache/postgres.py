@@ -104,25 +104,25 @@ class PostgresTier:
         self._is_away = False
 
 
-_GET = "select value from cache_entries where tenant = $1 and name = $2 and expires_at > clock_timestamp()"
+_GET = "select /* cache.get */ value from cache_entries where tenant = $1 and name = $2 and expires_at > clock_timestamp()"
 _PUT = text(
-    "insert into cache_entries (tenant, name, value, tags, bytes, expires_at)"
+    "insert /* cache.put */ into cache_entries (tenant, name, value, tags, bytes, expires_at)"
     " values (:tenant, :name, :value, :tags, length(cast(:value as bytea)), clock_timestamp() + :kept)"
     " on conflict (tenant, name) do update set value = excluded.value, tags = excluded.tags, bytes = excluded.bytes,"
     " expires_at = excluded.expires_at"
 )
-_REMOVE = text("delete from cache_entries where tenant = :tenant and name = any(:names)")
-_TAGS = text("select name, tags from cache_entries where tenant = :tenant and expires_at > clock_timestamp()")
+_REMOVE = text("delete /* cache.remove */ from cache_entries where tenant = :tenant and name = any(:names)")
+_TAGS = text("select /* cache.tags */ name, tags from cache_entries where tenant = :tenant and expires_at > clock_timestamp()")
 _SIZE = text(
-    "select count(*) as entries, coalesce(sum(bytes), 0)::bigint as bytes,"
+    "select /* cache.size */ count(*) as entries, coalesce(sum(bytes), 0)::bigint as bytes,"
     " coalesce((select evictions from cache_evictions), 0) as evictions from cache_entries"
 )
 _DELETE_EXPIRED = text(
-    "delete from cache_entries where (tenant, name) in"
+    "delete /* cache.delete_expired */ from cache_entries where (tenant, name) in"
     " (select tenant, name from cache_entries where expires_at <= clock_timestamp() limit :most)"
 )
 _DELETE_EXCESS = text(
-    "with excess as (select tenant, name from"
+    "/* cache.delete_excess */ with excess as (select tenant, name from"
     " (select tenant, name, sum(bytes) over (order by expires_at desc, tenant, name) as total from cache_entries) counted"
     " where total > :max_bytes),"
     " deleted as (delete from cache_entries e using excess x where e.tenant = x.tenant and e.name = x.name returning 1)"

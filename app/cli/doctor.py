@@ -7,16 +7,18 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from prometheus_client import CollectorRegistry
 
 from app.cli.configuration import settings_of
 from app.db.engines import build_engines
+from app.db.server_report import ask_server, known_servers, too_many_connections
 from app.db.sessions import Sessions
-from app.db.urls import check_database_urls
+from app.db.urls import DatabaseUrl, check_database_urls
 from app.db.vector_extension import vector_extension_schema
-from app.domain.errors import FailureKind, GreenLangError, ProviderError, SettingsError
+from app.domain.errors import FailureKind, GreenLangError, ProviderError, SettingsError, StoreUnavailable
 from app.health.checks import Check
 from app.health.stores import postgres_checks, redis_check, vector_store_check
 from app.llm.providers.registry import build_providers
@@ -83,7 +85,7 @@ def _stores(settings: Settings, clock: Clock) -> Iterator[Finding]:
         with reachable_stores(settings, clock, redis=True, vectors=True) as reached:
             postgres = "private, in " + str(settings.server.data_dir) if settings.database.primary is None else "as configured"
             redis = "private, in " + str(settings.server.data_dir) if settings.redis.url is None else "as configured"
-            yield asyncio.run(_postgres(reached, postgres))
+            yield from asyncio.run(_postgres(reached, postgres))
             yield asyncio.run(_redis(reached, clock, redis))
             yield from asyncio.run(_vector_stores(reached, clock))
             if reached.cache.enabled:
@@ -92,7 +94,7 @@ def _stores(settings: Settings, clock: Clock) -> Iterator[Finding]:
         yield Finding("stores", False, str(error))
 
 
-async def _postgres(settings: Settings, where: str) -> Finding:
+async def _postgres(settings: Settings, where: str) -> list[Finding]:
     assert settings.database.primary is not None
     try:
         engines = build_engines(settings.database.primary.reveal(), (), settings.database)
@@ -102,8 +104,23 @@ async def _postgres(settings: Settings, where: str) -> Finding:
         finally:
             await engines.close()
     except (GreenLangError, TimeoutError) as error:
-        return Finding("PostgreSQL", False, f"{where}: {_reason(error)}")
-    return Finding("PostgreSQL", True, where)
+        return [Finding("PostgreSQL", False, f"{where}: {_reason(error)}")]
+    urls = known_servers(settings.database)
+    if len(urls) == 1:
+        return await _server("PostgreSQL", urls[0], f"{where}: ", settings)
+    servers = [await _server(f"PostgreSQL {url.hosts[0]}", url, "", settings) for url in urls]
+    return [Finding("PostgreSQL", True, where), *chain.from_iterable(servers)]
+
+
+async def _server(subject: str, url: DatabaseUrl, where: str, settings: Settings) -> list[Finding]:
+    """A server that is away is a warning: another one has answered."""
+    try:
+        report = await ask_server(url, settings.database.connect_timeout)
+    except StoreUnavailable as error:
+        return [Finding(subject, True, f"{where}{_reason(error)}", warns=True)]
+    found = [Finding(subject, True, f"{where}{report}")]
+    warning = too_many_connections(settings.database, settings.server.workers, report)
+    return found if warning is None else [*found, Finding(subject, True, warning, warns=True)]
 
 
 async def _redis(settings: Settings, clock: Clock, where: str) -> Finding:

@@ -13,6 +13,7 @@ from sqlalchemy import RowMapping, Select, select, tuple_
 
 from app.costs.budgets import BudgetOwner
 from app.db.sessions import Sessions
+from app.db.statement_times import named
 from app.db.tables.alerts import budget_alerts
 from app.db.tables.budgets import budgets
 from app.domain.ids import format_id
@@ -73,7 +74,7 @@ class AlertStore:
                 tuple_(budget_alerts.c.raised_at, budget_alerts.c.key) < tuple_(*decode_time_cursor(_CURSOR, request.after))
             )
         async with self._sessions.read() as session:
-            rows = await session.execute(asked)
+            rows = await session.execute(named("alerts.page", asked))
             found = [_alert(row) for row in rows.mappings()]
         return build_page(request, found, lambda alert: encode_time_cursor(_CURSOR, alert.raised_at, alert.key))
 
@@ -84,7 +85,7 @@ class AlertStore:
     async def by_keys(self, keys: Collection[UUID]) -> dict[UUID, BudgetAlert]:
         """Returns alerts of all tenants, read from the primary."""
         async with self._sessions.read(primary=True) as session:
-            rows = await session.execute(_ALERTS.where(budget_alerts.c.key.in_(keys)))
+            rows = await session.execute(named("alerts.by_keys", _ALERTS.where(budget_alerts.c.key.in_(keys))))
             return {alert.key: alert for alert in map(_alert, rows.mappings())}
 
 

@@ -23,6 +23,7 @@ from sqlalchemy import RowMapping, select, text, tuple_
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from app.db.sessions import Sessions, WriteSession
+from app.db.statement_times import named
 from app.db.tables.budgets import budget_now
 from app.domain.errors import Forbidden, Refused
 from app.domain.ids import format_id
@@ -340,29 +341,30 @@ class BudgetStore:
         raise Refused(NO_SUCH_BUDGET)
 
 
-_LOCK_LEDGER = text("select pg_advisory_xact_lock(ledger_lock())")
+_LOCK_LEDGER = text("select /* budgets.lock_ledger */ pg_advisory_xact_lock(ledger_lock())")
 _COUNT = text(
-    "select count(*) from budgets"
+    "select /* budgets.count */ count(*) from budgets"
     " where tenant = :tenant and deleted_at is null and owner <> 'INSTALLATION' and origin = 'created'"
 )
 _INSERT = text(
-    "insert into budgets (key, name, tenant, agent, provider, model, label_key, label_value, limit_usd, period, time_zone,"
+    "insert /* budgets.insert */"
+    " into budgets (key, name, tenant, agent, provider, model, label_key, label_value, limit_usd, period, time_zone,"
     " thresholds, enforcement, owner) values (:key, :name, :tenant, :agent, :provider, :model, :label_key, :label_value,"
     " :limit_usd, :period, :time_zone, :thresholds, :enforcement, :owner)"
 )
 _UPDATE = text(
-    "update budgets set version = version + 1, name = coalesce(cast(:name as text), name),"
+    "update /* budgets.update */ budgets set version = version + 1, name = coalesce(cast(:name as text), name),"
     " limit_usd = coalesce(cast(:limit_usd as numeric), limit_usd),"
     " thresholds = coalesce(cast(:thresholds as integer[]), thresholds),"
     " enforcement = coalesce(cast(:enforcement as text), enforcement), owner = coalesce(cast(:owner as text), owner)"
     " where key = :key"
 )
 _LOCK_PERIOD = text(
-    "select lock_periods(array[key], array[period_start], array[period_end]) from budget_now"
+    "select /* budgets.lock_period */ lock_periods(array[key], array[period_start], array[period_end]) from budget_now"
     " where key = :key and deleted_at is null and (cast(:tenant as text) is null or tenant = :tenant)"
     " and (cast(:agent as text) is null or agent = :agent)"
 )
-_NOW = select(text("*")).select_from(budget_now)
+_NOW = named("budgets.read", select(text("*")).select_from(budget_now))
 
 
 async def _load(session: WriteSession, key: UUID) -> Budget:

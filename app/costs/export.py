@@ -48,6 +48,7 @@ from app.costs.report_statements import (
 from app.db.own_writes import CALLER, Caller
 from app.db.read_sessions import was_cancelled_by_recovery
 from app.db.sessions import ReadSession, Sessions
+from app.db.statement_times import named
 from app.db.tables.access import api_keys
 from app.db.tables.usage import usage_records
 from app.domain.errors import Refused, StoreUnavailable
@@ -217,7 +218,7 @@ class CostExports:
             or_(api_keys.c.expires_at.is_(None), api_keys.c.expires_at > self._clock.now()),
         )
         async with self._sessions.read(primary=True) as session:
-            return (await session.execute(good)).first() is not None
+            return (await session.execute(named("export.key", good))).first() is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,9 +253,10 @@ async def rotate_export_secret(sessions: Sessions) -> int:
 
 _SIGNATURE_BYTES = hashlib.sha256().digest_size
 _VERSION_BYTES = 4
-_SECRET = text("select version, secret from installation_secrets where name = 'cost_exports'")
+_SECRET = text("select /* export.secret */ version, secret from installation_secrets where name = 'cost_exports'")
 _ROTATE = text(
-    "update installation_secrets set version = version + 1, secret = uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid())"
+    "update /* export.rotate */"
+    " installation_secrets set version = version + 1, secret = uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid())"
     " where name = 'cost_exports' returning version"
 )
 
@@ -292,7 +294,7 @@ async def _records(
     statement = select(usage_records).where(*record_conditions(where)).order_by(columns.at, columns.key)
     if given.last is not None:
         statement = statement.where(tuple_(columns.at, columns.key) > tuple_(*given.last))
-    async with session.stream(statement, execution_options={"yield_per": BATCH}) as result:
+    async with session.stream(named("export.records", statement), execution_options={"yield_per": BATCH}) as result:
         async for batch in result.mappings().partitions():
             rows = [record_row(row) for row in batch]
             if summing:
@@ -304,7 +306,7 @@ async def _records(
 async def _groups(session: ReadSession, query: CostQuery, writer: RowWriter) -> AsyncGenerator[bytes, None]:
     names = dimension_names(query)
     statement = groups_statement(query, await read_segments(session, query))
-    async with session.stream(statement, execution_options={"yield_per": BATCH}) as result:
+    async with session.stream(named("export.groups", statement), execution_options={"yield_per": BATCH}) as result:
         async for batch in result.mappings().partitions():
             yield writer.rows("group", (group_row(row, names) for row in batch))
 

@@ -138,7 +138,7 @@ class Forecasts:
         return found
 
 
-_HISTORY = text("select * from spending_by_day(cast(cast(:wanted as text) as jsonb), :now)")
+_HISTORY = text("select /* forecast.history */ * from spending_by_day(cast(cast(:wanted as text) as jsonb), :now)")
 
 
 def _series(number: int, where: CostFilter, now: datetime) -> dict[str, object]:

@@ -92,21 +92,21 @@ def _spans(buckets: Sequence[datetime]) -> list[tuple[datetime, datetime]]:
 
 
 _IS_MARKED = text(
-    "select marked_until >="
+    "select /* label_rollups.is_marked */ marked_until >="
     " date_bin('15 minutes', clock_timestamp() - cast(:late as interval), timestamptz '2000-01-01 00:00:00Z')"
     " from label_rollups_filled"
 )
 _LIMIT_WAIT = text("set local lock_timeout = '1s'")
-_LOCK_LEDGER = text("select pg_advisory_xact_lock(ledger_lock())")
+_LOCK_LEDGER = text("select /* label_rollups.lock_ledger */ pg_advisory_xact_lock(ledger_lock())")
 _MARK = text(
-    "update label_rollups_filled set marked_until = greatest(marked_until,"
+    "update /* label_rollups.mark */ label_rollups_filled set marked_until = greatest(marked_until,"
     " date_bin('15 minutes', clock_timestamp() - cast(:late as interval), timestamptz '2000-01-01 00:00:00Z'))"
 )
-_REFRESH = text("select refresh_label_rollups(:most)")
-_EXTEND = text("select extend_label_rollups()")
+_REFRESH = text("select /* label_rollups.refresh */ refresh_label_rollups(:most)")
+_EXTEND = text("select /* label_rollups.extend */ extend_label_rollups()")
 _ONE_SNAPSHOT = text("set transaction isolation level repeatable read, read only")
 _FILLED = text(
-    "select least(greatest(filled_from, :start), :end) as filled_from,"
+    "select /* label_rollups.filled */ least(greatest(filled_from, :start), :end) as filled_from,"
     " greatest(least(filled_until, :end), :start) as filled_until,"
     " array(select distinct bucket from label_rollups_stale where bucket > cast(:start as timestamptz) - interval '15 minutes'"
     " and bucket < :end and (cast(:tenants as text[]) is null or tenant = any(:tenants)) order by bucket) as stale"

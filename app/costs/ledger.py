@@ -48,7 +48,7 @@ that a stalled server continues later."""
 MIN_RETENTION = timedelta(hours=24)
 """An idempotency key is remembered at least this long, even if content is kept for a shorter time."""
 
-_SWEEP = "select ledger_sweep($1)"
+_SWEEP = "select /* ledger.sweep */ ledger_sweep($1)"
 _log = logging.getLogger(__name__)
 
 
@@ -246,30 +246,34 @@ class PostgresLedger:
 
 
 _STORED = text(
-    "select tenant, agent, operation, status, admitted_at, finished_at, case when not expired then document end as document,"
+    "select /* ledger.stored */"
+    " tenant, agent, operation, status, admitted_at, finished_at, case when not expired then document end as document,"
     " expired and swept_at is null as expired"
     " from completions, coalesce(finished_at <= now() - cast(:ttl as interval), false) expired"
     " where key = :key and (expires_at > now() or status = 'RUNNING')"
 )
 _EARLIER = text(
-    "select key, request_hash from completions where tenant = :tenant and operation = :operation"
+    "select /* ledger.earlier */ key, request_hash from completions where tenant = :tenant and operation = :operation"
     " and idempotency_key = :idempotency_key and (expires_at > now() or status = 'RUNNING')"
 )
 _CHARGED = text(
-    "select key, provider, model, outcome, latency_ms, provider_request_id, uncached_input_tokens, cached_input_tokens,"
+    "select /* ledger.charged */"
+    " key, provider, model, outcome, latency_ms, provider_request_id, uncached_input_tokens, cached_input_tokens,"
     " cache_write_5m_tokens, cache_write_1h_tokens, visible_output_tokens, reasoning_tokens, confirmed, cost_usd"
     " from usage_records where tenant = :tenant and at = :at and completion = :call order by key"
 )
 _DROP_DOCUMENTS = text(
-    "update completions set document = null where tenant = :tenant and operation = :operation and idempotency_key = any(:keys)"
+    "update /* ledger.drop_documents */"
+    " completions set document = null where tenant = :tenant and operation = :operation and idempotency_key = any(:keys)"
     " and document is not null and status <> 'RUNNING'"
 )
 _SETTLE_ORPHAN = text(
-    "update completions set lease_until = now() - interval '1 second'"
+    "update /* ledger.settle_orphan */ completions set lease_until = now() - interval '1 second'"
     " where key = :call and owner <> :owner and status = 'RUNNING'"
 )
 _RENEW = text(
-    "update completions set lease_until = now() + :lease where key in (select key from completions where key = any(:calls)"
+    "update /* ledger.renew */"
+    " completions set lease_until = now() + :lease where key in (select key from completions where key = any(:calls)"
     " and owner = :owner and status = 'RUNNING' order by key for update skip locked) returning key"
 )
 """Locks in the same order as every other statement. A call that another transaction has locked is renewed next time."""

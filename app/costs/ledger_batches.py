@@ -26,9 +26,9 @@ from app.runtime.clock import Clock
 from app.settings import BudgetDefault, BudgetSettings
 
 OTHER_INPUT = Conflict("The idempotency key was used before, with another input.", ProblemCode.IDEMPOTENCY_MISMATCH)
-_ADMIT = "select * from ledger_admit($1, $2, $3, $4::text::jsonb, $5, $6, $7)"
-_SETTLE = "select ledger_settle($1, $2, $3, $4, $5, $6, $7)"
-_BUDGETS = "select * from budget_now where key = any($1)"
+_ADMIT = "select /* ledger.admit */ * from ledger_admit($1, $2, $3, $4::text::jsonb, $5, $6, $7)"
+_SETTLE = "select /* ledger.settle */ ledger_settle($1, $2, $3, $4, $5, $6, $7)"
+_BUDGETS = "select /* ledger.budgets */ * from budget_now where key = any($1)"
 
 
 @dataclass(slots=True)

@@ -149,23 +149,28 @@ async def _budgets_after(sessions: Sessions, after: UUID | None) -> Sequence[UUI
 
 
 _CLAIM = text(
-    "update maintenance set begun_at = now() where task = :task and begun_at <= now() - cast(:every as interval) returning 1"
+    "update /* maintenance.claim */"
+    " maintenance set begun_at = now() where task = :task and begun_at <= now() - cast(:every as interval) returning 1"
 )
-_MAKE_DUE_AGAIN = text("update maintenance set begun_at = '-infinity' where task = :task")
-_MAKE_PARTITION = text("select make_usage_partition(now() + make_interval(months => :months))")
+_MAKE_DUE_AGAIN = text("update /* maintenance.make_due_again */ maintenance set begun_at = '-infinity' where task = :task")
+_MAKE_PARTITION = text("select /* maintenance.make_partition */ make_usage_partition(now() + make_interval(months => :months))")
 _DELETE_EXPIRED = text(
-    "delete from completions where key in (select key from completions where expires_at <= now() and status <> 'RUNNING'"
+    "delete /* maintenance.delete_expired */"
+    " from completions where key in (select key from completions where expires_at <= now() and status <> 'RUNNING'"
     " limit :most for update skip locked) returning 1"
 )
 _DROP_CONTENT = text(
-    "update completions set document = null where key in (select key from completions where document is not null"
+    "update /* maintenance.drop_content */"
+    " completions set document = null where key in (select key from completions where document is not null"
     " and finished_at <= now() - cast(:ttl as interval) limit :most for update skip locked) returning 1"
 )
 _BUDGETS = text(
-    "select key from budgets where deleted_at is null and (cast(:after as uuid) is null or key > :after) order by key limit :most"
+    "select /* maintenance.budgets */"
+    " key from budgets where deleted_at is null and (cast(:after as uuid) is null or key > :after) order by key limit :most"
 )
 _DISCREPANCIES = text(
-    "select budget, period_start, spent_usd, recorded_usd, held_usd, holding_usd from budget_discrepancies"
+    "select /* maintenance.discrepancies */"
+    " budget, period_start, spent_usd, recorded_usd, held_usd, holding_usd from budget_discrepancies"
     " where budget = any(:budgets) order by 1, 2"
 )
-_REPAIR_SUMS = text("select repair_sums(:budget, :start)")
+_REPAIR_SUMS = text("select /* maintenance.repair_sums */ repair_sums(:budget, :start)")

@@ -30,6 +30,7 @@ from sqlalchemy import (
 
 from app.costs.periods import DAY, HOUR, QUARTER, Segment, cover, grains_within
 from app.costs.queries import CostDimension, CostFilter, CostOrderField, CostQuery, Direction
+from app.db.statement_times import named
 from app.db.tables.usage import label_rollups, usage_records, usage_rollups
 
 Element: TypeAlias = ColumnElement[Any]
@@ -76,7 +77,7 @@ def costs_statement(query: CostQuery, segments: Sequence[Segment], after: tuple[
     """Returns one row per row of the page, with the totals beside it (`total_…`), or one row with `place` null if the page is
     empty."""
     names = dimension_names(query)
-    grouped = _grouped(query, _parts(query, segments)).cte("grouped")
+    grouped = named("costs.report", _grouped(query, _parts(query, segments))).cte("grouped")
     totals = select(*(func.coalesce(func.sum(grouped.c[name]), 0).label(f"total_{name}") for name in MEASURES)).subquery()
     page = _page(query, names, grouped, after)
     return (

@@ -31,6 +31,7 @@ from app.costs.report_statements import (
     record_conditions,
 )
 from app.db.sessions import Sessions
+from app.db.statement_times import named
 from app.db.tables.usage import usage_records
 from app.domain.attempts import AttemptOutcome
 from app.domain.ids import format_id
@@ -172,7 +173,7 @@ class CostReports:
         if request.after is not None:
             statement = statement.where(tuple_(columns.at, columns.key) < tuple_(*decode_time_cursor(_RECORDS, request.after)))
         async with self._sessions.read() as session:
-            rows = (await session.execute(statement.limit(request.first + 1))).mappings().all()
+            rows = (await session.execute(named("records.page", statement.limit(request.first + 1)))).mappings().all()
         return build_page(
             request,
             [_record(row) for row in rows],
@@ -184,7 +185,7 @@ class CostReports:
         if tenant is not None:
             statement = statement.where(usage_records.c.tenant == tenant)
         async with self._sessions.read() as session:
-            row = (await session.execute(statement)).mappings().first()
+            row = (await session.execute(named("records.by_key", statement))).mappings().first()
         return None if row is None else _record(row)
 
 

@@ -51,7 +51,7 @@ class Statements:
             while True:
                 try:
                     driver = self._driver or await self._connect(until)
-                    return await driver.fetch(statement, *arguments, timeout=STATEMENT_SECONDS)
+                    return await self._fetch(driver, statement, arguments)
                 except _COLLISION:
                     collisions += 1
                     if collisions > COLLISIONS_ALLOWED:
@@ -81,6 +81,16 @@ class Statements:
                 await self._drop()
                 return None
             return position
+
+    async def _fetch(
+        self, driver: asyncpg.Connection[asyncpg.Record], statement: str, arguments: tuple[object, ...]
+    ) -> list[asyncpg.Record]:
+        times = self._engines.times
+        started = times.now()
+        try:
+            return await driver.fetch(statement, *arguments, timeout=STATEMENT_SECONDS)
+        finally:
+            times.add(statement, started)
 
     async def close(self) -> None:
         async with self._turn:

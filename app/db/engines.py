@@ -13,12 +13,14 @@ from sqlalchemy.pool import NullPool
 
 from app.db.demotion import leave_demoted_servers
 from app.db.openings import Openings
+from app.db.pools import CountingPool
 from app.db.server_watch import ServerWatch
 from app.db.servers import Server, Servers
 from app.db.stall_detector import StallDetector
+from app.db.statement_times import StatementTimes
 from app.db.urls import DatabaseUrl, parse_database_url
 from app.domain.errors import SettingsError
-from app.runtime.clock import Clock
+from app.runtime.clock import Clock, SystemClock
 from app.settings import DatabaseSettings
 
 _STALL_SECONDS = 2.0
@@ -29,6 +31,7 @@ def build_engine(url: DatabaseUrl, settings: DatabaseSettings, openings: Opening
     """Raises nothing, because the first use connects."""
     return create_async_engine(
         driver_url(url),
+        poolclass=CountingPool,
         pool_size=settings.pool_size,
         max_overflow=settings.max_overflow,
         pool_timeout=settings.pool_timeout.total_seconds(),
@@ -76,6 +79,7 @@ class Engines:
 
     servers: Servers
     watch: ServerWatch | None
+    times: StatementTimes
     direct: AsyncEngine | None = None
     pooled: bool = False
 
@@ -104,6 +108,10 @@ class Engines:
         else:
             await self.watch.change(seconds)
 
+    def by_name(self) -> dict[str, AsyncEngine]:
+        """The engines of the servers, by host and port."""
+        return {server.name: server.engine for server in self.servers.every}
+
     def doubt(self, server: Server) -> None:
         """Call it when a server has failed a statement."""
         if self.watch is not None:
@@ -123,7 +131,10 @@ def build_engines(primary: str, replicas: Sequence[str], settings: DatabaseSetti
     urls = server_urls(primary, replicas)
     servers = Servers([_build_server(url, settings) for url in urls])
     watch = ServerWatch(servers, settings) if len(urls) > 1 else None
-    return Engines(servers, watch, _direct(settings), settings.pooled)
+    times = StatementTimes(settings.slow_statement, SystemClock().monotonic)
+    for server in servers.every:
+        times.observe(server.engine.sync_engine)
+    return Engines(servers, watch, times, _direct(settings), settings.pooled)
 
 
 def server_urls(primary: str, replicas: Sequence[str]) -> list[DatabaseUrl]:

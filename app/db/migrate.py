@@ -1,6 +1,8 @@
-"""Brings a database to the newest revision, in one transaction: all of it or nothing.
+"""Brings a database to the newest revision, in one transaction: all of it or nothing. Then it makes the indexes of large tables,
+each by itself.
 
-Several processes may do this at once: each waits for the lock and then finds nothing left to do.
+Several processes may do this at once: each waits for the lock and then finds nothing left to do. The service may run meanwhile:
+a statement that does not get the lock of a table soon gives way, and the whole transaction is repeated.
 """
 
 from __future__ import annotations
@@ -25,11 +27,13 @@ from sqlalchemy.pool import NullPool
 
 from app.db.cluster_check import FoundCluster, at_primary, find_cluster
 from app.db.engines import driver_url, time_limits
-from app.db.failures import is_unavailable
+from app.db.failures import driver_error, is_unavailable
+from app.db.large_indexes import LargeIndex, make_indexes
 from app.db.roles import grant_serving, risks_of_roles, set_role_limits
 from app.db.urls import DatabaseUrl, check_database_urls, parse_database_url
 from app.db.vector_extension import create_vector_extension
 from app.domain.errors import GreenLangError, SettingsError, StoreUnavailable
+from app.runtime.clock import Clock, SystemClock
 from app.secrets.reference import SecretReference
 from app.settings import DatabaseSettings
 
@@ -37,13 +41,23 @@ _SCRIPTS = Path(__file__).resolve().parents[2] / "migrations"
 _LOCK = 0x677265656E
 _CONNECT_SECONDS = 10
 
-_NO_LIMIT = text("select set_config('statement_timeout', '0', true)")
-"""A migration may take long, also if the role has a limit."""
+_NO_IDLE_LIMIT = text("select set_config('idle_in_transaction_session_timeout', '0', true)")
+_PAUSE_SECONDS = 1.0
+MAX_BLOCKED_SECONDS = 120.0
+_NO_LIMITS_OF_SESSION = text("select set_config('statement_timeout', '0', false), set_config('lock_timeout', '0', false)")
+_LIMIT_WAIT = text("select set_config('lock_timeout', '2s', true)")
+"""While a statement waits for the lock of a table, every later statement on that table waits too."""
+_NO_LIMITS = text("select set_config('statement_timeout', '0', true), set_config('lock_timeout', '0', true)")
+"""A migration may take long, also if the role has limits."""
 _log = logging.getLogger(__name__)
 
 
 class DatabaseIsNewer(GreenLangError):
     """The database has a revision that this version does not know. It is left as it is."""
+
+
+class MigrationBlocked(GreenLangError):
+    """Other transactions kept a table locked for too long. The database is left as it was."""
 
 
 class MayNotMigrate(GreenLangError):
@@ -64,10 +78,11 @@ async def prepare_database(settings: DatabaseSettings) -> str:
         return await _check_revision(found)
     direct = await _same_database("database.direct", settings.direct, primary)
     if settings.owner is None:
-        revision = await _migrate(direct, None)
+        alone = settings.pooled and settings.direct is None
+        revision = await _migrate(direct, None, SystemClock(), through_pooler=alone)
     else:
         role = serving_role(settings.primary.reveal())
-        revision = await _migrate(await _same_database("database.owner", settings.owner, primary), role)
+        revision = await _migrate(await _same_database("database.owner", settings.owner, primary), role, SystemClock())
     async with _locked(primary) as connection:
         if await connection.run_sync(_revision) != revision:
             raise SettingsError(
@@ -109,15 +124,57 @@ def serving_role(primary: str) -> str:
     return name
 
 
-async def migrate(url: str, serving: str | None = None) -> str:
+async def migrate(url: str, serving: str | None = None, clock: Clock | None = None) -> str:
     """Returns the revision of the database at `postgresql://…` after the migration. The role `serving` may then serve with it.
-    Raises StoreUnavailable if the server does not answer, DatabaseIsNewer, MayNotMigrate, and SettingsError if `serving` does
-    not exist."""
-    return await _migrate(parse_database_url(url, "database.primary"), serving)
+    Raises StoreUnavailable if the server does not answer, DatabaseIsNewer, MayNotMigrate, MigrationBlocked, and SettingsError
+    if `serving` does not exist."""
+    return await _migrate(parse_database_url(url, "database.primary"), serving, clock or SystemClock())
 
 
-async def _migrate(url: DatabaseUrl, serving: str | None) -> str:
-    async with _locked(url) as connection:
+async def _migrate(url: DatabaseUrl, serving: str | None, clock: Clock, *, through_pooler: bool = False) -> str:
+    until = clock.monotonic() + MAX_BLOCKED_SECONDS
+    while True:
+        try:
+            revision = await _upgrade_once(url, serving)
+            break
+        except StoreUnavailable as error:
+            if not isinstance(driver_error(error.__cause__ or error), asyncpg.LockNotAvailableError):
+                raise
+            if clock.monotonic() >= until:
+                raise MigrationBlocked(
+                    "the database needs a migration, but other transactions keep its tables locked; end them, see "
+                    "pg_stat_activity, and start again"
+                ) from error
+            _log.warning("the migration waits: another transaction keeps a table locked")
+        await clock.sleep(_PAUSE_SECONDS)
+    await _make_indexes(url, through_pooler=through_pooler)
+    return revision
+
+
+async def _make_indexes(url: DatabaseUrl, *, through_pooler: bool) -> None:
+    """Holds the lock in a transaction without a snapshot, for which the indexes need not wait. A pooler would give the settings
+    of a session to other clients."""
+    indexes = large_indexes()
+    if indexes:
+        async with _locked(url) as _, _transaction(url, autocommit=True) as connection:
+            if not through_pooler:
+                await connection.execute(_NO_LIMITS_OF_SESSION)
+            await make_indexes(connection, indexes)
+
+
+def large_indexes() -> list[LargeIndex]:
+    """Returns the large indexes of all migrations, in their order."""
+    config = Config()
+    config.set_main_option("script_location", str(_SCRIPTS).replace("%", "%%"))
+    scripts = reversed(list(ScriptDirectory.from_config(config).walk_revisions()))
+    return [index for script in scripts for index in getattr(script.module, "INDEXES", ())]
+
+
+async def _upgrade_once(url: DatabaseUrl, serving: str | None) -> str:
+    async with _transaction(url) as connection:
+        await connection.execute(_NO_LIMITS)
+        await connection.execute(text("select pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
+        await connection.execute(_LIMIT_WAIT)
         try:
             revision = await connection.run_sync(_upgrade)
             if not await create_vector_extension(connection):
@@ -157,13 +214,14 @@ async def _same_database(setting: str, reference: SecretReference | None, primar
 async def _locked(url: DatabaseUrl) -> AsyncIterator[AsyncConnection]:
     """One transaction. Only one process at a time prepares the database. Raises StoreUnavailable."""
     async with _transaction(url) as connection:
+        await connection.execute(_NO_IDLE_LIMIT)
         await connection.execute(text("select pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
         yield connection
 
 
 @asynccontextmanager
-async def _transaction(url: DatabaseUrl) -> AsyncIterator[AsyncConnection]:
-    """Raises StoreUnavailable."""
+async def _transaction(url: DatabaseUrl, *, autocommit: bool = False) -> AsyncIterator[AsyncConnection]:
+    """With `autocommit`, each statement is a transaction. Raises StoreUnavailable."""
     engine = create_async_engine(
         driver_url(url),
         poolclass=NullPool,
@@ -176,8 +234,8 @@ async def _transaction(url: DatabaseUrl) -> AsyncIterator[AsyncConnection]:
         },
     )
     try:
-        async with engine.begin() as connection:
-            await connection.execute(_NO_LIMIT)
+        serving = engine.execution_options(isolation_level="AUTOCOMMIT") if autocommit else engine
+        async with serving.begin() as connection:
             yield connection
     except (OSError, TimeoutError, DBAPIError) as error:
         if is_unavailable(error):

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import NewType
 
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.db.engines import Engines
@@ -19,10 +20,11 @@ from app.db.failures import DATABASE_ERRORS, is_unavailable
 from app.db.own_writes import OwnWrites
 from app.db.read_sessions import ReadSession, RepeatingReadSession
 from app.db.servers import Server
-from app.domain.errors import StoreUnavailable
+from app.domain.errors import StoreBusy, StoreUnavailable
 
 __all__ = ["ReadSession", "Sessions", "WriteSession"]
 
+_RETRY_AFTER_MS = 1000
 WriteSession = NewType("WriteSession", AsyncConnection)
 
 
@@ -41,6 +43,8 @@ class _Lost:
 async def _translating(lost: _Lost | None = None) -> AsyncIterator[None]:
     try:
         yield
+    except PoolTimeout as error:
+        raise StoreBusy("PostgreSQL", _RETRY_AFTER_MS) from error
     except DATABASE_ERRORS as error:
         if is_unavailable(error):
             raise StoreUnavailable("PostgreSQL", lost.consequence if lost else "") from error

@@ -60,7 +60,7 @@ class StallDetector:
     async def _ask(self) -> bool:
         try:
             async with asyncio.timeout(self.answer_seconds), self._engine.connect() as connection:
-                await connection.execute(text("select 1"))
+                await connection.execute(text("select /* stall.question */ 1"))
         except TimeoutError:
             return False
         except DATABASE_ERRORS:

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
 from app.domain.errors import SettingsError
@@ -65,9 +65,9 @@ class DatabaseUrl:
         """One URL for each host."""
         return tuple(self.at(host) for host in self.hosts)
 
-    def connect_arguments(self) -> dict[str, object]:
+    def connect_arguments(self) -> dict[str, Any]:
         """The arguments of `asyncpg.connect`. With several hosts, it connects to the one that is not in recovery."""
-        arguments: dict[str, object] = {
+        arguments: dict[str, Any] = {
             "host": [host.name for host in self.hosts],
             "port": [host.port for host in self.hosts],
             "user": self.user,

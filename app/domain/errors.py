@@ -8,6 +8,7 @@ GreenLangError
 ├── Overloaded            too much in flight; try again after `retry_after_ms`
 ├── DeadlineExceeded      the deadline has passed
 ├── StoreUnavailable      PostgreSQL or Redis is away
+│   └── StoreBusy         no connection to it was free for too long; try again after `retry_after_ms`
 ├── Refused               an expected refusal; `reason` is a frozen dataclass that the caller sees
 │   └── RefusedByTarget   one target cannot take the call, another may
 └── ProviderError         one try at one target failed: `kind` says how
@@ -83,6 +84,15 @@ class StoreUnavailable(GreenLangError):
     def __init__(self, store: str, consequence: str = "") -> None:
         super().__init__(f"{store} does not answer; {consequence}" if consequence else f"{store} does not answer")
         self.store = store
+
+
+class StoreBusy(StoreUnavailable):
+    """The store answers, but every connection of this process to it was in use for too long."""
+
+    def __init__(self, store: str, retry_after_ms: int) -> None:
+        super().__init__(store)
+        self.args = (f"too much waits for {store}; try again later",)
+        self.retry_after_ms = retry_after_ms
 
 
 class Refused(GreenLangError):

@@ -23,6 +23,10 @@ class PostgresBinaries:
     bin: Path
     major: int
 
+    def has(self, extension: str) -> bool:
+        """Whether a library of this name is installed with them. Debian has the control files in another folder."""
+        return (self.bin.parent / "lib" / f"{extension}.so").is_file()
+
 
 def find_postgres(made_by: int | None) -> PostgresBinaries:
     """Returns the version that made the cluster, if there is a cluster and this version is installed; else the first one.

@@ -16,12 +16,13 @@ from app.embedded.roles import Passwords, set_up_roles
 
 _BUILTIN_LOCALE_SINCE = 17
 CLUSTER = "postgres"
+STATISTICS = "pg_stat_statements"
 _START_SECONDS = 60.0
 _PM_STATUS_LINE = 7
 _SETTINGS = {
     "listen_addresses": HOST,
     "unix_socket_directories": "",
-    "max_connections": "200",
+    "max_connections": "300",
     "shared_buffers": "64MB",
     "max_wal_size": "512MB",
     "jit": "off",
@@ -72,7 +73,9 @@ class Postgres:
         service = keep_address(self.url_file)
         owner = keep_password(self.data_dir / OWNER_URL, service.port)
         passwords = Passwords(owner.password, service.password)
-        set_up_roles(self.binaries.bin / "postgres", self.cluster, passwords, volatile=self.volatile, lock=lock)
+        extensions = [STATISTICS] if self.binaries.has(STATISTICS) else []
+        program = self.binaries.bin / "postgres"
+        set_up_roles(program, self.cluster, passwords, extensions=extensions, volatile=self.volatile, lock=lock)
 
     def _make_cluster(self, lock: int) -> None:
         unfinished = self.data_dir / "postgres.unfinished"
@@ -96,6 +99,8 @@ class Postgres:
     def start(self, lock: int) -> Child:
         """Starts a server and returns when it answers. Raises StoreFailed."""
         settings = _SETTINGS | (_VOLATILE if self.volatile else {}) | {"port": str(read_address(self.url_file).port)}
+        if self.binaries.has(STATISTICS):
+            settings |= {"shared_preload_libraries": STATISTICS, "track_activity_query_size": "4096"}
         command: list[str | Path] = [self.binaries.bin / "postgres", "-D", self.cluster]
         for name, value in settings.items():
             command += ["-c", f"{name}={value}"]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from string import Template
@@ -30,14 +31,18 @@ class Passwords:
     service: str
 
 
-def set_up_roles(program: Path, cluster: Path, passwords: Passwords, *, volatile: bool, lock: int) -> None:
+def set_up_roles(
+    program: Path, cluster: Path, passwords: Passwords, *, extensions: Sequence[str] = (), volatile: bool, lock: int
+) -> None:
     """Call it only while no server runs on the cluster. Does nothing if it was already done with the same passwords and
-    statements, and with the same version of the extension. With `volatile` the owner may make databases, which get the extension
-    too, and end connections, which tests do. Raises StoreFailed."""
+    statements, and with the same version of the extension. `extensions` are further ones that only a superuser can create. With
+    `volatile` the owner may make databases, which get the vector extension too, and end connections, which tests do. Raises
+    StoreFailed."""
     owner_rights = "createdb" if volatile else "nocreatedb"
     statements = _STATEMENTS.substitute(
         owner_password=passwords.owner, service_password=passwords.service, owner_rights=owner_rights
     )
+    statements += "".join(f"create extension if not exists {each} with schema public;\n" for each in extensions)
     if volatile:
         statements += f"grant pg_signal_backend to {OWNER_ROLE};\n"
     statements += _EXTENSION

@@ -20,6 +20,7 @@ import msgspec
 from sqlalchemy import RowMapping, Select, select, text
 
 from app.db.sessions import Sessions
+from app.db.statement_times import named
 from app.db.tables.events import outbox
 from app.db.wakeups import Wakeup, listen
 from app.domain.errors import StoreUnavailable
@@ -251,13 +252,15 @@ class Relay:
                 pass
 
 
-_SEQUENCE = text("select outbox_sequence(:most)")
+_SEQUENCE = text("select /* outbox.sequence */ outbox_sequence(:most)")
 _HEAD = text(
-    "select head, history || '-' || (select oid from pg_database where datname = current_database()) as history from event_log"
+    "select /* outbox.head */"
+    " head, history || '-' || (select oid from pg_database where datname = current_database()) as history from event_log"
 )
-_FORGET = text("select outbox_forget(:kept, :most)")
+_FORGET = text("select /* outbox.forget */ outbox_forget(:kept, :most)")
 _EDGE = text(
-    "select last_deleted, (select sequenced_at from outbox where position > last_deleted order by position limit 1) as oldest_at"
+    "select /* outbox.edge */"
+    " last_deleted, (select sequenced_at from outbox where position > last_deleted order by position limit 1) as oldest_at"
     " from event_log"
 )
 _ROWS = select(
@@ -267,7 +270,7 @@ _ROWS = select(
 
 def _rows_between(after: int, upto: int, most: int) -> Select[Any]:
     """Returns the rows of positions in (after, upto]."""
-    return _ROWS.where(outbox.c.position > after, outbox.c.position <= upto).limit(most)
+    return named("outbox.rows", _ROWS).where(outbox.c.position > after, outbox.c.position <= upto).limit(most)
 
 
 def _copied(published: Published) -> Copy:

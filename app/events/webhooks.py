@@ -130,18 +130,22 @@ class _Endpoint:
                 await session.execute(_RETRY, {"endpoint": self._name, "event": event, "delay": delay})
 
 
-_TAKE = text("select webhook_take(:endpoint, :topic)")
+_TAKE = text("select /* webhooks.take */ webhook_take(:endpoint, :topic)")
 _CLAIM = text(
-    "update webhook_deliveries d set attempts = d.attempts + 1, next_at = now() + :lease from ("
+    "update /* webhooks.claim */ webhook_deliveries d set attempts = d.attempts + 1, next_at = now() + :lease from ("
     " select event from webhook_deliveries where endpoint = :endpoint and finished_at is null and next_at <= now()"
     " order by next_at limit :most for update skip locked"
     ") due where d.endpoint = :endpoint and d.event = due.event returning d.event, d.attempts"
 )
 _FINISH = text(
-    "update webhook_deliveries set outcome = :outcome, finished_at = now()"
+    "update /* webhooks.finish */ webhook_deliveries set outcome = :outcome, finished_at = now()"
     " where endpoint = :endpoint and event = :event and finished_at is null"
 )
 _RETRY = text(
-    "update webhook_deliveries set next_at = now() + :delay where endpoint = :endpoint and event = :event and finished_at is null"
+    "update /* webhooks.retry */"
+    " webhook_deliveries set next_at = now() + :delay where endpoint = :endpoint and event = :event and finished_at is null"
 )
-_FORGET = text("delete from webhook_deliveries where endpoint = :endpoint and finished_at < now() - cast(:kept as interval)")
+_FORGET = text(
+    "delete /* webhooks.forget */"
+    " from webhook_deliveries where endpoint = :endpoint and finished_at < now() - cast(:kept as interval)"
+)

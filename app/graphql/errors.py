@@ -14,7 +14,16 @@ from enum import StrEnum
 
 from graphql import GraphQLError
 
-from app.domain.errors import DeadlineExceeded, Forbidden, LimitExceeded, Overloaded, Refused, StoreUnavailable, Unauthenticated
+from app.domain.errors import (
+    DeadlineExceeded,
+    Forbidden,
+    LimitExceeded,
+    Overloaded,
+    Refused,
+    StoreBusy,
+    StoreUnavailable,
+    Unauthenticated,
+)
 from app.domain.problems import InvalidInput
 from app.web.error_body import FormattedError, error_body, format_error
 
@@ -108,7 +117,7 @@ def _known(error: Exception) -> Description | None:
         case LimitExceeded():
             allowed: dict[str, object] = {"limit": error.limit, "had": error.had, "allowed": error.allowed}
             return Description(Code.LIMIT_EXCEEDED, str(error), 400, allowed)
-        case Overloaded():
+        case Overloaded() | StoreBusy():
             seconds = str(-(-error.retry_after_ms // 1000)).encode()
             wait: dict[str, object] = {"retryAfterMs": error.retry_after_ms}
             return Description(Code.OVERLOADED, str(error), 503, wait, ((b"retry-after", seconds),))

@@ -19,7 +19,7 @@ def postgres_checks(sessions: Sessions) -> list[Check]:
 
     async def probe() -> None:
         async with sessions.read() as session:
-            await session.execute(text("select 1"))
+            await session.execute(text("select /* health.postgresql */ 1"))
 
     async def find_primary() -> None:
         await sessions.engines.writer()

@@ -126,7 +126,9 @@ class ProviderEvents:
             )
 
 
-_PUBLISH = text("select provider_changed(:provider, :model, :state, cast(cast(:event as text) as jsonb))")
+_PUBLISH = text(
+    "select /* provider_events.publish */ provider_changed(:provider, :model, :state, cast(cast(:event as text) as jsonb))"
+)
 
 
 async def _load(rows: Sequence[Sequenced]) -> list[_Change | None]:

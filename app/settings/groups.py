@@ -83,7 +83,9 @@ class DatabaseSettings(Group):
     replicas: SecretList = ()
     max_staleness: Duration = timedelta(seconds=10)
     own_write_wait: Delay = timedelta(milliseconds=100)
-    pool_size: Count = 10
+    pods: Count = 1
+    pool_min: CountOrNone = 10
+    pool_size: Count = 20
     max_overflow: CountOrNone = 40
     pool_timeout: Duration = timedelta(seconds=5)
     connect_timeout: Duration = timedelta(seconds=2)
@@ -91,6 +93,7 @@ class DatabaseSettings(Group):
     lock_timeout: Duration = timedelta(seconds=10)
     idle_transaction_timeout: Duration = timedelta(seconds=60)
     statement_cache: Flag = True
+    slow_statement: Duration = timedelta(milliseconds=500)
 
     @property
     def pooled(self) -> bool:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 from app.access.key_rows import NewKey
 from app.access.keys import KeyStore
@@ -11,11 +12,13 @@ from app.access.principal import Scope
 from app.db.cluster_check import find_cluster
 from app.db.engines import build_engines
 from app.db.migrate import prepare_database
+from app.db.server_report import ask_server, known_servers, too_many_connections
 from app.db.sessions import Sessions
 from app.domain.errors import StoreUnavailable
 from app.runtime.clock import Clock
 from app.settings import Settings
 
+_log = logging.getLogger(__name__)
 FIRST_TENANT = "default"
 _FIRST_KEY = "administrator"
 
@@ -23,6 +26,7 @@ _FIRST_KEY = "administrator"
 async def prepare_schema(settings: Settings, clock: Clock) -> bool:
     """Brings the database to the newest schema. Returns whether there ever was a key. Raises GreenLangError."""
     await prepare_database(settings.database)
+    await _warn_of_too_many_connections(settings)
     async with _key_store(settings, clock) as keys:
         try:
             return await keys.has_any()
@@ -30,6 +34,15 @@ async def prepare_schema(settings: Settings, clock: Clock) -> bool:
             if await find_cluster(settings.database) is None:
                 raise
             return True  # a first key is made by a start that finds the primary
+
+
+async def _warn_of_too_many_connections(settings: Settings) -> None:
+    for url in known_servers(settings.database):
+        with suppress(StoreUnavailable):
+            report = await ask_server(url, settings.database.connect_timeout)
+            warning = too_many_connections(settings.database, settings.server.workers, report)
+            if warning is not None:
+                _log.warning("%s", warning, extra={"server": str(url.hosts[0])})
 
 
 async def create_first_key(settings: Settings, clock: Clock) -> str:

@@ -13,6 +13,8 @@ from app.embedded.binaries import find_valkey
 from app.embedded.stores import PrivateStores, StoreAddresses
 from app.settings import Settings, VectorStoreKind, VectorStoreSettings
 
+_EMBEDDED_POOL_MIN = 2
+"""Each connection is a process of the same machine."""
 _log = logging.getLogger(__name__)
 
 
@@ -63,7 +65,8 @@ def with_private_stores(settings: Settings, stores: StoreAddresses, *, cache: bo
     cache is one of the stores."""
     database, redis = settings.database, settings.redis
     if database.primary is None:
-        database = database.model_copy(update={"primary": stores.database, "owner": stores.owner})
+        ahead = database.pool_min if "pool_min" in database.model_fields_set else _EMBEDDED_POOL_MIN
+        database = database.model_copy(update={"primary": stores.database, "owner": stores.owner, "pool_min": ahead})
     if redis.url is None:
         redis = redis.model_copy(update={"url": stores.redis})
     in_vectors = tuple(

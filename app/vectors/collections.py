@@ -150,26 +150,31 @@ class Collections:
 
 
 _INSERT = text(
-    "insert into collections (key, tenant, name, store, embedding_model, dimensions, distance, shortened)"
+    "insert /* collections.insert */"
+    " into collections (key, tenant, name, store, embedding_model, dimensions, distance, shortened)"
     " values (:key, :tenant, :name, :store, :embedding_model, :dimensions, :distance, :shortened)"
     " returning *"
 )
-_BY_NAME = text("select * from collections where tenant = :tenant and name = :name and deleted_at is null")
-_BY_KEY = text("select * from collections where tenant = :tenant and key = :key and deleted_at is null")
+_BY_NAME = text(
+    "select /* collections.by_name */ * from collections where tenant = :tenant and name = :name and deleted_at is null"
+)
+_BY_KEY = text("select /* collections.by_key */ * from collections where tenant = :tenant and key = :key and deleted_at is null")
 _PAGE = text(
-    "select * from collections where tenant = :tenant and deleted_at is null"
+    "select /* collections.page */ * from collections where tenant = :tenant and deleted_at is null"
     " and (cast(:after as text) is null or name > :after) order by name limit :limit"
 )
 _DELETE = text(
-    "update collections set deleted_at = now() where tenant = :tenant and name = :name and deleted_at is null returning key"
+    "update /* collections.delete */"
+    " collections set deleted_at = now() where tenant = :tenant and name = :name and deleted_at is null returning key"
 )
-_DELETED = text("select * from collections where deleted_at is not null order by deleted_at limit 100")
-_LIVE = text("select * from collections where deleted_at is null order by key")
+_DELETED = text("select /* collections.deleted */ * from collections where deleted_at is not null order by deleted_at limit 100")
+_LIVE = text("select /* collections.live */ * from collections where deleted_at is null order by key")
 _EMPTY = text(
-    "delete from documents where key in (select key from documents where collection = :key limit :limit for update skip locked)"
+    "delete /* collections.empty */"
+    " from documents where key in (select key from documents where collection = :key limit :limit for update skip locked)"
 )
 _FORGET = text(
-    "delete from collections where key = :key and deleted_at is not null"
+    "delete /* collections.forget */ from collections where key = :key and deleted_at is not null"
     " and not exists (select from documents where collection = :key) returning key"
 )
 

@@ -303,56 +303,65 @@ def _chunk_columns(documents: Sequence[NewDocument]) -> dict[str, object]:
     }
 
 
-_LOCK = text("select 1 from collections where key = :collection and deleted_at is null for no key update")
+_LOCK = text("select /* documents.lock */ 1 from collections where key = :collection and deleted_at is null for no key update")
 # The statements look rows up by key, one by one: `offset 0` and `array(select …)` keep the planner from joining whole
 # collections, which it does while a table that has just grown has no statistics.
 _NEWEST = text(
-    "select distinct on (id) key, id, state, sha256, source, cast(metadata as text) as metadata, vector_sha256 from documents"
+    "select /* documents.newest */"
+    " distinct on (id) key, id, state, sha256, source, cast(metadata as text) as metadata, vector_sha256 from documents"
     " where collection = :collection and id = any(:ids) and state in ('ready', 'pending') order by id, state"
 )
 _COUNT_ABSENT = text(
-    "select count(*) from unnest(cast(:ids as text[])) asked (id) where (select 1 from documents d"
+    "select /* documents.count_absent */ count(*) from unnest(cast(:ids as text[])) asked (id) where (select 1 from documents d"
     " where d.collection = :collection and d.id = asked.id and d.state in ('ready', 'pending') limit 1) is null"
 )
 _REPLACE_PENDING = text(
-    "update documents set state = 'deleted', changed_at = now()"
+    "update /* documents.replace_pending */ documents set state = 'deleted', changed_at = now()"
     " where collection = :collection and id = any(:ids) and state = 'pending'"
 )
 _INSERT_DOCUMENTS = text(
-    "insert into documents (key, collection, id, state, sha256, source, metadata, vector_sha256)"
+    "insert /* documents.insert_documents */ into documents (key, collection, id, state, sha256, source, metadata, vector_sha256)"
     " select d.key, :collection, d.id, 'pending', d.sha256, d.source, cast(d.metadata as json), d.vector_sha256"
     " from unnest(cast(:keys as uuid[]), cast(:ids as text[]), cast(:hashes as bytea[]), cast(:sources as text[]),"
     " cast(:metadata as text[]), cast(:vector_hashes as bytea[])) d (key, id, sha256, source, metadata, vector_sha256)"
 )
 _INSERT_CHUNKS = text(
-    "insert into chunks (key, document, collection, position, start_at, end_at, text, sha256, vector)"
+    "insert /* documents.insert_chunks */"
+    " into chunks (key, document, collection, position, start_at, end_at, text, sha256, vector)"
     " select c.key, c.document, :collection, c.position, c.start_at, c.end_at, c.text, c.sha256, c.vector"
     " from unnest(cast(:keys as uuid[]), cast(:documents as uuid[]), cast(:positions as integer[]), cast(:starts as integer[]),"
     " cast(:ends as integer[]), cast(:texts as text[]), cast(:hashes as bytea[]), cast(:vectors as bytea[]))"
     " c (key, document, position, start_at, end_at, text, sha256, vector)"
 )
 _COPY_CHUNKS = text(
-    "insert into chunks (key, document, collection, position, start_at, end_at, text, sha256, vector)"
+    "insert /* documents.copy_chunks */ into chunks (key, document, collection, position, start_at, end_at, text, sha256, vector)"
     " select gen_random_uuid(), asked.document, c.collection, c.position, c.start_at, c.end_at, c.text, c.sha256, c.vector"
     " from unnest(cast(:documents as uuid[]), cast(:copies as uuid[])) asked (document, copies)"
     " cross join lateral (select * from chunks where document = asked.copies offset 0) c returning document"
 )
-_ADD_TO_COUNT = text("update collections set document_count = document_count + :added where key = :collection")
+_ADD_TO_COUNT = text(
+    "update /* documents.add_to_count */ collections set document_count = document_count + :added where key = :collection"
+)
 _DELETE_REPLACED = text(
-    "update documents set state = 'deleted', changed_at = now() where key = any(array("
+    "update /* documents.delete_replaced */ documents set state = 'deleted', changed_at = now() where key = any(array("
     " select old.key from unnest(cast(:keys as uuid[])) wanted (key)"
     " cross join lateral (select * from documents d where d.key = wanted.key and d.state = 'pending' offset 0) new"
     " cross join lateral (select key from documents d"
     " where d.collection = new.collection and d.id = new.id and d.state = 'ready' offset 0) old))"
 )
-_MAKE_READY = text("update documents set state = 'ready', changed_at = now() where key = any(:keys) and state = 'pending'")
+_MAKE_READY = text(
+    "update /* documents.make_ready */"
+    " documents set state = 'ready', changed_at = now() where key = any(:keys) and state = 'pending'"
+)
 _MARK_DELETED = text(
-    "with marked as (update documents set state = 'deleted', changed_at = now() where key = any(array("
+    "/* documents.mark_deleted */"
+    " with marked as (update documents set state = 'deleted', changed_at = now() where key = any(array("
     " select key from documents where collection = :collection and id = any(:ids) and state in ('ready', 'pending')))"
     " returning id) select count(distinct id) from marked"
 )
 _READ = text(
-    "select c.key, d.id, c.position, c.start_at, c.end_at, c.text, c.sha256, d.source, cast(d.metadata as text) as metadata,"
+    "select /* documents.read */"
+    " c.key, d.id, c.position, c.start_at, c.end_at, c.text, c.sha256, d.source, cast(d.metadata as text) as metadata,"
     " d.changed_at from unnest(cast(:keys as uuid[])) wanted (key)"
     " cross join lateral (select * from chunks where chunks.key = wanted.key offset 0) c"
     " cross join lateral (select * from documents where documents.key = c.document offset 0) d"
@@ -360,28 +369,32 @@ _READ = text(
     " where d.state = 'ready' and l.key = :collection and l.tenant = :tenant and l.deleted_at is null"
 )
 _CHUNKS_OF = text(
-    "select c.key, c.vector, cast(d.metadata as text) as metadata from unnest(cast(:documents as uuid[])) wanted (key)"
+    "select /* documents.chunks_of */"
+    " c.key, c.vector, cast(d.metadata as text) as metadata from unnest(cast(:documents as uuid[])) wanted (key)"
     " cross join lateral (select * from documents where documents.key = wanted.key offset 0) d"
     " cross join lateral (select * from chunks where chunks.document = d.key offset 0) c"
 )
 _CHUNKS = text(
-    "select c.key, c.vector, cast(d.metadata as text) as metadata from unnest(cast(:keys as uuid[])) wanted (key)"
+    "select /* documents.chunks */"
+    " c.key, c.vector, cast(d.metadata as text) as metadata from unnest(cast(:keys as uuid[])) wanted (key)"
     " cross join lateral (select * from chunks where chunks.key = wanted.key offset 0) c"
     " cross join lateral (select * from documents where documents.key = c.document offset 0) d"
 )
-_CHUNK_KEYS_OF = text("select key from chunks where document = any(:documents)")
-_FORGET = text("delete from documents where key = any(:documents) and state = 'deleted'")
+_CHUNK_KEYS_OF = text("select /* documents.chunk_keys_of */ key from chunks where document = any(:documents)")
+_FORGET = text("delete /* documents.forget */ from documents where key = any(:documents) and state = 'deleted'")
 _UNFINISHED = text(
-    "select d.key, d.state, d.collection, l.tenant, l.dimensions, l.distance from documents d"
+    "select /* documents.unfinished */ d.key, d.state, d.collection, l.tenant, l.dimensions, l.distance from documents d"
     " join collections l on l.key = d.collection"
     " where d.state <> 'ready' and l.store = :store and l.deleted_at is null"
     " and (d.state = 'deleted' or d.changed_at < now() - cast(:age as interval))"
     " order by d.changed_at, d.key limit :limit"
 )
 _PENDING_COUNTS = text(
-    "select l.store, count(*) as pending from documents d join collections l on l.key = d.collection"
+    "select /* documents.pending_counts */"
+    " l.store, count(*) as pending from documents d join collections l on l.key = d.collection"
     " where d.state <> 'ready' and d.state = 'pending' and l.deleted_at is null group by l.store"
 )
 _DRIFT_COUNTS = text(
-    "select store, sum(drift) as drift from collections where drift is not null and deleted_at is null group by store"
+    "select /* documents.drift_counts */"
+    " store, sum(drift) as drift from collections where drift is not null and deleted_at is null group by store"
 )

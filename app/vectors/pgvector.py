@@ -230,15 +230,18 @@ def _values(index: Index) -> dict[str, object]:
     return {"key": index.key, "dimensions": index.dimensions}
 
 
-_BYTES = text("select pg_table_size(to_regclass(:table))")
+_BYTES = text("select /* vectors.bytes */ pg_table_size(to_regclass(:table))")
 _SET_SCAN = text(
-    "select set_config('hnsw.iterative_scan', 'strict_order', true), set_config('hnsw.ef_search', '400', true),"
+    "select /* vectors.set_scan */"
+    " set_config('hnsw.iterative_scan', 'strict_order', true), set_config('hnsw.ef_search', '400', true),"
     " set_config('hnsw.max_scan_tuples', '40000', true)"
 )
-_MAKE_INDEX = "select index_vector_table($1, $2)"
-_DELETE = "delete from {} where chunk = any(:keys)"
-_PREPARE_WRITE = text("select pg_table_size(to_regclass(:table)) from set_config('lock_timeout', '2s', true)")
+_MAKE_INDEX = "select /* vectors.make_index */ index_vector_table($1, $2)"
+_DELETE = "delete /* vectors.delete */ from {} where chunk = any(:keys)"
+_PREPARE_WRITE = text(
+    "select /* vectors.prepare_write */ pg_table_size(to_regclass(:table)) from set_config('lock_timeout', '2s', true)"
+)
 _READ = """
-    select chunk, embedding::real[] as numbers, cast(metadata as text) as fields from {table}
+    select /* vectors.read */ chunk, embedding::real[] as numbers, cast(metadata as text) as fields from {table}
     where chunk > :after order by chunk limit :limit
 """

@@ -47,7 +47,7 @@ async def api(
     monkeypatch.setenv(SIMULATOR_KEY, "sk-simulated")
     simulator.reset()
     settings = Settings(
-        database=DatabaseSettings(primary=SecretReference(env="TEST_DATABASE")),
+        database=DatabaseSettings(primary=SecretReference(env="TEST_DATABASE"), pool_min=0),
         redis=RedisSettings(url=SecretReference(env="TEST_REDIS")),
     )
     settings = with_simulator(settings, simulator.address)

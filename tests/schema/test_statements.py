@@ -7,6 +7,7 @@ from decimal import Decimal
 
 import pytest
 
+from app.db.statement_times import statement_name
 from tests.schema.api import Api, counted
 from tests.schema.requests import EVER, ask, make_budget
 
@@ -36,6 +37,7 @@ class TestADeepQueryOverAHundredRows:
         assert len(found["budgets"]["nodes"]) == len(found["usageRecords"]["edges"]) == 100
         assert all(Decimal(node["forecastUsd"]) > 0 for node in found["budgets"]["nodes"])
         assert len(statements.texts) == 3, statements.texts
+        assert {statement_name(each) for each in statements.texts} == {"budgets.read", "forecast.history", "records.page"}
 
 
 class TestManyBudgetsById:

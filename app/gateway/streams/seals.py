@@ -131,4 +131,4 @@ class StreamSeals:
         return hmac.digest(self._memory_secret, stored, "sha256") if self._memory_secret else stored
 
 
-_SHARE = text("select secret, age from share_stream_keys(:fresh, :seals, :opens)")
+_SHARE = text("select /* stream_keys.share */ secret, age from share_stream_keys(:fresh, :seals, :opens)")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 from decimal import Decimal
 
 import asyncpg
@@ -35,6 +36,18 @@ BACK = """
     update alembic_version set version_num = '0012';
 """
 """The names and types of that revision, under a ledger that has its connections and its open calls."""
+
+
+BACK_WHILE_IN_USE = """
+    drop table chunks, documents, collections;
+    drop schema if exists vectors cascade;
+    create or replace function mark_stale_labels(sums ledger_sum[]) returns void language plpgsql as $$begin end$$;
+    drop table label_rollups, label_rollups_filled, label_rollups_stale;
+    delete from maintenance where task not in ('tidy', 'reconcile', 'cache');
+    update alembic_version set version_num = '0015';
+"""
+"""Revision 0015. The ledger of that version works on it: it marked nothing."""
+CALLERS = 8
 
 
 async def waits_for_a_lock(sessions: Sessions, statement: str) -> None:
@@ -69,6 +82,41 @@ class TestCallThatIsRenewedMeanwhile:
 
 
 class TestProcessThatRunsWhileItsDatabaseIsMigrated:
+    async def test_fails_no_call_meanwhile(
+        self, ledger: PostgresLedger, budgets: BudgetStore, sessions: Sessions, owner_url: str, database_url: str
+    ) -> None:
+        made = await budgets.create(replace(BUDGET, limit_usd=Decimal(1_000_000)))
+        owner = await asyncpg.connect(owner_url)
+        await owner.execute(BACK_WHILE_IN_USE)
+        settled, migrated = 0, asyncio.Event()
+
+        async def call_on(enough: int = 20) -> None:
+            nonlocal settled
+            afterwards = 0
+            while afterwards < enough:
+                request = asked()
+                await ledger.admit(request)
+                await ledger.settle(settlement(request))
+                settled += 1
+                afterwards += migrated.is_set()
+
+        async def migrate_amid() -> int:
+            deadline = time.monotonic() + 60
+            while settled < 10 * CALLERS:
+                assert time.monotonic() < deadline
+                await asyncio.sleep(0.01)
+            before = settled
+            assert await migrate(owner_url, serving=serving_role(database_url)) > "0015"
+            migrated.set()
+            return settled - before
+
+        migrating = asyncio.create_task(migrate_amid())
+        await asyncio.gather(migrating, *(call_on() for _ in range(CALLERS)))
+        await owner.close()
+        assert migrating.result() > 0
+        found = await sums(sessions, made.key)
+        assert found == Sums(Decimal(2 * settled), Decimal(0), Decimal(0), Decimal(2 * settled), Decimal(2 * settled))
+
     async def test_settles_its_open_calls_and_admits_new_ones(
         self, ledger: PostgresLedger, budgets: BudgetStore, sessions: Sessions, owner_url: str, database_url: str
     ) -> None:

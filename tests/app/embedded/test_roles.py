@@ -103,14 +103,16 @@ class TestDataDirectoryOfOneSuperuser:
         with running(old_data_dir) as stores:
             left = fetch(
                 stores.owner.reveal(),
-                "select o.classid::regclass::text, o.objid from pg_shdepend o where o.refobjid ="
+                "with extended as (select objid from pg_depend where deptype = 'e' union all select oid from pg_extension),"
+                " owned as (select o.classid::regclass::text, o.objid from pg_shdepend o where o.refobjid ="
                 " (select oid from pg_roles where rolsuper) and o.deptype = 'o' and o.dbid <> 0"
                 " union all select 'pg_class', oid from pg_class where oid >= 16384 and relowner = 10 and relnamespace <> 99"
                 " union all select 'pg_proc', oid from pg_proc where oid >= 16384 and proowner = 10"
-                " and pronamespace is distinct from to_regnamespace('vectors')"
-                " union all select 'pg_type', oid from pg_type where oid >= 16384 and typowner = 10"
-                " and typnamespace is distinct from to_regnamespace('vectors')"
-                " union all select 'pg_namespace', oid from pg_namespace where oid >= 16384 and nspowner = 10",
+                " union all select 'pg_type', t.oid from pg_type t left join pg_type of on of.oid = t.typelem"
+                " where t.oid >= 16384 and t.typowner = 10"
+                " and greatest(t.typrelid, of.typrelid) not in (select objid from extended)"
+                " union all select 'pg_namespace', oid from pg_namespace where oid >= 16384 and nspowner = 10)"
+                " select * from owned where objid not in (select objid from extended)",
             )
         assert left == []
 
