@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from datetime import datetime, timedelta
 from typing import Any, TypeAlias, TypeVarTuple, overload
 
@@ -61,18 +61,15 @@ class ReadSession:
 
 
 class RepeatingReadSession(ReadSession):
-    """Connects with its first statement. Close it. With `shared`, the time of each statement alone is limited. On another
-    server, the earlier statements of the session are run again first, because they may be settings."""
+    """Connects with its first statement. Close it. The watch ends what runs on a server that stalls. On another server, the
+    earlier statements of the session are run again first, because they may be settings."""
 
-    def __init__(
-        self, watch: ServerWatch, max_staleness: timedelta, position: int | None, position_wait: timedelta, *, shared: bool
-    ) -> None:
+    def __init__(self, watch: ServerWatch, max_staleness: timedelta, position: int | None, position_wait: timedelta) -> None:
         self.as_of = None
         self._watch = watch
         self._max_staleness = max_staleness
         self._position = position
         self._position_wait = position_wait.total_seconds()
-        self._shared = shared
         self._connection = None
         self._server: Server | None = None
         self._failed: set[Server] = set()
@@ -110,17 +107,17 @@ class RepeatingReadSession(ReadSession):
                 raise
 
     async def close(self) -> None:
+        """Raises nothing: a connection that was lost has nothing left to end."""
         connection, self._connection, server, self._server = self._connection, None, self._server, None
         if server is not None:
             server.reads -= 1
         if connection is not None:
-            await connection.__aexit__(None, None, None)
+            with suppress(*DATABASE_ERRORS):
+                await connection.__aexit__(None, None, None)
 
     async def _execute(self, statement: Executable, parameters: Parameters) -> CursorResult[*AnyRow]:
-        server = self._server or self._choose()
-        async with nullcontext() if self._shared else server.stall_detector.bounded():
-            connection = self._connection or await self._connect()
-            return await connection.execute(statement, parameters)
+        connection = self._connection or await self._connect()
+        return await connection.execute(statement, parameters)
 
     async def _connect(self) -> AsyncConnection:
         if self._connection is None:

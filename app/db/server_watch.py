@@ -43,9 +43,14 @@ class ServerWatch:
         self._changed = asyncio.Event()
         servers.changed = self._take_change
 
+    @property
+    def has_asked(self) -> bool:
+        """Whether each server was asked once."""
+        return self._asked.is_set()
+
     async def first_answers(self) -> None:
         """Returns when each server was asked once."""
-        if self._asked.is_set():
+        if self.has_asked:
             return
         if not self._tasks:
             self._tasks = [asyncio.create_task(self._follow(server)) for server in self.servers.every]

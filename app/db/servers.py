@@ -9,6 +9,7 @@ shows, also while it stands still.
 from __future__ import annotations
 
 import logging
+import math
 import sys
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -55,7 +56,8 @@ _WRONG = frozenset({ServerRole.OLD_PRIMARY, ServerRole.CONFLICTING, ServerRole.D
 @dataclass(eq=False)
 class Server:
     """One host. `state` is its last answer; None if it did not answer. `is_doubtful`: it has failed a statement or takes long to
-    answer, and is not chosen until it answers. `as_of` is the moment up to which it shows every commit. `replayed` is the
+    answer, and is not chosen until it answers. `as_of` is the moment up to which it shows every commit, and
+    `lag_seconds` is how far that is behind what is known of the primary. `replayed` is the
     newest position that it is known to show. `follows` is the newest timeline that it is known to be on. `reads` counts those
     that are under way."""
 
@@ -68,6 +70,7 @@ class Server:
     was_asked: bool = False
     is_doubtful: bool = False
     as_of: datetime | None = None
+    lag_seconds: float = math.inf
     replayed: int = 0
     follows: int | None = None
     answers_connected: int = 0
@@ -184,29 +187,30 @@ class Servers:
         """The replica with the least to do that is fresh enough and has replayed `position`; else the one that has replayed most,
         because it may have done so meanwhile. The primary if no replica is fresh enough. Without a primary, the replica that
         has replayed most, however old it is. None if no server is left."""
-        left = [server for server in self.every if server.role is ServerRole.REPLICA and server not in avoided]
-        fresh = [server for server in left if not server.is_doubtful and self._is_fresh(server, max_staleness)]
-        chosen: Server | None
-        if ready := [server for server in fresh if server.replayed >= (position or 0)]:
-            chosen = min(ready, key=self._rank)
-        elif fresh and position != NOWHERE:
-            chosen = max(fresh, key=_replayed)
-        elif self.primary is not None and self.primary not in avoided:
-            chosen = self.primary
-        else:
-            chosen = max(left, key=_replayed, default=None) or self._any(avoided)
+        chosen, best = None, (0, 0)
+        seconds, needed = max_staleness.total_seconds(), position or 0
+        fresh = []
+        for server in self.every:
+            if server.lag_seconds > seconds or server.is_doubtful or server.role is not ServerRole.REPLICA or server in avoided:
+                continue
+            fresh.append(server)
+            if server.replayed >= needed:
+                rank = (server.reads + 1) * (1 + int(server.lag_seconds)), server.last_read
+                if chosen is None or rank < best:
+                    chosen, best = server, rank
+        if chosen is None:
+            chosen = self._choose_other(fresh, avoided, is_anywhere=position != NOWHERE)
         if chosen is not None:
             self._turn += 1
             chosen.last_read = self._turn
         return chosen
 
-    def _is_fresh(self, server: Server, max_staleness: timedelta) -> bool:
-        lag = self.lag(server)
-        return lag is not None and lag <= max_staleness
-
-    def _rank(self, server: Server) -> tuple[int, int]:
-        lag = self.lag(server) or timedelta(0)
-        return (server.reads + 1) * (1 + int(lag.total_seconds())), server.last_read
+    def _choose_other(self, fresh: Sequence[Server], avoided: Collection[Server], *, is_anywhere: bool) -> Server | None:
+        if fresh and is_anywhere:
+            return max(fresh, key=_replayed)
+        if self.primary is not None and self.primary not in avoided:
+            return self.primary
+        return max((each for each in self.replicas() if each not in avoided), key=_replayed, default=None) or self._any(avoided)
 
     def _any(self, avoided: Collection[Server]) -> Server | None:
         """One of two primaries, for reads."""
@@ -300,6 +304,8 @@ class Servers:
                 if sample.position <= server.state.position:
                     server.as_of = max(sample.at, server.as_of or sample.at)
                     break
+            lag = self.lag(server)
+            server.lag_seconds = math.inf if lag is None else lag.total_seconds()
 
     def _log_primary(self, old: Server | None, found: Server | None) -> None:
         names = {"was": None if old is None else old.name, "is": None if found is None else found.name}

@@ -46,9 +46,14 @@ async def _translating(lost: _Lost | None = None) -> AsyncIterator[None]:
     except PoolTimeout as error:
         raise StoreBusy("PostgreSQL", _RETRY_AFTER_MS) from error
     except DATABASE_ERRORS as error:
-        if is_unavailable(error):
-            raise StoreUnavailable("PostgreSQL", lost.consequence if lost else "") from error
+        _raise_if_unavailable(error, lost.consequence if lost else "")
         raise
+
+
+def _raise_if_unavailable(error: BaseException, consequence: str = "") -> None:
+    """Raises StoreUnavailable."""
+    if is_unavailable(error):
+        raise StoreUnavailable("PostgreSQL", consequence) from error
 
 
 @dataclass(frozen=True)
@@ -71,15 +76,18 @@ class Sessions:
         other code."""
         watch = self.engines.watch
         if watch is not None and not primary:
-            await watch.first_answers()
+            if not watch.has_asked:
+                await watch.first_answers()
             position = None if self.own_writes is None else await self.own_writes.needed()
             staleness = self.max_staleness if max_staleness is None else max_staleness
-            session = RepeatingReadSession(watch, staleness, position, self.own_write_wait, shared=shared)
-            async with _translating():
-                try:
-                    yield session
-                finally:
-                    await session.close()
+            session = RepeatingReadSession(watch, staleness, position, self.own_write_wait)
+            try:
+                yield session
+            except DATABASE_ERRORS as error:
+                _raise_if_unavailable(error)
+                raise
+            finally:
+                await session.close()
             return
         async with _translating():
             server = await self.engines.writer()
