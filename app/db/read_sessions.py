@@ -102,7 +102,7 @@ class RepeatingReadSession(ReadSession):
             except DATABASE_ERRORS as error:
                 if self._server is not None and _shows_failure(error):
                     self._watch.doubt(self._server)
-                if self._is_cancelled_by_recovery(error):
+                if self._is_cancelled_by_recovery(error) or isinstance(error, asyncpg.InterfaceError):  # on a closed connection
                     raise StoreUnavailable("PostgreSQL") from error
                 raise
 
