@@ -187,7 +187,7 @@ def _start_events(
     webhooks = Webhooks(settings.webhooks, ALERTS, alerts.payloads, sessions=sessions, relay=relay, clock=clock)
     providers = ProviderEvents(fleet, sessions, relay, clock)
     fresh = () if cache.reads is None else (FreshReads(cache.reads, alerts, clock),)
-    parts = (relay, webhooks, providers, cache.invalidations, cache.figures, *fresh)
+    parts = (relay, webhooks, providers, cache.invalidations, cache.figures, cache.tiered, *fresh)
     stack.push_async_callback(end_tasks, [asyncio.create_task(each.run()) for each in parts])
     fleet.start()
     return alerts, providers

@@ -16,7 +16,7 @@ from typing import Final, cast
 from uuid import uuid4
 
 import msgspec
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from app.cache.tier import TierSize
 from app.domain.errors import StoreUnavailable
@@ -116,6 +116,12 @@ class CacheFigures:
             (tier, is_hit): lookups.labels(tier.value, _OUTCOMES[is_hit]) for tier in CacheTier for is_hit in _OUTCOMES
         }
         self._seconds = {tier: seconds.labels(tier.value) for tier in CacheTier}
+        self._available = Gauge("greenlang_cache_available", "Whether a tier of the cache answers.", ("tier",), registry=registry)
+        self._entries = Gauge("greenlang_cache_entries", "Entries of a tier.", ("tier",), registry=registry)
+        self._bytes = Gauge("greenlang_cache_bytes", "Size of a tier's entries.", ("tier",), registry=registry)
+        self._evictions = Gauge(
+            "greenlang_cache_evictions", "Entries that a tier has removed to make room.", ("tier",), registry=registry
+        )
         self._saved = Counter(
             "greenlang_cache_saved_usd", "US dollars that answers from the cache had cost once.", registry=registry
         )
@@ -138,6 +144,17 @@ class CacheFigures:
     def saved(self, tenant: str, usd: Decimal) -> None:
         self._of(tenant).saved_usd += usd
         self._saved.inc(float(usd))
+
+    def measured(self, tier: CacheTier, size: TierSize | None, *, available: bool) -> None:
+        """Shows the last known size if the tier is away."""
+        self._available.labels(tier.value).set(available)
+        if size is None:
+            return
+        self._evictions.labels(tier.value).set(size.evictions)
+        if size.entries is not None:
+            self._entries.labels(tier.value).set(size.entries)
+        if size.bytes is not None:
+            self._bytes.labels(tier.value).set(size.bytes)
 
     async def report(
         self, tenant: str | None, availability: Mapping[CacheTier, bool], sizes: Mapping[CacheTier, TierSize | None]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -29,6 +29,7 @@ MAX_SPREAD: Final = 0.1
 """An entry may expire earlier by up to this part of its time, so that not all expire at once."""
 MAX_WRITES: Final = 1000
 """The number of writes to slower tiers that may wait at once. Further writes are dropped."""
+MEASURE_SECONDS: Final = 60.0
 _log = logging.getLogger(__name__)
 
 
@@ -135,14 +136,25 @@ class TieredCache:
 
     async def stats(self, tenant: str | None) -> CacheStats:
         """Returns hits and misses of one tenant, or (None) of all, added over the processes."""
-        sizes: dict[CacheTier, TierSize | None] = {}
-        for placed in self._tiers:
-            try:
-                sizes[placed.tier.name] = await placed.tier.size()
-            except StoreUnavailable:
-                sizes[placed.tier.name] = None
+        sizes = await self._measure()
         availability = {placed.tier.name: placed.tier.available for placed in self._tiers}
         return await self._figures.report(tenant, availability, sizes)
+
+    async def run(self) -> None:
+        """Measures the tiers for the metrics until it is cancelled."""
+        while True:
+            await self._measure()
+            await self._clock.sleep(MEASURE_SECONDS)
+
+    async def _measure(self) -> Mapping[CacheTier, TierSize | None]:
+        sizes: dict[CacheTier, TierSize | None] = {}
+        for tier in (placed.tier for placed in self._tiers):
+            try:
+                sizes[tier.name] = await tier.size()
+            except StoreUnavailable:
+                sizes[tier.name] = None
+            self._figures.measured(tier.name, sizes[tier.name], available=tier.available)
+        return sizes
 
     async def written(self, key: EntryKey) -> None:
         """Returns when every write of the entry that has begun has ended."""

@@ -8,8 +8,10 @@ from datetime import timedelta
 from decimal import Decimal
 
 import pytest
+from prometheus_client import CollectorRegistry, generate_latest
 
 from app.cache.entries import Entry, EntryCodec
+from app.cache.figures import CacheFigures
 from app.cache.invalidations import Invalidations, Selector, SelectorKind
 from app.cache.keys import EntryKey
 from app.cache.memory import MemoryTier
@@ -18,13 +20,14 @@ from app.cache.redis import RedisTier
 from app.cache.tier import Tier
 from app.cache.tiered import PlacedTier, TieredCache
 from app.db.sessions import Sessions
+from app.domain.errors import StoreUnavailable
 from app.domain.usage import CacheTier
 from app.events.relay import Relay
 from app.redis.clients import connect_redis
 from app.runtime.clock import SystemClock
 from app.settings import RedisSettings
 from tests.app.cache.cached import a_key, an_entry
-from tests.app.cache.conftest import DAY, MAX_BYTES, figures
+from tests.app.cache.conftest import DAY, MAX_BYTES, figures, until
 
 pytestmark = pytest.mark.anyio
 HOUR = timedelta(hours=1)
@@ -161,6 +164,25 @@ async def test_a_tier_that_is_away_is_a_miss_and_no_failure(
     entries = {tier.tier: tier.entries for tier in (await cache.stats(None)).tiers}
     assert entries[CacheTier.SHARED_REDIS] is None
     assert entries[CacheTier.LOCAL_REDIS] is not None
+    await client.close()
+
+
+async def test_the_metrics_show_what_each_tier_holds(
+    redis_tier: RedisTier, codec: EntryCodec, memory: MemoryTier, invalidations: Invalidations
+) -> None:
+    client = connect_redis("redis://127.0.0.1:1/0", RedisSettings(), SystemClock())
+    away = RedisTier(CacheTier.SHARED_REDIS, client, codec, SystemClock(), max_seconds=DAY, is_alone=False)
+    registry, placed = CollectorRegistry(), [PlacedTier(tier, HOUR) for tier in (memory, away)]
+    cache = TieredCache(placed, invalidations, SystemClock(), CacheFigures(SystemClock(), client, registry))
+    await memory.put(a_key(), an_entry(), 60)
+    for _ in range(3):
+        with pytest.raises(StoreUnavailable):
+            await away.get(a_key())
+    running = asyncio.create_task(cache.run())
+    shown = {'greenlang_cache_available{tier="SHARED_REDIS"} 0.0', 'greenlang_cache_entries{tier="MEMORY"} 1.0'}
+    await until(lambda: shown <= set(generate_latest(registry).decode().splitlines()))
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
     await client.close()
 
 
