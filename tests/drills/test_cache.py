@@ -50,6 +50,8 @@ HEARD_SECONDS = 5.0
 LEASE_SECONDS = 3.0
 DEATH_SECONDS = 2.0
 """How long a call that a killed process was answering may still fail."""
+RESTART_SECONDS = 3.0
+"""How long after its start a process may not yet know what was invalidated; until then it gives nothing."""
 SLOW = "[[simulator fault=slow-headers]]"
 ASK = """
 mutation($input: CompletionInput!) {
@@ -289,6 +291,8 @@ def unexplained(drill: Drill) -> list[str]:
             if any(span.begins - 0.1 <= begun <= span.ends + LEASE_SECONDS for span in away):
                 continue
             if any(span.begins - DEATH_SECONDS <= ended and begun <= span.ends + LEASE_SECONDS for span in killed):
+                continue
+            if any(span.begins <= begun <= span.begins + RESTART_SECONDS for span in killed) and begun >= ended:
                 continue
             invalidated = [*drill.invalidated[tag_of(tokens)], *drill.cut_off[tag_of(tokens)]]
             if begun < ended:
