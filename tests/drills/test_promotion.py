@@ -146,11 +146,12 @@ async def fail_over(cluster: Cluster, load: Load, stack: ExitStack | None) -> tu
     else it is killed."""
     load.written.clear()
     old = cluster.primary
-    begun = load.since = time.monotonic()
+    begun = time.monotonic()
     if stack is None:
         await asyncio.to_thread(old.kill)
     else:
         stack.enter_context(old.frozen())
+    load.since = time.monotonic()
     bare = asyncio.create_task(bare_write(cluster))
     await asyncio.sleep(QUIET_SECONDS)
     await cluster.promote()
