@@ -28,6 +28,8 @@ pytestmark = [pytest.mark.anyio, pytest.mark.drill, pytest.mark.timeout(300)]
 
 AT_ONCE = 8
 QUIET_SECONDS = 2.0
+SETTLE_SECONDS = 2.0
+"""A budget whose client has left may still be made."""
 MAX_FURTHER_GAP_SECONDS = 2.0
 """How much longer than a bare loop of the driver the service may take until its first acknowledged write."""
 DASHBOARDS = (COSTS, "{ budgets(first: 20) { nodes { name spentUsd } } }")
@@ -110,6 +112,7 @@ async def running(load: Load) -> AsyncIterator[list[Follower]]:
         for task in working:
             task.cancel()
         await asyncio.gather(*working, return_exceptions=True)
+        await asyncio.sleep(SETTLE_SECONDS)
         there = await raised(load.server, load.key)
         await until_true(lambda: all(len(follower.seen) >= len(there) for follower in followers))
         for follower in followers:
