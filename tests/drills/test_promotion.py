@@ -147,6 +147,7 @@ async def bare_write(cluster: Cluster) -> float:
 async def fail_over(cluster: Cluster, load: Load, stack: ExitStack | None) -> tuple[float, float]:
     """Seconds until the service and the bare driver have written again. With `stack` the primary is frozen until it is closed,
     else it is killed."""
+    load.since = float("inf")
     load.written.clear()
     old = cluster.primary
     begun = time.monotonic()
