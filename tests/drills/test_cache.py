@@ -35,7 +35,7 @@ from tests.redis_servers import RedisServers, free_ports
 from tests.servers import RunningServer, start_server
 from tests.simulators import RunningSimulator, start_simulator
 
-pytestmark = [pytest.mark.anyio, pytest.mark.drill, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.anyio, pytest.mark.drill, pytest.mark.long, pytest.mark.timeout(300)]
 
 Data: TypeAlias = "dict[str, Any]"  # JSON as a client sees it
 

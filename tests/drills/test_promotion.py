@@ -24,7 +24,7 @@ from tests.drills.test_alerts import MAKE, THRESHOLDS, Follower, raised
 from tests.integration.test_accounting import COSTS, billed, price
 from tests.servers import Client, RunningServer, start_server
 
-pytestmark = [pytest.mark.anyio, pytest.mark.drill, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.anyio, pytest.mark.drill, pytest.mark.long, pytest.mark.timeout(300)]
 
 AT_ONCE = 8
 QUIET_SECONDS = 2.0

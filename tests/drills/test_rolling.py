@@ -14,7 +14,7 @@ import pytest
 
 from tests.drills.rolling import ALERTS, BUDGET, COMPLETE, Client, Follower, start_cluster
 
-pytestmark = [pytest.mark.anyio, pytest.mark.drill, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.anyio, pytest.mark.drill, pytest.mark.long, pytest.mark.timeout(400)]
 
 STREAMS = 300
 FOLLOWERS = 20

@@ -22,7 +22,7 @@ from tests.drills.test_money import SHORT_HOLDS, check_sums, restart_postgres, w
 from tests.integration.test_accounting import billed
 from tests.servers import ROOT, Client, RunningServer, start_server
 
-pytestmark = [pytest.mark.anyio, pytest.mark.drill, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.anyio, pytest.mark.drill, pytest.mark.long, pytest.mark.timeout(400)]
 
 DOCUMENTS = int(os.environ.get("DRILL_DOCUMENTS", "2000"))
 A_CALL = 1000
