@@ -27,6 +27,9 @@ class RunningPinecone:
     def fail(self, fault: Fault) -> None:
         self._call("PUT", "fault", msgspec.json.encode(fault))
 
+    def reset_fault(self) -> None:
+        self._call("DELETE", "fault")
+
     def show_writes(self, *, held: bool = False, delay_ms: float = 0.0) -> None:
         """From now on, what is written can be read after the delay, or, if held, not before the next call."""
         self._call("PUT", "visibility", msgspec.json.encode(Visibility(delay_ms, held)))

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from uuid import UUID
 
 import pytest
 from prometheus_client import CollectorRegistry
+from sqlalchemy import text
 
 from app.db.engines import build_engines
 from app.db.sessions import Sessions
@@ -34,10 +37,12 @@ from tests.pinecone_simulators import RunningPinecone
 pytestmark = pytest.mark.anyio
 ASKED = vector_of([1.0, 0.0])
 AWAY = Fault(status=500, path="/hosts/", count=None)
+_AGE = text("update documents set changed_at = changed_at - interval '1 minute' where state = 'pending'")
 
 
 @dataclass
 class Kept:
+    sessions: Sessions
     stores: VectorStores
     collections: Collections
     documents: Documents
@@ -57,8 +62,27 @@ class Kept:
         chunks = [IndexedChunk(each.chunks[0].key, each.chunks[0].vector, filterable(each.metadata)) for each in versions]
         return await self.indexing.put(collection, [each.key for each in versions], chunks)
 
+    async def bring_up_to_date(self) -> None:
+        """Does what a process does from time to time. Pending documents are old enough that no call works on them any more."""
+        async with self.sessions.write() as session:
+            await session.execute(_AGE)
+        await self.indexing.run_once()
+
+    async def shown(self, collection: Collection) -> list[str]:
+        """The texts that a search shows."""
+        chunks = await self.documents.read(collection, list(await self.found(collection)))
+        return sorted(chunk.text for chunk in chunks.values())
+
     async def found(self, collection: Collection) -> set[UUID]:
         return {hit.key for hit in await self.stores.named(collection.store).search(collection.index, ASKED, 10)}
+
+
+@dataclass(frozen=True)
+class Outage:
+    """`begun` makes the store not answer until the block ends."""
+
+    store: str
+    begun: Callable[[], AbstractContextManager[None]]
 
 
 def version(name: str) -> NewDocument:
@@ -83,7 +107,7 @@ async def kept(database_url: str, chroma_server: ChromaServer, pinecone: Running
     stores = build_vector_stores(VectorSettings(stores=configured), sessions, clock, metrics)
     collections, documents = Collections(sessions, clock), Documents(sessions)
     indexing = Indexing(sessions, clock, stores, collections=collections, documents=documents, metrics=metrics)
-    yield Kept(stores, collections, documents, indexing, Repair(sessions, stores, collections, documents))
+    yield Kept(sessions, stores, collections, documents, indexing, Repair(sessions, stores, collections, documents))
     await stores.close()
     await engines.close()
 
@@ -99,6 +123,49 @@ async def test_documents_wait_for_their_store_and_others_are_not_affected(kept: 
     assert await kept.write(near, "near")
     assert len(await kept.found(near)) == 1
     assert (await kept.documents.pending_counts()).get("pinecone") == 1
+
+
+@contextmanager
+def without_chroma(server: ChromaServer) -> Iterator[None]:
+    server.kill()
+    try:
+        yield
+    finally:
+        server.start_again()
+
+
+@contextmanager
+def without_pinecone(simulator: RunningPinecone) -> Iterator[None]:
+    simulator.fail(AWAY)
+    try:
+        yield
+    finally:
+        simulator.reset_fault()
+
+
+@pytest.fixture(params=["chroma", "pinecone"])
+def outage(request: pytest.FixtureRequest, chroma_server: ChromaServer, pinecone: RunningPinecone) -> Outage:
+    outages = {"chroma": partial(without_chroma, chroma_server), "pinecone": partial(without_pinecone, pinecone)}
+    return Outage(request.param, outages[request.param])
+
+
+async def test_what_was_written_while_a_store_was_away_goes_out_when_it_is_back(kept: Kept, outage: Outage) -> None:
+    collection = await kept.collection(outage.store)
+    assert await kept.write(collection, "stays", "replaced")
+    before = await kept.found(collection)
+    with outage.begun():
+        assert not await kept.write(collection, "replaced", "new")
+        await kept.bring_up_to_date()
+        assert (await kept.documents.pending_counts())[outage.store] == 2
+    assert await kept.found(collection) == before
+    assert await kept.shown(collection) == ["replaced", "stays"]
+
+    await kept.bring_up_to_date()
+
+    assert (await kept.documents.pending_counts()).get(outage.store, 0) == 0
+    assert await kept.shown(collection) == ["new", "replaced", "stays"]
+    assert len(await kept.found(collection)) == 3
+    assert (await kept.repair.compare(collection)).count == 0
 
 
 @pytest.mark.parametrize("store", ["chroma", "pinecone"])
