@@ -113,11 +113,11 @@ async def _nodes(client: Client, query: str) -> list[Data]:
     return nodes
 
 
-async def until_true(holds: Callable[[], bool], seconds: float = 30.0) -> None:
+async def until_true(holds: Callable[[], bool], seconds: float = 30.0, every: float = 0.1) -> None:
     deadline = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < deadline, "it did not come about in time"
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(every)
 
 
 @asynccontextmanager

@@ -1,6 +1,6 @@
 """Processes die while documents come in. After the same calls again every document is there once, and nothing is paid twice.
 
-`DRILL_DOCUMENTS` sets how many documents there are, in calls of a thousand.
+`DRILL_DOCUMENTS` sets how many documents there are, in calls of a thousand. In Chroma there are 500, in calls of a hundred.
 """
 
 from __future__ import annotations
@@ -26,25 +26,31 @@ pytestmark = [pytest.mark.anyio, pytest.mark.drill, pytest.mark.long, pytest.mar
 
 DOCUMENTS = int(os.environ.get("DRILL_DOCUMENTS", "2000"))
 A_CALL = 1000
+DOCUMENTS_IN_CHROMA, A_CALL_TO_CHROMA = 500, 100
 DEADLINE_SECONDS = 240.0
 CREATE = 'mutation { collectionCreate(input: {name: "docs", dimensions: 64}) { __typename } }'
+CREATE_IN_CHROMA = 'mutation { collectionCreate(input: {name: "docs", dimensions: 64, store: "chroma"}) { __typename } }'
+CHROMA = """
+[[vectors.stores]]
+name = "chroma"
+kind = "chroma"
+"""
 UPSERT = """mutation U($input: DocumentsUpsertInput!) { documentsUpsert(input: $input) {
   ... on DocumentsUpserted { upsertedCount unchangedCount failures { id } } } }"""
 COUNT = '{ collection(name: "docs") { documentCount } }'
 SEARCH = """query S($input: SearchInput!) { search(input: $input) { ... on SearchHits { hits { id } } } }"""
+FOUND = "query S($input: SearchInput!) { search(input: $input) { __typename } }"
 HELD = "{ budgets { nodes { heldUsd } } }"
 
 
-def documents(start: int) -> list[Data]:
-    return [
-        {"id": f"d{n}", "text": f"Document {n} has the word w{n}x{n % 97}.", "metadata": {"n": n}}
-        for n in range(start, start + A_CALL)
-    ]
+def document(number: int) -> Data:
+    return {"id": f"d{number}", "text": f"Document {number} has the word w{number}x{number % 97}.", "metadata": {"n": number}}
 
 
-async def upsert_until_done(client: Client, start: int) -> int:
+async def upsert_until_done(client: Client, start: int, count: int = A_CALL) -> int:
     """Sends the same call until it reports every document; returns how often it was sent."""
-    asked = {"input": {"collection": "docs", "documents": documents(start)}}
+    given = [document(number) for number in range(start, start + count)]
+    asked = {"input": {"collection": "docs", "documents": given}}
     sent = 0
     async with asyncio.timeout(DEADLINE_SECONDS):
         while True:
@@ -54,7 +60,7 @@ async def upsert_until_done(client: Client, start: int) -> int:
             except (aiohttp.ClientError, AssertionError, ValueError):  # the server or a store is away
                 await asyncio.sleep(0.5)
                 continue
-            if done and done["upsertedCount"] + done["unchangedCount"] == A_CALL:
+            if done and done["upsertedCount"] + done["unchangedCount"] == count:
                 return sent
             await asyncio.sleep(0.5)
 
@@ -62,12 +68,34 @@ async def upsert_until_done(client: Client, start: int) -> int:
 async def kill_in_turn(server: RunningServer, victims: tuple[str, ...]) -> None:
     for victim in victims:
         await asyncio.sleep(1.5)
-        if victim == "server":
+        await kill(server, victim)
+
+
+async def kill(server: RunningServer, victim: str) -> None:
+    """Returns when there is another one."""
+    match victim:
+        case "server":
             await until_true(lambda: bool(server.servers))
             os.kill(server.servers[0].pid, signal.SIGKILL)
-        else:
+        case "postgres":
             await asyncio.to_thread(restart_postgres, server, signal.SIGKILL)
-        await until_true(lambda: bool(server.servers))
+        case "chroma":
+            before = chroma_pid(server)
+            os.kill(before, signal.SIGKILL)
+            await until_true(lambda: chroma_pid(server) != before)
+    await until_true(lambda: bool(server.servers))
+
+
+def chroma_pid(server: RunningServer) -> int:
+    return int((server.data_dir / "chroma" / "chroma.pid").read_text(encoding="utf-8"))
+
+
+async def kill_when_embedded(server: RunningServer, victim: str) -> None:
+    """Kills when the provider's log has grown: then the call that runs is about to write."""
+    log = server.data_dir / "simulator.jsonl"
+    before = log.stat().st_size
+    await until_true(lambda: log.stat().st_size > before, every=0.002)
+    await kill(server, victim)
 
 
 def check_payments(server: RunningServer, records: list[Data]) -> None:
@@ -95,15 +123,69 @@ async def test_killed_during_ingest(tmp_path: Path, victims: tuple[str, ...]) ->
             await killing
             assert sum(sent) > len(sent), "nothing was killed during a call"
             assert (await client.execute(COUNT))["collection"] == {"documentCount": str(DOCUMENTS)}
-            for number in range(0, DOCUMENTS, DOCUMENTS // 20):
-                words = documents(number - number % A_CALL)[number % A_CALL]["text"]
-                asked = {"input": {"collection": "docs", "text": words, "filter": {"where": {"field": "n", "value": number}}}}
-                assert (await client.execute(SEARCH, asked))["search"] == {"hits": [{"id": f"d{number}"}]}
-        agents = Agents(server, server.key)
-        await agents.wait_for(HELD, "heldUsd", "0", 60)
-        records = await agents.records()
-        check_payments(server, records)
-        await check_sums(server, server.key, records)
-        command = [sys.executable, "-m", "app.cli", "vectors", "repair", "--check", "--data-dir", str(data_dir)]
-        checked = await asyncio.to_thread(subprocess.run, command, cwd=ROOT, capture_output=True, text=True, check=False)
-        assert (checked.returncode, "0 missing, 0 changed, 0 foreign" in checked.stdout) == (0, True), checked.stdout
+            await check_documents(client, DOCUMENTS)
+        await check_money(server)
+        await check_store(server)
+
+
+@pytest.mark.parametrize(
+    "victims", [("chroma", "server", "chroma", "postgres", "chroma"), ("postgres", "chroma", "server", "chroma", "chroma")]
+)
+async def test_chroma_killed_during_ingest(tmp_path: Path, victims: tuple[str, ...]) -> None:
+    """One is killed in each call."""
+    configuration = tmp_path / "greenlang.toml"
+    configuration.write_text(CHROMA, encoding="utf-8")
+    with start_server(tmp_path / "data", "--config", str(configuration), environ=SHORT_HOLDS) as server:
+        assert server.key is not None
+        await watch_spending(server, server.key)
+        starts = range(0, DOCUMENTS_IN_CHROMA, A_CALL_TO_CHROMA)
+        async with aiohttp.ClientSession() as session:
+            client = Client(session, server, server.key)
+            await client.execute(CREATE_IN_CHROMA)
+            sent = 0
+            for start, victim in zip(starts, victims, strict=True):
+                killing = asyncio.create_task(kill_when_embedded(server, victim))
+                sent += await upsert_until_done(client, start, A_CALL_TO_CHROMA)
+                await killing
+            assert sent > len(starts), "no process was killed during a call"
+            await until_searchable(client)
+            for start in starts:
+                await upsert_until_done(client, start, A_CALL_TO_CHROMA)
+            await check_documents(client, DOCUMENTS_IN_CHROMA)
+        await check_money(server)
+        await check_store(server, "--config", str(configuration))
+
+
+async def until_searchable(client: Client) -> None:
+    asked = {"input": {"collection": "docs", "text": "any"}}
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        while True:
+            if (await client.execute(FOUND, asked))["search"] == {"__typename": "SearchHits"}:
+                return
+            await asyncio.sleep(0.5)
+
+
+async def check_documents(client: Client, count: int) -> None:
+    """Each is there once, and 20 of them are found."""
+    assert (await client.execute(COUNT))["collection"] == {"documentCount": str(count)}
+    for number in range(0, count, count // 20):
+        words, only = document(number)["text"], {"where": {"field": "n", "value": number}}
+        asked = {"input": {"collection": "docs", "text": words, "filter": only}}
+        assert (await client.execute(SEARCH, asked))["search"] == {"hits": [{"id": f"d{number}"}]}
+
+
+async def check_money(server: RunningServer) -> None:
+    assert server.key is not None
+    agents = Agents(server, server.key)
+    await agents.wait_for(HELD, "heldUsd", "0", 60)
+    records = await agents.records()
+    check_payments(server, records)
+    await check_sums(server, server.key, records)
+
+
+async def check_store(server: RunningServer, *flags: str) -> None:
+    """The store has what the database says."""
+    data_dir = str(server.data_dir)
+    command = [sys.executable, "-m", "app.cli", "vectors", "repair", "--check", "--data-dir", data_dir, *flags]
+    checked = await asyncio.to_thread(subprocess.run, command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (checked.returncode, "0 missing, 0 changed, 0 foreign" in checked.stdout) == (0, True), checked.stdout
