@@ -1,11 +1,13 @@
 """Vectors, store by store: what a search finds of what it should, and what the API costs beside the store's own client.
 
 The corpus: the language reference that every CPython carries, embedded by the simulator, and seeded random vectors, which are the
-worst case for an index.
+worst case for an index. Answers with false quotes mixed in are asked of the default store once, since their check is the same in
+every store.
 
 Chroma is the private one; Pinecone is the simulator, which compares with every vector.
 
-Run: python -m benchmarks.vectors [--stores pgvector chroma pinecone] [--vectors 10000]
+Run: python -m benchmarks.vectors [--stores pgvector chroma pinecone] [--rows speed recall tenants corpus quotes]
+[--vectors 10000] [--answers 1000]
 """
 
 from __future__ import annotations
@@ -39,6 +41,7 @@ from app.db.sessions import Sessions
 from app.embedded.addresses import DATABASE_URL
 from app.runtime.clock import SystemClock
 from app.settings import DatabaseSettings
+from benchmarks.quoted_answers import measure_quotes
 from benchmarks.vector_clients import CLIENTS, PINECONE_ADDRESS, OwnClient, Row
 from tests.pinecone_simulators import start_pinecone
 from tests.servers import Client, RunningServer, start_server
@@ -48,6 +51,7 @@ QUERIES = 20
 TOP_K = 10
 BATCH = 1000
 TENANTS = 20
+ROWS = ("speed", "recall", "tenants", "corpus", "quotes")
 FILTERS: Mapping[str, int | None] = {"none": None, "10 %": 10, "1 %": 100}
 CREATE = "mutation C($i: CollectionInput!) { collectionCreate(input: $i) { __typename ... on Problem { message } } }"
 UPSERT = """mutation U($i: DocumentsUpsertInput!) { documentsUpsert(input: $i) {
@@ -217,18 +221,30 @@ def report(store: str, what: str, figure: str, must: str) -> None:
     print(f"{store:10} {what:58} {figure:>16}   {must}", flush=True)
 
 
-async def run(server: RunningServer, stores: Sequence[str], count: int) -> None:
-    points = random_points(count)
+async def measure_answers(client: Client, count: int) -> None:
+    found = await measure_quotes(client, count)
+    what = f"quotes not verbatim in their passage, of {found.shown} in {found.answers} answers"
+    report("pgvector", what, str(found.wrong), "0")
+
+
+async def run(server: RunningServer, options: argparse.Namespace) -> None:
+    points = random_points(options.vectors)
     assert server.key is not None
     async with aiohttp.ClientSession() as session:
         client = Client(session, server, server.key)
         tenants = [Client(session, server, key) for key in await new_keys(server.data_dir, TENANTS)]
-        for store in stores:
-            async with CLIENTS[store](server.data_dir, DIMENSIONS) as own:
-                await measure_speed(client, own, store, points)
-            await measure_recall(client, store, points)
-            await measure_tenants(tenants, store)
-            await measure_corpus(client, store)
+        for store in options.stores:
+            if "speed" in options.rows:
+                async with CLIENTS[store](server.data_dir, DIMENSIONS) as own:
+                    await measure_speed(client, own, store, points)
+            if "recall" in options.rows:
+                await measure_recall(client, store, points)
+            if "tenants" in options.rows:
+                await measure_tenants(tenants, store)
+            if "corpus" in options.rows:
+                await measure_corpus(client, store)
+        if "quotes" in options.rows:
+            await measure_answers(client, options.answers)
 
 
 async def new_keys(data_dir: Path, count: int) -> list[str]:
@@ -243,7 +259,9 @@ async def new_keys(data_dir: Path, count: int) -> list[str]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--stores", nargs="+", default=list(CLIENTS), choices=list(CLIENTS))
+    parser.add_argument("--rows", nargs="+", default=ROWS, choices=ROWS)
     parser.add_argument("--vectors", type=int, default=10_000)
+    parser.add_argument("--answers", type=int, default=1000)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, start_pinecone() as pinecone:
         (Path(folder) / PINECONE_ADDRESS).write_text(pinecone.address, encoding="utf-8")
@@ -251,7 +269,7 @@ def main() -> int:
         configuration.write_text(STORES.format(host=pinecone.address), encoding="utf-8")
         environ = {"PINECONE_API_KEY": "any"}
         with start_server(Path(folder) / "data", "--config", str(configuration), environ=environ) as server:
-            asyncio.run(run(server, options.stores, options.vectors))
+            asyncio.run(run(server, options))
     return 0
 
 
