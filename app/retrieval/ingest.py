@@ -19,7 +19,7 @@ from app.access.principal import Principal
 from app.costs.budgets import BudgetExceeded
 from app.costs.estimate import Estimator
 from app.domain.errors import Refused
-from app.domain.ids import new_uuid
+from app.domain.ids import new_uuids
 from app.domain.money import ZERO
 from app.domain.problems import InvalidInput, ProblemCode
 from app.llm.routing import ProvidersFailed, RateLimited
@@ -108,6 +108,7 @@ class _Call:
 
 
 Chunked: TypeAlias = tuple[GivenDocument, list[Chunk]]
+Contents: TypeAlias = tuple[GivenDocument, Sequence[tuple[Chunk, Vector]]]
 
 
 class Ingest:
@@ -179,7 +180,7 @@ class Ingest:
         """Documents of which only metadata or source changed keep their vectors."""
         if not documents:
             return
-        versions = [self._version(document, (), known[document.id]) for document in documents]
+        versions = self._versions([(document, ()) for document in documents], known)
         await self._documents.write(call.collection, versions)
         call.outcome.upserted += len(versions)
         await self._indexing.put_stored(call.collection, [version.key for version in versions])
@@ -187,12 +188,12 @@ class Ingest:
     async def _write_given(self, call: _Call, documents: Sequence[GivenDocument]) -> None:
         if not documents:
             return
-        versions = []
+        given: list[Contents] = []
         for document in documents:
             assert document.vector is not None
             whole = Chunk(0, 0, len(document.text), document.text)
-            versions.append(self._version(document, ((whole, document.vector),)))
-        await self._write(call, versions)
+            given.append((document, ((whole, document.vector),)))
+        await self._write(call, self._versions(given))
 
     async def _embed_and_write(self, call: _Call, documents: Sequence[GivenDocument]) -> None:
         if documents:
@@ -219,8 +220,8 @@ class Ingest:
 
     async def _write_embedded(self, call: _Call, documents: Sequence[Chunked], embedded: Embedded) -> None:
         vectors = iter(embedded.vectors)
-        versions = [self._version(document, [(chunk, next(vectors)) for chunk in chunks]) for document, chunks in documents]
-        await self._write(call, versions)
+        contents = [(document, [(chunk, next(vectors)) for chunk in chunks]) for document, chunks in documents]
+        await self._write(call, self._versions(contents))
         await self.embedder.forget([embedded], call.principal.tenant)
 
     async def _write(self, call: _Call, versions: Sequence[NewDocument]) -> None:
@@ -240,20 +241,22 @@ class Ingest:
     def _count(self, text: str) -> int:
         return self._estimator.count_now([text])
 
-    def _version(
-        self, document: GivenDocument, chunks: Sequence[tuple[Chunk, Vector]], copies: Version | None = None
-    ) -> NewDocument:
-        now = self._clock.now()
-        return NewDocument(
-            key=new_uuid(now),
-            id=document.id,
-            sha256=document.sha256,
-            source=document.source,
-            metadata=document.metadata,
-            vector_sha256=document.vector_sha256,
-            chunks=tuple(NewChunk(new_uuid(now), chunk.start, chunk.end, chunk.text, vector) for chunk, vector in chunks),
-            copies=None if copies is None else copies.key,
-        )
+    def _versions(self, contents: Sequence[Contents], copied: Mapping[str, Version] | None = None) -> list[NewDocument]:
+        """Documents without chunks take over those of the versions `copied`."""
+        keys = iter(new_uuids(self._clock.now(), sum(1 + len(chunks) for _, chunks in contents)))
+        return [
+            NewDocument(
+                key=next(keys),
+                id=document.id,
+                sha256=document.sha256,
+                source=document.source,
+                metadata=document.metadata,
+                vector_sha256=document.vector_sha256,
+                chunks=tuple(NewChunk(next(keys), chunk.start, chunk.end, chunk.text, vector) for chunk, vector in chunks),
+                copies=None if copied is None else copied[document.id].key,
+            )
+            for document, chunks in contents
+        ]
 
 
 def _check_vector(collection: Collection, document: GivenDocument) -> None:

@@ -46,10 +46,10 @@ def vector_from_base64(text: str) -> Vector:
 
 
 def fault_of(vector: Vector, dimensions: int, distance: Distance) -> str | None:
-    """Says why a collection cannot take this vector; None if it can."""
+    """Says why a collection cannot take this vector; None if it can. A sum of finite 32-bit floats is finite, since it has 64."""
     if len(vector) != dimensions:
         return f"The vector has {len(vector)} numbers; the collection's vectors have {dimensions}."
-    if not math.isfinite(sum(map(abs, vector))):
+    if not math.isfinite(sum(vector)):
         return "The vector has a number that is not finite."
     if distance is Distance.COSINE and not any(vector):
         return "The vector has only zeros, so it has no direction and no cosine."

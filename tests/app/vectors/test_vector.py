@@ -38,6 +38,7 @@ class TestFaults:
             ([0.0, 0.0], Distance.COSINE, "only zeros"),
             ([0.0, 0.0], Distance.DOT, None),
             ([float("nan"), 0.0], Distance.DOT, "not finite"),
+            ([3e38, 3e38], Distance.EUCLIDEAN, None),
             ([1e39, 0.0], Distance.EUCLIDEAN, "not finite"),
             ([float("inf"), float("-inf")], Distance.EUCLIDEAN, "not finite"),
         ],
