@@ -21,6 +21,7 @@ class DatabaseMetrics(Collector):
         yield from self._pools()
         if self._engines.watch is not None:
             yield from self._servers()
+        yield self._reads()
         yield self._statements()
 
     def _pools(self) -> Iterator[Metric]:
@@ -64,6 +65,17 @@ class DatabaseMetrics(Collector):
             if lag_bytes is not None:
                 size.add_metric([server.name], lag_bytes)
         yield from (role, seconds, size, failovers)
+
+    def _reads(self) -> Metric:
+        reads = CounterMetricFamily(
+            "greenlang_database_reads",
+            "Sessions that only read, by the server that answered and its role.",
+            labels=["server", "role"],
+        )
+        for server in self._engines.servers.every:
+            for role, count in server.answered.items():
+                reads.add_metric([server.name, role.name.lower()], count)
+        return reads
 
     def _statements(self) -> Metric:
         family = HistogramMetricFamily(

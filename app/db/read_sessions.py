@@ -72,6 +72,7 @@ class RepeatingReadSession(ReadSession):
         self._position_wait = position_wait.total_seconds()
         self._connection = None
         self._server: Server | None = None
+        self._has_answered = False
         self._failed: set[Server] = set()
         self._done: list[tuple[Executable, Parameters]] = []
 
@@ -82,6 +83,7 @@ class RepeatingReadSession(ReadSession):
                 break
             except DATABASE_ERRORS as error:
                 await self._leave(error)
+        self._count_answer()
         self._done.append((statement, parameters))
         return result
 
@@ -97,6 +99,7 @@ class RepeatingReadSession(ReadSession):
                     break
                 except DATABASE_ERRORS as error:
                     await self._leave(error)
+            self._count_answer()
             try:
                 yield result
             except DATABASE_ERRORS as error:
@@ -146,9 +149,14 @@ class RepeatingReadSession(ReadSession):
     def _use(self, server: Server) -> Server:
         servers = self._watch.servers
         server.reads += 1
-        self._server = server
+        self._server, self._has_answered = server, False
         self.as_of = None if server is servers.primary else server.as_of
         return server
+
+    def _count_answer(self) -> None:
+        if self._server is not None and not self._has_answered:
+            self._has_answered = True
+            self._server.answered[self._server.role] += 1
 
     async def _has_replayed(self, server: Server, connection: AsyncConnection) -> bool:
         """Waits a moment for a replica that has not replayed the position, if there is a primary to go to instead."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import math
 import sys
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -59,7 +59,7 @@ class Server:
     answer, and is not chosen until it answers. `as_of` is the moment up to which it shows every commit, and
     `lag_seconds` is how far that is behind what is known of the primary. `replayed` is the
     newest position that it is known to show. `follows` is the newest timeline that it is known to be on. `reads` counts those
-    that are under way."""
+    that are under way, `answered` the sessions that read and that it has answered, by its role then."""
 
     url: DatabaseUrl
     engine: AsyncEngine
@@ -76,6 +76,7 @@ class Server:
     answers_connected: int = 0
     reads: int = 0
     last_read: int = 0
+    answered: Counter[ServerRole] = field(default_factory=Counter)
     reason: str = ""
     values: DirectReads = field(init=False)
 

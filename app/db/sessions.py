@@ -19,7 +19,7 @@ from app.db.engines import Engines
 from app.db.failures import DATABASE_ERRORS, is_unavailable
 from app.db.own_writes import OwnWrites
 from app.db.read_sessions import ReadSession, RepeatingReadSession
-from app.db.servers import Server
+from app.db.servers import Server, ServerRole
 from app.domain.errors import StoreBusy, StoreUnavailable
 
 __all__ = ["ReadSession", "Sessions", "WriteSession"]
@@ -93,6 +93,7 @@ class Sessions:
             server = await self.engines.writer()
             detector = nullcontext() if shared else server.stall_detector.bounded()
             async with detector, server.engine.connect() as connection:
+                server.answered[ServerRole.PRIMARY] += 1
                 yield ReadSession(connection)
 
     async def value(self, statement: str, *arguments: object) -> object:

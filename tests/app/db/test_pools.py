@@ -90,6 +90,7 @@ class TestMetrics:
             f'greenlang_database_connections{{server="{server}",use="in_use"}} 1.0',
             f'greenlang_database_connection_waiters{{server="{server}"}} 0.0',
             f'greenlang_database_connection_refusals_total{{server="{server}"}} 0.0',
+            f'greenlang_database_reads_total{{role="primary",server="{server}"}} 1.0',
             'greenlang_database_statement_seconds_count{statement="tests.one"} 1.0',
         ):
             assert line in shown
