@@ -4,29 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from datetime import timedelta
 
 import pytest
-from sqlalchemy import text
 
 from app.costs.statements import Statements
-from app.db.engines import Engines, build_engines
-from app.db.own_writes import CALLER, Caller, OwnWrites
+from app.db.own_writes import CALLER, Caller
 from app.db.servers import NOWHERE
-from app.db.sessions import Sessions
-from app.redis.clients import RedisClient, connect_redis
 from app.redis.own_positions import OwnPositions
 from app.runtime.clock import SystemClock
-from app.settings import DatabaseSettings, RedisSettings
 from tests.clusters import Cluster, running_cluster
+from tests.reading_process import Process, open_process, start_other_process
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(180)]
 
 WRITES = 200
-STALENESS = timedelta(seconds=10)
+DRILL_WRITES = 1000
+DRILL_KEYS = 8
+NO_REDIS = "redis://127.0.0.1:1/0"
 
 
 @pytest.fixture(scope="module")
@@ -35,32 +34,10 @@ def cluster() -> Iterator[Cluster]:
         yield cluster
 
 
-@dataclass(frozen=True)
-class Process:
-    """What a server process has of its own."""
-
-    engines: Engines
-    sessions: Sessions
-    redis: RedisClient
-
-    async def port(self) -> int:
-        async with self.sessions.read() as session:
-            return int((await session.execute(text("select inet_server_port()"))).scalar_one())
-
-
 @asynccontextmanager
 async def process(cluster: Cluster, redis_url: str) -> AsyncIterator[Process]:
-    clock, engines = SystemClock(), build_engines(cluster.url(), [], DatabaseSettings())
-    redis = connect_redis(redis_url, RedisSettings(), clock)
-    own_writes = OwnWrites(engines.servers, OwnPositions(redis), clock, STALENESS)
-    assert engines.watch is not None
-    await engines.watch.first_answers()
-    async with asyncio.timeout(20):
-        while not engines.servers.is_settled:  # noqa: ASYNC110 (the condition is another party's state)
-            await asyncio.sleep(0.02)
-    yield Process(engines, Sessions(engines, STALENESS, timedelta(milliseconds=100), own_writes), redis)
-    await engines.close()
-    await redis.close()
+    async with open_process(cluster.url(), redis_url) as made:
+        yield made
 
 
 @pytest.fixture
@@ -75,16 +52,24 @@ async def reader(cluster: Cluster, valkey_url: str) -> AsyncIterator[Process]:
         yield made
 
 
-@pytest.fixture
-async def lagging(cluster: Cluster) -> AsyncIterator[Cluster]:
+@asynccontextmanager
+async def made_late(cluster: Cluster) -> AsyncIterator[Cluster]:
     """One replica stands still, and the other is 300 ms late."""
     paused, late = cluster.replicas
     await paused.execute("select pg_wal_replay_pause()")
     await late.execute("alter system set recovery_min_apply_delay = '300ms'", "select pg_reload_conf()")
-    yield cluster
-    await paused.execute("select pg_wal_replay_resume()")
-    await late.execute("alter system reset recovery_min_apply_delay", "select pg_reload_conf()")
-    await cluster.caught_up()
+    try:
+        yield cluster
+    finally:
+        await paused.execute("select pg_wal_replay_resume()")
+        await late.execute("alter system reset recovery_min_apply_delay", "select pg_reload_conf()")
+        await cluster.caught_up()
+
+
+@pytest.fixture
+async def lagging(cluster: Cluster) -> AsyncIterator[Cluster]:
+    async with made_late(cluster) as late:
+        yield late
 
 
 @pytest.fixture
@@ -97,17 +82,12 @@ def caller() -> Iterator[Caller]:
 
 async def stale_reads(writer: Process, reader: Process, writes: int) -> tuple[int, int]:
     """How many reads did not show what was written right before, and how many the primary answered."""
-    stale = of_primary = 0
+    shown = Counter[str]()
     for number in range(writes):
-        async with writer.sessions.write() as session:
-            name = f"{id(writer)}-{number}"
-            await session.execute(text("insert into maintenance values (:name)"), {"name": name})
-        async with reader.sessions.read() as session:
-            values = {"name": name}
-            row = (await session.execute(text("select inet_server_port() from maintenance where task = :name"), values)).first()
-        stale += row is None
-        of_primary += row is not None and row[0] == reader.engines.servers.known_primary().url.hosts[0].port
-    return stale, of_primary
+        task = f"{id(writer)}-{number}"
+        await writer.write(task)
+        shown[await reader.shown(task)] += 1
+    return shown["none"], shown["primary"]
 
 
 async def as_caller(writer: Process, reader: Process, writes: int) -> tuple[int, int]:
@@ -132,11 +112,11 @@ class TestReadsAfterAWrite:
         assert of_primary > 0
 
     async def test_none_is_stale_without_redis(self, lagging: Cluster) -> None:
-        async with process(lagging, "redis://127.0.0.1:1/0") as writer, process(lagging, "redis://127.0.0.1:1/0") as reader:
+        async with process(lagging, NO_REDIS) as writer, process(lagging, NO_REDIS) as reader:
             assert await as_caller(writer, reader, WRITES // 4) == (0, WRITES // 4)
 
     async def test_a_key_that_cannot_write_reads_replicas_without_redis(self, cluster: Cluster) -> None:
-        async with process(cluster, "redis://127.0.0.1:1/0") as reader:
+        async with process(cluster, NO_REDIS) as reader:
             CALLER.set(Caller("reader", may_write=False))
             ports = {await reader.port() for _ in range(10)}
         assert ports == {node.port for node in cluster.replicas}
@@ -150,7 +130,33 @@ class TestReadsAfterAWrite:
         CALLER.set(Caller("doubtful", may_write=True))
         assert writer.sessions.own_writes is not None
         await writer.sessions.own_writes.note(None)
-        assert await reader.port() == reader.engines.servers.known_primary().url.hosts[0].port
+        assert await reader.port() == reader.primary_port
+
+
+@pytest.mark.drill
+@pytest.mark.parametrize("has_redis", [True, False])
+async def test_a_thousand_reads_through_another_process_show_what_was_written(
+    cluster: Cluster, valkey_url: str, *, has_redis: bool
+) -> None:
+    redis_url, shown = valkey_url if has_redis else NO_REDIS, Counter[str]()
+    async with (
+        process(cluster, redis_url) as writer,
+        start_other_process(cluster.url(), redis_url) as reader,
+        made_late(cluster),
+    ):
+
+        async def write_and_read(key: str) -> None:
+            CALLER.set(Caller(key, may_write=True))
+            for number in range(DRILL_WRITES // DRILL_KEYS):
+                task = f"{key}-{has_redis}-{number}"
+                await writer.write(task)
+                shown[await reader.shown(key, task)] += 1
+
+        await asyncio.gather(*(write_and_read(f"key-{number}") for number in range(DRILL_KEYS)))
+    share, redis = shown["primary"] / DRILL_WRITES, "with" if has_redis else "without"
+    sys.stdout.write(f"{DRILL_WRITES} reads right after a write, {redis} Redis: {share:.1%} went to the primary\n")
+    assert shown["none"] == 0
+    assert shown.total() == DRILL_WRITES
 
 
 class TestPositions:
