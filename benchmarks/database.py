@@ -2,7 +2,7 @@
 
 A cluster of a primary and two replicas runs on this machine, so replicas add no speed here.
 
-Run: python -m benchmarks.database [--reads 2000] [--calls 2000]
+Run: python -m benchmarks.database [--reads 2000] [--calls 2000] [--only-named]
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from app.redis.own_positions import OwnPositions
 from app.runtime.clock import SystemClock
 from app.settings import DatabaseSettings, RedisSettings, Settings
 from benchmarks.ledger import requests_and_settlements
+from benchmarks.named_statements import Seen, fill, named_statements, read_everything, watching
 from tests.clusters import DATABASE, SERVICE, Cluster, Node, running_cluster
 from tests.processes import family
 
@@ -116,6 +117,19 @@ def cpu_of(node: Node) -> float:
     return sum(each.user + each.system for each in times) + times[0].children_user + times[0].children_system
 
 
+async def named(url: str, redis: RedisClient, calls: int) -> None:
+    """On one server, because replicas change no statement."""
+    async with open_sessions(url, redis) as sessions:
+        await fill(sessions)
+    async with open_sessions(url, redis) as sessions:
+        seen: dict[str, Seen] = {}
+        with watching(sessions.engines, seen):
+            await call(sessions, calls)
+            await read_everything(sessions)
+        await sessions.engines.primary.dispose()
+        await named_statements(sessions, seen, url)
+
+
 async def dashboards(cluster: Cluster, alone: Sessions, spread: Sessions, reads: int) -> None:
     now = datetime.now(UTC)
     query = CostQuery(CostFilter(now - timedelta(days=365), now, None), (CostDimension.PROVIDER, CostDimension.MODEL))
@@ -130,23 +144,26 @@ async def dashboards(cluster: Cluster, alone: Sessions, spread: Sessions, reads:
     print(f"CPU of the primary for dashboards with two replicas, to that without: {ratio:.2f} (must 0.15)")
 
 
+async def call(sessions: Sessions, calls: int) -> None:
+    settings = Settings()
+    ledger = PostgresLedger(sessions, SystemClock(), settings, PriceBook(settings))
+    pairs = iter(list(zip(*requests_and_settlements(calls), strict=True)))
+
+    async def caller() -> None:
+        for request, settlement in pairs:
+            await ledger.admit(request)
+            await asyncio.sleep(0.01)
+            await ledger.settle(settlement)
+
+    await asyncio.gather(*(caller() for _ in range(AT_ONCE)))
+    await ledger.close()
+
+
 async def statements(cluster: Cluster, alone: Sessions, spread: Sessions, calls: int) -> None:
-    settings, counted = Settings(), {}
-    prices = PriceBook(settings)
+    counted = {}
     for name, sessions in (("alone", alone), ("spread", spread)):
-        ledger = PostgresLedger(sessions, SystemClock(), settings, prices)
-        requests, settlements = requests_and_settlements(calls)
-        pairs = iter(list(zip(requests, settlements, strict=True)))
-
-        async def caller(ledger: PostgresLedger = ledger, pairs: object = pairs) -> None:
-            for request, settlement in pairs:  # type: ignore[attr-defined]  # one iterator for all callers
-                await ledger.admit(request)
-                await asyncio.sleep(0.01)
-                await ledger.settle(settlement)
-
         await cluster.primary.execute("select pg_stat_statements_reset()")
-        await asyncio.gather(*(caller() for _ in range(AT_ONCE)))
-        await ledger.close()
+        await call(sessions, calls)
         found = await cluster.primary.value(
             f"select sum(calls) from pg_stat_statements where userid = '{SERVICE}'::regrole and toplevel"
         )
@@ -191,6 +208,13 @@ async def run(cluster: Cluster, redis_url: str, reads: int, calls: int) -> None:
         await small_reads(alone, spread, reads)
         await dashboards(cluster, alone, spread, reads // 4)
         await own_writes(spread, other, reads // 4)
+    await named(one, redis, calls)
+    await redis.close()
+
+
+async def run_named(cluster: Cluster, redis_url: str, calls: int) -> None:
+    redis = connect_redis(redis_url, RedisSettings(), SystemClock())
+    await named(cluster.primary.url(), redis, calls)
     await redis.close()
 
 
@@ -204,13 +228,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--reads", type=int, default=2000)
     parser.add_argument("--calls", type=int, default=2000)
+    parser.add_argument("--only-named", action="store_true")
     options = parser.parse_args()
-    with running_cluster(settings={"shared_preload_libraries": "pg_stat_statements"}) as cluster:
+    with running_cluster(1 if options.only_named else 3, settings={"shared_preload_libraries": "pg_stat_statements"}) as cluster:
         folder = cluster.primary.folder.parent / "redis"
         stores = PrivateStores.launch(folder, postgres=False, volatile=True)
         stores.wait()
         asyncio.run(prepare(cluster))
-        asyncio.run(run(cluster, stores.redis.reveal(), options.reads, options.calls))
+        if options.only_named:
+            asyncio.run(run_named(cluster, stores.redis.reveal(), options.calls))
+        else:
+            asyncio.run(run(cluster, stores.redis.reveal(), options.reads, options.calls))
         stores.stop()
     return 0
 
