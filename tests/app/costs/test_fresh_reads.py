@@ -31,8 +31,9 @@ from tests.clocks import ManualClock
 
 pytestmark = pytest.mark.anyio
 
-NOW = datetime.now(UTC)
-WHERE = CostFilter(NOW - timedelta(days=1), NOW + timedelta(days=1), ("acme",))
+NOW = datetime.now(UTC) + timedelta(hours=12)
+"""After whatever the tests spend, also at the end of a long run."""
+WHERE = CostFilter(NOW - timedelta(days=2), NOW + timedelta(days=1), ("acme",))
 BY_TEAM = CostQuery(WHERE, (CostDimension.LABEL,), "team")
 
 

@@ -39,6 +39,9 @@ TEXTS = st.one_of(
     st.text(max_size=20),
     st.sampled_from(["x" * 300, "https://example.com/a", "https://[", "image/png", "../../etc/passwd"]),
 )
+MAX_DEPTH = 8
+"""An input may hold inputs of its own type, such as a filter of metadata."""
+
 NUMBERS = st.one_of(st.sampled_from([-(2**31), -1, 0, 1, 2**31 - 1]), st.integers(-10, 5000))
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | TEXTS,
@@ -63,11 +66,13 @@ SCALARS: dict[str, st.SearchStrategy[object]] = {
 def values(kind: GraphQLInputType, depth: int = 0) -> st.SearchStrategy[Any]:
     if isinstance(kind, GraphQLNonNull):
         return present(kind.of_type, depth)
-    return st.none() | present(kind, depth)
+    return st.none() if depth > MAX_DEPTH else st.none() | present(kind, depth)
 
 
 def present(kind: Any, depth: int) -> st.SearchStrategy[Any]:  # graphql-core's union of input types without non-null
     if isinstance(kind, GraphQLList):
+        if depth > MAX_DEPTH:
+            return st.just([])
         return st.lists(values(kind.of_type, depth + 1), max_size=3)
     if isinstance(kind, GraphQLEnumType):
         return st.sampled_from(list(kind.values))
