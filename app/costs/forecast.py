@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from itertools import pairwise
@@ -103,11 +103,12 @@ class Forecasts:
         if where.end > now + timedelta(days=MAX_DAYS):
             raise Refused(InvalidInput(f"At most {MAX_DAYS} days ahead can be forecast.", ("filter", "period", "to")))
         report = await self._reports.costs(CostQuery(where, page=PageRequest(1)))
-        spent = report.totals.cost_usd
+        spent, as_of = report.totals.cost_usd, min(now, report.as_of)
         if where.end <= now:
-            return CostForecast(now, spent, spent, spent, _SPENT_ALREADY)
+            return CostForecast(as_of, spent, spent, spent, _SPENT_ALREADY)
         (history,) = await self._histories([where], now)
-        return await asyncio.to_thread(_forecast, history, where, spent, now)
+        found = await asyncio.to_thread(_forecast, history, where, spent, now)
+        return None if found is None else replace(found, as_of=as_of)
 
     async def budgets(self, budgets: Sequence[Budget]) -> dict[UUID, Decimal]:
         """Returns, with one statement, the expected spending by the end of each running period that can be predicted."""

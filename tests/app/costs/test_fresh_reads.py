@@ -137,7 +137,7 @@ class TestAForecast:
         later = await process.forecasts.costs(WHERE)
         assert later is not None
         assert later.expected_usd > first.expected_usd
-        assert first.as_of == NOW < later.as_of
+        assert first.as_of < later.as_of < NOW
 
     async def test_of_nothing_is_kept_too(self, process: Process, ledger: PostgresLedger) -> None:
         assert await process.forecasts.costs(WHERE) is None
