@@ -68,6 +68,7 @@ class Both:
 async def fill(sessions: Sessions) -> None:
     async with sessions.write() as session:
         await session.execute(text("set local statement_timeout = 0"))
+        await session.execute(text("truncate usage_records, usage_rollups"))
         await session.execute(text(FILL), {"rows": ROWS})
         await session.execute(text(ROLL_UP))
         await session.execute(text("analyze"))
