@@ -1,5 +1,6 @@
 -- Makes the table of one collection in the store `pgvector`, and lets the session's role read and write it. Does nothing if there is one.
--- Runs with the rights of the owner of the schema: the serving role may not make tables. Takes no locks that others wait for.
+-- Runs with the rights of the owner of the schema: the serving role may not make tables. Only another
+-- call for the same collection waits for it.
 create or replace function make_vector_table(collection uuid, dimensions integer) returns void
 language plpgsql security definer as $$
 declare
@@ -9,6 +10,7 @@ begin
     if home is null then
         raise feature_not_supported using message = 'the database has no extension vector';
     end if;
+    perform pg_advisory_xact_lock(pg_catalog.hashtextextended('greenlang vector table ' || part, 0::bigint));
     if to_regclass('vectors.' || part) is null then
         execute format(
             'create table vectors.%I (chunk uuid primary key, embedding %I.vector(%s) not null, metadata jsonb not null)',

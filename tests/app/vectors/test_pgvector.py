@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import random
 from collections.abc import AsyncIterator, Sequence
@@ -74,6 +75,26 @@ async def test_an_upsert_of_the_same_chunk_replaces_it(store: PgVector) -> None:
     ]
     await store.delete(index, [UUID(int=1), UUID(int=2)])
     assert await store.search(index, vector_of([0.0, 1.0]), 5) == []
+
+
+async def test_two_processes_that_make_one_index_both_succeed(store: PgVector, sessions: Sessions) -> None:
+    index = index_of()
+    made = text("select make_vector_table(:key, :dimensions)")
+    async with sessions.write() as other:
+        await other.execute(made, {"key": index.key, "dimensions": index.dimensions})
+        later = asyncio.create_task(store.create(index))
+        while not await _waits_for_a_lock(sessions):
+            assert not later.done()
+            await asyncio.sleep(0.01)
+    await later
+    await store.upsert(index, random_chunks(1))
+    assert len(await store.search(index, random_chunks(1)[0].vector, 1)) == 1
+
+
+async def _waits_for_a_lock(sessions: Sessions) -> bool:
+    waiting = "select exists (select from pg_stat_activity where wait_event_type = 'Lock' and query like '%make_vector_table%')"
+    async with sessions.statements() as session:
+        return bool((await session.execute(text(waiting))).scalar_one())
 
 
 async def test_an_index_that_is_not_there_is_empty(store: PgVector) -> None:
