@@ -215,7 +215,7 @@ def _provider_checks(fleet: Fleet) -> list[Check]:
     async def probe(name: str) -> None:
         status = fleet.provider(name)
         if status is not None and status.health is HealthStatus.DOWN:
-            raise Down(name)
+            raise Down
 
     return [Check(f"provider_{status.name}", partial(probe, status.name)) for status in fleet.providers()]
 

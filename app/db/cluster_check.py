@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from app.db.failures import DATABASE_ERRORS
+from app.db.failures import DATABASE_ERRORS, is_unavailable
 from app.db.openings import Openings
 from app.db.server_state import ServerState, ask_state
 from app.db.urls import DatabaseUrl, parse_database_url
@@ -28,11 +28,7 @@ class FoundCluster:
 async def find_cluster(settings: DatabaseSettings) -> FoundCluster | None:
     """Asks every host of `primary` and `replicas`. None if there is one host alone, because nothing is to be found out then.
     Raises SettingsError for a host that belongs to another cluster or database than the first."""
-    assert settings.primary is not None
-    named = [("database.primary", url) for url in parse_database_url(settings.primary.reveal(), "database.primary").servers()]
-    for index, reference in enumerate(settings.replicas):
-        setting = f"database.replicas[{index}]"
-        named += [(setting, url) for url in parse_database_url(reference.reveal(), setting).servers()]
+    named = _named_hosts(settings)
     if len({url.hosts[0] for _, url in named}) == 1:
         return None
     states = await asyncio.gather(*(_ask(url) for _, url in named))
@@ -42,11 +38,26 @@ async def find_cluster(settings: DatabaseSettings) -> FoundCluster | None:
     return FoundCluster(_primary([(url, state) for _, url, state in found]), tuple(url for _, url, _ in found))
 
 
+async def does_any_answer(settings: DatabaseSettings) -> bool:
+    """Whether one of all hosts of `primary` and `replicas` takes connections, or says why not."""
+    return any(await asyncio.gather(*(_answers(url) for _, url in _named_hosts(settings))))
+
+
 def at_primary(url: DatabaseUrl, found: FoundCluster | None) -> DatabaseUrl:
     """`url` on the host of the primary alone, if it names that host."""
     if found is None or found.primary is None or found.primary.hosts[0] not in url.hosts:
         return url
     return url.at(found.primary.hosts[0])
+
+
+def _named_hosts(settings: DatabaseSettings) -> list[tuple[str, DatabaseUrl]]:
+    """Each host with the setting that names it."""
+    assert settings.primary is not None
+    named = [("database.primary", url) for url in parse_database_url(settings.primary.reveal(), "database.primary").servers()]
+    for index, reference in enumerate(settings.replicas):
+        setting = f"database.replicas[{index}]"
+        named += [(setting, url) for url in parse_database_url(reference.reveal(), setting).servers()]
+    return named
 
 
 def _check_same(setting: str, url: DatabaseUrl, state: ServerState, first: tuple[DatabaseUrl, ServerState]) -> None:
@@ -60,6 +71,15 @@ def _primary(found: Sequence[tuple[DatabaseUrl, ServerState]]) -> DatabaseUrl | 
     newest = max((state.timeline for _, state in found), default=0)
     leading = {state.started_at: url for url, state in found if not state.is_standby and state.timeline == newest}
     return next(iter(leading.values())) if len(leading) == 1 else None
+
+
+async def _answers(url: DatabaseUrl) -> bool:
+    try:
+        async with asyncio.timeout(_ANSWER_SECONDS):
+            (await Openings().open(**url.connect_arguments(), timeout=_ANSWER_SECONDS, statement_cache_size=0)).terminate()
+    except DATABASE_ERRORS as error:
+        return not is_unavailable(error)
+    return True
 
 
 async def _ask(url: DatabaseUrl) -> ServerState | None:

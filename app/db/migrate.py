@@ -96,12 +96,12 @@ async def prepare_database(settings: DatabaseSettings) -> str:
 
 
 async def _check_revision(found: FoundCluster) -> str:
-    """Without a primary nothing can be migrated, but a database with the newest schema can be read. If no server answers, the
-    start goes on too: the service waits for one. Raises StoreUnavailable if a migration is missing."""
+    """Without a primary nothing can be migrated, but a database with the newest schema can be read. Raises StoreUnavailable if no
+    server answers or a migration is missing."""
     newest = str(ScriptDirectory(str(_SCRIPTS)).get_current_head())
-    _log.warning("PostgreSQL has no primary; the schema is not migrated", extra={"answering": len(found.answering)})
     if not found.answering:
-        return newest
+        raise StoreUnavailable("PostgreSQL")
+    _log.warning("PostgreSQL has no primary; the schema is not migrated", extra={"answering": len(found.answering)})
     async with _transaction(found.answering[0]) as connection:
         if await connection.run_sync(_revision) != newest:
             raise StoreUnavailable("the primary of PostgreSQL", "the database needs a migration first")

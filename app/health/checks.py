@@ -30,7 +30,7 @@ class Check:
 
 
 class Down(GreenLangError):
-    """Its monitor knows that it is down. The check asked nothing itself."""
+    """It answers, or its monitor does, and it cannot be used. A message is a category that may be shown."""
 
 
 class Verdict(Enum):
@@ -141,4 +141,4 @@ def _reason(error: BaseException) -> str:
         return "no answer in time"
     if isinstance(error, StoreUnavailable):
         return "unavailable"
-    return "down" if isinstance(error, Down) else "the check failed"
+    return (str(error) or "down") if isinstance(error, Down) else "the check failed"

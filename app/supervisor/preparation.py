@@ -1,16 +1,19 @@
 """What a start does to the database: the newest schema before anything is served, and a first key if there never was one.
 
-Each step runs in a separate process, so the supervisor keeps nothing of it. The first key is made last, when it only has to be
+Each step runs in a separate process, so the supervisor keeps nothing of it. If no server of PostgreSQL answers, the start goes
+on, and the first step is repeated until one does. The first key is made last, when it only has to be
 printed. If a key were made and never printed, it would be lost, and no later start would make another.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import multiprocessing
 import signal
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from enum import Enum
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkProcess
 from typing import Generic, TypeVar
@@ -25,7 +28,17 @@ from app.settings import Settings
 
 _SCHEMA = "app.supervisor.bootstrap:prepare_schema"
 _FIRST_KEY = "app.supervisor.bootstrap:create_first_key"
+_AGAIN_SECONDS = 2.0
 Answer = TypeVar("Answer")
+_log = logging.getLogger(__name__)
+
+
+class Prepared(Enum):
+    """What the first step found. WAITS: no server of PostgreSQL answers, so nothing was done."""
+
+    WITH_KEYS = "with keys"
+    WITHOUT_KEYS = "without keys"
+    WAITS = "waits"
 
 
 class NotPrepared(GreenLangError):
@@ -40,15 +53,19 @@ class Preparation(Generic[Answer]):
     answer: Connection[None, tuple[Answer | None, str | None]]
 
     @classmethod
-    def newest_schema(cls, settings: Settings, stores: PrivateStores | None, clock: Clock) -> Preparation[bool]:
-        """Its result is whether there ever was a key. `settings` say where the database is, or where it will be when `stores`
-        answer."""
+    def newest_schema(cls, settings: Settings, stores: PrivateStores | None, clock: Clock) -> Preparation[Prepared]:
+        """Its result is whether there ever was a key, or that PostgreSQL does not answer. `settings` say where the database is,
+        or where it will be when `stores` answer."""
         return _begin(_SCHEMA, settings, stores, clock)
 
     @classmethod
     def first_key(cls, settings: Settings, clock: Clock) -> Preparation[str]:
         """Its result is the secret of the first administrator."""
         return _begin(_FIRST_KEY, settings, None, clock)
+
+    def stop(self) -> None:
+        self.process.kill()
+        self.process.join()
 
     def result(self) -> Answer:
         """Raises NotPrepared."""
@@ -63,6 +80,39 @@ class Preparation(Generic[Answer]):
             raise NotPrepared(problem)
         assert found is not None
         return found
+
+
+class LatePreparation:
+    """Repeats the first step while the server processes already run, until PostgreSQL answers."""
+
+    def __init__(self, settings: Settings, clock: Clock) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._running: Preparation[Prepared] | None = None
+        self._due_at = clock.monotonic() + _AGAIN_SECONDS
+        _log.warning("PostgreSQL does not answer; it is prepared when it does, and nothing is served until then")
+
+    def step(self) -> Prepared | None:
+        """Returns what was found once the database is prepared. Never waits. A fault of the database is logged, and it is tried
+        again."""
+        if self._running is None:
+            if self._clock.monotonic() >= self._due_at:
+                self._running = Preparation.newest_schema(self._settings, None, self._clock)
+            return None
+        if not self._running.answer.poll():
+            return None
+        prepared, self._running = self._running, None
+        self._due_at = self._clock.monotonic() + _AGAIN_SECONDS
+        try:
+            found = prepared.result()
+        except NotPrepared as error:
+            _log.error("PostgreSQL answers, but cannot be prepared", extra={"reason": str(error)})
+            return None
+        return None if found is Prepared.WAITS else found
+
+    def stop(self) -> None:
+        if self._running is not None:
+            self._running.stop()
 
 
 def _begin(work: str, settings: Settings, stores: PrivateStores | None, clock: Clock) -> Preparation[Answer]:

@@ -39,7 +39,7 @@ from app.supervisor.content_key import keeps_content_in_clear, with_content_key
 from app.supervisor.heartbeat import Heartbeat
 from app.supervisor.listening import bind, listen
 from app.supervisor.ownership import owned
-from app.supervisor.preparation import Preparation
+from app.supervisor.preparation import LatePreparation, Preparation, Prepared
 from app.supervisor.private_stores import NeededStores, with_private_stores
 from app.supervisor.redis_urls import check_redis_urls
 from app.supervisor.required_secrets import require_secrets
@@ -90,7 +90,8 @@ class _Supervisor:
         self._clock = clock
         self._stores: Stores | None = None
         self._simulator: Simulator | None = None
-        self._preparation: Preparation[bool] | None = None
+        self._preparation: Preparation[Prepared] | None = None
+        self._late: LatePreparation | None = None
         self._has_keys = True
         self._servers: list[Server] = []
         self._ready, self._ready_end = os.pipe()
@@ -104,7 +105,10 @@ class _Supervisor:
         create_app = self._import(target)
         if self._simulator is not None:
             self._settings = with_simulator(self._settings, self._simulator.wait())
-        self._has_keys = self._preparation.result()
+        prepared = self._preparation.result()
+        self._has_keys = prepared is not Prepared.WITHOUT_KEYS
+        if prepared is Prepared.WAITS:
+            self._late = LatePreparation(self._settings, self._clock)
         app = create_app(_reached_at(_address(sockets), self._settings))
         listen(sockets)
         gc.freeze()
@@ -123,8 +127,8 @@ class _Supervisor:
         first_key = None if self._has_keys else Preparation.first_key(self._settings, self._clock).result()
         return Started(_address(sockets), self._data_dir, self._settings, first_key)
 
-    def run(self, asked: _Asked, wakeup: int) -> None:
-        """Runs until a signal asks to stop."""
+    def run(self, asked: _Asked, wakeup: int, announce: Callable[[], None]) -> None:
+        """Runs until a signal asks to stop. Announces again if a first key is made meanwhile."""
         parts: list[Part] = [part for part in (self._stores, self._simulator) if part is not None]
         supervised = SupervisedParts([*parts, *self._servers], self._clock)
         looked_at = time.monotonic()
@@ -137,14 +141,25 @@ class _Supervisor:
                 server.kill_if_stuck(now - looked_at)
             looked_at = now
             supervised.restart_dead()
+            self._prepare_late(announce)
+
+    def _prepare_late(self, announce: Callable[[], None]) -> None:
+        prepared = self._late.step() if self._late is not None else None
+        if prepared is None:
+            return
+        self._late = None
+        _log.info("PostgreSQL answers and is prepared")
+        if prepared is Prepared.WITHOUT_KEYS:
+            self._has_keys = False
+            announce()
 
     def stop(self, asked: _Asked) -> None:
         """Stops everything, in order. The server processes get the second signal too, which ends their waiting. A third kills
         them."""
         self._stop_servers(asked)
-        if self._preparation is not None:
-            self._preparation.process.kill()
-            self._preparation.process.join()
+        for preparation in (self._preparation, self._late):
+            if preparation is not None:
+                preparation.stop()
         if self._simulator is not None:
             self._simulator.running.stop()
         if self._stores is not None:
@@ -220,7 +235,7 @@ def serve(settings: Settings, clock: Clock, target: str, announce: Callable[[Sta
                 supervisor.start(target, sockets)
             with _signals(asked) as wakeup:
                 announce(supervisor.started(sockets))
-                supervisor.run(asked, wakeup)
+                supervisor.run(asked, wakeup, lambda: announce(supervisor.started(sockets)))
         except KeyboardInterrupt:
             _log.info("stopped while it started")
         finally:

@@ -18,7 +18,7 @@ from app.embedded.binaries import find_postgres
 from app.embedded.stores import PrivateStores, StoresFailed
 from app.runtime.clock import SystemClock
 from app.settings import DatabaseSettings, Settings
-from app.supervisor.preparation import NotPrepared, Preparation
+from app.supervisor.preparation import NotPrepared, Preparation, Prepared
 
 pytestmark = pytest.mark.drill
 
@@ -147,10 +147,10 @@ class TestServiceRoleThatPutItselfOutOfAction:
             fetch(stores.database.reveal(), f"alter role greenlang_service {change}")
         with pytest.raises(NotPrepared):
             prepared(tmp_path / "data")
-        assert prepared(tmp_path / "data") is False
+        assert prepared(tmp_path / "data") is Prepared.WITHOUT_KEYS
 
 
-def prepared(data_dir: Path) -> bool:
+def prepared(data_dir: Path) -> Prepared:
     stores = PrivateStores.launch(data_dir, valkey=False)
     try:
         return Preparation.newest_schema(Settings(database=settings_of(stores)), stores, SystemClock()).result()
