@@ -60,16 +60,16 @@ class RunningServer:
 
 @contextmanager
 def start_server(
-    data_dir: Path, *arguments: str, environ: Mapping[str, str] | None = None, log: Path | None = None
+    data_dir: Path, *arguments: str, environ: Mapping[str, str] | None = None, log: Path | None = None, root: Path = ROOT
 ) -> Iterator[RunningServer]:
     """Serves on a free port until the block ends; without provider keys in the environment a simulator answers. What it logs is
-    appended to `log`."""
+    appended to `log`. The source is that in `root`."""
     inherited = {name: value for name, value in os.environ.items() if not name.endswith("_API_KEY")}
     begun = time.monotonic()
     with nullcontext() if log is None else log.open("ab") as errors:
         process = subprocess.Popen(
             [sys.executable, "-m", "app.cli", "serve", "--port", "0", "--data-dir", str(data_dir), *arguments],
-            cwd=ROOT,
+            cwd=root,
             env=inherited | dict(environ or {}),
             stdout=subprocess.PIPE,
             stderr=errors,

@@ -68,7 +68,9 @@ class TestHosts:
 
 
 class TestStartWithoutPrimary:
-    async def test_goes_on_if_a_replica_has_the_newest_schema_and_not_if_none_answers(self, cluster: Cluster, tmp_path: Path) -> None:
+    async def test_goes_on_if_a_replica_has_the_newest_schema_and_not_if_none_answers(
+        self, cluster: Cluster, tmp_path: Path
+    ) -> None:
         asked = settings_for(tmp_path, hosts(*cluster.nodes))
         newest = await prepare_database(asked)
         await asyncio.to_thread(cluster.primary.kill)
