@@ -38,7 +38,7 @@ pins: ## write requirements/ from pyproject.toml (needs uv)
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate \
 	  pyproject.toml --group build --output-file requirements/run.txt
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate \
-	  pyproject.toml --group build --group test --extra chroma --extra pinecone --constraint requirements/run.txt --output-file requirements/test.txt
+	  pyproject.toml --group build --group test --extra chroma --extra pinecone --extra vault --constraint requirements/run.txt --output-file requirements/test.txt
 
 .venv/made:
 	@command -v $(PYTHON) >/dev/null 2>&1 || { \

@@ -65,8 +65,9 @@ from app.runtime.clock import Clock
 from app.runtime.drain import Drain
 from app.runtime.offload import Offload
 from app.runtime.tasks import end_tasks
+from app.secret_stores.watch import SecretWatch
 from app.secrets.sealing import build_sealer
-from app.settings import ContentSettings, DatabaseSettings, Settings
+from app.settings import DatabaseSettings, ServerSettings, Settings
 from app.telemetry.loop_lag import LoopLag
 from app.telemetry.read_metrics import ReadMetrics
 from app.telemetry.traces import open_traces
@@ -103,6 +104,7 @@ class Services:
     vectors: Vectors
     health: Health
     drain: Drain
+    secrets: SecretWatch
 
     @property
     def metrics(self) -> CollectorRegistry:
@@ -115,16 +117,15 @@ async def build_services(
 ) -> AsyncIterator[Services]:
     """Connects at the first use. `stream_secret` is that of StreamSeals. Raises SettingsError."""
     async with AsyncExitStack() as stack:
-        drain, offload = Drain(settings.server.shutdown_grace.total_seconds(), clock.monotonic), Offload()
+        offload, secrets, drain = Offload(), SecretWatch(settings, clock), _drain(settings.server, clock)
         sessions, redis, relay = _connect(settings, clock, stack)
-        metrics, misuse = _open_metrics(settings, clock, sessions, stack)
+        metrics, misuse = _open_metrics(settings, clock, sessions, secrets, stack)
         fleet = _open_fleet(settings, clock, redis, metrics, stack)
         keys = await _open_keys(settings, sessions, redis, clock, stack)
         cache = build_cache(settings, sessions, redis, relay, clock=clock, registry=metrics, stack=stack)
         ledger = _open_ledger(settings, sessions, prices, clock, cache=cache, stack=stack)
         planner = _plan_calls(settings, clock, fleet, prices, estimator, offload=offload)
-        documents, seals, log = _content(settings.content, sessions, redis, clock, stream_secret)
-        leases, completions = Leases(clock, log, ledger), CompletionReader(ledger, documents)
+        documents, seals, completions, log, leases = _content(settings, sessions, redis, ledger, clock, secret=stream_secret)
         streams = CompletionStreams(clock, log, seals, leases, router=fleet.router, completions=completions)
         gateway = Gateway(
             clock=clock,
@@ -139,9 +140,9 @@ async def build_services(
             cached=_cached_answers(settings, cache, redis, planner, ledger, documents=documents),
             on_end=await stack.enter_async_context(open_traces(settings.telemetry)),
         )
-        parts = VectorParts(gateway, ledger, fleet.router, estimator, offload, metrics, _passage_marks(documents, stream_secret))
-        vectors = build_vectors(settings.vectors, sessions, clock, parts, stack)
-        _start_maintenance(stack, leases, seals, streams, vectors.indexing, LoopLag(clock, metrics), ends_with=gateway.close)
+        given = VectorParts(gateway, ledger, fleet.router, estimator, offload, metrics, _passage_marks(documents, stream_secret))
+        vectors = build_vectors(settings.vectors, sessions, clock, given, stack)
+        _start_maintenance(stack, leases, seals, streams, vectors.indexing, ends_with=gateway.close)
         alert_events, provider_events = _start_events(stack, settings, clock, sessions, relay=relay, cache=cache, fleet=fleet)
         yield Services(
             settings=settings,
@@ -167,9 +168,14 @@ async def build_services(
             gateway=gateway,
             cache=cache.tiered,
             vectors=vectors,
-            health=Health([*_store_checks(sessions, redis, cache, vectors), *_provider_checks(fleet)], clock, drain),
+            health=Health([*_store_checks(sessions, redis, cache, vectors), *_further_checks(fleet, secrets)], clock, drain),
             drain=drain,
+            secrets=secrets,
         )
+
+
+def _drain(server: ServerSettings, clock: Clock) -> Drain:
+    return Drain(server.shutdown_grace.total_seconds(), clock.monotonic)
 
 
 def _start_events(
@@ -209,15 +215,20 @@ def _open_ledger(
     return ledger
 
 
-def _provider_checks(fleet: Fleet) -> list[Check]:
-    """What the monitors know, at no cost. A provider that is down makes the process degraded."""
+def _further_checks(fleet: Fleet, secrets: SecretWatch) -> list[Check]:
+    """What is known already, at no cost. It makes the process degraded, and never not ready."""
 
     async def probe(name: str) -> None:
         status = fleet.provider(name)
         if status is not None and status.health is HealthStatus.DOWN:
             raise Down
 
-    return [Check(f"provider_{status.name}", partial(probe, status.name)) for status in fleet.providers()]
+    async def read_secrets() -> None:
+        if secrets.faults:
+            raise Down("a secret cannot be renewed")
+
+    providers = [Check(f"provider_{status.name}", partial(probe, status.name)) for status in fleet.providers()]
+    return [*providers, Check("secrets", read_secrets)]
 
 
 def _store_checks(sessions: Sessions, redis: RedisClient, cache: BuiltCache, vectors: Vectors) -> list[Check]:
@@ -263,13 +274,21 @@ def _start_maintenance(
 
 
 def _content(
-    content: ContentSettings, sessions: Sessions, redis: RedisClient, clock: Clock, stream_secret: bytes
-) -> tuple[StoredCompletions, StreamSeals, StreamLog]:
-    """Creates what seals answers and stream entries, and the log of those entries."""
+    settings: Settings,
+    sessions: Sessions,
+    redis: RedisClient,
+    ledger: PostgresLedger,
+    clock: Clock,
+    *,
+    secret: bytes,
+) -> tuple[StoredCompletions, StreamSeals, CompletionReader, StreamLog, Leases]:
+    """Creates what seals and reads answers and stream entries, the log of those entries, and the leases of calls."""
+    content = settings.content
     sealer, keep_content = build_sealer(content.encryption_keys), content.store
-    seals = StreamSeals(sessions, clock, sealer, keep_content=keep_content, memory_secret=stream_secret)
+    seals = StreamSeals(sessions, clock, sealer, keep_content=keep_content, memory_secret=secret)
     log = StreamLog(redis, min(LIFETIME, content.ttl) if keep_content else FORGOTTEN_AFTER)
-    return StoredCompletions(sealer, keep_content), seals, log
+    documents = StoredCompletions(sealer, keep_content)
+    return documents, seals, CompletionReader(ledger, documents), log, Leases(clock, log, ledger)
 
 
 def _passage_marks(documents: StoredCompletions, stream_secret: bytes) -> PassageMarks:
@@ -292,12 +311,18 @@ def _connect(settings: Settings, clock: Clock, stack: AsyncExitStack) -> tuple[S
     engines = build_engines(
         settings.database.primary.reveal(), [replica.reveal() for replica in settings.database.replicas], settings.database
     )
+    settings.database.primary.on_change(partial(engines.take_url, "database.primary"))
+    for index, replica in enumerate(settings.database.replicas):
+        replica.on_change(partial(engines.take_url, f"database.replicas[{index}]"))
+    if settings.database.direct is not None:
+        settings.database.direct.on_change(engines.take_direct_url)
     stack.push_async_callback(engines.close)
     filling = [asyncio.create_task(fill_pool(each, settings.database.pool_min)) for each in engines.by_name().values()]
     stack.push_async_callback(end_tasks, filling)
     blocking_settings = settings.redis.model_copy(update={"socket_timeout": settings.redis.socket_timeout + BLOCKING_MARGIN})
     redis, blocking = (connect_redis(settings.redis.url.reveal(), each, clock) for each in (settings.redis, blocking_settings))
     for client in (redis, blocking):
+        settings.redis.url.on_change(client.take_url)
         stack.push_async_callback(client.close)
     sessions = _build_sessions(engines, settings.database, redis, clock)
     return sessions, redis, Relay(sessions, clock, streams=RedisStreams(redis, blocking))
@@ -324,9 +349,11 @@ def _build_sessions(engines: Engines, settings: DatabaseSettings, redis: RedisCl
 
 
 def _open_metrics(
-    settings: Settings, clock: Clock, sessions: Sessions, stack: AsyncExitStack
+    settings: Settings, clock: Clock, sessions: Sessions, secrets: SecretWatch, stack: AsyncExitStack
 ) -> tuple[CollectorRegistry, Misuse]:
     metrics = CollectorRegistry()
+    secrets.expose(metrics)
+    _start_maintenance(stack, secrets, LoopLag(clock, metrics))
     metrics.register(DatabaseMetrics(sessions.engines))
     misuse = Misuse(metrics, TrustedProxies(settings.server.trusted_proxies), clock)
     stack.push_async_callback(misuse.close)

@@ -21,6 +21,7 @@ from schema.permissions import enforce
 from schema.provider_events import ProviderSubscriptions
 from schema.providers import ProviderMutations, ProviderQueries
 from schema.scalars import RETURNED_JSON, SCALARS
+from schema.secrets import SecretQueries
 from schema.vectors import VectorMutations, VectorQueries
 from schema.viewer import ViewerQueries
 
@@ -36,6 +37,7 @@ class Query(
     AlertQueries,
     CacheQueries,
     HealthQueries,
+    SecretQueries,
     VectorQueries,
 ):
     pass

@@ -72,6 +72,7 @@ def build_cache(
             return
         redis_settings = settings.redis.model_copy(update={"tls_ca": server.tls_ca})
         client = clients[name] = connect_redis(server.url.reveal(), redis_settings, clock, setting=setting)
+        server.url.on_change(client.take_url)
         stack.push_async_callback(client.close)
         tier = RedisTier(name, client, codec, clock, max_seconds=server.ttl.total_seconds(), is_alone=is_alone)
         tiers.append(PlacedTier(tier, server.ttl))

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
 from app.db.demotion import leave_demoted_servers
-from app.db.openings import Openings
+from app.db.openings import Logins, Openings
 from app.db.pools import CountingPool
 from app.db.server_watch import ServerWatch
 from app.db.servers import Server, Servers
@@ -82,6 +82,7 @@ class Engines:
     times: StatementTimes
     direct: AsyncEngine | None = None
     pooled: bool = False
+    direct_logins: Logins | None = None
 
     @property
     def primary(self) -> AsyncEngine:
@@ -117,6 +118,22 @@ class Engines:
         if self.watch is not None:
             self.watch.doubt(server)
 
+    def take_url(self, setting: str, text: str) -> None:
+        """Takes the login of a URL that has changed. Raises SettingsError if the URL names another server or database."""
+        url = parse_database_url(text, setting)
+        servers = {server.url.hosts[0]: server for server in self.servers.every}
+        for each in url.servers():
+            server = servers.get(each.hosts[0])
+            if server is None or server.url.database != url.database:
+                raise SettingsError(setting, "names another server or database; that needs a restart")
+        for each in url.servers():
+            servers[each.hosts[0]].change_login(each)
+
+    def take_direct_url(self, text: str) -> None:
+        """The same for `database.direct`."""
+        if self.direct_logins is not None:
+            self.direct_logins.change(parse_database_url(text, "database.direct").login)
+
     async def close(self) -> None:
         if self.watch is not None:
             await self.watch.close()
@@ -134,7 +151,10 @@ def build_engines(primary: str, replicas: Sequence[str], settings: DatabaseSetti
     times = StatementTimes(settings.slow_statement, SystemClock().monotonic)
     for server in servers.every:
         times.observe(server.engine.sync_engine)
-    return Engines(servers, watch, times, _direct(settings), settings.pooled)
+    direct = None if settings.direct is None else parse_database_url(settings.direct.reveal(), "database.direct")
+    openings = None if direct is None else Openings(Logins(direct.login))
+    engine = None if direct is None else _direct(direct, settings, openings)
+    return Engines(servers, watch, times, engine, settings.pooled, None if openings is None else openings.logins)
 
 
 def server_urls(primary: str, replicas: Sequence[str]) -> list[DatabaseUrl]:
@@ -151,16 +171,12 @@ def server_urls(primary: str, replicas: Sequence[str]) -> list[DatabaseUrl]:
 
 
 def _build_server(url: DatabaseUrl, settings: DatabaseSettings) -> Server:
-    openings = Openings()
+    openings = Openings(Logins(url.login))
     engine = build_engine(url, settings, openings)
     leave_demoted_servers(engine, openings)
     return Server(url, engine, build_stall_detector(url, settings, openings), openings)
 
 
-def _direct(settings: DatabaseSettings) -> AsyncEngine | None:
-    if settings.direct is None:
-        return None
-    url = parse_database_url(settings.direct.reveal(), "database.direct")
-    return create_async_engine(
-        driver_url(url), poolclass=NullPool, hide_parameters=True, connect_args=_connect_args(url, settings, Openings())
-    )
+def _direct(url: DatabaseUrl, settings: DatabaseSettings, openings: Openings | None) -> AsyncEngine:
+    connect_args = _connect_args(url, settings, openings or Openings())
+    return create_async_engine(driver_url(url), poolclass=NullPool, hide_parameters=True, connect_args=connect_args)

@@ -1,9 +1,14 @@
-"""How connections are opened. An opening runs to its end, also if its caller is cancelled: asyncpg leaves an error that is
-never read when it is cancelled between the socket and the first answer, and asyncio reports such an error as a fault."""
+"""How connections are opened, and with which login.
+
+An opening runs to its end, also if its caller is cancelled: asyncpg leaves an error that is never read when it is cancelled
+between the socket and the first answer, and asyncio reports such an error as a fault.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import logging
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any, TypeAlias
 from weakref import WeakSet
@@ -11,19 +16,45 @@ from weakref import WeakSet
 import asyncpg
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
+_REFUSED = (asyncpg.InvalidPasswordError, asyncpg.InvalidAuthorizationSpecificationError)
+_log = logging.getLogger(__name__)
+
+
+class Logins:
+    """The user and the password of one server. After a change, the ones before are tried if the server refuses the new ones."""
+
+    def __init__(self, login: Mapping[str, str]) -> None:
+        self._tried: Sequence[Mapping[str, str]] = (login,)
+
+    def change(self, login: Mapping[str, str]) -> None:
+        self._tried = (login, self._tried[0])
+
+    async def connect(self, *args: Any, **options: Any) -> Connection:
+        """Takes the arguments of `asyncpg.connect`, and raises its errors."""
+        first, *before = self._tried
+        try:
+            connection: Connection = await asyncpg.connect(*args, **(options | dict(first)))
+        except _REFUSED:
+            if not before:
+                raise
+            connection = await asyncpg.connect(*args, **(options | dict(before[0])))
+            _log.warning("PostgreSQL refuses the new password and takes the one before", extra={"user": before[0].get("user")})
+        return connection
 
 
 class Openings:
     """Opens connections for an engine. A connection that is no longer waited for is closed as soon as it is open."""
 
-    def __init__(self) -> None:
+    def __init__(self, logins: Logins | None = None) -> None:
+        self.logins = logins or Logins({})
         self._abandoned: set[asyncio.Task[None]] = set()
         self._open: WeakSet[Connection] = WeakSet()
         self._retired: WeakSet[Connection] = WeakSet()
 
-    async def open(self, *args: Any, **options: Any) -> Connection:
-        """Takes the arguments of `asyncpg.connect`, and raises its errors."""
-        opening = asyncio.ensure_future(asyncpg.connect(*args, **options))
+    async def open(self, *args: Any, logins: Logins | None = None, **options: Any) -> Connection:
+        """Takes the arguments of `asyncpg.connect`, and raises its errors. The login is that of `logins`, or else of this
+        object."""
+        opening = asyncio.ensure_future((logins or self.logins).connect(*args, **options))
         try:
             connection: Connection = await asyncio.shield(opening)
         except asyncio.CancelledError:

@@ -129,6 +129,7 @@ class ServerWatch:
 
     async def _open(self, server: Server) -> Connection:
         return await self._openings.open(
+            logins=server.openings.logins,
             **server.url.connect_arguments(),
             timeout=self._connect_seconds,
             statement_cache_size=self._statement_cache_size,

@@ -95,6 +95,11 @@ class Server:
         """New sessions get new connections. What runs on the old ones ends by itself."""
         self.openings.retire()
 
+    def change_login(self, url: DatabaseUrl) -> None:
+        """New connections are opened with the login of `url`; old ones are let go as they come back."""
+        self.openings.logins.change(url.login)
+        self.renew_connections()
+
     async def close(self) -> None:
         await self.values.close()
         await self.stall_detector.close()

@@ -65,6 +65,11 @@ class DatabaseUrl:
         """One URL for each host."""
         return tuple(self.at(host) for host in self.hosts)
 
+    @property
+    def login(self) -> dict[str, str]:
+        """The arguments of `asyncpg.connect` that say who connects."""
+        return {name: value for name, value in (("user", self.user), ("password", self.password)) if value is not None}
+
     def connect_arguments(self) -> dict[str, Any]:
         """The arguments of `asyncpg.connect`. With several hosts, it connects to the one that is not in recovery."""
         arguments: dict[str, Any] = {

@@ -52,8 +52,8 @@ class Login:
 
 @dataclass(frozen=True, slots=True)
 class RedisAddress:
-    """`hosts` are the Sentinels, or the nodes that are asked for the others of a cluster. `service` and `database` are given for
-    Sentinel only: redis-py reads the URL of a single server itself."""
+    """`hosts` are the Sentinels, or the nodes that are asked for the others of a cluster. redis-py reads the URL of a single
+    server itself, so `hosts` is empty then. `service` and `database` are given for Sentinel only."""
 
     url: str = field(repr=False)
     topology: Topology
@@ -76,7 +76,7 @@ def parse_address(url: str, setting: str) -> RedisAddress:
         uses_tls = parts.scheme.startswith("rediss")
         if topology is Topology.SERVER:
             parts.port  # noqa: B018  # reading it checks it
-            return RedisAddress(url, topology, uses_tls)
+            return RedisAddress(url, topology, uses_tls, login=Login(_unquoted(parts.username), _unquoted(parts.password)))
         options = _options(parts, topology, setting)
         service, database = _service(parts, setting) if topology is Topology.SENTINEL else ("", 0)
         return RedisAddress(

@@ -19,6 +19,7 @@ from typing import TypeVar, cast
 from redis.asyncio import Redis
 from redis.asyncio.cluster import RedisCluster
 from redis.exceptions import (
+    AuthenticationError,
     BusyLoadingError,
     ClusterDownError,
     NoPermissionError,
@@ -34,7 +35,16 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from app.domain.errors import SettingsError, StoreUnavailable
 from app.redis.addresses import Topology, parse_address
-from app.redis.connections import POOL_SIZE, Server, close_nodes, open_cluster, open_sentinel, open_server
+from app.redis.connections import (
+    POOL_SIZE,
+    Credentials,
+    Server,
+    close_nodes,
+    credentials_of,
+    open_cluster,
+    open_sentinel,
+    open_server,
+)
 from app.runtime.await_timeout import TimeLimit
 from app.runtime.clock import Clock
 from app.runtime.tasks import create_shared_task, end_tasks
@@ -82,6 +92,7 @@ class RedisClient:
         seconds: float,
         setting: str = "redis.url",
         sentinels: Sequence[Redis] | None = None,
+        credentials: Credentials | None = None,
     ) -> None:
         """`seconds` is how long a caller waits. `setting` names the server in the log. The pool of a server alone makes callers
         wait; those of Sentinel and Cluster fail if they have no connection left, so their callers wait here."""
@@ -89,6 +100,7 @@ class RedisClient:
         self._seconds = seconds
         self._setting = setting
         self._sentinels = sentinels
+        self._credentials = credentials
         self._clock = clock
         self._failures = 0
         self._pause = _FIRST_PAUSE_SECONDS
@@ -97,6 +109,7 @@ class RedisClient:
         self._is_single = sentinels is None and isinstance(server, Redis)
         self._places = asyncio.Semaphore(POOL_SIZE)
         self._search: asyncio.Task[None] | None = None
+        self._renewal: asyncio.Task[None] | None = None
 
     @property
     def available(self) -> bool:
@@ -113,6 +126,8 @@ class RedisClient:
         try:
             result = await self._act(act)
         except _AWAY as error:
+            if isinstance(error, AuthenticationError) and self._credentials is not None:
+                self._credentials.exchange()
             self._failed(error)
             raise StoreUnavailable("Redis") from error
         except ResponseError as error:
@@ -134,7 +149,19 @@ class RedisClient:
 
         return await self.execute(act, writes=True)
 
+    def take_url(self, text: str) -> None:
+        """Takes the login of a URL that has changed: new connections use it, idle ones are closed. If the server refuses it, the
+        login before goes on. Raises SettingsError if there was or is no password."""
+        address = parse_address(text, self._setting)
+        if self._credentials is None or address.login.password is None:
+            raise SettingsError(self._setting, "a password that is new or left out needs a restart")
+        self._credentials.change(address.login)
+        if isinstance(self._server, Redis):
+            self._renewal = create_shared_task(self._server.connection_pool.disconnect(inuse_connections=False))
+
     async def close(self) -> None:
+        if self._renewal is not None:
+            await end_tasks([self._renewal])
         if self._search is not None:
             await end_tasks([self._search])
         for server in (self._server, *(self._sentinels or ())):
@@ -207,14 +234,17 @@ def connect_redis(url: str, settings: RedisSettings, clock: Clock, *, setting: s
     address = parse_address(url, setting)
     if tls_ca is not None and not address.uses_tls:
         raise SettingsError(f"{setting.rpartition('.')[0]}.tls_ca", f"{setting} uses no TLS; it must begin with rediss")
+    credentials = credentials_of(address)
+    server: Server
+    sentinels: Sequence[Redis] | None = None
     match address.topology:
         case Topology.SERVER:
-            return RedisClient(open_server(address, tls_ca, setting), clock, seconds=seconds, setting=setting)
+            server = open_server(address, tls_ca, setting, credentials)
         case Topology.SENTINEL:
-            primary, sentinels = open_sentinel(address, seconds, tls_ca, setting)
-            return RedisClient(primary, clock, seconds=seconds, setting=setting, sentinels=sentinels)
+            server, sentinels = open_sentinel(address, seconds, tls_ca, setting, credentials)
         case Topology.CLUSTER:
-            return RedisClient(open_cluster(address, seconds, tls_ca, setting), clock, seconds=seconds, setting=setting)
+            server = open_cluster(address, seconds, tls_ca, setting, credentials)
+    return RedisClient(server, clock, seconds=seconds, setting=setting, sentinels=sentinels, credentials=credentials)
 
 
 def _takes_no_writes(error: ResponseError) -> bool:

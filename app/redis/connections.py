@@ -22,6 +22,7 @@ from redis.asyncio.sentinel import (
     SentinelManagedSSLConnection,
 )
 from redis.backoff import NoBackoff
+from redis.credentials import CredentialProvider
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoPermissionError, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
@@ -36,6 +37,27 @@ POOL_SIZE: Final = 50
 """Connections to one server that callers use at once. One more is for the search of the server."""
 _PATIENCE = 2
 """So many times as long as a caller a connection waits, so that one that is slow to be made is there for the next caller."""
+
+
+class Credentials(CredentialProvider):
+    """The login of new connections. After a change, the one before can be taken back if the server refuses the new one."""
+
+    def __init__(self, login: Login) -> None:
+        self._login = login
+        self._before: Login | None = None
+
+    def get_credentials(self) -> tuple[str] | tuple[str, str]:
+        """In the form of redis-py."""
+        assert self._login.password is not None
+        return (self._login.password,) if self._login.user is None else (self._login.user, self._login.password)
+
+    def change(self, login: Login) -> None:
+        self._login, self._before = login, self._login
+
+    def exchange(self) -> None:
+        """Goes on with the other login if there is one."""
+        if self._before is not None:
+            self._login, self._before = self._before, self._login
 
 
 class _SharedContext:
@@ -74,20 +96,29 @@ class _Sentinels(Sentinel):
         raise MasterNotFoundError("; ".join(dict.fromkeys(problems)))
 
 
-def open_server(address: RedisAddress, tls_ca: Path | None, setting: str) -> Redis:
+def credentials_of(address: RedisAddress) -> Credentials | None:
+    """None if the server needs no password."""
+    return None if address.login.password is None else Credentials(address.login)
+
+
+def open_server(address: RedisAddress, tls_ca: Path | None, setting: str, credentials: Credentials | None) -> Redis:
     """The connections have no time limits of their own."""
     no_limits: Options = {"socket_timeout": None, "socket_connect_timeout": None, "retry": _retry()}
     try:
         pool = BlockingConnectionPool.from_url(address.url, max_connections=POOL_SIZE, timeout=None, **no_limits)
         if address.uses_tls:
             _share_context(pool, tls_ca, setting)
+        if credentials is not None:
+            pool.connection_kwargs |= {"username": None, "password": None, "credential_provider": credentials}
         pool.make_connection()  # type: ignore[no-untyped-call]  # redis-py's own gap
     except (RedisError, TypeError, ValueError):
         raise SettingsError(setting, "the URL has an option that is unknown or has a wrong value") from None
     return Redis.from_pool(pool)
 
 
-def open_sentinel(address: RedisAddress, seconds: float, tls_ca: Path | None, setting: str) -> tuple[Redis, list[Redis]]:
+def open_sentinel(
+    address: RedisAddress, seconds: float, tls_ca: Path | None, setting: str, credentials: Credentials | None
+) -> tuple[Redis, list[Redis]]:
     """The server that is primary at the time, and the Sentinels; both are to be closed. `seconds` is how long a caller waits."""
     tls = tls_context(tls_ca, setting) if address.uses_tls else None
     options = _limits(seconds)
@@ -106,18 +137,20 @@ def open_sentinel(address: RedisAddress, seconds: float, tls_ca: Path | None, se
         max_connections=POOL_SIZE + 1,
         **managed,
         **options,
-        **_login(address.login),
+        credential_provider=credentials,
     )
     return Redis.from_pool(primaries), sentinel.sentinels
 
 
-def open_cluster(address: RedisAddress, seconds: float, tls_ca: Path | None, setting: str) -> RedisCluster:
+def open_cluster(
+    address: RedisAddress, seconds: float, tls_ca: Path | None, setting: str, credentials: Credentials | None
+) -> RedisCluster:
     """`seconds` is how long a caller waits."""
     cluster = RedisCluster(
         startup_nodes=[ClusterNode(host, port) for host, port in address.hosts],
         max_connections=POOL_SIZE + 1,
         **_limits(seconds),
-        **_login(address.login),
+        credential_provider=credentials,
     )
     if address.uses_tls:
         tls = tls_context(tls_ca, setting)

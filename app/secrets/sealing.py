@@ -12,13 +12,14 @@ import hashlib
 import hmac
 import os
 from collections.abc import Sequence
+from functools import partial
 from typing import Final
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from app.domain.errors import GreenLangError, SettingsError
-from app.secrets.reference import SecretReference
+from app.secrets.reference import SecondStep, SecretReference
 
 _KEY_BYTES: Final = 32
 _KEY_ID_BYTES: Final = 4
@@ -43,6 +44,15 @@ class Sealer:
     def __init__(self, keys: Sequence[bytes] = ()) -> None:
         self._keys = {_key_id(key): key for key in keys}
         self._current = _key_id(keys[0]) if keys else None
+
+    def open_with(self, key: bytes) -> None:
+        """From now on, also opens what `key` has sealed."""
+        self._keys.setdefault(_key_id(key), key)
+
+    def seal_with(self, key: bytes) -> None:
+        """From now on, seals with `key`."""
+        self.open_with(key)
+        self._current = _key_id(key)
 
     @property
     def has_key(self) -> bool:
@@ -85,12 +95,21 @@ class Sealer:
 
 
 def build_sealer(references: Sequence[SecretReference]) -> Sealer:
-    """Each secret is 32 random bytes in base64 or hexadecimal. Raises SettingsError for any other value."""
-    return Sealer([_read_key(reference) for reference in references])
+    """Each secret is 32 random bytes in base64 or hexadecimal. Raises SettingsError for any other value. A secret that changes is
+    a further key: it opens at once, and it seals when every process can open with it."""
+    sealer = Sealer([_read_key(reference, reference.reveal()) for reference in references])
+    for place, reference in enumerate(references):
+        reference.on_change(partial(_take_key, sealer, reference, place == 0))
+    return sealer
 
 
-def _read_key(reference: SecretReference) -> bytes:
-    text = reference.reveal()
+def _take_key(sealer: Sealer, reference: SecretReference, is_first: bool, text: str) -> SecondStep | None:  # noqa: FBT001 (bound by place)
+    key = _read_key(reference, text)
+    sealer.open_with(key)
+    return partial(sealer.seal_with, key) if is_first else None
+
+
+def _read_key(reference: SecretReference, text: str) -> bytes:
     for decode in (bytes.fromhex, _from_base64):
         try:
             key = decode(text)
@@ -98,9 +117,9 @@ def _read_key(reference: SecretReference) -> bytes:
             continue
         if len(key) == _KEY_BYTES:
             return key
-    where = f"env {reference.env}" if reference.env is not None else f"file {reference.file}"
     raise SettingsError(
-        where, "is not a key: it must be 32 random bytes in base64 or hexadecimal, as `openssl rand -base64 32` prints them"
+        reference.name,
+        "is not a key: it must be 32 random bytes in base64 or hexadecimal, as `openssl rand -base64 32` prints them",
     )
 
 

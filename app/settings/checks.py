@@ -9,6 +9,7 @@ from typing import TypeAlias
 from urllib.parse import urlsplit
 
 from app.domain.hosts import is_numeric, is_written_in_full
+from app.secrets.reference import SecretSource
 from app.settings.defaults import needs_simulator, simulated_providers
 from app.settings.groups import (
     PGVECTOR_STORE,
@@ -17,14 +18,21 @@ from app.settings.groups import (
     ProviderSettings,
     RouteSettings,
     Settings,
+    VaultAuth,
     VectorSettings,
     VectorStoreKind,
     VectorStoreSettings,
 )
+from app.settings.secret_places import secret_places, store_logins
 from app.settings.shape import Place
 
 Fault: TypeAlias = tuple[Place, str]
 
+_LOGINS = {
+    VaultAuth.KUBERNETES: ("role",),
+    VaultAuth.APPROLE: ("role_id", "secret_id"),
+    VaultAuth.TOKEN: ("token",),
+}
 _MAX_PART_OF_A_FILE = timedelta(seconds=30)
 
 
@@ -50,10 +58,26 @@ def faults(settings: Settings) -> Iterator[Fault]:
     for index, route in enumerate(settings.routes):
         yield from _target_faults(("routes", index), route, targets)
     yield from _database_faults(settings.database)
+    yield from _secret_faults(settings)
     if settings.server.share_per_key > settings.server.share_per_tenant:
         yield ("server", "share_per_key"), "it is more than share_per_tenant: a key cannot hold more than its tenant"
     if settings.limits.trusted_only and settings.limits.trusted_documents is None:
         yield ("limits", "trusted_documents"), "it is required if trusted_only is true: the file with the documents"
+
+
+def _secret_faults(settings: Settings) -> Iterator[Fault]:
+    configured = {SecretSource.VAULT: settings.secrets.vault, SecretSource.AWS: settings.secrets.aws}
+    for place, reference in secret_places(settings):
+        if configured.get(reference.source, True) is None:
+            yield (place,), f"it is in {reference.source.value}, and secrets.{reference.source.value} is not configured"
+    for place, reference in store_logins(settings):
+        if reference.source not in {SecretSource.ENVIRONMENT, SecretSource.FILE}:
+            yield (place,), "it must be in the environment or in a file: the store is entered with it"
+    vault = settings.secrets.vault
+    if vault is not None:
+        needed = _LOGINS[vault.auth]
+        for missing in (name for name in needed if getattr(vault, name) is None):
+            yield ("secrets", "vault", missing), f"it is required for auth = {vault.auth.value!r}"
 
 
 def _vector_faults(vectors: VectorSettings) -> Iterator[Fault]:

@@ -356,6 +356,44 @@ class WebhookSettings(Group):
     allow_private: Flag = False
 
 
+class VaultAuth(StrEnum):
+    KUBERNETES = "kubernetes"
+    APPROLE = "approle"
+    TOKEN = "token"
+
+
+class VaultSettings(Group):
+    """Secrets of the engine KV, version 2, mounted at `mount`. `kubernetes` needs `role`; `approle` needs `role_id` and
+    `secret_id`; `token` needs `token`."""
+
+    address: Url
+    auth: VaultAuth = VaultAuth.KUBERNETES
+    role: str | None = None
+    mount: str = "secret"
+    namespace: str | None = None
+    ca_file: Path | None = None
+    token: SecretReference | None = None
+    role_id: SecretReference | None = None
+    secret_id: SecretReference | None = None
+    timeout: Duration = timedelta(seconds=5)
+
+
+class AwsSettings(Group):
+    """AWS Secrets Manager, with the credentials that AWS's own client finds."""
+
+    region: str
+    endpoint: Url | None = None
+    timeout: Duration = timedelta(seconds=5)
+
+
+class SecretSettings(Group):
+    """Files, Vault and AWS are looked at every `refresh`."""
+
+    refresh: Duration = timedelta(seconds=30)
+    vault: VaultSettings | None = None
+    aws: AwsSettings | None = None
+
+
 class TelemetrySettings(Group):
     """Without `otlp_endpoint` there are no traces."""
 
@@ -375,4 +413,5 @@ class Settings(Group):
     content: ContentSettings = ContentSettings()
     vectors: VectorSettings = VectorSettings()
     webhooks: tuple[WebhookSettings, ...] = ()
+    secrets: SecretSettings = SecretSettings()
     telemetry: TelemetrySettings = TelemetrySettings()

@@ -51,6 +51,7 @@ DOCUMENTS = {
     "Query.routeExplain": f"{{ routeExplain(input: {ASK}) {TYPENAME} }}",
     "Query.routes": f"{{ routes {TYPENAME} }}",
     "Query.search": f'{{ search(input: {{collection: "x", text: "Hi"}}) {TYPENAME} }}',
+    "Query.secrets": f"{{ secrets {TYPENAME} }}",
     "Query.usageRecords": f"{{ usageRecords(filter: {PERIOD}) {TYPENAME} }}",
     "Mutation.answerCreate": f'mutation {{ answerCreate(input: {{question: "Hi", search: {{collection: "x"}}}}) {TYPENAME} }}',
     "Mutation.breakerReset": f'mutation {{ breakerReset(provider: "openai") {TYPENAME} }}',

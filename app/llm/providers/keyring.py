@@ -1,5 +1,8 @@
 """The API keys of one provider, in order of preference. A refused key is set aside for a while, and the next one is used.
 
+A secret that changes is used by the next call. The one before stays as a further key until it is refused, so a new one that is
+wrong takes nothing away.
+
 A key that is refused with 403 is set aside only for the model in question, because one model's refusal must not take the
 provider away from all callers. If the secret of a refused key has changed since it was read, the new secret is used at once.
 """
@@ -9,6 +12,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from app.domain.errors import SettingsError
 from app.llm.providers.unusable_settings import is_header_value
@@ -18,6 +22,7 @@ from app.settings import ProviderKindName, ProviderSettings
 
 SET_ASIDE_SECONDS = 60.0
 _REMEMBERED = 1000
+_FORMER = 2
 _log = logging.getLogger(__name__)
 
 
@@ -50,10 +55,13 @@ class Keyring:
         self._clock = clock
         keys = [ApiKey(place, reference.reveal()) for place, reference in enumerate(self._references)]
         self._keys = keys or [ApiKey(0, without)]
+        self._former: list[ApiKey] = []
+        for place, reference in enumerate(self._references):
+            reference.on_change(partial(self._renew, place))
         self._refused_until: dict[tuple[int, str | None], float] = {}
 
     def __len__(self) -> int:
-        return len(self._keys)
+        return len(self._keys) + len(self._former)
 
     def pick(self, model: str | None, tried: Container[ApiKey] = ()) -> ApiKey | None:
         """Returns the first key that was not tried yet and is not set aside, neither as a whole nor for this model. If all are
@@ -61,12 +69,18 @@ class Keyring:
         works again at once."""
         if not self._refused_until and self._keys[0] not in tried:
             return self._keys[0]
+        former = next((key for key in self._former if key not in tried), None)
         untried = [key for key in self._keys if key not in tried]
-        return min(untried, key=lambda key: max(self._until(key, None), self._until(key, model)), default=None)
+        chosen = min(untried, key=lambda key: max(self._until(key, None), self._until(key, model)), default=None)
+        if chosen is None or (former is not None and max(self._until(chosen, None), self._until(chosen, model))):
+            return former or chosen
+        return chosen
 
     def refuse(self, key: ApiKey, model: str | None) -> None:
         """Takes the key out of use for a while, only for `model` if that is given. If its secret has changed, the new secret
         replaces it instead. Does nothing if that has already happened."""
+        if key in self._former:
+            self._former.remove(key)
         if self._keys[key.place] is not key:
             return
         fresh = self._read_again(key)
@@ -78,6 +92,18 @@ class Keyring:
         if not self._until(key, model):
             _log.warning("a key is refused, or cannot be sent", extra={"key": self._named(key), "model": model})
         self._refused_until[key.place, model] = self._clock.monotonic() + SET_ASIDE_SECONDS
+
+    def _renew(self, place: int, secret: str) -> None:
+        """Does nothing if a refusal has shown the new secret before."""
+        before, fresh = self._keys[place], ApiKey(place, secret)
+        if before.secret == secret:
+            return
+        if not fresh.can_be_sent:
+            raise SettingsError(self._references[place].name, "it cannot be sent in a header")
+        self._keys[place] = fresh
+        self._former = [before, *self._former][:_FORMER]
+        for refused in [each for each in self._refused_until if each[0] == place]:
+            del self._refused_until[refused]
 
     def _until(self, key: ApiKey, model: str | None) -> float:
         """When the key may be used again; 0 if it is not set aside."""
@@ -91,8 +117,7 @@ class Keyring:
         """Where the secret is configured; None if it is not."""
         if key.place >= len(self._references):
             return None
-        reference = self._references[key.place]
-        return f"env {reference.env}" if reference.env else f"file {reference.file}"
+        return self._references[key.place].name
 
     def _read_again(self, key: ApiKey) -> ApiKey | None:
         if key.place >= len(self._references):
