@@ -51,6 +51,9 @@ class Credentials(CredentialProvider):
         assert self._login.password is not None
         return (self._login.password,) if self._login.user is None else (self._login.user, self._login.password)
 
+    async def get_credentials_async(self) -> tuple[str] | tuple[str, str]:
+        return self.get_credentials()
+
     def change(self, login: Login) -> None:
         self._login, self._before = login, self._login
 
