@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, Histogram
 
 from app.access.keys import KeyStore
 from app.access.limits import KeyLimits
@@ -38,6 +38,7 @@ from app.db.own_writes import OwnWrites
 from app.db.pools import fill_pool
 from app.db.sessions import Sessions
 from app.domain.errors import SettingsError
+from app.events.backlog import Backlog
 from app.events.redis_streams import BLOCKING_MARGIN, RedisStreams
 from app.events.relay import Relay
 from app.events.stream_log import FORGOTTEN_AFTER, LIFETIME, StreamLog
@@ -67,14 +68,17 @@ from app.runtime.offload import Offload
 from app.runtime.tasks import end_tasks
 from app.secret_stores.watch import SecretWatch
 from app.secrets.sealing import build_sealer
-from app.settings import DatabaseSettings, ServerSettings, Settings
+from app.settings import DatabaseSettings, ServerSettings, Settings, TelemetrySettings
+from app.telemetry.call_ended import CallEnded, CallListener
 from app.telemetry.loop_lag import LoopLag
 from app.telemetry.read_metrics import ReadMetrics
+from app.telemetry.tenant_metrics import TenantMetrics
 from app.telemetry.traces import open_traces
 from app.web.client_address import TrustedProxies
 from app.web.misuse import Misuse
 
 _SECRET_BYTES = 32
+_REDIS_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +123,7 @@ async def build_services(
     async with AsyncExitStack() as stack:
         offload, secrets, drain = Offload(), SecretWatch(settings, clock), _drain(settings.server, clock)
         sessions, redis, relay = _connect(settings, clock, stack)
-        metrics, misuse = _open_metrics(settings, clock, sessions, secrets, stack)
+        metrics, watch, misuse = _open_metrics(settings, clock, sessions, secrets, stack)
         fleet = _open_fleet(settings, clock, redis, metrics, stack)
         keys = await _open_keys(settings, sessions, redis, clock, stack)
         cache = build_cache(settings, sessions, redis, relay, clock=clock, registry=metrics, stack=stack)
@@ -138,17 +142,17 @@ async def build_services(
             streams=streams,
             drain=drain,
             cached=_cached_answers(settings, cache, redis, planner, ledger, documents=documents),
-            on_end=await stack.enter_async_context(open_traces(settings.telemetry)),
+            on_end=await _open_call_listeners(settings.telemetry, metrics, stack),
         )
         given = VectorParts(gateway, ledger, fleet.router, estimator, offload, metrics, _passage_marks(documents, stream_secret))
         vectors = build_vectors(settings.vectors, sessions, clock, given, stack)
         _start_maintenance(stack, leases, seals, streams, vectors.indexing, ends_with=gateway.close)
-        alert_events, provider_events = _start_events(stack, settings, clock, sessions, relay=relay, cache=cache, fleet=fleet)
+        events = _start_events(stack, settings, clock, sessions, relay=relay, cache=cache, fleet=fleet, watch=watch)
         yield Services(
             settings=settings,
             clock=clock,
             offload=offload,
-            watch=_watch(metrics, fleet, ledger, redis, relay),
+            watch=_watch(watch, fleet, ledger, redis, relay),
             misuse=misuse,
             sessions=sessions,
             keys=keys,
@@ -156,9 +160,9 @@ async def build_services(
             ledger=ledger,
             budgets=BudgetStore(sessions, settings.limits.budgets_per_tenant),
             alerts=AlertStore(sessions),
-            alert_events=alert_events,
+            alert_events=events.alerts,
             cost_updates=CostUpdates(CostReports(sessions), clock),
-            provider_events=provider_events,
+            provider_events=events.providers,
             exports=CostExports(sessions, clock, settings.server.public_url or ""),
             reports=CostReports(sessions, cache.reads),
             forecasts=Forecasts(sessions, CostReports(sessions), clock, cache.reads),
@@ -178,6 +182,11 @@ def _drain(server: ServerSettings, clock: Clock) -> Drain:
     return Drain(server.shutdown_grace.total_seconds(), clock.monotonic)
 
 
+class _Events(NamedTuple):
+    alerts: BudgetAlertEvents
+    providers: ProviderEvents
+
+
 def _start_events(
     stack: AsyncExitStack,
     settings: Settings,
@@ -187,16 +196,24 @@ def _start_events(
     relay: Relay,
     cache: BuiltCache,
     fleet: Fleet,
-) -> tuple[BudgetAlertEvents, ProviderEvents]:
+    watch: ReadMetrics,
+) -> _Events:
     """Reads the outbox, sends the webhooks and probes the providers until the stack is closed."""
     alerts = BudgetAlertEvents(AlertStore(sessions), relay, clock)
     webhooks = Webhooks(settings.webhooks, ALERTS, alerts.payloads, sessions=sessions, relay=relay, clock=clock)
     providers = ProviderEvents(fleet, sessions, relay, clock)
+    backlog = Backlog(sessions, clock, webhooks.endpoints)
+    backlog.show(watch)
+    watch.counter(
+        "greenlang_budget_alerts",
+        "Budget alerts that this process has seen, whichever process raised them.",
+        lambda: [((), alerts.published)],
+    )
     fresh = () if cache.reads is None else (FreshReads(cache.reads, alerts, clock),)
-    parts = (relay, webhooks, providers, cache.invalidations, cache.figures, cache.tiered, *fresh)
+    parts = (relay, webhooks, backlog, providers, cache.invalidations, cache.figures, cache.tiered, *fresh)
     stack.push_async_callback(end_tasks, [asyncio.create_task(each.run()) for each in parts])
     fleet.start()
-    return alerts, providers
+    return _Events(alerts, providers)
 
 
 def _open_fleet(settings: Settings, clock: Clock, redis: RedisClient, metrics: CollectorRegistry, stack: AsyncExitStack) -> Fleet:
@@ -328,10 +345,33 @@ def _connect(settings: Settings, clock: Clock, stack: AsyncExitStack) -> tuple[S
     return sessions, redis, Relay(sessions, clock, streams=RedisStreams(redis, blocking))
 
 
-def _watch(registry: CollectorRegistry, fleet: Fleet, ledger: PostgresLedger, redis: RedisClient, relay: Relay) -> ReadMetrics:
-    metrics = ReadMetrics(registry)
+async def _open_call_listeners(settings: TelemetrySettings, registry: CollectorRegistry, stack: AsyncExitStack) -> CallListener:
+    counts, traced = TenantMetrics(registry, settings.metrics_tenants), await stack.enter_async_context(open_traces(settings))
+    if traced is None:
+        return counts.add
+
+    def listen(ended: CallEnded) -> None:
+        counts.add(ended)
+        traced(ended)
+
+    return listen
+
+
+def _watch(metrics: ReadMetrics, fleet: Fleet, ledger: PostgresLedger, redis: RedisClient, relay: Relay) -> ReadMetrics:
     fleet.show(metrics)
-    metrics.counter("greenlang_budget_refusals", "Calls that a budget refused.", lambda: [((), ledger.refused_by_budgets)])
+    metrics.counter(
+        "greenlang_budget_refusals",
+        "Calls that a budget refused.",
+        lambda: [([tenant], count) for tenant, count in ledger.refused_by_budgets.items()],
+        ["tenant"],
+    )
+    seconds = Histogram(
+        "greenlang_redis_seconds",
+        "How long calls to Redis took, with the time that they waited for a connection.",
+        buckets=_REDIS_SECONDS,
+        registry=metrics.registry,
+    )
+    redis.observe_with(seconds.observe)
     metrics.gauge("greenlang_redis_up", "1 while Redis answers.", lambda: [((), redis.available)])
     metrics.gauge(
         "greenlang_event_position",
@@ -350,14 +390,14 @@ def _build_sessions(engines: Engines, settings: DatabaseSettings, redis: RedisCl
 
 def _open_metrics(
     settings: Settings, clock: Clock, sessions: Sessions, secrets: SecretWatch, stack: AsyncExitStack
-) -> tuple[CollectorRegistry, Misuse]:
+) -> tuple[CollectorRegistry, ReadMetrics, Misuse]:
     metrics = CollectorRegistry()
     secrets.expose(metrics)
     _start_maintenance(stack, secrets, LoopLag(clock, metrics))
     metrics.register(DatabaseMetrics(sessions.engines))
     misuse = Misuse(metrics, TrustedProxies(settings.server.trusted_proxies), clock)
     stack.push_async_callback(misuse.close)
-    return metrics, misuse
+    return metrics, ReadMetrics(metrics), misuse
 
 
 async def _open_keys(settings: Settings, sessions: Sessions, redis: RedisClient, clock: Clock, stack: AsyncExitStack) -> KeyStore:

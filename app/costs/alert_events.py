@@ -55,6 +55,11 @@ class BudgetAlertEvents:
         self._topic = relay.topic(TOPIC, BudgetAlert, self._load)
         self.greet = relay.greet
 
+    @property
+    def published(self) -> int:
+        """How many alerts this process has seen, whichever process raised them."""
+        return self._topic.published
+
     async def follow(self, where: BudgetAlertFilter, after: str | None) -> AsyncGenerator[BudgetAlertEvent, None]:
         """Yields alerts after the cursor, or from now on. First come the missed ones, then a heartbeat, then alerts as they are
         raised, with a heartbeat every 15 seconds. Raises Refused(InvalidInput) and StoreUnavailable."""

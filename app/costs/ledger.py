@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
@@ -66,7 +67,8 @@ class PostgresLedger:
         self._releasing: set[asyncio.Task[None]] = set()
         self._doubtful: dict[UUID, int] = {}
         self._maintaining: asyncio.Task[None] | None = None
-        self.refused_by_budgets = 0
+        self._metrics_tenants = settings.telemetry.metrics_tenants
+        self.refused_by_budgets = Counter(dict.fromkeys(("", *self._metrics_tenants), 0))
         self._admitting = Statements(sessions.engines, clock, ADMIT_MAX_OUTAGE)
         self._settling = Statements(sessions.engines, clock, SETTLE_MAX_OUTAGE)
         terms = HoldTerms(self._owner, self._lease, max(self._content_ttl, MIN_RETENTION))
@@ -89,7 +91,8 @@ class PostgresLedger:
     async def admit(self, request: AdmissionRequest) -> Admitted | Joined:
         verdict = await self._ask(request)
         if isinstance(verdict, Refusal):
-            self.refused_by_budgets += isinstance(verdict.reason, BudgetExceeded)
+            tenant = request.payer.tenant if request.payer.tenant in self._metrics_tenants else ""
+            self.refused_by_budgets[tenant] += isinstance(verdict.reason, BudgetExceeded)
             raise Refused(verdict.reason)
         return verdict
 

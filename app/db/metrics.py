@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import accumulate
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -10,6 +10,7 @@ from prometheus_client.registry import Collector
 
 from app.db.engines import Engines
 from app.db.pools import figures_of
+from app.db.servers import Server
 from app.db.statement_times import BUCKETS
 
 
@@ -19,8 +20,7 @@ class DatabaseMetrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         yield from self._pools()
-        if self._engines.watch is not None:
-            yield from self._servers()
+        yield from self._servers(self._engines.servers.every if self._engines.watch is not None else ())
         yield self._reads()
         yield self._statements()
 
@@ -44,7 +44,8 @@ class DatabaseMetrics(Collector):
             refused.add_metric([server], figures.refused)
         yield from (connections, waiting, refused)
 
-    def _servers(self) -> Iterator[Metric]:
+    def _servers(self, watched: Iterable[Server]) -> Iterator[Metric]:
+        """A server that is alone has no role here: it is asked as the primary, whatever it is."""
         servers = self._engines.servers
         role = GaugeMetricFamily(
             "greenlang_database_server_role", "1 for the role that a server has for this process.", labels=["server", "role"]
@@ -57,7 +58,7 @@ class DatabaseMetrics(Collector):
         size = GaugeMetricFamily("greenlang_database_lag_bytes", "WAL that a server has not replayed.", labels=["server"])
         failovers = CounterMetricFamily("greenlang_database_failovers", "How often this process has found a new primary.")
         failovers.add_metric([], servers.failovers)
-        for server in servers.every:
+        for server in watched:
             role.add_metric([server.name, server.role.name.lower()], 1)
             lag, lag_bytes = servers.lag(server), servers.lag_bytes(server)
             if lag is not None:

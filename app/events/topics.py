@@ -114,6 +114,7 @@ class Topic(Generic[Event]):
         self._ahead = 0
         """The number of followers that have read events from the table which are not published here yet."""
         self._beats = 0
+        self.published = 0
 
     async def load(self, rows: Sequence[Sequenced]) -> list[Published]:
         """Returns the rows of this topic."""
@@ -128,6 +129,7 @@ class Topic(Generic[Event]):
     def take(self, published: Sequence[Published], position: int) -> None:
         """Takes the next events up to `position`, of this topic and others."""
         own = [each for each in published if each.topic == self.name]
+        self.published += len(own)
         for each in own:
             if each.event is not None:
                 self._positions.append(each.position)

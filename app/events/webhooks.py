@@ -58,6 +58,11 @@ class Webhooks:
             signing_key(each.secret)
         self._endpoints = [_Endpoint(each, topic, render, sessions=sessions, relay=relay, clock=clock) for each in settings]
 
+    @property
+    def endpoints(self) -> list[str]:
+        """The keys under which their deliveries are stored."""
+        return [endpoint.name for endpoint in self._endpoints]
+
     async def run(self) -> None:
         """Runs until it is cancelled. Then no delivery continues."""
         async with asyncio.TaskGroup() as group:
@@ -69,7 +74,7 @@ class _Endpoint:
     def __init__(
         self, settings: WebhookSettings, topic: str, render: Render, *, sessions: Sessions, relay: Relay, clock: Clock
     ) -> None:
-        self._name = hashlib.sha256(settings.url.encode()).hexdigest()
+        self.name = hashlib.sha256(settings.url.encode()).hexdigest()
         self._sender = WebhookSender(settings, clock)
         self._topic = topic
         self._render = render
@@ -94,10 +99,10 @@ class _Endpoint:
     async def _send_due(self) -> bool:
         """Returns True if there may be more."""
         async with self._sessions.statements() as session:
-            await session.execute(_TAKE, {"endpoint": self._name, "topic": self._topic})
+            await session.execute(_TAKE, {"endpoint": self.name, "topic": self._topic})
             self._sender.check()
-            rows = (await session.execute(_CLAIM, {"endpoint": self._name, "lease": LEASE, "most": AT_ONCE})).all()
-            await session.execute(_FORGET, {"endpoint": self._name, "kept": KEPT})
+            rows = (await session.execute(_CLAIM, {"endpoint": self.name, "lease": LEASE, "most": AT_ONCE})).all()
+            await session.execute(_FORGET, {"endpoint": self.name, "kept": KEPT})
         if not rows:
             return False
         attempts = {UUID(int=row.event.int): int(row.attempts) for row in rows}
@@ -120,14 +125,14 @@ class _Endpoint:
         sent = Sent("the event no longer exists", gone=True) if body is None else await self._sender.send(event, body)
         async with self._sessions.statements() as session:
             if sent.failure is None:
-                await session.execute(_FINISH, {"endpoint": self._name, "event": event, "outcome": "DELIVERED"})
+                await session.execute(_FINISH, {"endpoint": self.name, "event": event, "outcome": "DELIVERED"})
             elif sent.gone or attempt > len(DELAYS):
                 _log.error("a webhook was given up", extra={"event": str(event), "attempts": attempt, "reason": sent.failure})
-                await session.execute(_FINISH, {"endpoint": self._name, "event": event, "outcome": "GIVEN_UP"})
+                await session.execute(_FINISH, {"endpoint": self.name, "event": event, "outcome": "GIVEN_UP"})
             else:
                 _log.warning("a webhook failed", extra={"event": str(event), "attempts": attempt, "reason": sent.failure})
                 delay = DELAYS[attempt - 1] * self._random.uniform(1 - _JITTER, 1 + _JITTER)
-                await session.execute(_RETRY, {"endpoint": self._name, "event": event, "delay": delay})
+                await session.execute(_RETRY, {"endpoint": self.name, "event": event, "delay": delay})
 
 
 _TAKE = text("select /* webhooks.take */ webhook_take(:endpoint, :topic)")

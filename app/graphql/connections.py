@@ -64,6 +64,7 @@ class Connections:
         self._send_timeout = send_timeout.total_seconds()
         self._open: dict[Connection, float] = {}
         self._counts: Counter[UUID] = Counter()
+        self.subscriptions = 0
         self._sweeper: asyncio.Task[None] | None = None
 
     def __len__(self) -> int:
@@ -86,6 +87,15 @@ class Connections:
             self._counts[key] -= 1
             if not self._counts[key]:
                 del self._counts[key]
+
+    @contextmanager
+    def subscribed(self) -> Iterator[None]:
+        """Counts a subscription while it is open. A socket can have many, or none."""
+        self.subscriptions += 1
+        try:
+            yield
+        finally:
+            self.subscriptions -= 1
 
     def end_all(self) -> None:
         """Ends every stream because the process stops."""

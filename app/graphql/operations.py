@@ -51,6 +51,7 @@ class Operations:
             ["kind"],
         )
         metrics.gauge("greenlang_open_streams", "Open WebSockets and event streams.", lambda: [((), len(self.connections))])
+        metrics.gauge("greenlang_open_subscriptions", "Subscriptions that run.", lambda: [((), self.connections.subscriptions)])
 
 
 def holder_of(principal: Principal) -> Holder:

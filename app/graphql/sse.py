@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import ExitStack, aclosing, asynccontextmanager
+from contextlib import ExitStack, aclosing, asynccontextmanager, nullcontext
 
 import msgspec
 from graphql import OperationType
@@ -102,7 +102,7 @@ class EventStream:
         """Sends every result as an event until the source or the client ends it. Raises RequestFailed, LimitExceeded and
         Overloaded before anything is sent."""
         self._answers_once = prepared.operation.kind is not OperationType.SUBSCRIPTION
-        with connections.joined(self):
+        with connections.joined(self), nullcontext() if self._answers_once else connections.subscribed():
             if not self._claim_last_request():
                 raise failure(Code.BAD_USER_INPUT, "a request that is answered by a stream is the last of its connection", 400)
             async with streamer.open(prepared, self._caller) as texts:

@@ -316,6 +316,7 @@ class _Session:
                 if self.ending is Ending.STOPPING:
                     self._stop_when_idle()
                     return
+                kept.enter_context(self._operations.connections.subscribed())
                 run = await self._engine.admit_operation(prepared, caller)
                 if prepared.audience is None:
                     await self._stream(id_, run, caller)

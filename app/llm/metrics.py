@@ -1,7 +1,8 @@
 """The outcomes of calls: per provider over a sliding window, and per provider and model for Prometheus.
 
 Nothing here ever holds content. Memory is bounded: latencies are counted in logarithmic buckets that are a few percent wide.
-After many names of models that are not configured, further ones are counted as `other`.
+After many names of models that are not configured, further ones are counted as `other`. Those that are configured have counts of
+0 from the start.
 """
 
 from __future__ import annotations
@@ -142,6 +143,8 @@ class _Series:
         self._first_token = metrics.first_token.labels(provider, model)
         self._tokens: dict[str, PrometheusCounter] = {}
         self._outcomes = {outcome: metrics.requests.labels(provider, model, outcome.value.lower()) for outcome in AttemptOutcome}
+        for kind in FailureKind:
+            metrics.failures.labels(provider, model, kind.value)
 
     def add(self, finished: AttemptFinished) -> None:
         attempt = finished.attempt
@@ -207,7 +210,7 @@ class Metrics:
         )
         self._clock = clock
         self._configured = models
-        self._series: dict[tuple[str, str], _Series] = {}
+        self._series = {(each.provider, each.model): _Series(self, each.provider, each.model) for each in models}
         self._windows: dict[str, Window] = {}
 
     def add(self, finished: AttemptFinished) -> None:

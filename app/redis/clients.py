@@ -110,6 +110,7 @@ class RedisClient:
         self._places = asyncio.Semaphore(POOL_SIZE)
         self._search: asyncio.Task[None] | None = None
         self._renewal: asyncio.Task[None] | None = None
+        self._observe: Callable[[float], object] | None = None
 
     @property
     def available(self) -> bool:
@@ -123,6 +124,7 @@ class RedisClient:
             raise StoreUnavailable("Redis")
         if self._failures >= _FAILURES:
             self._closed_until = self._clock.monotonic() + self._pause
+        begun = self._clock.monotonic()
         try:
             result = await self._act(act)
         except _AWAY as error:
@@ -135,8 +137,15 @@ class RedisClient:
                 raise
             self._refused(error)
             raise StoreUnavailable("Redis") from error
+        finally:
+            if self._observe is not None:
+                self._observe(self._clock.monotonic() - begun)
         self._succeeded(wrote=writes)
         return result
+
+    def observe_with(self, observe: Callable[[float], object]) -> None:
+        """From now on `observe` gets the seconds that each call took, with the time that it waited for a connection."""
+        self._observe = observe
 
     async def evaluate(self, script: Script, key: str, *arguments: str | float | bytes) -> object:
         """Runs the script by its hash and returns its result. The text is sent if the server does not have the script."""

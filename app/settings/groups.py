@@ -28,6 +28,7 @@ from app.settings.values import (
     Rate,
     Ratio,
     Share,
+    Tenant,
     TimeZone,
     Url,
     Usd,
@@ -399,6 +400,7 @@ class TelemetrySettings(Group):
 
     otlp_endpoint: Url | None = None
     sample_ratio: Share = 1.0
+    metrics_tenants: Annotated[tuple[Tenant, ...], BeforeValidator(listed), Field(max_length=100)] = ()
 
 
 class Settings(Group):

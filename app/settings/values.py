@@ -43,6 +43,12 @@ def _name(text: str) -> str:
     return text
 
 
+def _tenant(text: str) -> str:
+    if not text.isprintable() or text != text.strip() or not 1 <= len(text) <= 128:
+        raise ValueError("a tenant has 1 to 128 printable characters and no space at its ends")
+    return text
+
+
 def _model_name(text: str) -> str:
     if not text.isprintable() or not 1 <= len(text) <= 200 or any(letter.isspace() for letter in text):
         raise ValueError("a model's name has 1 to 200 printable characters and no space")
@@ -152,6 +158,7 @@ Part: TypeAlias = Annotated[float, Field(strict=True, ge=0, lt=1, allow_inf_nan=
 Share: TypeAlias = Annotated[float, Field(strict=True, gt=0, le=1, allow_inf_nan=False)]
 Usd: TypeAlias = Annotated[Decimal, BeforeValidator(_number), Field(ge=0, allow_inf_nan=False, max_digits=30, decimal_places=12)]
 Name: TypeAlias = Annotated[str, AfterValidator(_name)]
+Tenant: TypeAlias = Annotated[str, AfterValidator(_tenant)]
 ModelName: TypeAlias = Annotated[str, AfterValidator(_model_name)]
 Url: TypeAlias = Annotated[str, AfterValidator(_url)]
 Network: TypeAlias = Annotated[str, AfterValidator(_network)]

@@ -33,6 +33,7 @@ class GuardedStore:
         self._store = store
         self._clock = clock
         self._metrics = metrics
+        metrics.begin(name)
         self._seconds = seconds
         self._failures = 0
         self._pause = _FIRST_PAUSE_SECONDS

@@ -7,6 +7,9 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
 
+_OPERATIONS = ("create", "drop", "upsert", "delete", "search", "read", "check")
+
+
 class VectorMetrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         self.seconds = Histogram(
@@ -45,3 +48,13 @@ class VectorMetrics:
             ["store"],
             registry=registry,
         )
+
+    def begin(self, store: str) -> None:
+        """Shows counts of 0 of a configured store."""
+        for operation in _OPERATIONS:
+            self.seconds.labels(store, operation)
+            self.failures.labels(store, operation)
+        for reason in ("absent", "filter"):
+            self.hits_dropped.labels(store, reason)
+        for metric in (self.hits_asked, self.hits_given, self.unverified):
+            metric.labels(store)

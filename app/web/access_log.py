@@ -32,19 +32,20 @@ class RequestMetrics:
         self._seconds = Histogram(
             "greenlang_http_request_seconds",
             "Time until the answer was sent. Event streams and WebSockets are not in it.",
-            ["route"],
+            labels,
             registry=registry,
             buckets=_SECONDS,
         )
         for status in ("200", "500", "503"):
             self._count.labels("/graphql", status)
+            self._seconds.labels("/graphql", status)
 
     def ended(self, path: str, status: int, seconds: float | None) -> None:
         """`seconds` is None for a stream."""
         route = path if path in _ROUTES else "/exports" if path.startswith("/exports/") else "other"
         self._count.labels(route, str(status)).inc()
         if seconds is not None:
-            self._seconds.labels(route).observe(seconds)
+            self._seconds.labels(route, str(status)).observe(seconds)
 
 
 class _Answer:

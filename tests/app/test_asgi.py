@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from urllib.request import urlopen
 
 import pytest
@@ -18,9 +20,13 @@ from app.db.sessions import Sessions
 from app.runtime.clock import SystemClock
 from app.secrets.reference import SecretReference
 from app.settings import DatabaseSettings, RedisSettings, ServerSettings, Settings
+from app.supervisor.restart_counts import RestartCounts
 from tests.app.graphql.asgi import Answer, Client
 
 pytestmark = pytest.mark.anyio
+
+_OPERATING = Path(__file__).parents[2] / "docs" / "operating.md"
+_METRIC = re.compile(r"`(greenlang_[a-z_]+)(?:\{[a-z,_]+\})?`")
 
 
 @pytest.fixture
@@ -74,22 +80,22 @@ class TestMetrics:
         async with running(settings) as app:
             seen = (await get(app, "/metrics", admin)).body.decode()
         names = {line.split()[2] for line in seen.splitlines() if line.startswith("# TYPE greenlang_")}
-        assert names >= {
-            "greenlang_build_info",
-            "greenlang_breaker_open",
-            "greenlang_budget_refusals_total",
-            "greenlang_event_loop_lag_seconds",
-            "greenlang_event_position",
-            "greenlang_http_requests_total",
-            "greenlang_in_flight",
-            "greenlang_limiter_waiting",
-            "greenlang_open_streams",
-            "greenlang_redis_up",
-            "greenlang_shed_total",
-        }
+        names |= {f"{family.name}_total" for family in RestartCounts().collect()}
+        documented = set(_METRIC.findall(_OPERATING.read_text(encoding="utf-8")))
+        assert {name for name in names if not name.endswith("_created")} == documented
         values = dict(line.rsplit(" ", 1) for line in seen.splitlines() if line.startswith("greenlang_"))
         assert values["greenlang_redis_up"] == "1.0"
-        assert values["greenlang_budget_refusals_total"] == values['greenlang_shed_total{kind="calls"}'] == "0.0"
+        for counter in (
+            'budget_refusals_total{tenant=""}',
+            "budget_alerts_total",
+            'calls_total{status="failed",tenant=""}',
+            "database_failovers_total",
+            'http_requests_total{route="/graphql",status="500"}',
+            'refusals_total{door="http",reason="unknown"}',
+            'shed_total{kind="calls"}',
+            'vector_store_failures_total{operation="search",store="pgvector"}',
+        ):
+            assert values[f"greenlang_{counter}"] == "0.0"
 
     async def test_have_a_port_of_their_own_where_one_is_configured(self, settings: Settings) -> None:
         with socket.create_server(("127.0.0.1", 0)) as probe:

@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 
 import aiohttp
 
+from tests.processes import family, kill_all
 from tests.proxies import start_proxy
 from tests.servers import RunningServer, start_server
 from tests.simulators import start_simulator
@@ -59,6 +60,7 @@ kind = "openai"
 base_url = "{openai}"
 api_keys = [{{ env = "ROLL_PROVIDER" }}]
 models = [{{ name = "gpt-5.4-mini" }}, {{ name = "gpt-5.4" }}]
+pool_size = 1000
 limits = {{ requests_per_minute = 1000000, tokens_per_minute = 100000000 }}
 """
 _PROXY = """
@@ -103,9 +105,12 @@ class Cluster:
         return server
 
     def end(self, number: int, sign: signal.Signals) -> int:
-        """Returns the exit status."""
+        """Returns the exit status. SIGKILL goes to all its processes, so that none of them drains because its parent has died."""
         server, starting = self.running.pop(number)
-        server.process.send_signal(sign)
+        if sign is signal.SIGKILL:
+            kill_all(family(server.process.pid))
+        else:
+            server.process.send_signal(sign)
         status = server.process.wait(60)
         starting.__exit__(None, None, None)
         return status
@@ -155,6 +160,8 @@ class Client:
     calls: int = 0
     streams: int = 0
     resumed: int = 0
+    alerts: int = 0
+    """How many were caused."""
 
     async def execute(self, query: str, **variables: object) -> None:
         self.calls += 1

@@ -59,6 +59,7 @@ async def raise_alerts(client: Client, until: asyncio.Event) -> None:
     number = 0
     while not until.is_set():
         number += 1
+        client.alerts += 1
         budget = {"name": f"small {number}", "scope": {"agent": f"agent-{number}"}, "limitUsd": "0.01", "thresholds": [1]}
         await client.execute(BUDGET, input=budget)
         asked = {
@@ -78,12 +79,12 @@ class TestRolledOneByOne:
         client, alerts = await rolled(tmp_path, stores, "5s", signal.SIGTERM)
         sys.stdout.write(f"{client.calls} calls, {client.streams} streams, {client.resumed} resumed, {len(alerts[0])} alerts\n")
         assert Counter(failure[:200] for failure in client.failures) == {}
-        assert client.resumed >= STREAMS
+        assert client.resumed >= STREAMS // 2, "hardly any stream was open when its server stopped"
         assert len(set(map(tuple, alerts))) == 1, [len(each) for each in alerts]
         assert max(Counter(alerts[0]).values()) == 1
-        assert len(alerts[0]) >= 3
+        assert len(alerts[0]) == client.alerts >= 3
 
     async def test_killed_without_draining_calls_fail(self, tmp_path: Path, stores: dict[str, str]) -> None:
         client, _ = await rolled(tmp_path, stores, "0s", signal.SIGKILL)
         sys.stdout.write(f"{client.calls} calls, {client.streams} streams, {len(client.failures)} failures\n")
-        assert client.failures != []
+        assert [failure for failure in client.failures if "ProvidersFailed" not in failure] != []

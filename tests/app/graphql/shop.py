@@ -24,6 +24,7 @@ from app.runtime.clock import Clock, SystemClock
 from app.runtime.drain import Drain
 from app.runtime.offload import Offload
 from app.settings import Settings
+from app.telemetry.read_metrics import ReadMetrics
 from app.web.bearer import bearer_token
 from app.web.client_address import TrustedProxies
 from app.web.misuse import Misuse
@@ -284,10 +285,12 @@ class Shop:
     keys: Keys = field(default_factory=new_keys)
     board: Board = field(default_factory=Board)
     metrics: CollectorRegistry = field(default_factory=CollectorRegistry)
+    watch: ReadMetrics = field(init=False)
     misuse: Misuse = field(init=False)
     drain: Drain = field(init=False)
 
     def __post_init__(self) -> None:
+        self.watch = ReadMetrics(self.metrics)
         self.misuse = Misuse(self.metrics, TrustedProxies(self.settings.server.trusted_proxies), self.clock)
         self.drain = Drain(1, self.clock.monotonic)
 
@@ -309,6 +312,7 @@ class Shop:
             misuse=self.misuse,
             drain=self.drain,
             simulated=self.simulated,
+            watch=self.watch,
         )
         return Starlette(routes=routes, middleware=[Middleware(RequestIds), Middleware(SecurityHeaders)])
 

@@ -115,7 +115,7 @@ class TestMetrics:
             route: served.registry.get_sample_value("greenlang_http_requests_total", {"route": route, "status": "200"})
             for route in ("/graphql", "/exports", "other")
         }
-        seconds = served.registry.get_sample_value("greenlang_http_request_seconds_sum", {"route": "/graphql"})
+        seconds = served.registry.get_sample_value("greenlang_http_request_seconds_sum", {"route": "/graphql", "status": "200"})
         assert (counts, seconds) == ({"/graphql": 1, "/exports": 1, "other": 1}, 0.25)
 
     def test_of_errors_are_0_from_the_start(self) -> None:
