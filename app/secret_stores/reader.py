@@ -62,7 +62,7 @@ class SecretReader:
 
 
 def open_store(source: SecretSource, settings: object) -> SecretStore:
-    """Raises SecretFault if its settings or its packages are missing, or if nobody can be logged in."""
+    """Raises SecretFault if its settings or its packages are missing, or if the store refuses the login."""
     module, name = _ADAPTERS[source]
     if settings is None:
         raise SecretFault(f"secrets.{source.value} is not configured")
