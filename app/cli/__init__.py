@@ -1,4 +1,4 @@
-"""`greenlang`: serve, migrate, keys, exports, ingest, vectors, doctor, simulate.
+"""`greenlang`: serve, migrate, keys, exports, ingest, vectors, doctor, health, simulate.
 
 Exit status: 0 done, 1 it could not be done, 2 the command or the configuration is wrong.
 
@@ -62,6 +62,13 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("doctor", parents=[anywhere], help="check configuration, stores and provider keys")
     command.set_defaults(command="doctor")
 
+    command = commands.add_parser("health", parents=[anywhere], help="ask a probe of the server on this machine")
+    command.add_argument("--host", help="default: server.host")
+    command.add_argument("--port", type=int, help="default: server.port")
+    command.add_argument("--probe", choices=("healthz", "ready", "startup"), default="healthz", help="default: healthz")
+    command.add_argument("--timeout", type=float, default=4.0, metavar="SECONDS", help="for each step; default: 4")
+    command.set_defaults(command="health")
+
     command = commands.add_parser("simulate", help="run only the simulator of the providers")
     command.add_argument("--host", default="127.0.0.1")
     command.add_argument("--port", type=int, default=0, help="default: a free port")
@@ -81,19 +88,7 @@ def _parser() -> argparse.ArgumentParser:
 
     keys = commands.add_parser("keys", help="API keys").add_subparsers(required=True, metavar="ACTION")
     _add_keys_parsers(keys, anywhere)
-
-    exports = commands.add_parser("exports", help="links to cost exports").add_subparsers(required=True, metavar="ACTION")
-    command = exports.add_parser(
-        "rotate-secret", parents=[anywhere], help="sign links with a new secret, which ends all earlier links"
-    )
-    command.set_defaults(command="exports", action="rotate-secret")
-
-    vectors = commands.add_parser("vectors", help="stores of vectors").add_subparsers(required=True, metavar="ACTION")
-    command = vectors.add_parser(
-        "repair", parents=[anywhere], help="put right what vector stores have otherwise than the database"
-    )
-    command.add_argument("--check", action="store_true", help="only compare; exit status 1 if something differs")
-    command.set_defaults(command="vectors", action="repair")
+    _add_upkeep_parsers(commands, anywhere)
     return parser
 
 
@@ -126,6 +121,23 @@ def _add_keys_parsers(keys: argparse._SubParsersAction[argparse.ArgumentParser],
     command.add_argument("--tenant", help="needed if keys of several tenants have the name")
     command.add_argument("--cancel", action="store_true", help="also end the calls that run with it, in every process")
     command.set_defaults(command="keys", action="revoke")
+
+
+def _add_upkeep_parsers(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser], anywhere: argparse.ArgumentParser
+) -> None:
+    exports = commands.add_parser("exports", help="links to cost exports").add_subparsers(required=True, metavar="ACTION")
+    command = exports.add_parser(
+        "rotate-secret", parents=[anywhere], help="sign links with a new secret, which ends all earlier links"
+    )
+    command.set_defaults(command="exports", action="rotate-secret")
+
+    vectors = commands.add_parser("vectors", help="stores of vectors").add_subparsers(required=True, metavar="ACTION")
+    command = vectors.add_parser(
+        "repair", parents=[anywhere], help="put right what vector stores have otherwise than the database"
+    )
+    command.add_argument("--check", action="store_true", help="only compare; exit status 1 if something differs")
+    command.set_defaults(command="vectors", action="repair")
 
 
 def _scopes() -> list[str]:
