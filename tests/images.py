@@ -13,13 +13,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import pytest
 
 from tests.servers import ROOT
 
 BASE, IMAGE = "localhost/base:test", "localhost/greenlang:test"
+INDEX_HOST = "packages.invalid"
+"""The build is given it among the settings of pip."""
 DATA = "var/lib/greenlang"
 _PACKAGES = "python3,python3-venv,ca-certificates"
 _IGNORED_PIP_SETTINGS = {"constraint", "require-virtualenv"}
@@ -43,7 +44,6 @@ class Image:
     tree: Path
     config: Mapping[str, object]
     history: str
-    index_hosts: frozenset[str]
 
     @property
     def environ(self) -> dict[str, str]:
@@ -86,7 +86,7 @@ def built_image(folder: Path) -> Iterator[Image]:
         container = buildah.run("from", "scratch").strip()
         buildah.run("add", "--quiet", container, base, "/")
         buildah.run("commit", "--quiet", "--rm", container, BASE)
-        settings, mounts, hosts = _pip_settings()
+        settings, mounts = _pip_settings()
         secret = folder / "pip.conf"
         secret.write_text(settings)
         volumes = [f"--volume={path}:{path}:ro" for path in mounts]
@@ -95,7 +95,7 @@ def built_image(folder: Path) -> Iterator[Image]:
         found = json.loads(buildah.run("inspect", "--type", "image", IMAGE))
         container = buildah.run("from", "--pull-never", IMAGE).strip()
         tree = Path(buildah.run("mount", container).strip())
-        yield Image(tree, found["Docker"]["config"], json.dumps(found), frozenset(hosts))
+        yield Image(tree, found["Docker"]["config"], json.dumps(found))
     finally:
         shutil.rmtree(folder)
 
@@ -124,15 +124,15 @@ def _suite() -> str:
     return release["VERSION_CODENAME"] if release.get("ID") == "debian" else "bookworm"
 
 
-def _pip_settings() -> tuple[str, list[Path], set[str]]:
-    """A pip.conf with what pip uses on this machine, the local paths in it, and the hosts in it."""
-    found: dict[str, str] = {}
+def _pip_settings() -> tuple[str, set[Path]]:
+    """A pip.conf with what pip uses here, and the local paths in it. A local index has its files beside its folder `simple`."""
+    found = {"trusted-host": INDEX_HOST}
     for line in said([sys.executable, "-m", "pip", "config", "list"]).splitlines():
         name, _, value = line.partition("=")
         if (key := name.rpartition(".")[2]) not in _IGNORED_PIP_SETTINGS:
-            found[key] = str(ast.literal_eval(value))
-    words = [word for value in found.values() for word in value.split()]
-    local = {Path(word.removeprefix("file://")) for word in words if word.removeprefix("file://").startswith("/")}
-    hosts = {host for word in words if (host := urlsplit(word).hostname)}
-    lines = ["[global]", *(f"{key} = {' '.join(value.split())}" for key, value in found.items())]
-    return "\n".join(lines) + "\n", [path for path in sorted(local) if path.exists()], hosts
+            found[key] = " ".join(str(ast.literal_eval(value)).split())
+    words = [word.removeprefix("file://") for value in found.values() for word in value.split()]
+    local = {
+        path.parent if path.name == "simple" else path for word in words if (path := Path(word)).is_absolute() and path.exists()
+    }
+    return "\n".join(["[global]", *(f"{key} = {value}" for key, value in found.items())]) + "\n", local

@@ -123,9 +123,7 @@ def _add_keys_parsers(keys: argparse._SubParsersAction[argparse.ArgumentParser],
     command.set_defaults(command="keys", action="revoke")
 
 
-def _add_upkeep_parsers(
-    commands: argparse._SubParsersAction[argparse.ArgumentParser], anywhere: argparse.ArgumentParser
-) -> None:
+def _add_upkeep_parsers(commands: argparse._SubParsersAction[argparse.ArgumentParser], anywhere: argparse.ArgumentParser) -> None:
     exports = commands.add_parser("exports", help="links to cost exports").add_subparsers(required=True, metavar="ACTION")
     command = exports.add_parser(
         "rotate-secret", parents=[anywhere], help="sign links with a new secret, which ends all earlier links"

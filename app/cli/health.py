@@ -43,7 +43,7 @@ def ask(host: str, port: int, probe: str, timeout_seconds: float) -> str:
 
 
 def own_host(server: ServerSettings) -> str:
-    """The address at which this machine reaches a server of these settings. One that listens everywhere also listens on loopback."""
+    """The address at which this machine reaches the server. One that listens everywhere also listens on loopback."""
     try:
         address = ip_address(server.host)
     except ValueError:
