@@ -2,13 +2,15 @@
 ARG BASE=python:3.11-slim-bookworm
 
 FROM ${BASE} AS build
+# With the extras otel and vault. A file of your own brings others.
+ARG PINS=requirements/image.txt
 WORKDIR /src
 RUN python3 -m venv /opt/greenlang
-COPY requirements/run.txt requirements/run.txt
+COPY requirements requirements
 # The settings of a package index are in no layer: the secret is a mount of this command only.
 RUN --mount=type=secret,id=pip_conf,target=/etc/pip.conf \
     /opt/greenlang/bin/pip --disable-pip-version-check install --no-cache-dir --no-compile --only-binary :all: \
-    --require-hashes --requirement requirements/run.txt
+    --require-hashes --requirement "${PINS}"
 COPY pyproject.toml README.md LICENSE ./
 COPY app app
 COPY migrations migrations
