@@ -41,6 +41,6 @@ WORKDIR /var/lib/greenlang
 VOLUME /var/lib/greenlang
 USER 10001:10001
 EXPOSE 8400
-HEALTHCHECK --interval=10s --timeout=5s --start-period=120s CMD ["greenlang", "health"]
+HEALTHCHECK --interval=30s --timeout=5s --start-period=120s CMD ["greenlang", "health"]
 ENTRYPOINT ["greenlang"]
 CMD ["serve"]

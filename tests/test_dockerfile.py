@@ -38,3 +38,13 @@ def test_every_package_is_copied_and_let_through() -> None:
 
 def test_both_stages_have_the_base_that_is_asked_for() -> None:
     assert re.findall(r"^FROM (\S+)", DOCKERFILE, re.MULTILINE) == ["${BASE}", "${BASE}"]
+
+
+def test_what_the_image_installs_are_the_versions_of_the_tests() -> None:
+    image, run, test = (pins(name) for name in ("image", "run", "test"))
+    assert run <= image
+    assert image <= test, "the tests run with other versions"
+
+
+def pins(name: str) -> set[str]:
+    return set(re.findall(r"^\S+==[^\s;]+", (ROOT / "requirements" / f"{name}.txt").read_text(encoding="utf-8"), re.MULTILINE))
