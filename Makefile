@@ -40,7 +40,7 @@ pins: ## write requirements/ from pyproject.toml (needs uv)
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate \
 	  pyproject.toml --group build --group test --extra chroma --extra pinecone --extra vault --constraint requirements/run.txt --output-file requirements/test.txt
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate \
-	  pyproject.toml --group build --extra vault --extra otel --constraint requirements/run.txt --output-file requirements/image.txt
+	  pyproject.toml --group build --extra vault --extra otel --constraint requirements/test.txt --output-file requirements/image.txt
 
 .venv/made:
 	@command -v $(PYTHON) >/dev/null 2>&1 || { \
