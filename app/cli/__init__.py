@@ -88,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
 
     keys = commands.add_parser("keys", help="API keys").add_subparsers(required=True, metavar="ACTION")
     _add_keys_parsers(keys, anywhere)
-    _add_upkeep_parsers(commands, anywhere)
+    _add_maintenance_parsers(commands, anywhere)
     return parser
 
 
@@ -123,7 +123,9 @@ def _add_keys_parsers(keys: argparse._SubParsersAction[argparse.ArgumentParser],
     command.set_defaults(command="keys", action="revoke")
 
 
-def _add_upkeep_parsers(commands: argparse._SubParsersAction[argparse.ArgumentParser], anywhere: argparse.ArgumentParser) -> None:
+def _add_maintenance_parsers(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser], anywhere: argparse.ArgumentParser
+) -> None:
     exports = commands.add_parser("exports", help="links to cost exports").add_subparsers(required=True, metavar="ACTION")
     command = exports.add_parser(
         "rotate-secret", parents=[anywhere], help="sign links with a new secret, which ends all earlier links"
