@@ -83,6 +83,10 @@ class RunningSimulator:
         limits: Json = {"requests_per_minute": requests_per_minute, "tokens_per_minute": tokens_per_minute, "enforce": enforce}
         self._call("PUT", "limits", {"provider": provider, "limits": limits})
 
+    def refuse_keys(self, *secrets: str) -> None:
+        """From now on these keys of providers are refused with 401, and no others."""
+        self._call("PUT", "keys", {"refused": [*secrets]})
+
     def reset(self) -> None:
         """Back to a fresh simulator: no faults, an empty log and cache, generous limits."""
         for what in ("scenario", "log", "cache"):

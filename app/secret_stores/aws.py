@@ -10,7 +10,7 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from app.secret_stores.reader import SecretFault
+from app.secret_stores.reader import SecretFault, StoreAway
 from app.settings import AwsSettings
 
 _TRIES: Final = 2
@@ -40,7 +40,7 @@ class Aws:
         except ClientError as error:
             raise SecretFault(_REASONS.get(error.response.get("Error", {}).get("Code", ""), "the store failed")) from None
         except BotoCoreError:
-            raise SecretFault("the store does not answer") from None
+            raise StoreAway from None
         try:
             fields = json.loads(text or "")
         except ValueError:

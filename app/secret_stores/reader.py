@@ -19,6 +19,13 @@ class SecretFault(GreenLangError):
     """Why a secret could not be read: a category, such as `permission denied`."""
 
 
+class StoreAway(SecretFault):
+    """The store does not answer, so it is not asked for anything else in the same round."""
+
+    def __init__(self) -> None:
+        super().__init__("the store does not answer")
+
+
 class SecretStore(Protocol):
     def read(self, path: str) -> Mapping[str, object]:
         """Returns the fields at the path. Blocks. Raises SecretFault."""
@@ -31,14 +38,17 @@ _ADAPTERS: Final = {SecretSource.VAULT: ("app.secret_stores.vault", "Vault"), Se
 class SecretReader:
     """Reads the values of references. Blocks; for a thread."""
 
-    def __init__(self, configured: Mapping[SecretSource, object]) -> None:
-        """`configured` has the settings of each store."""
+    def __init__(
+        self, configured: Mapping[SecretSource, object], opened: Mapping[SecretSource, SecretStore] | None = None
+    ) -> None:
+        """`configured` has the settings of each store; it is opened at its first use, unless it is in `opened`."""
         self._configured = configured
-        self._stores: dict[SecretSource, SecretStore] = {}
+        self._stores = dict(opened or {})
 
     def read(self, references: Iterable[SecretReference]) -> dict[str, str | SecretFault]:
         """The value or the fault of each reference, by its name. Each path is read once."""
         paths: dict[tuple[SecretSource, str], Mapping[str, object] | SecretFault] = {}
+        away: dict[SecretSource, StoreAway] = {}
         found: dict[str, str | SecretFault] = {}
         for reference in references:
             written = reference.vault or reference.aws
@@ -47,8 +57,10 @@ class SecretReader:
                 continue
             path, _, field = written.partition("#")
             if (reference.source, path) not in paths:
-                paths[reference.source, path] = self._fields(reference.source, path)
+                paths[reference.source, path] = away.get(reference.source) or self._fields(reference.source, path)
             fields = paths[reference.source, path]
+            if isinstance(fields, StoreAway):
+                away[reference.source] = fields
             found[reference.name] = fields if isinstance(fields, SecretFault) else _text(fields, field)
         return found
 

@@ -12,7 +12,7 @@ import requests
 from hvac.exceptions import Forbidden, InvalidPath, InvalidRequest, RateLimitExceeded, Unauthorized, VaultDown, VaultError
 
 from app.domain.errors import SettingsError
-from app.secret_stores.reader import SecretFault
+from app.secret_stores.reader import SecretFault, StoreAway
 from app.settings import VaultAuth, VaultSettings
 
 _SERVICE_ACCOUNT_TOKEN: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
@@ -70,6 +70,8 @@ class Vault:
         if self._is_logged_in and self._renew_at is not None and time.monotonic() >= self._renew_at:
             try:
                 self._keep(_asked(lambda: self._client.auth.token.renew_self()["auth"]))
+            except StoreAway:
+                raise
             except SecretFault:
                 self._is_logged_in = False
         if not self._is_logged_in:
@@ -98,7 +100,7 @@ def _asked(ask: Callable[[], Result]) -> Result:
     try:
         return ask()
     except requests.RequestException:
-        raise SecretFault("the store does not answer") from None
+        raise StoreAway from None
     except VaultError as error:
         raise SecretFault(_REASONS.get(type(error), "the store failed")) from None
     except (KeyError, TypeError, ValueError):

@@ -16,7 +16,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from app.domain.errors import SettingsError
-from app.events.webhook_sender import Sent, WebhookSender, sign, signing_key
+from app.events.webhook_sender import BOTH_SIGN, Sent, WebhookSender, sign, signing_key
 from app.runtime.clock import SystemClock
 from app.secrets.reference import SecretReference
 from app.settings import WebhookSettings
@@ -151,3 +151,21 @@ class TestAnswers:
     async def test_of_no_one_are_failures(self, secret: SecretReference, free_tcp_port: int) -> None:
         settings = WebhookSettings(url=f"http://127.0.0.1:{free_tcp_port}/", secret=secret, allow_private=True)
         assert (await WebhookSender(settings, SystemClock()).send(EVENT, BODY)).failure is not None
+
+
+class TestSecretThatChanges:
+    async def test_signs_beside_the_one_before_for_a_day(self, receiver: Receiver, secret: SecretReference) -> None:
+        clock, other = ManualClock(), bytes(range(1, 33))
+        sender = WebhookSender(WebhookSettings(url=receiver.url, secret=secret, allow_private=True), clock)
+        await sender.send(EVENT, BODY)
+        assert secret.file is not None
+        secret.file.write_text(f"whsec_{base64.b64encode(other).decode()}")
+        await sender.send(EVENT, BODY)
+        clock.move(BOTH_SIGN.total_seconds())
+        await sender.send(EVENT, BODY)
+        secret.file.write_text("whsec_wrong")
+        await sender.send(EVENT, BODY)
+        expected = [[KEY], [other, KEY], [other], [other]]
+        for (headers, body), keys in zip(receiver.got, expected, strict=True):
+            timestamp = int(headers["webhook-timestamp"])
+            assert headers["webhook-signature"] == " ".join(sign(key, f"msg_{EVENT.hex}", timestamp, body) for key in keys)

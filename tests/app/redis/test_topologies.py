@@ -8,8 +8,9 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from redis.asyncio import Redis
 
-from app.domain.errors import StoreUnavailable
+from app.domain.errors import SettingsError, StoreUnavailable
 from app.redis.clients import RedisClient, Script, connect_redis
 from app.runtime.clock import SystemClock
 from app.settings import RedisSettings
@@ -106,3 +107,19 @@ class TestCluster:
         async with servers.cluster(nodes=3) as (url, _), servers.connected(url) as client:
             counts = [await until_it_works(client, script, f"test:{number}") for number in range(20)]
             assert counts == [1] * 20
+
+
+class TestPasswordThatChanges:
+    async def test_is_used_by_new_connections_and_the_one_before_goes_on_until_the_server_knows_it(self, tmp_path: Path) -> None:
+        servers, script = RedisServers.embedded(tmp_path), Script("peers")
+        servers = RedisServers(tmp_path, servers.program, data=("requirepass first",), login=":first@")
+        async with servers.alone() as url, servers.connected(url) as client:
+            assert await until_it_works(client, script, "test:peers") == 1
+            client.take_url(url.replace(":first@", ":second@"))
+            assert await until_it_works(client, script, "test:peers") == 2
+            async with Redis.from_url(url) as administrator:
+                await administrator.config_set("requirepass", "second")
+                await administrator.client_kill_filter(_type="normal", skipme=False)
+            assert await until_it_works(client, script, "test:peers") == 3
+            with pytest.raises(SettingsError, match="restart"):
+                client.take_url(url.replace(":first@", ""))

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from app.domain.errors import SettingsError
+from app.secret_stores.values import SecretValues
 from app.secrets.reference import SecretReference
 from app.secrets.sealing import Sealer, UnsealError, build_sealer
 
@@ -103,6 +104,22 @@ class TestChangeOfKeys:
 
     def test_what_was_kept_before_there_was_a_key_can_be_read(self) -> None:
         assert Sealer([KEY]).unseal(Sealer().seal(b"words", b"acme"), b"acme") == b"words"
+
+    def test_a_secret_that_changes_opens_at_once_and_seals_after_the_second_step(self, tmp_path: Path) -> None:
+        file = tmp_path / "key"
+        file.write_text(KEY.hex())
+        reference = SecretReference(file=file)
+        reference.bind(values := SecretValues())
+        sealer = build_sealer([reference])
+        before = sealer.seal(b"words", b"acme")
+        (seal_with_it,) = values.announce(reference, OTHER.hex())
+        assert sealer.unseal(Sealer([OTHER]).seal(b"words", b"acme"), b"acme") == b"words"
+        assert Sealer([KEY]).unseal(sealer.seal(b"words", b"acme"), b"acme") == b"words"
+        seal_with_it()
+        assert Sealer([OTHER]).unseal(sealer.seal(b"words", b"acme"), b"acme") == b"words"
+        assert sealer.unseal(before, b"acme") == b"words"
+        with pytest.raises(SettingsError):
+            values.announce(reference, "no key")
 
 
 class TestKeys:

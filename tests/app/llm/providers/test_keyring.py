@@ -6,6 +6,7 @@ import pytest
 
 from app.domain.errors import SettingsError
 from app.llm.providers.keyring import SET_ASIDE_SECONDS, Keyring, build_keyring
+from app.secret_stores.values import SecretValues
 from app.secrets.reference import SecretReference
 from tests.app.llm.calls import ANTHROPIC, COMPATIBLE, OPENAI, key_file, settings
 from tests.clocks import ManualClock
@@ -132,3 +133,43 @@ class TestBuilding:
         keys = build_keyring(settings(COMPATIBLE, "http://127.0.0.1:1/v1", simulated=False), clock)
 
         assert picked(keys) is None
+
+
+class TestSecretThatChanges:
+    @pytest.fixture
+    def renewed(self, tmp_path: Path, clock: ManualClock) -> Keyring:
+        """One key, whose secret has changed from sk-1 to sk-2."""
+        reference = key_file(tmp_path, "one", "sk-1")
+        reference.bind(values := SecretValues())
+        keys = Keyring([reference], clock)
+        values.announce(reference, "sk-2")
+        return keys
+
+    def test_is_used_by_the_next_call_and_the_one_before_stays_as_a_further_key(self, renewed: Keyring) -> None:
+        first = renewed.pick("m")
+        assert first is not None
+        second = renewed.pick("m", {first})
+        assert second is not None
+        assert (first.secret, second.secret, renewed.pick("m", {first, second})) == ("sk-2", "sk-1", None)
+
+    def test_if_the_one_before_is_refused_it_is_gone(self, renewed: Keyring) -> None:
+        first = renewed.pick("m")
+        assert first is not None
+        before = renewed.pick("m", {first})
+        assert before is not None
+        renewed.refuse(before, None)
+        assert (len(renewed), renewed.pick("m", {first})) == (1, None)
+
+    def test_if_it_is_refused_the_one_before_goes_on(self, renewed: Keyring) -> None:
+        first = renewed.pick("m")
+        assert first is not None
+        renewed.refuse(first, None)
+        assert picked(renewed) == "sk-1"
+
+    def test_that_cannot_be_sent_changes_nothing(self, tmp_path: Path, clock: ManualClock) -> None:
+        reference = key_file(tmp_path, "one", "sk-1")
+        reference.bind(values := SecretValues())
+        keys = Keyring([reference], clock)
+        with pytest.raises(SettingsError):
+            values.announce(reference, "sk-2\n\x00")
+        assert picked(keys) == "sk-1"
