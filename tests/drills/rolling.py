@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import math
 import signal
 import socket
 import time
@@ -221,7 +222,7 @@ class Follower:
         return self.events[-1] if self.events else {}
 
     async def follow(self) -> None:
-        deadline = time.monotonic() + 90
+        deadline = math.inf if self.until is not None else time.monotonic() + 90
         while time.monotonic() < deadline and self.last.get("__typename") not in {"CompletionFinished", "CompletionFailed"}:
             if self.until is not None and self.until.is_set():
                 return
