@@ -44,7 +44,7 @@ from tests.servers import ROOT, RunningServer, start_server
 from tests.simulators import RunningSimulator, start_simulator
 
 MAX_RATIO = 1.2
-WARM_UP_AGENTS = 100
+WARM_UP_AGENTS = 20
 TENANTS = 20
 PROBE_EVERY_SECONDS = 0.25
 PROBE_SECONDS_WITHOUT_MANIFESTS = 3.0
@@ -65,7 +65,7 @@ base_url = "{url}"
 api_keys = [{{ env = "AGENTS_KEY" }}]
 models = ["gpt-5.4-mini"]
 pool_size = 10000
-timeouts = {{ first_token = "600s", idle = "600s" }}
+timeouts = {{ connect = "300s", first_token = "600s", idle = "600s" }}
 limits = {{ requests_per_minute = 10000000, tokens_per_minute = 1000000000 }}
 [[routes]]
 name = "default"
@@ -127,9 +127,7 @@ class Figures:
     def show(self) -> None:
         print(f"\n{self.agents} agents: {len(self.seen.answered)} answered in {self.seconds:.1f} s")
         print(f"  OVERLOADED {self.seen.overloaded} times; without an answer: {self.seen.failures or 'none'}")
-        print(
-            f"  memory: {self.idle_bytes / 1000:.1f} kB a socket, {self.busy_bytes / 1000:.1f} kB an agent at the height of its call"
-        )
+        print(f"  memory: {self.idle_bytes / 1000:.1f} kB a socket, {self.busy_bytes / 1000:.1f} kB an agent at the height")
         print(f"  CPU: {self.cpu * 1000:.2f} ms a call")
         for name, values in (("overheadMs", self.overhead_ms), ("longer than the simulator", self.late_ms)):
             if len(values) > 1:

@@ -249,28 +249,6 @@ class TestChildKilled:
         wait_until(running.answers)
         assert running.get("/")["pid"] != pid
 
-    def test_a_server_process_whose_event_loop_is_stuck_is_replaced(self, start: Start, tmp_path: Path) -> None:
-        running = start()
-        pid = running.get("/")["pid"]
-        with ThreadPoolExecutor(1) as pool:
-            stuck = pool.submit(running.get, "/block")
-            wait_until(lambda: stuck.done() and running.answers())
-        assert running.get("/")["pid"] != pid
-        assert "the event loop is stuck: killed" in (tmp_path / "said").read_text()
-
-    def test_a_machine_that_stood_still_kills_no_server_process(self, start: Start, tmp_path: Path) -> None:
-        running = start()
-        pid = running.get("/")["pid"]
-        everything = family(running.process.pid)
-        for each in everything:
-            each.suspend()
-        time.sleep(6)
-        for each in everything:
-            each.resume()
-        time.sleep(1.5)
-        assert running.get("/")["pid"] == pid
-        assert "stuck" not in (tmp_path / "said").read_text()
-
     def test_the_stores_come_back(self, start: Start) -> None:
         running = start()
         store_supervisor = next(
