@@ -68,7 +68,7 @@ def serving(image: Image, volume: Path, **environ: str) -> Iterator[RunningServe
             image.command(volume, *entry(image), environ=variables), stdout=output, stderr=output, text=True
         )
     try:
-        wait_until(lambda: process.poll() is not None or "GreenLang serves on" in log.read_text(), 90)
+        wait_until(lambda: process.poll() is not None or "\n  data " in log.read_text(), 90)
         assert process.poll() is None, log.read_text()
         key = (volume / "data" / "first-key").read_text().strip()
         yield RunningServer(f"http://127.0.0.1:{port}", key, volume / "data", process, log.read_text(), 0)

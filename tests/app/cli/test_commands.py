@@ -44,7 +44,8 @@ class TestCommandLine:
 
     def test_help_names_every_command(self) -> None:
         assert all(
-            name in run("--help").stdout for name in ("serve", "migrate", "keys", "exports", "ingest", "doctor", "simulate")
+            name in run("--help").stdout
+            for name in ("serve", "migrate", "keys", "exports", "ingest", "doctor", "health", "simulate")
         )
 
 
