@@ -41,7 +41,7 @@ MUTATION = (
     "mutation($input: CompletionInput!) { found: completionCreate(input: $input)"
     f" {{ __typename ... on Completion {{ {_ENDED} }} {_PROBLEM} }} }}"
 )
-_TEXT, _CLOSE = 1, 8
+_TEXT, _CLOSE, _PING = 1, 8, 9
 
 Json: TypeAlias = "dict[str, Any]"  # JSON as a client sees it
 
@@ -131,6 +131,8 @@ class Agent(asyncio.Protocol):
         for opcode, payload in frames_in(self._buffer):
             if opcode == _TEXT and b'"CompletionDelta"' not in payload:
                 self._take(msgspec.json.decode(payload))
+            elif opcode == _PING and self._transport is not None:
+                self._transport.write(b"\x8a" + bytes([0x80 | len(payload)]) + bytes(4) + payload)
             elif opcode == _CLOSE:
                 self._end(f"closed: {payload[2:80]!r}")
 

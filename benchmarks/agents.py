@@ -47,8 +47,8 @@ MAX_RATIO = 1.2
 WARM_UP_AGENTS = 20
 TENANTS = 20
 PROBE_EVERY_SECONDS = 0.25
-PROBE_SECONDS_WITHOUT_MANIFESTS = 3.0
 REST_SECONDS = 5.0
+LOG_CHARACTERS = 4000
 LATENCY_MS, TOKENS_PER_SECOND = 5000, 2
 _MANIFEST = ROOT / "k8s" / "base" / "deployment.yaml"
 _CONFIGURATION = """
@@ -75,8 +75,6 @@ targets = ["openai/gpt-5.4-mini"]
 
 def probe_timeout() -> float:
     """The manifests' `timeoutSeconds` of the liveness probe."""
-    if not _MANIFEST.exists():
-        return PROBE_SECONDS_WITHOUT_MANIFESTS
     found = re.search(r"livenessProbe:.*?timeoutSeconds: (\d+)", _MANIFEST.read_text(encoding="utf-8"), re.DOTALL)
     assert found is not None, f"{_MANIFEST} has no liveness probe"
     return float(found[1])
@@ -119,6 +117,8 @@ class Figures:
     late_ms: list[float]
     probes: list[float]
     late_probes: int
+    replaced: int
+    """Server processes that died in the run."""
 
     @property
     def overhead_ms(self) -> list[float]:
@@ -135,7 +135,7 @@ class Figures:
                 print(f"  {name}: P50 {found[9]:.0f} ms, P95 {found[18]:.0f} ms")
         print(
             f"  /healthz: median {median(self.probes) * 1000:.1f} ms, slowest {max(self.probes) * 1000:.0f} ms,"
-            f" {self.late_probes} of {len(self.probes)} late",
+            f" {self.late_probes} of {len(self.probes)} late; {self.replaced} processes replaced",
             flush=True,
         )
 
@@ -174,7 +174,7 @@ def measure(agents: int, timeout: float) -> Figures:
         with load(server, WARM_UP_AGENTS, keys) as process:
             ask_all(process)
         time.sleep(REST_SECONDS)
-        before = resident(server)
+        before, processes = resident(server), server.servers
         with load(server, agents, keys) as process:
             time.sleep(REST_SECONDS)
             idle = resident(server) - before
@@ -186,12 +186,15 @@ def measure(agents: int, timeout: float) -> Figures:
                     heights.append(resident(server) - before)
 
             watching = threading.Thread(target=watch)
-            cpu, begun = cpu_of(server.servers), time.monotonic()
+            cpu, begun = cpu_of(processes), time.monotonic()
             watching.start()
             seen = ask_all(process)
-            seconds, cpu = time.monotonic() - begun, cpu_of(server.servers) - cpu
+            seconds, cpu = time.monotonic() - begun, cpu_of(processes) - cpu
             stop.set()
             watching.join()
+        replaced = len({each.pid for each in processes} - {each.pid for each in server.servers})
+        if replaced:
+            print((Path(folder) / "log").read_text(encoding="utf-8")[-LOG_CHARACTERS:])
         took = {entry.request_id: entry.duration_ms for entry in simulator.log()}
     late = [each.waited_ms - took[each.request_id] for each in seen.answered if each.request_id in took]
     return Figures(
@@ -204,6 +207,7 @@ def measure(agents: int, timeout: float) -> Figures:
         late,
         prober.seconds,
         prober.late,
+        replaced,
     )
 
 
@@ -249,7 +253,7 @@ def is_good(few: Figures, many: Figures) -> bool:
         bound = f" (at most {MAX_RATIO})" if name in bounded else ""
         print(f"  {name}: {ratio:.2f}{bound}")
     answered = all(len(each.seen.answered) == each.agents for each in (few, many))
-    return answered and max(bounded.values()) <= MAX_RATIO and not few.late_probes
+    return answered and not few.replaced + many.replaced and max(bounded.values()) <= MAX_RATIO and not few.late_probes
 
 
 def main() -> int:

@@ -1,4 +1,5 @@
-"""The heartbeat of a server process: its event loop writes a byte a second into a pipe, and the supervisor reads it.
+"""The heartbeat of a server process: its event loop writes a byte into a pipe in each turn that comes a tenth of a second after
+the one before, and the supervisor reads it. A loop that is so busy that a turn takes a second still beats once in each.
 
 Silence counts only while the supervisor itself runs: after the machine slept or stood still, a server process has its full time
 again. A process that has not yet begun to beat is still starting.
@@ -9,7 +10,6 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 
-BEAT_SECONDS = 1.0
 MAX_STEP_SECONDS = 1.0
 """What one look may count at most. The supervisor looks more often, unless it did not run."""
 

@@ -23,15 +23,13 @@ from app.embedded.parent_death import parent_death_setter
 from app.runtime.drain import Drain
 from app.runtime.lifespan_state import DRAIN, METRICS
 from app.settings import Settings
-from app.supervisor.heartbeat import BEAT_SECONDS, Heartbeat
+from app.supervisor.heartbeat import Heartbeat
 from app.supervisor.restart_counts import RestartCounts
 from app.web.protocols import LAST_ANSWER, HttpProtocol
 from app.web.websocket_protocol import WebSocketProtocol
 
 KEEP_ALIVE_SECONDS = 75
 
-_TICK_SECONDS = 0.1
-_TICKS_PER_BEAT = round(BEAT_SECONDS / _TICK_SECONDS)
 GARBAGE_THRESHOLDS = (10_000, 10, 20)
 """Thousands of streams are a million objects, and hardly any of them are garbage. With Python's default thresholds, garbage
 collection takes a fifth of the time and pauses everything for half a second at a time."""
@@ -81,8 +79,7 @@ class _Server(uvicorn.Server):
             asyncio.get_running_loop().call_soon_threadsafe(self._asked_again.set)
 
     async def on_tick(self, counter: int) -> bool:
-        if counter % _TICKS_PER_BEAT == 0:
-            self._supervised.heartbeat.beat()
+        self._supervised.heartbeat.beat()
         if await super().on_tick(counter):
             return True
         if not self._asked:

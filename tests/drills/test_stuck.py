@@ -42,6 +42,13 @@ class TestBlockedEventLoop:
         assert running.get("/")["pid"] != pid
         assert "the event loop is stuck: killed" in (tmp_path / "said").read_text()
 
+    def test_is_none_if_its_turns_are_long(self, start: Start, tmp_path: Path) -> None:
+        running = start()
+        pid = running.get("/")["pid"]
+        assert running.get("/crawl") == {}
+        assert running.get("/")["pid"] == pid
+        assert "stuck" not in (tmp_path / "said").read_text()
+
     def test_is_none_after_the_machine_stood_still(self, start: Start, tmp_path: Path) -> None:
         running = start()
         pid = running.get("/")["pid"]

@@ -35,7 +35,14 @@ def create_app(settings: Settings) -> Starlette:
         time.sleep(60)  # noqa: ASYNC251 (the event loop is to be stuck)
         return JSONResponse({})
 
-    return Starlette(routes=[Route("/", facts), Route("/slow", slow), Route("/block", block)])
+    async def crawl(_: Request) -> JSONResponse:
+        for _turn in range(16):
+            time.sleep(0.5)  # noqa: ASYNC251 (each turn of the event loop is to be long)
+            await asyncio.sleep(0)
+        return JSONResponse({})
+
+    routes = [Route("/", facts), Route("/slow", slow), Route("/block", block), Route("/crawl", crawl)]
+    return Starlette(routes=routes)
 
 
 async def _count_keys(settings: Settings) -> int:
