@@ -60,6 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(command="migrate")
 
     command = commands.add_parser("doctor", parents=[anywhere], help="check configuration, stores and provider keys")
+    command.add_argument("--deep", action="store_true", help="also check names, connections, certificates and the clock")
     command.set_defaults(command="doctor")
 
     command = commands.add_parser("health", parents=[anywhere], help="ask a probe of the server on this machine")

@@ -6,13 +6,14 @@ import argparse
 import asyncio
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
 from prometheus_client import CollectorRegistry
 
 from app.cli.configuration import settings_of
+from app.cli.deep_checks import check_deeply
+from app.cli.findings import Finding
 from app.db.engines import build_engines
 from app.db.server_report import ask_server, known_servers, too_many_connections
 from app.db.sessions import Sessions
@@ -34,18 +35,6 @@ from app.vectors.metrics import VectorMetrics
 from app.vectors.registry import PGVECTOR, build_vector_stores
 
 _TIMEOUT_SECONDS = 10.0
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    subject: str
-    ok: bool
-    detail: str
-    warns: bool = False
-
-    @property
-    def mark(self) -> str:
-        return "FAIL" if not self.ok else "warn" if self.warns else "ok"
 
 
 def run(options: argparse.Namespace, clock: Clock) -> int:
@@ -78,6 +67,8 @@ def _examine(options: argparse.Namespace, clock: Clock) -> Iterator[Finding]:
         yield Finding("providers", True, "none, and no key is set: the simulator will answer")
     for provider in settings.providers:
         yield asyncio.run(_provider(provider, clock))
+    if options.deep:
+        yield from asyncio.run(check_deeply(settings, clock))
 
 
 def _stores(settings: Settings, clock: Clock) -> Iterator[Finding]:

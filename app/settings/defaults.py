@@ -18,6 +18,9 @@ UNPRICED_MODEL: Final = "sim-unpriced"
 KEY_VARIABLES: Final[Mapping[ProviderKindName, str]] = MappingProxyType(
     {ProviderKindName.ANTHROPIC: "ANTHROPIC_API_KEY", ProviderKindName.OPENAI: "OPENAI_API_KEY"}
 )
+PUBLIC_URLS: Final[Mapping[ProviderKindName, str]] = MappingProxyType(
+    {ProviderKindName.ANTHROPIC: "https://api.anthropic.com", ProviderKindName.OPENAI: "https://api.openai.com/v1"}
+)
 MODELS: Final[Mapping[ProviderKindName, tuple[str, ...]]] = MappingProxyType(
     {
         ProviderKindName.ANTHROPIC: ("claude-sonnet-5-5", "claude-haiku-5-5", "claude-opus-5-5"),

@@ -28,9 +28,9 @@ from app.llm.providers.keyring import build_keyring
 from app.llm.providers.unsupported import Notes
 from app.llm.providers.upstream import Sdk, Upstream, client_options, silence
 from app.runtime.clock import Clock
-from app.settings import ProviderSettings
+from app.settings import ProviderKindName, ProviderSettings
+from app.settings.defaults import PUBLIC_URLS
 
-_BASE_URL = "https://api.anthropic.com"
 _SAMPLING_VERSION: tuple[tuple[str, str], ...] = (("anthropic-version", "2023-06-01"),)
 """The last version of the API that has `temperature` and `top_p`. Our requests have nothing else that changed later."""
 _KEY_OF_EACH_REQUEST = "-"
@@ -49,7 +49,7 @@ class AnthropicProvider(Adapter):
         http = DefaultAioHttpClient(**options)
         client = AsyncAnthropic(
             auth_token=_KEY_OF_EACH_REQUEST,
-            base_url=settings.base_url or _BASE_URL,
+            base_url=settings.base_url or PUBLIC_URLS[ProviderKindName.ANTHROPIC],
             max_retries=0,
             timeout=options["timeout"],
             open_telemetry=False,

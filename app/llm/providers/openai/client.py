@@ -28,8 +28,8 @@ from app.llm.providers.usage_mapping import embedding_usage, estimated_embedding
 from app.llm.providers.wire_text import Malformed, as_utf8, clean, read_object
 from app.runtime.clock import Clock
 from app.settings import ProviderKindName, ProviderSettings
+from app.settings.defaults import PUBLIC_URLS
 
-_BASE_URL = "https://api.openai.com/v1"
 _KEY_OF_EACH_REQUEST = "-"
 """The SDK requires a key when it is created. The real one goes with each request."""
 
@@ -46,7 +46,7 @@ class OpenAIProvider(Adapter):
         http = DefaultAioHttpClient(**options)
         client = AsyncOpenAI(
             api_key=_KEY_OF_EACH_REQUEST,
-            base_url=settings.base_url or _BASE_URL,
+            base_url=settings.base_url or PUBLIC_URLS[ProviderKindName.OPENAI],
             max_retries=0,
             timeout=options["timeout"],
             http_client=http,
