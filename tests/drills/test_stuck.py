@@ -22,7 +22,7 @@ __all__ = ["config", "launch", "start"]
 
 pytestmark = [pytest.mark.drill, pytest.mark.timeout(180)]
 
-ATTACK_SECONDS = 10
+ATTACK_SECONDS = 6
 AT_ONCE = 4
 LARGE = 5_000_000
 _WATCHED = """

@@ -36,7 +36,7 @@ def create_app(settings: Settings) -> Starlette:
         return JSONResponse({})
 
     async def crawl(_: Request) -> JSONResponse:
-        for _turn in range(16):
+        for _turn in range(10):
             time.sleep(0.5)  # noqa: ASYNC251 (each turn of the event loop is to be long)
             await asyncio.sleep(0)
         return JSONResponse({})
