@@ -14,14 +14,16 @@ from app.redis.clients import RedisClient, Server
 from app.vectors.guarded import GuardedStore
 
 
-def postgres_checks(sessions: Sessions) -> list[Check]:
-    """One server that answers is required, with the schema of this version or a newer one. With several servers, the lack of a
-    primary is a check of its own: it would not help to take the process out of service, because it still answers reads."""
+def postgres_checks(sessions: Sessions, *, needs_schema: bool = True) -> list[Check]:
+    """One server that answers is required. With `needs_schema`, it must have the schema of this version or a newer one. With
+    several servers, the lack of a primary is a check of its own: it would not help to take the process out of service, because it
+    still answers reads."""
     schema = _Schema()
 
     async def probe() -> None:
         async with sessions.read() as session:
-            await schema.check(session)
+            if needs_schema:
+                await schema.check(session)
             await session.execute(text("select /* health.postgresql */ 1"))
 
     async def find_primary() -> None:
