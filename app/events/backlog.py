@@ -1,4 +1,5 @@
-"""What waits to be sequenced and to be sent, as PostgreSQL has it: the same for all processes, so each shows the whole."""
+"""What waits to be sequenced and to be sent, and which budgets are almost spent, as PostgreSQL has it: the same for all
+processes, so each shows the whole."""
 
 from __future__ import annotations
 
@@ -23,6 +24,7 @@ class BacklogFigures:
     unsequenced: int
     oldest_seconds: float
     due: int
+    near_limit: int
 
 
 class Backlog:
@@ -45,7 +47,7 @@ class Backlog:
         try:
             async with self._sessions.read(primary=True) as session:
                 row = (await session.execute(_READ, {"endpoints": self._endpoints})).one()
-                self.figures = BacklogFigures(int(row.unsequenced), float(row.oldest_seconds), int(row.due))
+                self.figures = BacklogFigures(int(row.unsequenced), float(row.oldest_seconds), int(row.due), int(row.near_limit))
         except StoreUnavailable:
             self.figures = None
         except Exception:  # noqa: BLE001 figures must not end with one reading
@@ -63,12 +65,19 @@ class Backlog:
             "greenlang_outbox_oldest_seconds", "Age of the oldest event without a position; 0 if there is none.", "oldest_seconds"
         )
         add("greenlang_webhooks_due", "Deliveries to webhooks whose time has come, and which no process is sending.", "due")
+        add(
+            "greenlang_budgets_near_limit",
+            "Budgets that have passed 90 percent of their limit, or a higher threshold, within the last hour.",
+            "near_limit",
+        )
 
 
 _READ = text(
     "select /* outbox.backlog */ count(*) as unsequenced,"
     " coalesce(greatest(0, extract(epoch from now() - min(created_at))), 0) as oldest_seconds,"
     " (select count(*) from webhook_deliveries"
-    " where endpoint = any(:endpoints) and finished_at is null and next_at <= now()) as due"
+    " where endpoint = any(:endpoints) and finished_at is null and next_at <= now()) as due,"
+    " (select count(distinct budget) from budget_alerts"
+    " where threshold >= 90 and raised_at > now() - interval '1 hour') as near_limit"
     " from outbox where position is null"
 )

@@ -72,6 +72,29 @@ async def test_deliveries_are_due_of_the_configured_webhooks_only(
     assert backlog.figures.due == 1
 
 
+async def test_budgets_count_that_passed_ninety_percent_within_the_last_hour(sessions: Sessions, connection: Connection) -> None:
+    raised = [(95, "30 minutes"), (100, "20 minutes"), (90, "2 hours"), (80, "1 minute")]
+    for budget, thresholds in (("one", raised[:2]), ("two", raised[2:3]), ("three", raised[3:])):
+        key = await connection.fetchval(
+            "insert into budgets (key, name, limit_usd, period, time_zone, thresholds, enforcement)"
+            " values (gen_random_uuid(), $1, 1, 'MONTH', 'UTC', '{80}', 'BLOCK') returning key",
+            budget,
+        )
+        for threshold, ago in thresholds:
+            await connection.execute(
+                "insert into budget_alerts (key, budget, period_start, threshold, budget_name, tenant, spent_usd, limit_usd, raised_at)"
+                " values (gen_random_uuid(), $1, now(), $2, $3, '', 1, 1, now() - $4::text::interval)",
+                key,
+                threshold,
+                budget,
+                ago,
+            )
+    backlog = Backlog(sessions, ManualClock(), ())
+    await backlog.read()
+    assert backlog.figures is not None
+    assert backlog.figures.near_limit == 1
+
+
 async def test_nothing_is_shown_while_postgresql_does_not_answer(away: Sessions) -> None:
     registry = CollectorRegistry()
     backlog = Backlog(away, ManualClock(), ())
