@@ -1,4 +1,4 @@
-"""Writes the dashboards of Grafana into the folder `dashboards` beside this file, when it is run."""
+"""Writes the dashboards of Grafana into the folder `grafana` beside this file, when it is run."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-FOLDER = Path(__file__).parent / "dashboards"
+FOLDER = Path(__file__).parent / "grafana"
 _WIDTH, _HEIGHT, _PANELS_A_ROW = 8, 8, 3
 
 
