@@ -82,7 +82,8 @@ async def test_budgets_count_that_passed_ninety_percent_within_the_last_hour(ses
         )
         for threshold, ago in thresholds:
             await connection.execute(
-                "insert into budget_alerts (key, budget, period_start, threshold, budget_name, tenant, spent_usd, limit_usd, raised_at)"
+                "insert into budget_alerts"
+                " (key, budget, period_start, threshold, budget_name, tenant, spent_usd, limit_usd, raised_at)"
                 " values (gen_random_uuid(), $1, now(), $2, $3, '', 1, 1, now() - $4::text::interval)",
                 key,
                 threshold,
