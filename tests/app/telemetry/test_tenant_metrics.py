@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 
 import pytest
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, generate_latest
 
 from app.access.principal import Scope
 from app.costs.budgets import BudgetScope, NewBudget
@@ -65,8 +65,9 @@ async def test_of_a_process_count_calls_and_refusals_of_the_named_tenant(
 ) -> None:
     settings = stores.settings(simulator).model_copy(update={"telemetry": TelemetrySettings(metrics_tenants=("acme",))})
     async with build_services(settings, SystemClock(), estimator, PriceBook(settings)) as services:
-        for tenant in ("acme", "other"):
-            await services.gateway.complete(asked("What is there?"), principal(Scope.COMPLETIONS, tenant=tenant))
+        for tenant in ("acme", "globex"):
+            caller = principal(Scope.COMPLETIONS, tenant=tenant, agent="researcher")
+            await services.gateway.complete(asked("What is there?"), caller)
         await services.budgets.create(NewBudget("small", BudgetScope(tenant="acme"), Decimal("0.000001")))
         with pytest.raises(Refused):
             await services.gateway.complete(asked("What is there?"), principal(Scope.COMPLETIONS))
@@ -75,3 +76,6 @@ async def test_of_a_process_count_calls_and_refusals_of_the_named_tenant(
             assert value("greenlang_calls_total", {"tenant": tenant, "status": "finished"}) == 1
             assert value("greenlang_budget_refusals_total", {"tenant": tenant}) == (tenant == "acme")
         assert (value("greenlang_redis_seconds_count") or 0) > 0
+        shown = generate_latest(services.metrics).decode()
+        assert "globex" not in shown
+        assert "researcher" not in shown
