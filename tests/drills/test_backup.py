@@ -128,6 +128,7 @@ async def test_a_restored_backup_has_the_same_ledger_and_repeats_nothing(
         async with asyncio.timeout(5 * HOLD_SECONDS):
             while await held(server, key) != {Decimal(0)}:  # noqa: ASYNC110 (the condition is the server's)
                 await asyncio.sleep(0.2)
+        assert await value(new, "select count(*) from usage_records where not confirmed") == 1
         await alerting_budget(server, key, "second")
         await until_true(lambda: len(receiver.got) >= 2)
         await asyncio.sleep(1)
