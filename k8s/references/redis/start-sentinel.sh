@@ -30,14 +30,14 @@ cat > "$DATA/sentinel.conf" <<EOF
 port $PORT
 dir $DATA
 protected-mode no
-requirepass $PASSWORD
-sentinel sentinel-pass $PASSWORD
+requirepass "$PASSWORD"
+sentinel sentinel-pass "$PASSWORD"
 sentinel resolve-hostnames yes
 sentinel announce-hostnames yes
 sentinel announce-ip $SELF
 sentinel announce-port $PORT
 sentinel monitor $SERVICE ${primary%:*} ${primary##*:} 2
-sentinel auth-pass $SERVICE $PASSWORD
+sentinel auth-pass $SERVICE "$PASSWORD"
 sentinel down-after-milliseconds $SERVICE 5000
 sentinel failover-timeout $SERVICE 15000
 sentinel parallel-syncs $SERVICE 1

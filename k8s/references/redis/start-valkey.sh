@@ -56,9 +56,13 @@ while :; do
 done
 touch "$DATA/started"
 
-set -- --port "$PORT" --dir "$DATA" --requirepass "$PASSWORD" --masterauth "$PASSWORD" --protected-mode no \
+set -- --port "$PORT" --dir "$DATA" --protected-mode no \
   --replica-announce-ip "$SELF" --replica-announce-port "$PORT" --appendonly yes --appendfsync everysec \
   --save "900 1 300 100" --maxmemory-policy noeviction --min-replicas-to-write 1 --min-replicas-max-lag 10 --repl-diskless-sync yes
 if [ -n "$primary" ]; then set -- "$@" --replicaof "${primary%:*} ${primary##*:}"; fi
 echo "starting as ${primary:+a replica of }${primary:-the primary}"
-exec valkey-server "$@"
+# Passwords are read from standard input, so the list of processes does not show them.
+exec valkey-server - "$@" <<EOF
+requirepass "$PASSWORD"
+masterauth "$PASSWORD"
+EOF
