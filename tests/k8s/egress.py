@@ -6,6 +6,7 @@ A name of a service leads to its namespace. Every other name counts as public, u
 from __future__ import annotations
 
 import re
+from base64 import b64decode
 from collections.abc import Iterator
 from ipaddress import ip_address, ip_network
 
@@ -65,6 +66,8 @@ def _of_settings(settings: Settings) -> Iterator[tuple[str, str, int]]:
         yield from _found("telemetry.otlp_endpoint", str(settings.telemetry.otlp_endpoint))
     for index, webhook in enumerate(settings.webhooks):
         yield from _found(f"webhooks[{index}].url", str(webhook.url))
+    if settings.secrets.vault is not None:
+        yield from _found("secrets.vault.address", str(settings.secrets.vault.address))
     for index, store in enumerate(settings.vectors.stores):
         if store.host is not None:
             yield from _found(f"vectors.stores[{index}].host", str(store.host))
@@ -75,7 +78,8 @@ def _of_secrets(rendered: Rendered) -> Iterator[tuple[str, str, int]]:
         for key, text in each["spec"]["target"]["template"]["data"].items():
             yield from _found(f"the key {key} of the Secret {each['spec']['target']['name']}", text)
     for each in rendered.of_kind("Secret"):
-        for key, text in each.get("stringData", {}).items():
+        decoded = {key: b64decode(value).decode() for key, value in each.get("data", {}).items()}
+        for key, text in {**decoded, **each.get("stringData", {})}.items():
             yield from _found(f"the key {key} of the Secret {each['metadata']['name']}", text)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Callable
 
 import pytest
@@ -69,6 +70,29 @@ class TestEditedOverlays:
     def test_breaks_a_promise_and_the_test_names_it(self, edited: Edited, edits: dict[str, str], said: str) -> None:
         sentences = broken_promises(edited(ZONES, edits))
         assert any(said in sentence for sentence in sentences), sentences
+
+    def test_may_bring_its_secrets_itself(self, rendered: Callable[[str], Rendered]) -> None:
+        found = rendered(ZONES)
+        for each in found.of_kind("ExternalSecret"):
+            found.objects.remove(each)
+            target = each["spec"]["target"]
+            values = {key: b64encode(text.encode()).decode() for key, text in target["template"]["data"].items()}
+            found.objects.append({"kind": "Secret", "metadata": {"name": target["name"]}, "data": values})
+        assert broken_promises(found) == []
+        found.one("Secret", "greenlang-secrets")["data"]["redis-url"] = b64encode(b"redis://cache.corp:6380/0").decode()
+        del found.one("Secret", "greenlang-secrets")["data"]["openai-key"]
+        missing, unreachable = broken_promises(found)
+        assert missing == "secrets: the Secret greenlang-secrets has no key openai-key; add it, or remove it from greenlang.toml"
+        assert "lets the server out to cache.corp:6380 (the key redis-url of the Secret greenlang-secrets)" in unreachable
+
+    def test_may_not_ask_a_vault_that_no_policy_lets_pods_out_to(self, rendered: Callable[[str], Rendered]) -> None:
+        found = rendered(ZONES)
+        config = next(each for each in found.of_kind("ConfigMap") if "greenlang.toml" in each["data"])
+        config["data"]["greenlang.toml"] += (
+            '\n[secrets.vault]\naddress = "https://vault:8200"\nauth = "kubernetes"\nrole = "greenlang"\n'
+        )
+        [sentence] = broken_promises(found)
+        assert "lets the server out to vault:8200 (secrets.vault.address)" in sentence
 
     def test_may_let_pods_out_to_a_private_address_of_its_own(self, rendered: Callable[[str], Rendered]) -> None:
         found = rendered(ZONES)
