@@ -47,6 +47,7 @@ from app.redis.connections import (
 )
 from app.runtime.await_timeout import TimeLimit
 from app.runtime.clock import Clock
+from app.runtime.outage_breaker import OutageBreaker
 from app.runtime.tasks import create_shared_task, end_tasks
 from app.settings import RedisSettings
 
@@ -54,7 +55,6 @@ __all__ = ["RedisClient", "Script", "Server", "connect_redis"]
 
 Result = TypeVar("Result")
 
-_FAILURES = 3
 _FIRST_PAUSE_SECONDS = 0.5
 _MAX_PAUSE_SECONDS = 2.0
 _AWAY = (
@@ -82,7 +82,7 @@ class Script:
 
 
 class RedisClient:
-    """One pool with a breaker. After three failures in a row, one try per pause is allowed."""
+    """One pool with a breaker."""
 
     def __init__(
         self,
@@ -102,9 +102,7 @@ class RedisClient:
         self._sentinels = sentinels
         self._credentials = credentials
         self._clock = clock
-        self._failures = 0
-        self._pause = _FIRST_PAUSE_SECONDS
-        self._closed_until = 0.0
+        self._breaker = OutageBreaker(clock, first_pause=_FIRST_PAUSE_SECONDS, max_pause=_MAX_PAUSE_SECONDS)
         self._takes_writes = True
         self._is_single = sentinels is None and isinstance(server, Redis)
         self._places = asyncio.Semaphore(POOL_SIZE)
@@ -115,15 +113,13 @@ class RedisClient:
     @property
     def available(self) -> bool:
         """False while every call is refused at once."""
-        return self._failures < _FAILURES or self._clock.monotonic() >= self._closed_until
+        return self._breaker.available
 
     async def execute(self, act: Callable[[Server], Awaitable[Result]], *, writes: bool = False) -> Result:
         """Returns the result of `act`. `writes`: whether its success shows that the server takes writes. Raises StoreUnavailable
         if the server is away, at once if that is already known."""
-        if not self.available:
+        if not self._breaker.admit():
             raise StoreUnavailable("Redis")
-        if self._failures >= _FAILURES:
-            self._closed_until = self._clock.monotonic() + self._pause
         begun = self._clock.monotonic()
         try:
             result = await self._act(act)
@@ -212,20 +208,13 @@ class RedisClient:
                 await self._server.ping()
 
     def _failed(self, error: Exception) -> None:
-        self._failures += 1
-        if self._failures < _FAILURES:
-            return
-        self._closed_until = self._clock.monotonic() + self._pause
-        self._pause = min(_MAX_PAUSE_SECONDS, self._pause * 2)
-        if self._failures == _FAILURES:
+        if self._breaker.failed():
             reason = str(error) or f"no answer within {self._seconds:g} s"
             _log.warning("Redis does not answer", extra={"setting": self._setting, "reason": reason})
 
     def _succeeded(self, *, wrote: bool) -> None:
-        if self._failures >= _FAILURES:
+        if self._breaker.succeeded():
             _log.warning("Redis answers again", extra={"setting": self._setting})
-        self._failures = 0
-        self._pause = _FIRST_PAUSE_SECONDS
         if wrote and not self._takes_writes:
             self._takes_writes = True
             _log.warning("Redis takes writes again", extra={"setting": self._setting})

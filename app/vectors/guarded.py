@@ -1,7 +1,4 @@
-"""A store with a time limit and a breaker, so one that is away slows no caller down. Each call is measured.
-
-After three failures in a row every call is refused at once, except one try per pause.
-"""
+"""A store with a time limit and a breaker, so one that is away slows no caller down. Each call is measured."""
 
 from __future__ import annotations
 
@@ -13,11 +10,11 @@ from uuid import UUID
 
 from app.domain.errors import StoreUnavailable
 from app.runtime.clock import Clock
+from app.runtime.outage_breaker import OutageBreaker
 from app.vectors.filters import Filter
 from app.vectors.metrics import VectorMetrics
 from app.vectors.store import Hit, Index, IndexedChunk, StoreBusy, Vector, VectorStore
 
-_FAILURES = 3
 _FIRST_PAUSE_SECONDS = 1.0
 _MAX_PAUSE_SECONDS = 10.0
 _log = logging.getLogger(__name__)
@@ -35,14 +32,12 @@ class GuardedStore:
         self._metrics = metrics
         metrics.begin(name)
         self._seconds = seconds
-        self._failures = 0
-        self._pause = _FIRST_PAUSE_SECONDS
-        self._closed_until = 0.0
+        self._breaker = OutageBreaker(clock, first_pause=_FIRST_PAUSE_SECONDS, max_pause=_MAX_PAUSE_SECONDS)
 
     @property
     def available(self) -> bool:
         """False while every call is refused at once."""
-        return self._failures < _FAILURES or self._clock.monotonic() >= self._closed_until
+        return self._breaker.available
 
     @property
     def max_dimensions(self) -> int:
@@ -80,11 +75,9 @@ class GuardedStore:
     async def _call(self, operation: str, work: Awaitable[Result], requests: int = 1) -> Result:
         """Raises StoreUnavailable, also if the time is over, and at once if the store is known to be away."""
         task = asyncio.ensure_future(work)
-        if not self.available:
+        if not self._breaker.admit():
             task.cancel()
             raise StoreUnavailable(self.name)
-        if self._failures >= _FAILURES:
-            self._closed_until = self._clock.monotonic() + self._pause
         begun = self._clock.monotonic()
         try:
             async with asyncio.timeout(self._seconds * requests):
@@ -96,21 +89,11 @@ class GuardedStore:
             raise StoreUnavailable(self.name) from error
         finally:
             self._metrics.seconds.labels(self.name, operation).observe(self._clock.monotonic() - begun)
-        self._succeeded()
+        if self._breaker.succeeded():
+            _log.warning("a vector store answers again", extra={"store": self.name})
         return result
 
     def _failed(self, operation: str, error: Exception) -> None:
         self._metrics.failures.labels(self.name, operation).inc()
-        self._failures += 1
-        if self._failures < _FAILURES:
-            return
-        self._closed_until = self._clock.monotonic() + self._pause
-        self._pause = min(_MAX_PAUSE_SECONDS, self._pause * 2)
-        if self._failures == _FAILURES:
+        if self._breaker.failed():
             _log.warning("a vector store does not answer", extra={"store": self.name, "reason": str(error) or "time limit"})
-
-    def _succeeded(self) -> None:
-        if self._failures >= _FAILURES:
-            _log.warning("a vector store answers again", extra={"store": self.name})
-        self._failures = 0
-        self._pause = _FIRST_PAUSE_SECONDS
