@@ -26,9 +26,10 @@ from app.costs.export_endpoint import build_export_routes
 from app.costs.prices import PriceBook
 from app.db.own_writes import CALLER, Caller
 from app.domain.errors import Forbidden, Overloaded, SettingsError, StoreUnavailable, Unauthenticated
+from app.doors.openai.routes import build_openai_routes
 from app.embedded.stores import has_private_store
 from app.graphql.operations import holder_of
-from app.graphql.routes import build_graphql_routes
+from app.graphql.routes import build_graphql_routes, build_operations
 from app.health.endpoints import build_health_routes
 from app.loaders import Loaders
 from app.runtime.clock import SystemClock
@@ -89,22 +90,24 @@ def create_app(settings: Settings) -> Starlette:
             CALLER.set(Caller(str(principal.key_id), principal.may_write))
             return OperationContext(services, principal, Loaders(services, principal), request_id, services.clock, allowance)
 
+        operations = build_operations(
+            schema,
+            settings=settings,
+            authenticate=authenticate,
+            make_context=make_context,
+            clock=services.clock,
+            offload=services.offload,
+            misuse=services.misuse,
+            drain=services.drain,
+        )
+        operations.show(services.watch)
+        simulated = any(provider.simulated for provider in settings.providers)
         return [
             *build_health_routes(services.health),
             *build_export_routes(services.exports, services.misuse, settings),
             _metrics_route(services.metrics, authenticate, services.misuse),
-            *build_graphql_routes(
-                schema,
-                settings=settings,
-                authenticate=authenticate,
-                make_context=make_context,
-                clock=services.clock,
-                offload=services.offload,
-                misuse=services.misuse,
-                drain=services.drain,
-                watch=services.watch,
-                simulated=any(provider.simulated for provider in settings.providers),
-            ),
+            *build_graphql_routes(schema, operations, settings.server, simulated=simulated),
+            *build_openai_routes(services, operations),
         ]
 
     app = Starlette(

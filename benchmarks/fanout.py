@@ -36,7 +36,7 @@ from starlette.types import Receive, Scope, Send
 from app.access.allowance import Allowance
 from app.access.audience import Audience
 from app.access.principal import Principal
-from app.graphql.routes import build_graphql_routes
+from app.graphql.routes import build_graphql_routes, build_operations
 from app.runtime.clock import SystemClock
 from app.runtime.drain import Drain
 from app.runtime.offload import Offload
@@ -109,8 +109,9 @@ def our_app() -> Starlette:
     settings = Settings()
     limits = settings.limits.model_copy(update={"sockets_per_key": 100_000, "allowance_capacity": 10**9})
     server = settings.server.model_copy(update={"max_in_flight": 100_000})
-    routes = build_graphql_routes(
-        strawberry.Schema(Query, subscription=Subscription),
+    schema = strawberry.Schema(Query, subscription=Subscription)
+    operations = build_operations(
+        schema,
         settings=settings.model_copy(update={"limits": limits, "server": server}),
         authenticate=authenticate,
         make_context=make_context,
@@ -119,6 +120,7 @@ def our_app() -> Starlette:
         misuse=Misuse(CollectorRegistry(), TrustedProxies(), SystemClock()),
         drain=Drain(1, SystemClock().monotonic),
     )
+    routes = build_graphql_routes(schema, operations, server)
 
     async def publish(_request: Request) -> PlainTextResponse:
         topic.publish()

@@ -41,7 +41,7 @@ from app.domain.attempts import AttemptOutcome
 from app.domain.ids import new_uuid
 from app.domain.paging import Edge, Page, PageInfo
 from app.domain.usage import Operation, TokenUsage
-from app.graphql.routes import build_graphql_routes
+from app.graphql.routes import build_graphql_routes, build_operations
 from app.loaders import Loaders
 from app.runtime.clock import SystemClock
 from app.runtime.drain import Drain
@@ -107,8 +107,9 @@ def ours() -> ASGIApp:
 
     settings = Settings()
     unlimited = settings.model_copy(update={"limits": settings.limits.model_copy(update={"allowance_capacity": 10**9})})
-    routes = build_graphql_routes(
-        build_schema(),
+    schema = build_schema()
+    operations = build_operations(
+        schema,
         settings=unlimited,
         authenticate=authenticate,
         make_context=make_context,
@@ -117,6 +118,7 @@ def ours() -> ASGIApp:
         misuse=Misuse(CollectorRegistry(), TrustedProxies(), SystemClock()),
         drain=Drain(1, SystemClock().monotonic),
     )
+    routes = build_graphql_routes(schema, operations, settings.server)
     return Starlette(routes=routes, middleware=[Middleware(RequestIds), Middleware(SecurityHeaders)])
 
 

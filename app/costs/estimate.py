@@ -28,11 +28,15 @@ _FALL = 0.02
 _MAX_MODELS = 1000
 
 
-class _Tokenizer(Protocol):
+class Tokenizer(Protocol):
     def count(self, text: str) -> int: ...
 
+    def decode(self, tokens: list[int]) -> str:
+        """Raises ValueError if the tokens are no text. A number outside of the vocabulary ends the process."""
+        ...
 
-def _load_tokenizer(encoding: str) -> _Tokenizer:
+
+def load_tokenizer(encoding: str) -> Tokenizer:
     """Loads only the extension. Importing its package would build every vocabulary, which takes half a second and 65 MB."""
     package = find_spec("bpe_openai")
     assert package is not None
@@ -42,7 +46,7 @@ def _load_tokenizer(encoding: str) -> _Tokenizer:
     assert found.loader is not None
     bindings = module_from_spec(found)
     found.loader.exec_module(bindings)
-    tokenizer: _Tokenizer = bindings.tokenizer_for_encoding(encoding)
+    tokenizer: Tokenizer = bindings.tokenizer_for_encoding(encoding)
     return tokenizer
 
 
@@ -50,7 +54,7 @@ class Estimator:
     """Building it takes 60 ms and 35 MB."""
 
     def __init__(self) -> None:
-        self._tokenizer: _Tokenizer = _load_tokenizer("o200k_base")
+        self._tokenizer: Tokenizer = load_tokenizer("o200k_base")
         self._ratios: OrderedDict[tuple[str, str], float] = OrderedDict()
 
     async def count(self, texts: Iterable[str]) -> int:

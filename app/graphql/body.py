@@ -149,6 +149,20 @@ class BodyParser:
             raise _malformed(body, error) from None
         return await self.parse_checked(body)
 
+    async def parse_object(self, body: bytes) -> dict[str, object]:
+        """Any JSON object. Raises RequestFailed as `parse` does."""
+        try:
+            await check_json_complexity(body)
+            if len(body) <= _PIECE:
+                found = _object_decoder.decode(body)
+            else:
+                found = await self.offload.run_in_thread(len(body), partial(_object_decoder.decode, body))
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError) as error:
+            raise failure(Code.BAD_USER_INPUT, f"the body is not a JSON object: {_reason(error)}", 400) from None
+        if found is None:
+            raise failure(Code.BAD_USER_INPUT, "the body is not a JSON object: null", 400)
+        return found
+
     async def parse_checked(self, body: bytes | msgspec.Raw) -> GraphQLRequest:
         """Parses a body that has already passed the JSON complexity check."""
         if len(body) <= _PIECE:

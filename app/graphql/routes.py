@@ -22,8 +22,7 @@ from app.graphql.websocket import WebSocketEndpoint
 from app.runtime.clock import Clock
 from app.runtime.drain import Drain
 from app.runtime.offload import Offload
-from app.settings import Settings
-from app.telemetry.read_metrics import ReadMetrics
+from app.settings import ServerSettings, Settings
 from app.web.capacity import Capacity, Shares
 from app.web.memory import BodyCapacity
 from app.web.misuse import Door, Misuse, Origin
@@ -58,7 +57,7 @@ class SchemaDocument:
         await response(scope, receive, send)
 
 
-def build_graphql_routes(
+def build_operations(
     schema: Schema,
     *,
     settings: Settings,
@@ -68,9 +67,7 @@ def build_graphql_routes(
     offload: Offload,
     misuse: Misuse,
     drain: Drain,
-    simulated: bool = False,
-    watch: ReadMetrics | None = None,
-) -> list[BaseRoute]:
+) -> Operations:
     """`authenticate` takes the request's headers by lower-case name and raises Unauthenticated or StoreUnavailable.
     `make_context` is called once per operation and once per event, and must not block."""
     limits, server = settings.limits, settings.server
@@ -79,7 +76,7 @@ def build_graphql_routes(
     engine = Engine(schema, settings, make_context, clock=clock, offload=offload, misuse=misuse)
     connections = Connections(authenticate, clock, per_key=limits.sockets_per_key, send_timeout=limits.send_timeout)
     drain.on_close(connections.end_all)
-    operations = Operations(
+    return Operations(
         engine,
         authenticate,
         connections,
@@ -93,11 +90,14 @@ def build_graphql_routes(
         clock,
         misuse,
     )
-    if watch is not None:
-        operations.show(watch)
-    bodies = BodyReader(limits.body_bytes, limits.send_timeout)
-    sdl = SchemaDocument(schema.as_str(), authenticate, misuse, production=settings.server.production)
-    console = None if settings.server.production else ConsolePage(simulated=simulated)
+
+
+def build_graphql_routes(
+    schema: Schema, operations: Operations, server: ServerSettings, *, simulated: bool = False
+) -> list[BaseRoute]:
+    bodies = BodyReader(operations.limits.body_bytes, operations.limits.send_timeout)
+    sdl = SchemaDocument(schema.as_str(), operations.authenticate, operations.misuse, production=server.production)
+    console = None if server.production else ConsolePage(simulated=simulated)
     return [
         Route(PATH, GraphQLEndpoint(operations, bodies, console), methods=None),
         WebSocketRoute(PATH, WebSocketEndpoint(operations, server.allowed_origins)),

@@ -201,6 +201,10 @@ class Fleet:
         member = self._members.get(name)
         return None if member is None else member.status()
 
+    def kinds(self) -> dict[str, ProviderKindName]:
+        """The kinds of the providers, by name."""
+        return {name: member.settings.kind for name, member in self._members.items()}
+
     def models(self, provider: str | None = None) -> list[ModelInfo]:
         """The models that the provider lists and those that routes name."""
         found: dict[Target, ModelSettings | None] = {}

@@ -38,6 +38,7 @@ class Door(Enum):
     SCHEMA = "schema"
     METRICS = "metrics"
     EXPORT = "export"
+    OPENAI = "openai"
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from app.access.allowance import Allowance
 from app.access.principal import Principal
 from app.context import OperationContext
 from app.graphql.errors import Code
-from app.graphql.routes import build_graphql_routes
+from app.graphql.routes import build_graphql_routes, build_operations
 from app.runtime.clock import SystemClock
 from schema.export import EXPORTED
 from tests.app.graphql.asgi import Client
@@ -77,18 +77,17 @@ def served(schema: strawberry.Schema, api: Api) -> Starlette:
     def make_context(principal: Principal, _request_id: str, _allowance: Allowance) -> OperationContext:
         return api.context(principal)
 
-    return Starlette(
-        routes=build_graphql_routes(
-            schema,
-            settings=services.settings.model_copy(update={"limits": limits}),
-            authenticate=authenticate,
-            make_context=make_context,
-            clock=SystemClock(),
-            offload=services.offload,
-            misuse=services.misuse,
-            drain=services.drain,
-        )
+    operations = build_operations(
+        schema,
+        settings=services.settings.model_copy(update={"limits": limits}),
+        authenticate=authenticate,
+        make_context=make_context,
+        clock=SystemClock(),
+        offload=services.offload,
+        misuse=services.misuse,
+        drain=services.drain,
     )
+    return Starlette(routes=build_graphql_routes(schema, operations, services.settings.server))
 
 
 def codes_of(answer: object) -> set[str]:

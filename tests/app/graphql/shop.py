@@ -19,7 +19,7 @@ from app.access.audience import Audience
 from app.access.principal import Principal, Scope
 from app.domain.errors import DeadlineExceeded, Forbidden, GreenLangError, Refused, StoreUnavailable, Unauthenticated
 from app.domain.problems import InvalidInput
-from app.graphql.routes import build_graphql_routes
+from app.graphql.routes import build_graphql_routes, build_operations
 from app.runtime.clock import Clock, SystemClock
 from app.runtime.drain import Drain
 from app.runtime.offload import Offload
@@ -302,7 +302,7 @@ class Shop:
         return context
 
     def app(self) -> Starlette:
-        routes = build_graphql_routes(
+        operations = build_operations(
             self.schema,
             settings=self.settings,
             authenticate=self.keys.authenticate,
@@ -311,9 +311,10 @@ class Shop:
             offload=Offload(),
             misuse=self.misuse,
             drain=self.drain,
-            simulated=self.simulated,
-            watch=self.watch,
         )
+        if self.watch is not None:
+            operations.show(self.watch)
+        routes = build_graphql_routes(self.schema, operations, self.settings.server, simulated=self.simulated)
         return Starlette(routes=routes, middleware=[Middleware(RequestIds), Middleware(SecurityHeaders)])
 
 
