@@ -25,7 +25,7 @@ from tests.redis_servers import free_ports
 ROOT_TOKEN = "root-token-of-tests"
 _START_SECONDS = 30.0
 _LEASE = "4s"
-_POLICY = 'path "secret/data/*" { capabilities = ["read"] }'
+POLICY = 'path "secret/data/*" { capabilities = ["read"] }'
 
 
 def install(into: Path, *packages: str) -> Path:
@@ -83,7 +83,7 @@ def start_openbao(packages: Path) -> Iterator[OpenBao]:
         try:
             wait_until(lambda: _answers(f"{server.address}/v1/sys/health"), _START_SECONDS)
             server.call("POST", "sys/auth/approle", {"type": "approle"})
-            server.call("PUT", "sys/policies/acl/reader", {"policy": _POLICY})
+            server.call("PUT", "sys/policies/acl/reader", {"policy": POLICY})
             yield server
         finally:
             process.send_signal(signal.SIGCONT)

