@@ -30,10 +30,6 @@ class _LimitsOf(msgspec.Struct, forbid_unknown_fields=True):
     limits: Limits
 
 
-class _Keys(msgspec.Struct, forbid_unknown_fields=True):
-    refused: set[str]
-
-
 class _Page(msgspec.Struct):
     entries: list[Entry]
     last: int
@@ -52,7 +48,6 @@ class Control:
             ("GET", "usage"): lambda _body, _query: desk.log.totals(),
             ("GET", "limits"): lambda _body, _query: desk.counters.configured(),
             ("PUT", "limits"): self._limits,
-            ("PUT", "keys"): self._refuse_keys,
             ("DELETE", "cache"): self._clear_cache,
             ("GET", "health"): lambda _body, _query: {"status": "ok"},
         }
@@ -87,10 +82,6 @@ class Control:
         after = int(query.get("after", ["0"])[0])
         entries = self._desk.log.after(after, int(query.get("limit", [str(_LOG_PAGE)])[0]))
         return _Page(entries, entries[-1].sequence if entries else after)
-
-    def _refuse_keys(self, body: bytes, _query: dict[str, list[str]]) -> object:
-        self._desk.refused_keys = msgspec.json.decode(body, type=_Keys).refused
-        return {"refused": len(self._desk.refused_keys)}
 
     def _clear_log(self, _body: bytes, _query: dict[str, list[str]]) -> object:
         self._desk.log.clear()

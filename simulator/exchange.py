@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import secrets
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 from email.utils import format_datetime
 from math import ceil, exp
@@ -51,7 +51,6 @@ class Desk:
     pace: Pace
     chance: random.Random
     run: str
-    refused_keys: set[str] = field(default_factory=set)
 
     @classmethod
     def opened(cls, log: AttemptLog, pace: Pace, counters: Counters, cache: PrefixCache, seed: int) -> Desk:

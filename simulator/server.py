@@ -19,7 +19,6 @@ from simulator.openai_wire import OpenAIWire
 from simulator.protocol import Dialect, Rejected
 
 _MAX_BODY_BYTES = 32 * 1024 * 1024
-_REFUSED = "refused"
 _CONTROL = "/_simulator/"
 
 
@@ -87,8 +86,7 @@ class Simulator:
         if raw is None:
             raise Rejected(413)
         exchange.entry.body_hash = body_hash(raw)
-        secret = _secret(headers)
-        _authenticate(place.provider, _REFUSED if secret in self._desk.refused_keys else secret, headers)
+        _authenticate(place.provider, _secret(headers), headers)
         if place.operation == "completion":
             await exchange.complete(raw, headers.get(b"anthropic-version", b"").decode("latin-1"))
         elif place.operation == "embedding":
@@ -135,7 +133,7 @@ def _authenticate(provider: ProviderName, secret: str, headers: dict[bytes, byte
     if provider == "anthropic":
         if not secret:
             raise Rejected(401, "x-api-key header is required")
-        if _REFUSED in secret:
+        if "refused" in secret:
             raise Rejected(401, "invalid x-api-key")
         if b"anthropic-version" not in headers:
             raise Rejected(400, "anthropic-version: header is required")
@@ -144,7 +142,7 @@ def _authenticate(provider: ProviderName, secret: str, headers: dict[bytes, byte
         raise Rejected(
             401, "You didn't provide an API key. You need to provide your API key in an Authorization header using Bearer auth."
         )
-    if _REFUSED in secret:
+    if "refused" in secret:
         shown = f"{secret[:3]}{'*' * 8}{secret[-4:]}"
         raise Rejected(
             401,

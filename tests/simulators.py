@@ -15,7 +15,7 @@ from urllib.request import Request, urlopen
 
 import msgspec
 
-from simulator.attempts import Entry, Totals
+from simulator.attempts import Entry, Totals, fingerprint
 from simulator.models import ProviderName
 from simulator.structured import Json
 
@@ -84,8 +84,11 @@ class RunningSimulator:
         self._call("PUT", "limits", {"provider": provider, "limits": limits})
 
     def refuse_keys(self, *secrets: str) -> None:
-        """From now on these keys of providers are refused with 401, and no others."""
-        self._call("PUT", "keys", {"refused": [*secrets]})
+        """From now on these keys of providers are refused with 401, and there is no other fault."""
+        steps: list[StepFields] = [
+            {"fault": "status", "status": 401, "key": fingerprint(secret), "count": None} for secret in secrets
+        ]
+        self.post(*steps, replace=True)
 
     def reset(self) -> None:
         """Back to a fresh simulator: no faults, an empty log and cache, generous limits."""

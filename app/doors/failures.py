@@ -1,6 +1,6 @@
 """Why a door refuses a request: one table for all protocols. Each door writes it in its own form.
 
-The gateway has retried already what can be retried, so a client is told not to do it once more, except where only time helps.
+The gateway has retried already what can be retried, so a client must not repeat it, except if time alone helps.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _BAD_REQUEST, _TOO_MANY, _NOT_FOUND = 400, 429, 404
 @dataclass(frozen=True, slots=True)
 class Failure:
     """`kind` and `code` are words of OpenAI's API. `field` is the wrong field, in the names of the protocol. `seconds` is when a
-    repeat may help; None if it will not, and then the client is told not to try."""
+    repeat may help; None if it will not, and then the client must not try."""
 
     status: int
     kind: str
@@ -54,7 +54,7 @@ class DoorFailed(Exception):
 
 
 def failure_of(error: Exception, request_id: str) -> Failure:
-    """An error that nobody expected becomes one masked sentence and a log entry."""
+    """An unexpected error becomes one masked sentence and a log entry."""
     match error:
         case DoorFailed():
             return error.failure
