@@ -12,6 +12,7 @@ import openai
 import pytest
 from openai import AsyncOpenAI, OpenAI
 from openai.types.chat import (
+    ChatCompletionChunk,
     ChatCompletionMessageFunctionToolCall,
     ChatCompletionMessageParam,
     ChatCompletionToolParam,
@@ -22,7 +23,7 @@ from tests.servers import Client, RunningServer, start_server
 
 pytestmark = [pytest.mark.anyio, pytest.mark.drill, pytest.mark.timeout(120)]
 
-GPT, CLAUDE = "openai/gpt-6-sol", "anthropic/claude-sonnet-5-5"
+GPT, CLAUDE, FAULTY = "openai/gpt-6-sol", "anthropic/claude-sonnet-5-5", "openai/gpt-5.4-mini"
 HELLO: list[ChatCompletionMessageParam] = [
     {"role": "system", "content": "Be brief."},
     {"role": "user", "content": [{"type": "text", "text": "Hello"}]},
@@ -244,3 +245,89 @@ class TestModels:
         assert (await client.models.retrieve(GPT)).owned_by == "openai"
         with pytest.raises(openai.NotFoundError):
             await client.models.retrieve("openai/nothing")
+
+
+class TestFaults:
+    @pytest.mark.parametrize(
+        ("fault", "status"), [("status-500", 502), ("silent", 504), ("context-too-long", 400), ("malformed", 502)]
+    )
+    async def test_before_anything_is_shown_is_an_answer_with_its_status_and_is_not_tried_again(
+        self, client: AsyncOpenAI, server: RunningServer, fault: str, status: int
+    ) -> None:
+        for streamed in (False, True):
+            before = asked(server)
+            with pytest.raises(openai.APIStatusError) as failed:
+                await client.chat.completions.create(
+                    model=FAULTY,
+                    messages=[{"role": "user", "content": f"[[simulator fault={fault}]]"}],
+                    stream=streamed,
+                    extra_headers={"x-greenlang-timeout-ms": "3000"},
+                )
+            assert failed.value.status_code == status
+            assert isinstance(failed.value.body, dict)
+            tried = failed.value.body.get("attempts", FAULTY).count(FAULTY)
+            assert asked(server) - before == tried
+
+    async def test_in_the_middle_of_a_stream_is_an_error_and_never_an_end(self, client: AsyncOpenAI) -> None:
+        stream = await client.chat.completions.create(
+            model=GPT, messages=[{"role": "user", "content": "[[simulator tokens=60 fault=cut]]"}], stream=True
+        )
+        chunks: list[ChatCompletionChunk] = []
+
+        async def read() -> None:
+            async for chunk in stream:
+                chunks.append(chunk)  # noqa: PERF401 (a comprehension would lose them)
+
+        with pytest.raises(openai.APIError) as failed:
+            await read()
+        assert failed.value.code == "provider_error"
+        assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
+        assert all(chunk.choices[0].finish_reason is None for chunk in chunks)
+
+    async def test_a_client_that_leaves_cancels_the_call_and_pays_for_what_was_made(
+        self, client: AsyncOpenAI, server: RunningServer
+    ) -> None:
+        messages: list[ChatCompletionMessageParam] = [{"role": "user", "content": "[[simulator tokens=40 fault=stall]]"}]
+        stream = await client.chat.completions.create(
+            model=GPT, messages=messages, stream=True, extra_headers={"x-greenlang-agent": "leaver"}
+        )
+        async for _ in stream:
+            break
+        await stream.close()
+        query = """{ usageRecords(first: 1, filter: {agents: ["leaver"], period: {from: "2026-01-01T00:00:00Z",
+          to: "2100-01-01T00:00:00Z"}}) { nodes { outcome } } }"""
+        async with aiohttp.ClientSession() as session, asyncio.timeout(20):
+            graphql = Client(session, server, str(server.key))
+            found = await graphql.execute(query)
+            while not found["usageRecords"]["nodes"]:  # type: ignore[index]  # JSON
+                await asyncio.sleep(0.1)
+                found = await graphql.execute(query)
+        assert found["usageRecords"]["nodes"] == [{"outcome": "CANCELLED"}]  # type: ignore[index]  # JSON
+
+
+class TestBudgetOfManyCalls:
+    async def test_is_never_overspent_and_those_it_cannot_pay_for_are_402(
+        self, client: AsyncOpenAI, server: RunningServer
+    ) -> None:
+        async with aiohttp.ClientSession() as session:
+            graphql = Client(session, server, str(server.key))
+            one = await client.chat.completions.with_raw_response.create(model=GPT, messages=HELLO, max_tokens=20)
+            limit = Decimal(one.headers["x-greenlang-cost-usd"]) * 20
+            asked_for = f'name: "many", scope: {{agent: "many"}}, limitUsd: "{limit}", enforcement: BLOCK'
+            await graphql.execute(f"mutation {{ budgetCreate(input: {{{asked_for}}}) {{ __typename }} }}")
+
+            async def ask() -> int:
+                try:
+                    raw = await client.chat.completions.with_raw_response.create(
+                        model=GPT, messages=HELLO, max_tokens=20, extra_headers={"x-greenlang-agent": "many"}
+                    )
+                except openai.APIStatusError as refused:
+                    return refused.status_code
+                return raw.status_code
+
+            statuses = await asyncio.gather(*(ask() for _ in range(200)))
+            budgets = await graphql.execute("{ budgets(first: 20) { nodes { name spentUsd heldUsd } } }")
+        assert set(statuses) == {200, 402}
+        (many,) = (each for each in budgets["budgets"]["nodes"] if each["name"] == "many")  # type: ignore[index]  # JSON
+        assert Decimal(many["spentUsd"]) <= limit
+        assert Decimal(many["heldUsd"]) == 0
