@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, TypeAlias
 from weakref import WeakSet
@@ -21,24 +21,26 @@ _log = logging.getLogger(__name__)
 
 
 class Logins:
-    """The user and the password of one server. After a change, the ones before are tried if the server refuses the new ones."""
+    """The user and the password of one server. If it refuses them after a change, the ones that it took last are tried."""
 
     def __init__(self, login: Mapping[str, str]) -> None:
-        self._tried: Sequence[Mapping[str, str]] = (login,)
+        self._login = self._taken = login
 
     def change(self, login: Mapping[str, str]) -> None:
-        self._tried = (login, self._tried[0])
+        self._login = login
 
     async def connect(self, *args: Any, **options: Any) -> Connection:
         """Takes the arguments of `asyncpg.connect`, and raises its errors."""
-        first, *before = self._tried
+        login, taken = self._login, self._taken
         try:
-            connection: Connection = await asyncpg.connect(*args, **(options | dict(first)))
+            connection: Connection = await asyncpg.connect(*args, **(options | dict(login)))
         except _REFUSED:
-            if not before:
+            if login == taken:
                 raise
-            connection = await asyncpg.connect(*args, **(options | dict(before[0])))
-            _log.warning("PostgreSQL refuses the new password and takes the one before", extra={"user": before[0].get("user")})
+            connection = await asyncpg.connect(*args, **(options | dict(taken)))
+            _log.warning("PostgreSQL refuses the new password and takes the one before", extra={"user": taken.get("user")})
+        else:
+            self._taken = login
         return connection
 
 

@@ -35,32 +35,34 @@ Options: TypeAlias = dict[str, Any]
 
 POOL_SIZE: Final = 50
 """Connections to one server that callers use at once. One more is for the search of the server."""
+_LOGINS = 3
+"""How many logins are kept: that in the settings now, and those before it."""
 _PATIENCE = 2
 """So many times as long as a caller a connection waits, so that one that is slow to be made is there for the next caller."""
 
 
 class Credentials(CredentialProvider):
-    """The login of new connections. After a change, the one before can be taken back if the server refuses the new one."""
+    """The login of new connections. After a change, those before can be taken back if the server refuses the new one: the one
+    before may be wrong too."""
 
     def __init__(self, login: Login) -> None:
-        self._login = login
-        self._before: Login | None = None
+        self._logins = [login]
 
     def get_credentials(self) -> tuple[str] | tuple[str, str]:
         """In the form of redis-py."""
-        assert self._login.password is not None
-        return (self._login.password,) if self._login.user is None else (self._login.user, self._login.password)
+        login = self._logins[0]
+        assert login.password is not None
+        return (login.password,) if login.user is None else (login.user, login.password)
 
     async def get_credentials_async(self) -> tuple[str] | tuple[str, str]:
         return self.get_credentials()
 
     def change(self, login: Login) -> None:
-        self._login, self._before = login, self._login
+        self._logins = [login, *(each for each in self._logins if each != login)][:_LOGINS]
 
     def exchange(self) -> None:
-        """Goes on with the other login if there is one."""
-        if self._before is not None:
-            self._login, self._before = self._before, self._login
+        """Goes on with the next login if there is one."""
+        self._logins.append(self._logins.pop(0))
 
 
 class _SharedContext:

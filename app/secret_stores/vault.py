@@ -101,6 +101,8 @@ def _asked(ask: Callable[[], Result]) -> Result:
         return ask()
     except requests.RequestException:
         raise StoreAway from None
+    except OSError:
+        raise SecretFault("the file secrets.vault.ca_file cannot be read") from None
     except VaultError as error:
         raise SecretFault(_REASONS.get(type(error), "the store failed")) from None
     except (KeyError, TypeError, ValueError):

@@ -50,6 +50,8 @@ class _Watched:
     fault: str | None = None
     in_use: bool = True
     quiet_until: float = 0.0
+    is_login: bool = False
+    """Whether a store of secrets is entered with it. It is read again at each login, so nothing needs to listen."""
 
 
 class SecretWatch:
@@ -62,7 +64,8 @@ class SecretWatch:
         self._values = next((found for _, each in places if isinstance(found := each.values, SecretValues)), SecretValues())
         for _, reference in places:
             reference.bind(self._values)
-        self._watched = [_Watched(place, reference) for place, reference in (*places, *store_logins(settings))]
+        self._watched = [_Watched(place, reference) for place, reference in places]
+        self._watched += [_Watched(place, reference, is_login=True) for place, reference in store_logins(settings)]
         self._second_steps: list[SecondStep] = []
         self._reloads, self._failures, self._failing = _metrics()
         for watched in self._watched:
@@ -132,7 +135,7 @@ class SecretWatch:
             watched.in_use = False
             self._note(watched, error.problem)
             return
-        watched.in_use = self._values.is_heard(watched.reference)
+        watched.in_use = watched.is_login or self._values.is_heard(watched.reference)
         watched.fault = None if watched.in_use else _NOT_TAKEN
         _log.info("a secret has changed", extra={"place": watched.place, "in_use": watched.in_use})
 

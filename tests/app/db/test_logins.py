@@ -61,6 +61,17 @@ class TestPasswordThatChanges:
         engines.servers.every[0].renew_connections()
         assert await backend(engines) != first
 
+    async def test_to_a_wrong_one_and_then_the_right_one_leaves_the_one_that_the_server_knows_in_use(
+        self, node: Node, engines: Engines
+    ) -> None:
+        await backend(engines)
+        for password in ("wrong", "second", "second"):
+            engines.take_url("database.primary", url_of(node, password))
+            assert await backend(engines)
+        await node.execute(f"alter role {SERVICE} password 'second'")
+        engines.servers.every[0].renew_connections()
+        assert await backend(engines)
+
     async def test_with_another_server_or_database_needs_a_restart(self, node: Node, engines: Engines) -> None:
         for url in ("postgresql://a:b@elsewhere/db", f"{url_of(node, 'x')}_other"):
             with pytest.raises(SettingsError, match="restart"):

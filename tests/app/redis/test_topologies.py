@@ -123,3 +123,17 @@ class TestPasswordThatChanges:
             assert await until_it_works(client, script, "test:peers") == 3
             with pytest.raises(SettingsError, match="restart"):
                 client.take_url(url.replace(":first@", ""))
+
+    async def test_to_a_wrong_one_and_then_the_right_one_leaves_the_one_that_the_server_knows_in_use(
+        self, tmp_path: Path
+    ) -> None:
+        servers, script = RedisServers.embedded(tmp_path), Script("peers")
+        servers = RedisServers(tmp_path, servers.program, data=("requirepass first",), login=":first@")
+        async with servers.alone() as url, servers.connected(url) as client:
+            for password in ("wrong", "second", "second"):
+                client.take_url(url.replace(":first@", f":{password}@"))
+            assert await until_it_works(client, script, "test:peers") == 1
+            async with Redis.from_url(url) as administrator:
+                await administrator.config_set("requirepass", "second")
+                await administrator.client_kill_filter(_type="normal", skipme=False)
+            assert await until_it_works(client, script, "test:peers") == 2

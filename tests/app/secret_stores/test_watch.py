@@ -14,7 +14,7 @@ from app.secret_stores.first_values import with_first_values
 from app.secret_stores.reader import MAX_LENGTH, SecretFault, SecretReader, StoreAway
 from app.secret_stores.watch import SecretState, SecretWatch
 from app.secrets.reference import SecretReference, SecretSource
-from app.settings import DatabaseSettings, RedisSettings, Settings
+from app.settings import DatabaseSettings, RedisSettings, SecretSettings, Settings, VaultAuth, VaultSettings
 from tests.clocks import ManualClock
 
 pytestmark = pytest.mark.anyio
@@ -108,6 +108,15 @@ class TestFile:
         write(file, "another")
         await watch.refresh()
         assert (only(watch).in_use, only(watch).last_error) == (False, "a restart takes it into use")
+
+    async def test_with_which_a_store_is_entered_is_in_use_because_the_next_login_reads_it(
+        self, file: Path, clock: ManualClock
+    ) -> None:
+        login = VaultSettings(address="http://127.0.0.1:9", auth=VaultAuth.TOKEN, token=SecretReference(file=file))
+        watch = SecretWatch(Settings(secrets=SecretSettings(vault=login)), clock)
+        write(file, "another")
+        await watch.refresh()
+        assert (only(watch).place, only(watch).in_use, watch.faults) == ("secrets.vault.token", True, [])
 
     async def test_second_steps_are_taken_one_refresh_later(self, settings: Settings, file: Path, clock: ManualClock) -> None:
         watch, steps = SecretWatch(settings, clock), list[str]()
