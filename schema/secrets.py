@@ -10,7 +10,19 @@ from strawberry import field
 from app.secret_stores import watch
 from app.secrets.reference import SecretSource
 from resolvers import secrets as resolve
+from resolvers.inputs.enums import describe_enum
 from schema.describes import describes
+
+describe_enum(
+    SecretSource,
+    description="Where the value of a secret comes from.",
+    values={
+        "ENVIRONMENT": "A variable of the environment. It never changes under a process.",
+        "FILE": "A file.",
+        "VAULT": "Vault or OpenBao.",
+        "AWS": "AWS Secrets Manager.",
+    },
+)
 
 
 @describes(watch.SecretState, description="Where one secret stands in the process that answers. Its value is never shown.")

@@ -36,7 +36,8 @@ async def test_it_serves_as_soon_as_a_server_answers(cluster: Cluster, tmp_path:
     config = tmp_path / "greenlang.toml"
     config.write_text('[database]\nprimary = { env = "LATE_DATABASE" }\n', encoding="utf-8")
     arguments = ("--config", str(config), "--workers", "2")
-    with start_server(tmp_path / "data", *arguments, environ={"LATE_DATABASE": url}) as server:
+    log = tmp_path / "log"
+    with start_server(tmp_path / "data", *arguments, environ={"LATE_DATABASE": url}, log=log) as server:
         async with aiohttp.ClientSession() as session:
             assert server.key is None
             assert await status(session, server, "/healthz") == 200
@@ -51,6 +52,7 @@ async def test_it_serves_as_soon_as_a_server_answers(cluster: Cluster, tmp_path:
             client = Client(session, server, (tmp_path / "data" / FILE_NAME).read_text(encoding="ascii").strip())
             made = await client.execute(COMPLETE, {"input": {"messages": [{"role": "USER", "text": "Hello"}]}})
     assert made == {"completionCreate": {"status": "FINISHED"}}
+    assert PASSWORD not in log.read_text(encoding="utf-8")
 
 
 async def status(session: aiohttp.ClientSession, server: RunningServer, path: str) -> int:

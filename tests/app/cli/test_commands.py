@@ -94,13 +94,6 @@ class TestServe:
         assert done.returncode == 1
         assert re.search(rf"already runs on the data directory .*: process {os.getpid()}\b", done.stderr)
 
-    @pytest.mark.drill
-    def test_a_database_that_is_away_ends_the_start(self, data_dir: Path, free_tcp_port: int) -> None:
-        secret = "hidden-word"
-        url = f"postgresql://greenlang:{secret}@127.0.0.1:{free_tcp_port}/postgres"
-        done = run("serve", "--port", "0", "--data-dir", data_dir, GREENLANG_DATABASE__PRIMARY=url)
-        assert (done.returncode, "database.primary" in done.stderr, secret in done.stderr) == (1, True, False)
-
 
 @pytest.mark.drill
 class TestKeys:
