@@ -12,6 +12,7 @@ import logging
 import multiprocessing
 import signal
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 from multiprocessing.connection import Connection
@@ -68,14 +69,13 @@ class Preparation(Generic[Answer]):
         self.process.join()
 
     def result(self) -> Answer:
-        """Raises NotPrepared."""
-        try:
+        """Raises NotPrepared. If a signal interrupts it, the process still runs, and the caller must stop it."""
+        found: Answer | None = None
+        problem: str | None = "the database was not prepared; the messages above say why"
+        with suppress(EOFError):
             found, problem = self.answer.recv()
-        except EOFError:
-            raise NotPrepared("the database was not prepared; the messages above say why") from None
-        finally:
-            self.process.join()
-            self.answer.close()
+        self.process.join()
+        self.answer.close()
         if problem is not None:
             raise NotPrepared(problem)
         assert found is not None
