@@ -6,17 +6,35 @@ import asyncio
 import re
 import time
 from collections.abc import Iterator
+from pathlib import Path
+from typing import cast
 
 import aiohttp
 import pytest
 
 from app.health.checks import READY_CACHED_SECONDS
-from tests.drills.test_stores_gone import frozen_postgres
+from tests.drills.test_stores_gone import ask, frozen_postgres
+from tests.integration.test_accounting import COMPLETE
 from tests.processes import family, frozen, named
 from tests.servers import RunningServer, start_server
 
 pytestmark = [pytest.mark.anyio, pytest.mark.drill, pytest.mark.timeout(120)]
 
+NO_PROVIDER_ANSWERS = """
+[[providers]]
+name = "away"
+kind = "openai-compatible"
+base_url = "http://127.0.0.1:9/v1"
+models = ["one"]
+[providers.breaker]
+failures = 1
+[providers.retry]
+attempts = 1
+
+[[routes]]
+name = "default"
+targets = ["away/one"]
+"""
 AT_ONCE, PROBES = 200, 10_000
 GRACE_SECONDS, MARGIN_SECONDS = 2, 8
 RUNS = re.compile(r'greenlang_database_statement_seconds_count\{statement="health.postgresql"\} (\S+)')
@@ -70,6 +88,23 @@ async def test_a_redis_that_stands_still_leaves_it_ready_and_degraded(server: Ru
                 answer = await response.json()
                 assert (response.status, answer["status"]) == (200, "degraded")
                 assert not answer["checks"]["redis"]["ok"]
+
+
+@pytest.mark.long
+async def test_with_all_providers_down_it_is_ready_and_degraded(tmp_path: Path) -> None:
+    config = tmp_path / "greenlang.toml"
+    config.write_text(NO_PROVIDER_ANSWERS, encoding="utf-8")
+    with start_server(tmp_path / "data", "--config", str(config)) as server:
+        assert server.key is not None
+        call: dict[str, object] = {"query": COMPLETE, "variables": {"input": {"messages": [{"role": "USER", "text": "Hello"}]}}}
+        async with aiohttp.ClientSession() as session:
+            failed = await ask(session, server, server.key, call)
+            assert cast("dict[str, dict[str, object]]", failed["data"])["completionCreate"]["code"] == "PROVIDER_ERROR"
+            await asyncio.sleep(READY_CACHED_SECONDS)
+            async with session.get(f"{server.address}/ready") as response:
+                answer = await response.json()
+    assert (response.status, answer["status"]) == (200, "degraded")
+    assert [name for name, check in answer["checks"].items() if not check["ok"]] == ["provider_away"]
 
 
 async def test_a_postgresql_that_stands_still_makes_it_not_ready_within_a_second_and_a_stop_ends_in_time(
