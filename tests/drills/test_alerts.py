@@ -114,6 +114,7 @@ async def followed(server: RunningServer, key: str) -> AsyncIterator[list[Follow
         assert len(follower.seen) == len(there), "an alert was seen twice"
 
 
+@pytest.mark.long
 class TestServerProcessesKilledWhileAlertsAreFollowed:
     async def test_every_follower_sees_each_alert_once_and_in_the_same_order(self, tmp_path: Path) -> None:
         with start_server(tmp_path / "data", "--workers", "2") as server:

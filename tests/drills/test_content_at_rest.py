@@ -306,6 +306,7 @@ class TestContentThatIsKept:
         with start(configure) as server:
             assert (await find(server, key, completion))["text"] == said(TEXT)
 
+    @pytest.mark.long
     async def test_is_read_by_the_made_key_after_one_is_configured(self, configure: Path, simulator: RunningSimulator) -> None:
         with start(configure) as server:
             key = cast("str", server.key)
@@ -337,6 +338,7 @@ class TestContentThatIsKept:
             assert (await find(server, key, completion))["text"] == said(TEXT)
             assert (server.data_dir / "content.key").exists()
 
+    @pytest.mark.long
     async def test_is_gone_after_its_time_also_where_its_call_is_remembered(
         self, configure: Path, simulator: RunningSimulator
     ) -> None:

@@ -16,7 +16,7 @@ KILLS = 3
 
 
 class TestServerProcessesKilledDuringCompletions:
-    @pytest.mark.parametrize("workers", [1, 2])
+    @pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.long), 2])
     async def test_no_answered_completion_is_missing_after_a_restart(self, tmp_path: Path, workers: int) -> None:
         data_dir = tmp_path / "data"
         with start_server(data_dir, "--workers", str(workers)) as server:

@@ -31,6 +31,7 @@ def cluster() -> Iterator[Cluster]:
 
 
 @pytest.mark.parametrize("further_hosts", ["", ",127.0.0.1:9"])
+@pytest.mark.long
 async def test_it_serves_as_soon_as_a_server_answers(cluster: Cluster, tmp_path: Path, further_hosts: str) -> None:
     url = f"postgresql://{SERVICE}:{PASSWORD}@{cluster.primary.address}{further_hosts}/{DATABASE}"
     config = tmp_path / "greenlang.toml"

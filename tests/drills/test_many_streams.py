@@ -15,6 +15,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.drill, pytest.mark.timeout(180)]
 STREAMS, TOKENS = 200, 40
 
 
+@pytest.mark.long
 class TestProviderThatFailsWhileManyStream:
     async def test_ends_each_once_and_leaves_nothing_behind(self, tmp_path: Path) -> None:
         with started(tmp_path) as (server, simulator):

@@ -159,6 +159,7 @@ class TestFuzzedStreams:
 
 
 @pytest.mark.drill
+@pytest.mark.long
 def test_two_thousand_streams_are_whole_or_fail_typed(tmp_path: Path) -> None:
     seen = run(tmp_path, SEED + 1, 2000)
     assert len(seen.endings) == 2000

@@ -206,6 +206,7 @@ def test_the_caller_is_informed_of_every_request_that_was_made(run: Run, case: C
         assert len(requests) == 1
 
 
+@pytest.mark.long
 class TestAQuota:
     """llmock charges the whole output cap and says in its headers what is left; a call too many gets the real time to wait. Here
     are two too many for each provider."""

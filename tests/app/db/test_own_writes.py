@@ -135,6 +135,7 @@ class TestReadsAfterAWrite:
 
 @pytest.mark.drill
 @pytest.mark.parametrize("has_redis", [True, False])
+@pytest.mark.long
 async def test_a_thousand_reads_through_another_process_show_what_was_written(
     cluster: Cluster, valkey_url: str, *, has_redis: bool
 ) -> None:

@@ -104,6 +104,7 @@ def _with_login(url: str, other: str) -> str:
 
 class TestStatements:
     @pytest.mark.drill
+    @pytest.mark.long
     async def test_none_of_ten_thousand_fails_on_twenty_connections_over_four(self, engines: Engines) -> None:
         sessions, seen, ledger = Sessions(engines), set[int](), Statements(engines, SystemClock(), timedelta(seconds=5))
         kinds = [
