@@ -16,10 +16,10 @@ from typing import Final
 import asyncpg
 from cryptography import x509
 
-from app.cli.endpoints import Encryption, Endpoint, configured_endpoints, database_urls
+from app.cli.endpoints import Encryption, Endpoint, configured_endpoints
 from app.cli.findings import Finding
 from app.db.failures import DATABASE_ERRORS
-from app.db.urls import DatabaseUrl
+from app.db.urls import DatabaseUrl, database_urls
 from app.domain.errors import SettingsError
 from app.runtime.clock import Clock
 from app.settings import Settings

@@ -8,10 +8,10 @@ from enum import Enum
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from app.db.urls import DatabaseUrl, parse_database_url
+from app.db.urls import DatabaseUrl, database_urls
 from app.redis.addresses import parse_address
 from app.secrets.reference import SecretReference
-from app.settings import DatabaseSettings, Settings
+from app.settings import Settings
 from app.settings.defaults import PUBLIC_URLS
 
 _PORTS = {"http": 80, "https": 443, "redis": 6379, "rediss": 6379}
@@ -51,15 +51,6 @@ def configured_endpoints(settings: Settings) -> list[Endpoint]:
         *_http_endpoints(settings),
     ]
     return list({(endpoint.host, endpoint.port): endpoint for endpoint in reversed(found)}.values())[::-1]
-
-
-def database_urls(settings: DatabaseSettings) -> Iterator[tuple[str, DatabaseUrl]]:
-    """Raises SettingsError."""
-    named = [("primary", settings.primary), ("owner", settings.owner), ("direct", settings.direct)]
-    named += [(f"replicas[{place}]", replica) for place, replica in enumerate(settings.replicas)]
-    for name, reference in named:
-        if reference is not None:
-            yield f"database.{name}", parse_database_url(reference.reveal(), f"database.{name}")
 
 
 def _database(setting: str, url: DatabaseUrl) -> Iterator[Endpoint]:

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from app.db.failures import DATABASE_ERRORS, is_unavailable
 from app.db.openings import Openings
 from app.db.server_state import ServerState, ask_state
-from app.db.urls import DatabaseUrl, parse_database_url
+from app.db.urls import DatabaseUrl, database_urls
 from app.domain.errors import SettingsError
 from app.settings import DatabaseSettings
 
 _ANSWER_SECONDS = 5.0
+_NOT_SERVED_FROM = ("database.owner", "database.direct")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +52,9 @@ def at_primary(url: DatabaseUrl, found: FoundCluster | None) -> DatabaseUrl:
 
 
 def _named_hosts(settings: DatabaseSettings) -> list[tuple[str, DatabaseUrl]]:
-    """Each host with the setting that names it."""
-    assert settings.primary is not None
-    named = [("database.primary", url) for url in parse_database_url(settings.primary.reveal(), "database.primary").servers()]
-    for index, reference in enumerate(settings.replicas):
-        setting = f"database.replicas[{index}]"
-        named += [(setting, url) for url in parse_database_url(reference.reveal(), setting).servers()]
-    return named
+    """Each host of `primary` and `replicas` with the setting that names it."""
+    urls = [(setting, url) for setting, url in database_urls(settings) if setting not in _NOT_SERVED_FROM]
+    return [(setting, server) for setting, url in urls for server in url.servers()]
 
 
 def _check_same(setting: str, url: DatabaseUrl, state: ServerState, first: tuple[DatabaseUrl, ServerState]) -> None:

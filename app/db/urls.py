@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import re
 import ssl
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -106,13 +106,19 @@ def parse_database_url(url: str, setting: str) -> DatabaseUrl:
     )
 
 
-def check_database_urls(settings: DatabaseSettings) -> None:
-    """Whether a server answers there does not matter. Raises SettingsError with the place of the first wrong URL."""
+def database_urls(settings: DatabaseSettings) -> Iterator[tuple[str, DatabaseUrl]]:
+    """Each configured URL with its setting. Raises SettingsError with the place of the first wrong URL."""
     named = {"database.primary": settings.primary, "database.owner": settings.owner, "database.direct": settings.direct}
     named |= {f"database.replicas[{index}]": replica for index, replica in enumerate(settings.replicas)}
     for setting, url in named.items():
         if url is not None:
-            parse_database_url(url.reveal(), setting)
+            yield setting, parse_database_url(url.reveal(), setting)
+
+
+def check_database_urls(settings: DatabaseSettings) -> None:
+    """Whether a server answers there does not matter. Raises SettingsError with the place of the first wrong URL."""
+    for _ in database_urls(settings):
+        pass
 
 
 def _parameters(query: str, setting: str) -> dict[str, str]:

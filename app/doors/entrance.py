@@ -4,13 +4,13 @@ GraphQL has too, and failures in the door's form."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import msgspec
 from starlette.requests import ClientDisconnect
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from app.access.principal import Principal
 from app.access.principal import Scope as AccessScope
@@ -19,13 +19,11 @@ from app.domain.errors import DeadlineExceeded, Forbidden
 from app.doors.failures import Failure, failure_of
 from app.doors.headers import with_bearer
 from app.graphql.body import BodyReader
-from app.graphql.http import HeaderView, announced_length, check_content_type
+from app.graphql.http import Header, HeaderView, announced_length, check_content_type
 from app.graphql.operations import Operations, holder_of
 from app.web.misuse import Door, Origin
 from app.web.protocols import KNOWN, extension
 from app.web.request_ids import request_id_of
-
-Header = tuple[bytes, bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,22 +63,34 @@ class Entrance:
             with places.one():
                 yield principal, asked
 
-    async def answer(self, scope: Scope, send: Send, work: Callable[[], object], write: Callable[[Failure], object]) -> None:
-        """Sends what `work` returns; None if it has sent its answer itself. A failure is written by `write`."""
+    async def answer(
+        self, scope: Scope, send: Send, work: Callable[[Send], Awaitable[Answer | None]], write: Callable[[Failure], object]
+    ) -> None:
+        """Sends what `work` returns; None if it has sent its answer itself. A failure is written by `write`. If something was
+        sent before it, the answer stays incomplete, and the connection is closed."""
+        begun = False
+
+        async def sending(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        async def refuse(failure: Failure) -> None:
+            if not begun:
+                await send_answer(send, failure.status, write(failure), failure.headers)
+
         try:
-            found = await work()  # type: ignore[misc]  # an awaitable of Answer or None
+            found = await work(sending)
         except ClientDisconnect:
             return
         except asyncio.CancelledError:
-            stopped = failure_of(DeadlineExceeded("The server stopped before the call ended."), "")
-            await send_answer(send, stopped.status, write(stopped), stopped.headers)
+            await refuse(failure_of(DeadlineExceeded("The server stopped before the call ended."), ""))
             raise
         except Exception as error:  # noqa: BLE001 (every surprise becomes one masked sentence and a log entry)
             self.operations.misuse.note(error, Origin(self.door, scope))
-            failure = failure_of(error, request_id_of(scope))
-            await send_answer(send, failure.status, write(failure), failure.headers)
+            await refuse(failure_of(error, request_id_of(scope)))
             return
-        if isinstance(found, Answer):
+        if found is not None:
             await send_answer(send, 200, found.payload, found.headers)
 
 

@@ -10,7 +10,8 @@ from app.llm.routing import parse_target
 def resolve_model(name: str, fleet: Fleet) -> str:
     """Returns what GraphQL's `model` takes. Raises DoorFailed for a bare name that several providers have. A name that is not
     known is returned as it is: the planner refuses it."""
-    if any(route.name == name for route in fleet.routes()):
+    target = parse_target(name)
+    if (target is not None and target.provider in fleet.kinds()) or any(route.name == name for route in fleet.routes()):
         return name
     found = [model.provider for model in fleet.models() if model.name == name]
     if len(found) > 1:

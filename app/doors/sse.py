@@ -1,6 +1,7 @@
 """Sends an answer piece by piece as server-sent events.
 
 The head goes out with the first piece, so a failure before it is an ordinary answer with its status, and failover stays unseen.
+After the head, a failure is the last piece.
 After a while of waiting the head goes out without a piece, because proxies hang up on models that think for long. When the client
 leaves, the pieces are closed.
 """
@@ -8,7 +9,7 @@ leaves, the pieces are closed.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 
 from starlette.types import Receive, Send
 
@@ -25,9 +26,9 @@ class EventSender:
         self._ping = ping
         self.begun = False
 
-    async def run(self, pieces: AsyncGenerator[bytes, None]) -> None:
-        """Raises what `pieces` raises before the head was sent."""
-        pump, watcher = asyncio.create_task(self._pump(pieces)), asyncio.create_task(self._left())
+    async def run(self, pieces: AsyncGenerator[bytes, None], write: Callable[[Exception], bytes]) -> None:
+        """Raises what `pieces` raises before the head was sent. After that `write` makes a piece of it."""
+        pump, watcher = asyncio.create_task(self._pump(pieces, write)), asyncio.create_task(self._left())
         try:
             while not (pump.done() or watcher.done()):
                 seconds = PING_SECONDS if self.begun else HEAD_SECONDS
@@ -43,10 +44,15 @@ class EventSender:
         if pump.done() and not pump.cancelled() and (error := pump.exception()) is not None:
             raise error
 
-    async def _pump(self, pieces: AsyncGenerator[bytes, None]) -> None:
-        async for piece in pieces:
-            await self._begin()
-            await self._send_body(piece)
+    async def _pump(self, pieces: AsyncGenerator[bytes, None], write: Callable[[Exception], bytes]) -> None:
+        try:
+            async for piece in pieces:
+                await self._begin()
+                await self._send_body(piece)
+        except Exception as error:
+            if not self.begun:
+                raise
+            await self._send_body(write(error))
         await self._send({"type": "http.response.body", "body": b""})
 
     async def _begin(self) -> None:

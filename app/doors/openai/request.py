@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Final, TypeVar, cast
 
 from app.domain.errors import Refused
@@ -68,7 +69,7 @@ def read_chat(body: Body, asked: Asked, resolve: Callable[[str], str], kinds: Ca
     """Raises Refused(InvalidInput) with the path of the first fault."""
     written = text(body, "model")
     model = resolve(written)
-    options, notes = _further(body, kinds(model))
+    options, notes = _further(body, partial(kinds, model))
     stream_options = fields(body.get("stream_options") or {}, ("stream_options",))
     found = filled(
         CompletionInput,
@@ -97,12 +98,17 @@ def read_chat(body: Body, asked: Asked, resolve: Callable[[str], str], kinds: Ca
     return ChatRequest(found, written, streamed, flag(stream_options, "include_usage") or False, notes)
 
 
-def _further(body: Body, kinds: set[str]) -> tuple[dict[str, dict[str, Json]] | None, tuple[str, ...]]:
+def _further(body: Body, find_kinds: Callable[[], set[str]]) -> tuple[dict[str, dict[str, Json]] | None, tuple[str, ...]]:
     """The options for targets of this API's own kind, and notes of what is left out."""
-    own, notes = dict[str, Json](), list[str]()
-    for name, value in body.items():
-        if name in TRANSLATED or value is None or value in DEFAULTS.get(name, ()):
-            continue
+    further = {
+        name: value
+        for name, value in body.items()
+        if name not in TRANSLATED and value is not None and value not in DEFAULTS.get(name, ())
+    }
+    if not further:
+        return None, ()
+    kinds, own, notes = find_kinds(), dict[str, Json](), list[str]()
+    for name, value in further.items():
         if kinds <= OWN_KINDS:
             own[name] = cast("Json", value)
         elif name in ALWAYS_SENT:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 
 import msgspec
 
 from app.domain.money import format_decimal
-from app.doors.failures import DoorFailed, failure_of_reason
+from app.doors.failures import DoorFailed, failure_of, failure_of_reason
 from app.doors.openai.request import ChatRequest
 from app.doors.openai.response import FINISH, error_body, usage_of
 from app.gateway.completions import Completion
@@ -25,21 +25,19 @@ from app.llm.routing import ProvidersFailed
 
 PING = b": waiting\n\n"
 _DONE = b"data: [DONE]\n\n"
-_BROKEN = ProvidersFailed("The call was cancelled.", (), retryable=False)
+_CANCELLED = ProvidersFailed("The call was cancelled.", (), retryable=False)
 
 
 class ChatStream:
-    def __init__(self, request: ChatRequest, created: int, has_begun: Callable[[], bool]) -> None:
-        """`has_begun`: whether anything was sent. After that a failure is an event, before it is an answer of its own."""
+    def __init__(self, request: ChatRequest, created: int) -> None:
         self._request = request
         self._created = created
-        self._has_begun = has_begun
         self._id = ""
         self._calls: dict[str, int] = {}
         self._spoken = False
 
     async def pieces(self, events: AsyncGenerator[CompletionEvent, None]) -> AsyncGenerator[bytes, None]:
-        """Raises DoorFailed if the call fails before anything was sent."""
+        """Raises DoorFailed if the call fails."""
         async for event in events:
             match event:
                 case CompletionStarted():
@@ -51,9 +49,9 @@ class ChatStream:
                 case CompletionFinished():
                     yield self._end(event.completion)
                 case CompletionFailed():
-                    yield self._failed(event.problem)
+                    raise DoorFailed(failure_of_reason(event.problem))
                 case CompletionCancelled():
-                    yield self._failed(_BROKEN)
+                    raise DoorFailed(failure_of_reason(_CANCELLED))
 
     def _call(self, event: ToolCallDelta) -> dict[str, object]:
         """The first chunk of a call has its id and name."""
@@ -78,12 +76,6 @@ class ChatStream:
         cost = "unknown" if completion.cost_usd is None else format_decimal(completion.cost_usd)
         return found + f": x-greenlang-cost-usd {cost}\n\n".encode() + _DONE
 
-    def _failed(self, reason: object) -> bytes:
-        failure = failure_of_reason(reason)
-        if not self._has_begun():
-            raise DoorFailed(failure)
-        return _event(error_body(failure))
-
     def _chunk(self, choices: list[dict[str, object]], usage: dict[str, object] | None = None) -> bytes:
         chunk: dict[str, object] = {
             "id": self._id,
@@ -95,6 +87,11 @@ class ChatStream:
         if self._request.include_usage:
             chunk["usage"] = usage
         return _event(chunk)
+
+
+def error_piece(request_id: str, error: Exception) -> bytes:
+    """The last event of a stream that breaks."""
+    return _event(error_body(failure_of(error, request_id)))
 
 
 def _event(payload: object) -> bytes:
